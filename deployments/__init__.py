@@ -1,0 +1,1 @@
+"""What runs where: work pools, queues and schedules."""
