@@ -1,0 +1,1 @@
+"""The base model: loading, partition into modules, LoRA injection."""

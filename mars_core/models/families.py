@@ -1,0 +1,53 @@
+"""Where each model family keeps its modality encoder (ME), projector and LLM.
+
+Module paths are those of transformers 5 under `AutoModelForImageTextToText`. A path names a module;
+everything below it belongs to the group, except what a more specific entry claims (Qwen's projector,
+"merger", lies inside its vision tower).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Family:
+    """Module paths of one model type.
+
+    me, llm: path of the vision tower and of the language model.
+    projector: paths of what maps ME features to LLM embeddings.
+    unused: regular expressions of linear layers that the forward pass never reaches, so never adapted
+        (SigLIP's attention-pooling head, when the model reads patch features).
+    """
+
+    me: str
+    projector: tuple[str, ...]
+    llm: str
+    unused: tuple[str, ...] = ()
+
+
+FAMILIES: dict[str, Family] = {
+    "llava_onevision": Family(
+        me="model.vision_tower",
+        projector=("model.multi_modal_projector",),
+        llm="model.language_model",
+        unused=(r"model\.vision_tower\.(vision_model\.)?head\..*",),
+    ),
+    "qwen2_vl": Family(me="model.visual", projector=("model.visual.merger",), llm="model.language_model"),
+    "qwen2_5_vl": Family(me="model.visual", projector=("model.visual.merger",), llm="model.language_model"),
+}
+
+
+def family_of(model_type: str) -> Family:
+    """Return the entry of `model_type` (`config.model_type`).
+
+    Raises:
+        ValueError: the type is not in the table.
+    """
+    if model_type not in FAMILIES:
+        raise ValueError(
+            f"model type {model_type!r} is not known: MARS knows {', '.join(sorted(FAMILIES))}. "
+            "Add an entry with the module paths of its vision tower, projector and language model "
+            "to mars_core/models/families.py"
+        )
+    return FAMILIES[model_type]

@@ -1,0 +1,79 @@
+"""Load a base checkpoint with its partition and processor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+from mars_core.models.families import family_of
+from mars_core.models.partition import Partition, partition_of
+from mars_core.models.processor import load_processor
+
+
+@dataclass(frozen=True)
+class Base:
+    """A loaded base model: frozen weights, partition, processor."""
+
+    model: nn.Module
+    partition: Partition
+    processor: Any
+    model_id: str
+
+    @property
+    def pad_token_id(self) -> int:
+        """Token id used for padding."""
+        tokenizer = self.processor.tokenizer
+        return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
+
+
+def load_base(
+    model: str, *, device: torch.device, dtype: torch.dtype, trust_remote_code: bool = False
+) -> Base:
+    """Load checkpoint `model` (a local folder or hub id) with frozen weights on `device`.
+
+    Raises:
+        ValueError: the checkpoint cannot be found or read, its type is unknown, or a module has no linear layers.
+    """
+    model_type = read_model_type(model, trust_remote_code=trust_remote_code)
+    family = family_of(model_type)
+    try:
+        network = AutoModelForImageTextToText.from_pretrained(
+            model, dtype=dtype, trust_remote_code=trust_remote_code
+        )
+        processor = load_processor(model, trust_remote_code=trust_remote_code)
+    except OSError as error:
+        raise ValueError(f"model {model!r} could not be loaded: {_first_line(error)}") from error
+    network.requires_grad_(False)
+    network.config.use_cache = False
+    return Base(network.to(device).eval(), partition_of(network, family), processor, model)
+
+
+def read_model_type(model: str, *, trust_remote_code: bool = False) -> str:
+    """Return a checkpoint's `config.model_type` without reading its weights.
+
+    Raises:
+        ValueError: there is no such folder or hub id, or it has no readable configuration.
+    """
+    looks_local = model.startswith((".", "/", "~")) or Path(model).expanduser().exists()
+    if looks_local and not (Path(model).expanduser() / "config.json").is_file():
+        raise ValueError(
+            f"model {model!r} is not a checkpoint folder: no config.json in it. "
+            "Give a folder with a transformers checkpoint, or a hub id such as "
+            "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"
+        )
+    try:
+        config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"model {model!r} is neither a local checkpoint folder nor a reachable hub id: {_first_line(error)}"
+        ) from error
+    return str(config.model_type)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

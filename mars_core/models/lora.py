@@ -1,0 +1,169 @@
+"""LoRA with one rank for the ME and another for the LLM, through PEFT's rank and alpha patterns.
+
+`alpha = 2 * r` in every module and always written out, because a changing alpha/r would confound the
+search (paper, appendix G.2). The projector follows `r_llm`. Rank 0 leaves a module without adapter.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from torch import nn
+
+from mars_core.models.partition import GROUPS, Group, Partition
+
+ALPHA_PER_RANK = 2
+
+
+@dataclass(frozen=True, order=True)
+class RankPair:
+    """LoRA ranks of the modality encoder and of the LLM; 0 means no adapter there."""
+
+    r_me: int
+    r_llm: int
+
+    def __str__(self) -> str:
+        return f"({self.r_me}, {self.r_llm})"
+
+    @property
+    def slug(self) -> str:
+        """The pair as a folder name, for example `me8-llm16`."""
+        return f"me{self.r_me}-llm{self.r_llm}"
+
+    def rank(self, group: Group) -> int:
+        """Rank of one group; the projector follows the LLM."""
+        return self.r_me if group == "me" else self.r_llm
+
+
+def check_ranks(partition: Partition, pair: RankPair) -> None:
+    """Refuse a pair that the model's layers cannot hold.
+
+    Raises:
+        ValueError: a negative rank, both ranks 0, or a rank above the width of a layer.
+    """
+    if pair.r_me < 0 or pair.r_llm < 0 or pair == RankPair(0, 0):
+        raise ValueError(f"rank pair {pair} is not usable: ranks are 0 or more and at least one is above 0")
+    for group in GROUPS:
+        if partition.group(group) and pair.rank(group) > partition.largest_rank(group):
+            narrow = min(partition.group(group), key=lambda layer: min(layer.in_features, layer.out_features))
+            raise ValueError(
+                f"rank {pair.rank(group)} for the {group} is above the width {partition.largest_rank(group)} "
+                f"of its layer {narrow.name}: use ranks up to {partition.largest_rank(group)}"
+            )
+
+
+def trainable_parameters(partition: Partition, pair: RankPair) -> int:
+    """Number of LoRA parameters of a pair: r * (in + out), summed over the adapted layers."""
+    return sum(pair.rank(group) * partition.parameters_per_rank(group) for group in GROUPS)
+
+
+def lora_config(partition: Partition, pair: RankPair, *, dropout: float = 0.0) -> LoraConfig:
+    """PEFT configuration of a pair.
+
+    The top-level `r` is the larger rank (adapter loaders size their buffers by it); `rank_pattern` and
+    `alpha_pattern` name every layer of the other rank by its full path, so that nothing is matched by chance.
+    """
+    check_ranks(partition, pair)
+    largest = max(pair.r_me, pair.r_llm)
+    ranks = {
+        layer.name: pair.rank(group) for group in GROUPS for layer in partition.group(group) if pair.rank(group)
+    }
+    return LoraConfig(
+        r=largest,
+        lora_alpha=ALPHA_PER_RANK * largest,
+        lora_dropout=dropout,
+        target_modules=sorted(ranks),
+        rank_pattern=_exact_patterns(ranks),
+        alpha_pattern={name: ALPHA_PER_RANK * r for name, r in _exact_patterns(ranks).items()},
+        task_type="CAUSAL_LM",
+    )
+
+
+def add_adapters(
+    model: nn.Module, partition: Partition, pair: RankPair, *, seed: int, dropout: float = 0.0
+) -> PeftModel:
+    """Wrap `model` with freshly initialised adapters of `pair`; `seed` fixes their initial weights.
+
+    Raises:
+        ValueError: the ranks do not fit the model, or PEFT adapted other layers than the partition's.
+    """
+    config = lora_config(partition, pair, dropout=dropout)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        wrapped = get_peft_model(model, config)  # type: ignore[arg-type]
+    check_adapters(wrapped, partition, pair)
+    return wrapped
+
+
+def check_adapters(wrapped: nn.Module, partition: Partition, pair: RankPair) -> None:
+    """Hold the adapters found in a model against the partition: names, ranks and alpha, layer by layer.
+
+    Raises:
+        ValueError: a layer is missing, unexpected, or has another rank or scale.
+    """
+    expected = {layer.name: pair.rank(group) for group in GROUPS for layer in partition.group(group)}
+    expected = {name: rank for name, rank in expected.items() if rank}
+    found = adapter_ranks(wrapped)
+    if found.keys() != expected.keys():
+        missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+        raise ValueError(
+            f"adapters were put on {len(found)} layers, expected {len(expected)}: missing {missing[:3]}, "
+            f"unexpected {extra[:3]}. Check the family's module paths in mars_core/models/families.py"
+        )
+    for name, (rank, scale) in found.items():
+        if rank != expected[name] or scale != ALPHA_PER_RANK:
+            raise ValueError(
+                f"layer {name} has rank {rank} and alpha/r {scale}, expected {expected[name]} and {ALPHA_PER_RANK}"
+            )
+
+
+def adapter_ranks(wrapped: nn.Module) -> dict[str, tuple[int, float]]:
+    """Rank and alpha/r of every adapted layer, by its path in the base model."""
+    return {
+        name.removeprefix("base_model.model."): (module.r["default"], module.scaling["default"])
+        for name, module in wrapped.named_modules()
+        if isinstance(module, LoraLayer)
+    }
+
+
+def parameters_by_group(wrapped: nn.Module, partition: Partition) -> dict[Group, list[nn.Parameter]]:
+    """Trainable parameters of each group."""
+    group_of = {layer.name: group for group in GROUPS for layer in partition.group(group)}
+    groups: dict[Group, list[nn.Parameter]] = {group: [] for group in GROUPS}
+    for name, parameter in wrapped.named_parameters():
+        if parameter.requires_grad:
+            layer = name.removeprefix("base_model.model.").split(".lora_")[0]
+            groups[group_of[layer]].append(parameter)
+    return groups
+
+
+def remove_adapters(wrapped: PeftModel) -> nn.Module:
+    """Return the base model as it was before `add_adapters`."""
+    base: nn.Module = wrapped.unload()
+    return base
+
+
+def adapter_state(wrapped: nn.Module) -> Mapping[str, torch.Tensor]:
+    """Adapter weights by name, detached copies on the CPU."""
+    return {
+        name: parameter.detach().cpu().clone()
+        for name, parameter in wrapped.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def _exact_patterns(ranks: Mapping[str, int]) -> dict[str, int]:
+    # PEFT matches `(.*\.)?({key})$`, so an escaped full path matches that layer alone.
+    return {re.escape(name): rank for name, rank in ranks.items()}
+
+
+def config_as_json(config: LoraConfig) -> dict[str, Any]:
+    """The PEFT configuration as plain JSON values."""
+    values: dict[str, Any] = config.to_dict()
+    return {key: sorted(value) if isinstance(value, set) else value for key, value in values.items()}

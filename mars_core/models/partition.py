@@ -1,0 +1,146 @@
+"""Partition of a model's linear layers into ME, projector and LLM."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from mars_core.models.families import Family
+
+Group = Literal["me", "projector", "llm"]
+GROUPS: tuple[Group, ...] = ("me", "projector", "llm")
+
+
+@dataclass(frozen=True)
+class LinearLayer:
+    """One adaptable linear layer: full module path, `in_features`, `out_features`."""
+
+    name: str
+    in_features: int
+    out_features: int
+
+
+@dataclass(frozen=True)
+class Partition:
+    """The linear layers that LoRA adapts, by group; heads and embeddings belong to none.
+
+    excluded: linear layers left out (output heads, layers that the forward pass never uses).
+    """
+
+    me: tuple[LinearLayer, ...]
+    projector: tuple[LinearLayer, ...]
+    llm: tuple[LinearLayer, ...]
+    excluded: tuple[str, ...]
+
+    def group(self, name: Group) -> tuple[LinearLayer, ...]:
+        """Return the layers of one group."""
+        layers: tuple[LinearLayer, ...] = getattr(self, name)
+        return layers
+
+    def parameters_per_rank(self, name: Group) -> int:
+        """LoRA parameters that one unit of rank adds in a group: the sum of in + out features."""
+        return sum(layer.in_features + layer.out_features for layer in self.group(name))
+
+    def largest_rank(self, name: Group) -> int:
+        """The smallest width in a group: a LoRA rank above it would exceed some layer's own rank."""
+        return min(min(layer.in_features, layer.out_features) for layer in self.group(name))
+
+
+def partition_of(model: nn.Module, family: Family) -> Partition:
+    """Assign every linear layer of `model` to exactly one group, or to the excluded ones.
+
+    Raises:
+        ValueError: the ME or the LLM has no linear layer, or a linear layer outside the output head
+            belongs to no group.
+    """
+    unused = [re.compile(pattern) for pattern in family.unused]
+    head = _output_head_names(model)
+    groups: dict[Group, list[LinearLayer]] = {"me": [], "projector": [], "llm": []}
+    excluded, unclaimed = [], []
+    for name, layer in _linear_layers(model):
+        group = _group_of(name, family)
+        if name in head or any(pattern.fullmatch(name) for pattern in unused):
+            excluded.append(name)
+        elif group is None:
+            unclaimed.append(name)
+        else:
+            groups[group].append(LinearLayer(name, layer.in_features, layer.out_features))
+    _check_groups(groups, unclaimed, family)
+    return Partition(tuple(groups["me"]), tuple(groups["projector"]), tuple(groups["llm"]), tuple(excluded))
+
+
+def layers_used_by_forward(model: nn.Module, batch: Mapping[str, Any]) -> set[str]:
+    """Names of the linear layers that one forward pass of `batch` calls (weights are not changed)."""
+    used: set[str] = set()
+
+    def note(name: str) -> Any:
+        return lambda module, args, output: used.add(name)
+
+    handles = [layer.register_forward_hook(note(name)) for name, layer in _linear_layers(model)]
+    try:
+        with torch.no_grad():
+            model(**batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return used
+
+
+def check_against_forward(partition: Partition, used: set[str]) -> None:
+    """Hold a partition against what a forward pass really used.
+
+    Raises:
+        ValueError: a layer of a group is never called, so an adapter on it would learn nothing.
+    """
+    idle = [layer.name for group in GROUPS for layer in partition.group(group) if layer.name not in used]
+    if idle:
+        raise ValueError(
+            f"{len(idle)} linear layers in the partition are never called by the forward pass "
+            f"(first: {idle[0]}): add a pattern for them to the family's `unused` in mars_core/models/families.py"
+        )
+
+
+def _linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            yield name, module
+
+
+def _output_head_names(model: nn.Module) -> set[str]:
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    return {name for name, module in model.named_modules() if module is head}
+
+
+def _group_of(name: str, family: Family) -> Group | None:
+    # The projector first: in Qwen models it lies inside the vision tower.
+    if any(_is_below(name, path) for path in family.projector):
+        return "projector"
+    if _is_below(name, family.me):
+        return "me"
+    if _is_below(name, family.llm):
+        return "llm"
+    return None
+
+
+def _is_below(name: str, path: str) -> bool:
+    return name == path or name.startswith(path + ".")
+
+
+def _check_groups(groups: dict[Group, list[LinearLayer]], unclaimed: list[str], family: Family) -> None:
+    if unclaimed:
+        raise ValueError(
+            f"{len(unclaimed)} linear layers belong to neither ME, projector, LLM nor output head "
+            f"(first: {unclaimed[0]}): correct the module paths in mars_core/models/families.py"
+        )
+    for group, path in (("me", family.me), ("llm", family.llm)):
+        if not groups[group]:  # type: ignore[index]
+            label = "modality encoder" if group == "me" else "LLM"
+            raise ValueError(
+                f"the {label} ({path}) has no linear layers, so LoRA has nothing to adapt there: "
+                "choose a model with linear layers in both modules"
+            )

@@ -1,0 +1,46 @@
+"""Load a checkpoint's processor, also on machines without torchvision.
+
+transformers' video processors need torchvision, and a processor class that names a video processor
+cannot be built without one, even when only images are used. Where torchvision is missing, this module
+loads the same processor class without its video part; its image part then runs on PIL.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoProcessor
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+from transformers.utils import is_torchvision_available
+
+
+def load_processor(model: str | Path, *, trust_remote_code: bool = False) -> Any:
+    """Return the processor of `model` (a local folder or hub id), image and text parts at least.
+
+    Raises:
+        ValueError: the checkpoint has no processor of its own.
+    """
+    if is_torchvision_available():
+        return AutoProcessor.from_pretrained(str(model), trust_remote_code=trust_remote_code)
+    config = AutoConfig.from_pretrained(str(model), trust_remote_code=trust_remote_code)
+    if type(config) not in PROCESSOR_MAPPING:
+        raise ValueError(
+            f"model {str(model)!r} is of type {config.model_type!r}, for which transformers has no "
+            "image-and-text processor: choose a vision-language checkpoint"
+        )
+    processor_class = without_video(PROCESSOR_MAPPING[type(config)])
+    return processor_class.from_pretrained(str(model))
+
+
+def without_video(processor_class: type) -> Any:
+    """Return `processor_class` less its video processor, under the same name, so that what it saves loads anywhere."""
+
+    def image_and_text_attributes(cls: type) -> list[str]:
+        return [name for name in processor_class.get_attributes() if name != "video_processor"]  # type: ignore[attr-defined]
+
+    return type(
+        processor_class.__name__,
+        (processor_class,),
+        {"get_attributes": classmethod(image_and_text_attributes), "__module__": processor_class.__module__},
+    )
