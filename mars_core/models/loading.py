@@ -31,9 +31,7 @@ class Base:
         return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
 
 
-def load_base(
-    model: str, *, device: torch.device, dtype: torch.dtype, trust_remote_code: bool = False
-) -> Base:
+def load_base(model: str, *, device: torch.device, dtype: torch.dtype, trust_remote_code: bool = False) -> Base:
     """Load checkpoint `model` (a local folder or hub id) with frozen weights on `device`.
 
     Raises:
@@ -42,9 +40,7 @@ def load_base(
     model_type = read_model_type(model, trust_remote_code=trust_remote_code)
     family = family_of(model_type)
     try:
-        network = AutoModelForImageTextToText.from_pretrained(
-            model, dtype=dtype, trust_remote_code=trust_remote_code
-        )
+        network = AutoModelForImageTextToText.from_pretrained(model, dtype=dtype, trust_remote_code=trust_remote_code)
         processor = load_processor(model, trust_remote_code=trust_remote_code)
     except OSError as error:
         raise ValueError(f"model {model!r} could not be loaded: {_first_line(error)}") from error

@@ -71,9 +71,7 @@ def lora_config(partition: Partition, pair: RankPair, *, dropout: float = 0.0) -
     """
     check_ranks(partition, pair)
     largest = max(pair.r_me, pair.r_llm)
-    ranks = {
-        layer.name: pair.rank(group) for group in GROUPS for layer in partition.group(group) if pair.rank(group)
-    }
+    ranks = {layer.name: pair.rank(group) for group in GROUPS for layer in partition.group(group) if pair.rank(group)}
     return LoraConfig(
         r=largest,
         lora_alpha=ALPHA_PER_RANK * largest,
@@ -96,7 +94,7 @@ def add_adapters(
     config = lora_config(partition, pair, dropout=dropout)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        wrapped = get_peft_model(model, config)  # type: ignore[arg-type]
+        wrapped = get_peft_model(model, config)
     check_adapters(wrapped, partition, pair)
     return wrapped
 

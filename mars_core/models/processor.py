@@ -7,12 +7,13 @@ loads the same processor class without its video part; its image part then runs 
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, AutoProcessor
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
-from transformers.utils import is_torchvision_available
+from transformers.utils import cached_file, is_torchvision_available
 
 
 def load_processor(model: str | Path, *, trust_remote_code: bool = False) -> Any:
@@ -44,3 +45,25 @@ def without_video(processor_class: type) -> Any:
         (processor_class,),
         {"get_attributes": classmethod(image_and_text_attributes), "__module__": processor_class.__module__},
     )
+
+
+def save_processor(processor: Any, model: str | Path, folder: Path) -> None:
+    """Save `processor` into `folder`, with the video part of `model`'s own files that it may lack.
+
+    A processor loaded without its video part would otherwise leave a folder that transformers refuses to
+    load on a machine that has torchvision.
+    """
+    processor.save_pretrained(str(folder))
+    saved = folder / "processor_config.json"
+    original = cached_file(
+        str(model),
+        "processor_config.json",
+        _raise_exceptions_for_missing_entries=False,
+        local_files_only=True,
+    )
+    if original is None or not saved.is_file():
+        return
+    video = json.loads(Path(original).read_text()).get("video_processor")
+    settings = json.loads(saved.read_text())
+    if video is not None and "video_processor" not in settings:
+        saved.write_text(json.dumps(settings | {"video_processor": video}, indent=2, sort_keys=True) + "\n")

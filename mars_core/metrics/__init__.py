@@ -1,0 +1,1 @@
+"""Checkpoint metrics: the Parquet contract between calibration and the laws."""

@@ -1,0 +1,32 @@
+"""Hashes that identify runs, recipes and inputs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+
+def content_hash(value: Any, *, length: int = 16) -> str:
+    """Hexadecimal SHA-256 of a JSON-able value; equal values hash alike whatever the order of their keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def run_id(
+    *,
+    model_id: str,
+    data_hash: str,
+    recipe_hash: str,
+    r_me: int,
+    r_llm: int,
+    seed: int,
+    data_seed: int,
+    adapted: str,
+    horizon: int,
+) -> str:
+    """Identity of a calibration run: the same inputs give the same id on any machine.
+
+    adapted: hash of the adapted modules' names. horizon: steps that the schedule spans.
+    """
+    return content_hash([model_id, data_hash, recipe_hash, r_me, r_llm, seed, data_seed, adapted, horizon], length=12)

@@ -1,0 +1,95 @@
+"""Schema of the checkpoint metrics, one row per (run_id, step), validated on write and on read.
+
+Units: losses in nats per answer token, steps are optimizer steps, sizes are samples, time in seconds.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+SCHEMA = pa.schema(
+    [
+        pa.field("schema_version", pa.int32(), nullable=False),
+        pa.field("study_id", pa.string(), nullable=False),
+        pa.field("revision", pa.int32(), nullable=False),
+        pa.field("run_id", pa.string(), nullable=False),
+        pa.field("pack_id", pa.string(), nullable=False),
+        pa.field("r_me", pa.int32(), nullable=False),
+        pa.field("r_llm", pa.int32(), nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("data_seed", pa.int64(), nullable=False),
+        pa.field("step", pa.int64(), nullable=False),
+        pa.field("samples_seen", pa.int64(), nullable=False),
+        pa.field("unique_samples", pa.int64(), nullable=False),
+        pa.field("train_loss", pa.float64(), nullable=False),
+        pa.field("val_loss", pa.float64(), nullable=False),
+        pa.field("val_perplexity", pa.float64(), nullable=False),
+        pa.field("val_accuracy", pa.float64(), nullable=False),
+        pa.field("lr", pa.float64(), nullable=False),
+        pa.field("grad_norm_me", pa.float64(), nullable=False),
+        pa.field("grad_norm_llm", pa.float64(), nullable=False),
+        pa.field("wall_seconds", pa.float64(), nullable=False),
+        pa.field("peak_memory_bytes", pa.int64(), nullable=False),
+        pa.field("device", pa.string(), nullable=False),
+        pa.field("recipe_hash", pa.string(), nullable=False),
+        pa.field("data_hash", pa.string(), nullable=False),
+        pa.field("model_id", pa.string(), nullable=False),
+        pa.field("code_version", pa.string(), nullable=False),
+    ]
+)
+
+
+def to_table(rows: pd.DataFrame) -> pa.Table:
+    """Return checkpoint rows as an Arrow table of this schema.
+
+    Raises:
+        ValueError: the rows break the contract.
+    """
+    validate(rows)
+    return pa.Table.from_pandas(rows[SCHEMA.names], schema=SCHEMA, preserve_index=False)
+
+
+def from_table(table: pa.Table) -> pd.DataFrame:
+    """Return an Arrow table as validated checkpoint rows.
+
+    Raises:
+        ValueError: the table breaks the contract.
+    """
+    rows: pd.DataFrame = table.to_pandas()
+    validate(rows)
+    return rows
+
+
+def validate(rows: pd.DataFrame) -> None:
+    """Check checkpoint rows against the contract.
+
+    Raises:
+        ValueError: a column is missing, a (run_id, step) occurs twice, a value is missing or out of range;
+            the message names the column and the first rows.
+    """
+    missing = [name for name in SCHEMA.names if name not in rows.columns]
+    if missing:
+        raise ValueError(f"checkpoint metrics lack the columns {missing}: they need {SCHEMA.names}")
+    versions = set(rows["schema_version"].unique())
+    if versions - {SCHEMA_VERSION}:
+        raise ValueError(
+            f"checkpoint metrics have schema version {sorted(versions)}, this code reads {SCHEMA_VERSION}: "
+            "calibrate again or use the version of MARS that wrote them"
+        )
+    _refuse(rows, rows[SCHEMA.names].isna().any(axis=1), "a missing value")
+    _refuse(rows, rows.duplicated(["run_id", "step"]), "a (run_id, step) that occurs twice")
+    _refuse(rows, rows["step"] < 1, "a step below 1")
+    _refuse(rows, rows["unique_samples"] > rows["samples_seen"], "more unique samples than samples seen")
+    _refuse(rows, ~np.isfinite(rows["val_loss"]) | (rows["val_loss"] < 0), "a val_loss that is not 0 or more")
+    off = (np.log(rows["val_perplexity"]) - rows["val_loss"]).abs() > 1e-6
+    _refuse(rows, off, "a val_perplexity other than exp(val_loss)")
+
+
+def _refuse(rows: pd.DataFrame, bad: pd.Series, what: str) -> None:
+    if bad.any():
+        first = rows.loc[bad, ["run_id", "step"]].head(3).to_dict("records")
+        raise ValueError(f"{int(bad.sum())} rows of the checkpoint metrics have {what}, first: {first}")

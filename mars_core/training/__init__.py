@@ -1,0 +1,1 @@
+"""Training: the recipe, the loss on answer tokens, calibration runs, the final fine-tune, evaluation."""

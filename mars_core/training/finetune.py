@@ -1,0 +1,171 @@
+"""The final fine-tune: Hugging Face Trainer on the chosen pair, with the loss of the calibration runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from mars_core.training.answer_loss import token_losses
+from mars_core.training.evaluation import evaluate
+from mars_core.training.recipe import Recipe
+
+Batches = Callable[[], Iterable[tuple[Mapping[str, Tensor], Sequence[str]]]]
+
+EVALUATIONS_PER_RUN = 8
+LOGS_PER_RUN = 64
+
+
+@dataclass(frozen=True)
+class FinalRun:
+    """What a final fine-tune reports.
+
+    history: the Trainer's log, one mapping per entry (step, loss, learning_rate, grad_norm or eval_loss, ...).
+    best_step: step of the checkpoint kept, the one with the lowest validation perplexity.
+    best_val_loss: its validation loss in nats per answer token. seconds: training time of this call.
+    """
+
+    history: tuple[Mapping[str, float], ...]
+    steps: int
+    best_step: int
+    best_val_loss: float
+    seconds: float
+
+
+class AnswerTrainer(Trainer):  # type: ignore[misc]
+    """Trainer whose loss and evaluation are those of calibration: nats per answer token, labelled positions only."""
+
+    loss_is_scaled_for_ga = True
+
+    def __init__(self, *, validation: Batches, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.validation = validation
+        self.model_accepts_loss_kwargs = True  # so that the answer tokens of a whole accumulated batch are counted
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Sum of the answer tokens' losses over the answer tokens of the whole optimizer step."""
+        losses = token_losses(self.accelerator.unwrap_model(model), inputs)
+        count = len(losses) if num_items_in_batch is None else num_items_in_batch
+        processes = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
+        loss = losses.sum() * processes / count
+        return (loss, {}) if return_outputs else loss
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Score the calibration validation set as calibration does."""
+        score = evaluate(self.accelerator.unwrap_model(self.model), self.validation()).overall
+        metrics = {
+            f"{metric_key_prefix}_loss": score.loss,
+            f"{metric_key_prefix}_perplexity": score.perplexity,
+            f"{metric_key_prefix}_accuracy": score.accuracy,
+        }
+        self.log(metrics)
+        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+class _StepCallback(TrainerCallback):  # type: ignore[misc]
+    def __init__(self, on_step: Callable[[int], Any]) -> None:
+        self.on_step = on_step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.on_step(state.global_step)
+
+
+def finetune(
+    wrapped: nn.Module,
+    *,
+    train: Dataset[Any],
+    collate: Callable[[list[Any]], dict[str, Tensor]],
+    validation: Batches,
+    recipe: Recipe,
+    steps: int,
+    seed: int,
+    checkpoints: Path,
+    on_step: Callable[[int], Any] | None = None,
+) -> FinalRun:
+    """Train the adapters of `wrapped` for `steps` optimizer steps; it ends holding the best checkpoint's weights.
+
+    A checkpoint already in `checkpoints` is resumed from, so that a run that was killed goes on where it was.
+    """
+    every = max(1, steps // EVALUATIONS_PER_RUN)
+    arguments = TrainingArguments(
+        output_dir=str(checkpoints),
+        max_steps=steps,
+        per_device_train_batch_size=recipe.batch_size,
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=recipe.warmup_steps(steps),
+        optim="adamw_torch",  # without weight decay this is the paper's Adam
+        weight_decay=0.0,
+        max_grad_norm=recipe.max_grad_norm,
+        eval_strategy="steps",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_loss",
+        greater_is_better=False,
+        logging_steps=max(1, steps // LOGS_PER_RUN),
+        seed=seed,
+        data_seed=seed,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        dataloader_pin_memory=torch.cuda.is_available(),
+        report_to=[],
+        disable_tqdm=True,
+        log_level="error",
+        use_cpu=not torch.cuda.is_available(),
+    )
+    trainer = AnswerTrainer(
+        model=wrapped,
+        args=arguments,
+        train_dataset=train,
+        eval_dataset=train,  # the Trainer asks for one; AnswerTrainer.evaluate reads `validation` instead
+        data_collator=collate,
+        validation=validation,
+        callbacks=[_StepCallback(on_step)] if on_step else None,
+    )
+    _silence_console(trainer)
+    output = trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
+    best = trainer.state.best_model_checkpoint
+    return FinalRun(
+        history=tuple(trainer.state.log_history),
+        steps=trainer.state.global_step,
+        best_step=int(Path(best).name.rpartition("-")[2]) if best else trainer.state.global_step,
+        best_val_loss=float(trainer.state.best_metric),
+        seconds=float(output.metrics["train_runtime"]),
+    )
+
+
+def _silence_console(trainer: Trainer) -> None:
+    # The Trainer's printing callback would interleave raw dictionaries with our progress bar.
+    trainer.remove_callback(PrinterCallback)
+
+
+def _last_checkpoint(folder: Path) -> str | None:
+    last: str | None = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    return last
+
+
+def largest_logit_difference(first: nn.Module, second: nn.Module, batch: Mapping[str, Tensor]) -> float:
+    """Largest absolute difference of two models' logits on one batch (labels are ignored)."""
+    inputs = {key: value for key, value in batch.items() if key != "labels"}
+    with torch.inference_mode():
+        difference = first.eval()(**inputs).logits - second.eval()(**inputs).logits
+    return float(difference.abs().max())

@@ -1,0 +1,45 @@
+"""The recipe: the fine-tuning settings shared by calibration and the final run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from transformers import get_cosine_schedule_with_warmup
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Fine-tuning settings; defaults are the paper's (appendix G) where it states them.
+
+    learning_rate: peak rate. batch_size: samples per optimizer step. warmup_ratio: share of the horizon spent
+    in warm-up. max_grad_norm: clipping threshold on the norm over all adapters, 0 for none (the paper
+    is silent; 1.0 is the Trainer's default). dtype: dtype of the frozen weights.
+    """
+
+    learning_rate: float = 1e-5
+    batch_size: int = 8
+    warmup_ratio: float = 0.1
+    max_grad_norm: float = 1.0
+    lora_dropout: float = 0.0
+    max_tokens: int = 2048
+    dtype: str = "float32"
+
+    def as_json(self) -> dict[str, Any]:
+        """The settings as plain values."""
+        return asdict(self)
+
+    def warmup_steps(self, horizon: int) -> int:
+        """Warm-up steps of a schedule of `horizon` steps."""
+        return round(self.warmup_ratio * horizon)
+
+
+def make_optimizer(parameters: list[torch.nn.Parameter], recipe: Recipe) -> torch.optim.Adam:
+    """Adam with its default settings (paper, G.1)."""
+    return torch.optim.Adam(parameters, lr=recipe.learning_rate)
+
+
+def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, horizon: int) -> Any:
+    """Cosine decay to zero over `horizon` steps after linear warm-up (paper, G.1)."""
+    return get_cosine_schedule_with_warmup(optimizer, recipe.warmup_steps(horizon), horizon)
