@@ -1,0 +1,19 @@
+"""Convergence times: how many steps each module (vision encoder, LLM) needs, read off calibration runs.
+
+Law C (Eq. 2) is fitted to these times. Imports no torch.
+"""
+
+from mars_core.convergence.errors import NoConvergenceTimes
+from mars_core.convergence.loss_levels import LossLevel, LossLevels, freeze_levels
+from mars_core.convergence.reference import lower_middle, reference_pair
+from mars_core.convergence.times import convergence_times
+
+__all__ = [
+    "LossLevel",
+    "LossLevels",
+    "NoConvergenceTimes",
+    "convergence_times",
+    "freeze_levels",
+    "lower_middle",
+    "reference_pair",
+]
