@@ -1,0 +1,121 @@
+"""Rebuild the checkpoint that ships with the demo: `python -m mars_core.demo.build_backbone --out FOLDER`."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mars_core.demo.architecture import make_model, make_processor, train_tokenizer
+from mars_core.demo.data import split_drawings
+from mars_core.demo.drawings import Drawing, load_drawings
+from mars_core.demo.pretrain import (
+    Report,
+    as_chat,
+    grey_pictures,
+    pretrain_llm,
+    pretrain_projector,
+    pretrain_tower,
+)
+from mars_core.demo.text import sample_documents
+
+_TOKENIZER_DOCUMENTS = 20_000
+
+
+@dataclass(frozen=True)
+class PretrainingPlan:
+    """How long each part is pre-trained."""
+
+    tower_steps: int = 400
+    tower_batch: int = 96
+    tower_lr: float = 1e-3
+    llm_steps: int = 600
+    llm_batch: int = 24
+    llm_lr: float = 2e-3
+    projector_steps: int = 100
+    projector_batch: int = 24
+    projector_lr: float = 1e-3
+    seed: int = 0
+
+
+def build_backbone(out: Path, plan: PretrainingPlan, report: Report) -> None:
+    """Pre-train the parts, join them, and save model and processor in `out`."""
+    torch.manual_seed(plan.seed)
+    drawings = load_drawings()
+    unused = _unused_by_demo(drawings)
+    names = [drawing.name.replace("_", " ") for drawing in drawings]
+    tokenizer = train_tokenizer(_tokenizer_texts(names, plan.seed))
+    processor = make_processor(tokenizer)
+    model = make_model(tokenizer)
+    pretrain_tower(
+        model.model.vision_tower,
+        grey_pictures(unused),
+        steps=plan.tower_steps,
+        batch=plan.tower_batch,
+        lr=plan.tower_lr,
+        seed=plan.seed,
+        report=report,
+    )
+    pretrain_llm(
+        model,
+        tokenizer,
+        names,
+        steps=plan.llm_steps,
+        batch=plan.llm_batch,
+        lr=plan.llm_lr,
+        seed=plan.seed,
+        report=report,
+    )
+    pretrain_projector(
+        model,
+        processor,
+        unused,
+        steps=plan.projector_steps,
+        batch=plan.projector_batch,
+        lr=plan.projector_lr,
+        seed=plan.seed,
+        report=report,
+    )
+    save_checkpoint(model, processor, out)
+
+
+def save_checkpoint(model: Any, processor: Any, out: Path) -> None:
+    """Write model (safetensors) and processor to `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(out)
+    processor.save_pretrained(out)
+
+
+def _unused_by_demo(drawings: Sequence[Drawing]) -> list[Drawing]:
+    shown = {drawing.code for split in split_drawings(drawings, seed=0).values() for drawing in split}
+    return [drawing for drawing in drawings if drawing.code not in shown]
+
+
+def _tokenizer_texts(names: Sequence[str], seed: int) -> list[str]:
+    rng = random.Random(f"tokenizer-{seed}")
+    return [as_chat(document) for document in sample_documents(names, _TOKENIZER_DOCUMENTS, rng)]
+
+
+def _print_report(part: str, step: int, steps: int, loss: float) -> None:
+    if step % 50 == 0 or step == steps:
+        print(f"{part}: step {step}/{steps}, loss {loss:.3f}", file=sys.stderr)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the script."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "backbone")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(2)
+    build_backbone(options.out, PretrainingPlan(seed=options.seed), _print_report)
+
+
+if __name__ == "__main__":
+    main()
