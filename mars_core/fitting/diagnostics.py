@@ -1,0 +1,176 @@
+"""Statuses of a fit: each flag is one function, one rule, stated with its threshold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mars_core.fitting.result import HeldOut, Severity, Status
+from mars_core.fitting.solve import Solution
+from mars_core.fitting.table import Table
+from mars_core.laws.law import Floats, Law
+
+COLLAPSED_FLOOR = 1e-3  # share of the smallest target below which a floor counts as collapsed
+WRONG_SIGN_SHARE = 0.975  # of bootstrap draws with the wrong sign
+LEAST_AGREEMENT = 0.25  # share of starts that must reach the best objective
+LARGEST_CONDITION = 1e8
+LARGEST_CENSORED_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that the flags look at.
+
+    Attributes:
+        solution: the fit.
+        table: the points it was fitted to.
+        draws: bootstrap coefficients, natural, (n_draws, n_params).
+        condition_number: of J'J in centred internal coefficients.
+        held_out: error on held-out points.
+    """
+
+    solution: Solution
+    table: Table
+    draws: Floats
+    condition_number: float
+    held_out: HeldOut | None
+
+    @property
+    def law(self) -> Law:
+        """The fitted law."""
+        return self.solution.problem.law
+
+
+def statuses(evidence: Evidence) -> tuple[Status, ...]:
+    """Every status that holds, in a fixed order."""
+    checks = (
+        _too_few_points,
+        _at_bound,
+        _floor_collapsed,
+        _wrong_sign,
+        _censored_share,
+        _starts_disagree,
+        _ill_conditioned,
+        _no_better_than_trivial,
+    )
+    return tuple(status for check in checks for status in check(evidence))
+
+
+def condition_number(solution: Solution) -> float:
+    """Condition number of J'J over the points, centred internal coefficients."""
+    J = solution.problem.jacobian(solution.phi)
+    values = np.linalg.svd(J, compute_uv=False)
+    return float((values[0] / values[-1]) ** 2) if values[-1] > 0 else float("inf")
+
+
+def _too_few_points(evidence: Evidence) -> list[Status]:
+    n_observed = int(np.sum(~evidence.table.censored))
+    needed = evidence.law.n_params + 2
+    if n_observed > needed:
+        return []
+    message = (
+        f"{n_observed} observed points for {evidence.law.n_params} coefficients, expected more than {needed}: "
+        "add ranks, sizes or seeds before trusting the intervals"
+    )
+    return [Status("too_few_points", message, "error")]
+
+
+def _at_bound(evidence: Evidence) -> list[Status]:
+    """A coefficient other than a collapsing floor ended on a bound of its range."""
+    problem, law = evidence.solution.problem, evidence.law
+    found = []
+    for at, symbol in enumerate(law.symbols):
+        value, low, high = evidence.solution.phi[at], problem.lower[at], problem.upper[at]
+        slack = 1e-6 * (high - low)
+        on_low, on_high = value <= low + slack, value >= high - slack
+        if on_high or (on_low and symbol != law.floor):
+            found.append(Status("at_bound", _bound_message(evidence, at, on_low), "warning"))
+    return found
+
+
+def _bound_message(evidence: Evidence, at: int, on_low: bool) -> str:
+    law, problem = evidence.law, evidence.solution.problem
+    symbol = law.symbols[at]
+    bound = problem.lower[at] if on_low else problem.upper[at]
+    shown = f"a size of {np.exp(bound):.3g} at the data's centre" if symbol in law.scales else f"{bound:.3g}"
+    side = "lower" if on_low else "upper"
+    return (
+        f"{symbol} ended on its {side} bound ({shown}): the data do not determine it; "
+        "use a form without it or widen ranks and sizes"
+    )
+
+
+def _floor_collapsed(evidence: Evidence) -> list[Status]:
+    law = evidence.law
+    if law.floor is None:
+        return []
+    limit = COLLAPSED_FLOOR * float(evidence.table.y.min())
+    floor = float(evidence.solution.theta[law.index(law.floor)])
+    if floor >= limit:
+        return []
+    share = float(np.mean(evidence.draws[:, law.index(law.floor)] < limit))
+    message = (
+        f"{law.floor} = {floor:.3g} is below {COLLAPSED_FLOOR:g} of the smallest {law.target} (in {share:.0%} of "
+        "bootstrap draws too): the data show no floor; do not read it as an irreducible loss, and expect "
+        "extrapolations to be too low"
+    )
+    return [Status("floor_collapsed", message, "warning")]
+
+
+def _wrong_sign(evidence: Evidence) -> list[Status]:
+    law = evidence.law
+    found = []
+    for symbol, expected in law.expected_signs.items():
+        value = float(evidence.solution.theta[law.index(symbol)])
+        share = float(np.mean(np.sign(evidence.draws[:, law.index(symbol)]) == -expected))
+        if np.sign(value) == -expected and share >= WRONG_SIGN_SHARE:
+            message = (
+                f"{symbol} = {value:.3g} where the paper expects a {'positive' if expected > 0 else 'negative'} "
+                f"exponent ({share:.0%} of bootstrap draws agree): do not extrapolate along this input"
+            )
+            found.append(Status("wrong_sign", message, "error"))
+    return found
+
+
+def _censored_share(evidence: Evidence) -> list[Status]:
+    share = float(np.mean(evidence.table.censored))
+    if share == 0:
+        return []
+    severity: Severity = "warning" if share > LARGEST_CENSORED_SHARE else "info"
+    message = f"{share:.0%} of the points are right-censored (their true value is larger than recorded)" + (
+        ": lengthen the runs or choose a level that more runs reach" if severity == "warning" else ""
+    )
+    return [Status("censored_share", message, severity)]
+
+
+def _starts_disagree(evidence: Evidence) -> list[Status]:
+    share = evidence.solution.start_agreement
+    if share >= LEAST_AGREEMENT:
+        return []
+    message = f"only {share:.0%} of the starts reached the best objective: use more starts or a simpler form"
+    return [Status("starts_disagree", message, "warning")]
+
+
+def _ill_conditioned(evidence: Evidence) -> list[Status]:
+    if evidence.condition_number <= LARGEST_CONDITION:
+        return []
+    message = (
+        f"condition number {evidence.condition_number:.2g} of J'J (limit {LARGEST_CONDITION:g}): some coefficients "
+        "trade off freely; read predictions, not single coefficients"
+    )
+    return [Status("ill_conditioned", message, "warning")]
+
+
+def _no_better_than_trivial(evidence: Evidence) -> list[Status]:
+    held_out = evidence.held_out
+    if held_out is None or held_out.best_rival is None:
+        return []
+    rival = held_out.rivals[held_out.best_rival]
+    if held_out.mape < rival:
+        return []
+    message = (
+        f"on held-out points ({held_out.rule}) the law errs by {held_out.mape:.2%}, its trivial rival "
+        f"{held_out.best_rival} by {rival:.2%}: the law adds nothing there"
+    )
+    return [Status("no_better_than_trivial", message, "warning")]

@@ -1,0 +1,148 @@
+"""Error on held-out points, for a law and for its trivial rivals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mars_core.fitting.result import HeldOut
+from mars_core.fitting.solve import solve
+from mars_core.fitting.table import Table, rows_text
+from mars_core.laws import LAWS
+from mars_core.laws.law import Columns, Floats, Law
+
+Bools = NDArray[np.bool_]
+Predictor = Callable[[Table], Floats]
+HOLD_OUT_STARTS = 32
+LARGEST_SHARE = 0.34  # hold out one size level if that leaves two thirds of the points, else the top fifth
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which rows are held out, and the rule in words."""
+
+    rule: str
+    test: Bools
+
+
+def largest_sizes(law: Law, table: Table) -> Split:
+    """Hold out the largest size; the largest fifth where sizes are all different."""
+    return largest_values(table, law.size_column)
+
+
+def largest_values(table: Table, column: str) -> Split:
+    """Hold out the rows at the largest value of a column; the largest fifth where all values differ."""
+    values = table.inputs[column]
+    levels = np.unique(values)
+    threshold = float(levels[-1])
+    if len(levels) > max(20, table.n_points // 4):
+        threshold = float(np.quantile(values, 0.8))
+    return Split(f"{column} >= {threshold:g}", values >= threshold)
+
+
+def given_rows(rows: Any, n_points: int) -> Split:
+    """Hold out the caller's own rows."""
+    test = np.asarray(rows)
+    if test.dtype != np.bool_ or test.shape != (n_points,):
+        raise ValueError(
+            f"hold_out must be True, False or one boolean per row ({n_points}), got shape {test.shape} of {test.dtype}"
+        )
+    if test.all() or not test.any():
+        raise ValueError(
+            f"hold_out must leave rows to fit and rows to test, got {int(test.sum())} of {n_points} held out"
+            + (f" ({rows_text(test)})" if test.any() else "")
+        )
+    return Split("the caller's rows", test)
+
+
+def held_out_error(law: Law, table: Table, split: Split, delta: float, seed: int) -> HeldOut | None:
+    """Fit the law and its trivial rivals without the split's rows and measure both there.
+
+    Returns:
+        None where the remaining rows cannot carry the law (too few points, or an input that no longer varies).
+    """
+    train, test = table.subset(~split.test), table.subset(split.test)
+    if not can_fit(law, train):
+        return None
+    predict = fitted_predictor(law, train, delta, seed)
+    errors = relative_errors(predict(test), test)
+    rivals = {
+        name: float(np.mean(relative_errors(rival(test), test)))
+        for name, rival in _rivals(law, train, delta, seed).items()
+    }
+    return HeldOut(
+        rule=split.rule,
+        n_train=train.n_points,
+        n_test=test.n_points,
+        train_mape=float(np.mean(relative_errors(predict(train), train))),
+        mape=float(np.mean(errors)),
+        largest_error=float(np.max(errors)),
+        rivals=rivals,
+    )
+
+
+def relative_errors(predicted: Floats, table: Table) -> Floats:
+    """|predicted / observed - 1|, (n_points,); a censored point errs only where the prediction is too low."""
+    signed = predicted / table.y - 1.0
+    return np.where(table.censored, np.maximum(-signed, 0.0), np.abs(signed))
+
+
+def can_fit(law: Law, table: Table) -> bool:
+    """Whether a table has more observed points than coefficients and every input varies."""
+    varies = all(len(np.unique(table.inputs[column])) > 1 for column in law.inputs)
+    return varies and int(np.sum(~table.censored)) > law.n_params
+
+
+def fitted_predictor(law: Law, train: Table, delta: float, seed: int) -> Predictor:
+    """Fit the law on `train`; the result predicts any table's targets."""
+    theta = solve(law, train, delta, HOLD_OUT_STARTS, seed).theta
+
+    def predict(table: Table) -> Floats:
+        return law.predict(theta, _inputs(law, table))
+
+    return predict
+
+
+def steps_per_rank(train: Table) -> Predictor:
+    """Law C's trivial rival: t = c(r) * S_D, with c(r) the median of t / S_D over the rank's observed points.
+
+    S_D is the step at which size D is reached; proportional to D where the table does not give it. A rank
+    never observed uncensored takes the largest ratio it is known to exceed.
+    """
+    ratios = np.log(train.y / _reached_at(train))
+    ranks = train.inputs["r"]
+    level = {float(rank): _level(ratios[ranks == rank], train.censored[ranks == rank]) for rank in np.unique(ranks)}
+    overall = float(np.median(list(level.values())))
+
+    def predict(table: Table) -> Floats:
+        c = np.array([level.get(float(rank), overall) for rank in table.inputs["r"]])
+        return np.asarray(np.exp(c) * _reached_at(table))
+
+    return predict
+
+
+def _level(log_ratios: Floats, censored: Bools) -> float:
+    observed = log_ratios[~censored]
+    return float(np.median(observed)) if len(observed) else float(np.max(log_ratios))
+
+
+def _reached_at(table: Table) -> Floats:
+    return table.inputs["D"] if table.reached_at is None else table.reached_at
+
+
+def _rivals(law: Law, train: Table, delta: float, seed: int) -> dict[str, Predictor]:
+    found: dict[str, Predictor] = {}
+    for name in law.trivial_rivals:
+        if name == "steps_per_rank":
+            found[name] = steps_per_rank(train)
+        elif can_fit(LAWS[name], train):
+            found[name] = fitted_predictor(LAWS[name], train, delta, seed)
+    return found
+
+
+def _inputs(law: Law, table: Table) -> Columns:
+    return {column: table.inputs[column] for column in law.inputs}

@@ -1,0 +1,222 @@
+"""What a fit returns: coefficients with intervals, draws, held-out error and statuses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from mars_core.laws import get_law
+from mars_core.laws.law import Columns, Floats
+
+Severity = Literal["info", "warning", "error"]
+
+
+@dataclass(frozen=True)
+class Status:
+    """One thing an engineer should know about a fit; docs/law-diagnostics.md explains each code."""
+
+    code: str
+    message: str
+    severity: Severity
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Error on points that the fit did not see.
+
+    Attributes:
+        rule: which points were held out, in words.
+        n_train: points fitted.
+        n_test: points held out.
+        train_mape: mean absolute relative error on the fitted points.
+        mape: the same on the held-out points (a censored point errs only where the prediction is too low).
+        largest_error: largest absolute relative error on the held-out points.
+        rivals: mape of each trivial rival on the same held-out points.
+    """
+
+    rule: str
+    n_train: int
+    n_test: int
+    train_mape: float
+    mape: float
+    largest_error: float
+    rivals: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def best_rival(self) -> str | None:
+        """Trivial rival with the smallest held-out error, None where there is none."""
+        return min(self.rivals, key=lambda name: self.rivals[name]) if self.rivals else None
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Best objective for each fixed value of one coefficient."""
+
+    symbol: str
+    values: tuple[float, ...]
+    objectives: tuple[float, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class LawFit:
+    """A fitted law.
+
+    Attributes:
+        law: its name in `mars_core.laws.LAWS`.
+        coefficients: natural coefficients under the paper's symbols.
+        intervals: bootstrap interval of each coefficient at `level`.
+        draws: bootstrap coefficients, (n_draws, n_params), natural, in the law's symbol order.
+        objective: sum of Huber losses on log residuals at the optimum.
+        delta: Huber threshold.
+        level: coverage that the intervals aim at.
+        n_points: points fitted, censored ones included.
+        n_censored: right-censored points among them.
+        n_groups: runs (or rows) that the bootstrap resampled.
+        grouped_by: column that names a run, "row" where every row was resampled on its own.
+        statuses: what an engineer should know.
+        held_out: error on held-out points, None where too few points were left to fit.
+        start_agreement: share of starts that reached the best objective.
+        condition_number: of J'J in centred internal coefficients, None where it is singular.
+        correlations: bootstrap correlations of the internal coefficients, (n_params, n_params).
+        profiles: profile of the floor and of each exponent.
+        noise_scale: median absolute log residual.
+    """
+
+    law: str
+    coefficients: Mapping[str, float]
+    intervals: Mapping[str, tuple[float, float]]
+    draws: Floats
+    objective: float
+    delta: float
+    level: float
+    n_points: int
+    n_censored: int
+    n_groups: int
+    grouped_by: str
+    statuses: tuple[Status, ...]
+    held_out: HeldOut | None
+    start_agreement: float
+    condition_number: float | None
+    correlations: Floats
+    profiles: tuple[Profile, ...]
+    noise_scale: float
+
+    @property
+    def theta(self) -> Floats:
+        """Natural coefficients in the law's symbol order, (n_params,)."""
+        return np.array([self.coefficients[symbol] for symbol in get_law(self.law).symbols])
+
+    def predict(self, X: Columns) -> Floats:
+        """Predicted target at X, (n_points,)."""
+        return get_law(self.law).predict(self.theta, X)
+
+    def predict_draws(self, X: Columns) -> Floats:
+        """Prediction of every bootstrap draw, (n_draws, n_points)."""
+        return get_law(self.law).predict(self.draws, X)
+
+    def predict_interval(self, X: Columns) -> tuple[Floats, Floats]:
+        """Interval of the predicted mean at `level`, two arrays of (n_points,)."""
+        tail = 50.0 * (1.0 - self.level)
+        low, high = np.percentile(self.predict_draws(X), [tail, 100.0 - tail], axis=0)
+        return np.asarray(low), np.asarray(high)
+
+    def has(self, code: str) -> bool:
+        """Whether a status with this code stands on the fit."""
+        return any(status.code == code for status in self.statuses)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-safe form; `from_json` restores the fit."""
+        return {
+            "law": self.law,
+            "coefficients": dict(self.coefficients),
+            "intervals": {symbol: [low, high] for symbol, (low, high) in self.intervals.items()},
+            "objective": self.objective,
+            "delta": self.delta,
+            "level": self.level,
+            "n_points": self.n_points,
+            "n_censored": self.n_censored,
+            "n_groups": self.n_groups,
+            "grouped_by": self.grouped_by,
+            "statuses": [asdict(status) for status in self.statuses],
+            "held_out": None if self.held_out is None else _held_out_json(self.held_out),
+            "start_agreement": self.start_agreement,
+            "condition_number": self.condition_number,
+            "correlations": self.correlations.tolist(),
+            "profiles": [asdict(profile) for profile in self.profiles],
+            "noise_scale": self.noise_scale,
+            "draws": self.draws.tolist(),
+        }
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> LawFit:
+        """Inverse of `to_json`.
+
+        Raises:
+            ValueError: a key is missing.
+        """
+        missing = [key for key in _JSON_KEYS if key not in data]
+        if missing:
+            raise ValueError(f"not a stored law fit, missing keys {missing}; expected what LawFit.to_json wrote")
+        held_out = data["held_out"]
+        return LawFit(
+            law=str(data["law"]),
+            coefficients=dict(data["coefficients"]),
+            intervals={symbol: (low, high) for symbol, (low, high) in data["intervals"].items()},
+            draws=np.array(data["draws"], dtype=np.float64).reshape(-1, len(data["coefficients"])),
+            objective=data["objective"],
+            delta=data["delta"],
+            level=data["level"],
+            n_points=data["n_points"],
+            n_censored=data["n_censored"],
+            n_groups=data["n_groups"],
+            grouped_by=data["grouped_by"],
+            statuses=tuple(Status(**status) for status in data["statuses"]),
+            held_out=None if held_out is None else HeldOut(**_without(held_out, "best_rival")),
+            start_agreement=data["start_agreement"],
+            condition_number=data["condition_number"],
+            correlations=np.array(data["correlations"], dtype=np.float64),
+            profiles=tuple(
+                Profile(entry["symbol"], tuple(entry["values"]), tuple(entry["objectives"]))
+                for entry in data["profiles"]
+            ),
+            noise_scale=data["noise_scale"],
+        )
+
+
+_JSON_KEYS = (
+    "law",
+    "coefficients",
+    "intervals",
+    "objective",
+    "delta",
+    "level",
+    "n_points",
+    "n_censored",
+    "n_groups",
+    "grouped_by",
+    "statuses",
+    "held_out",
+    "start_agreement",
+    "condition_number",
+    "correlations",
+    "profiles",
+    "noise_scale",
+    "draws",
+)
+
+
+def finite_or_none(value: float) -> float | None:
+    """JSON has no infinity: None stands for it."""
+    return float(value) if math.isfinite(value) else None
+
+
+def _held_out_json(held_out: HeldOut) -> dict[str, Any]:
+    return {**asdict(held_out), "rivals": dict(held_out.rivals), "best_rival": held_out.best_rival}
+
+
+def _without(data: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in data.items() if name != key}

@@ -1,0 +1,6 @@
+"""Scaling laws: one file per law, one signature (`Law`). NumPy and SciPy only."""
+
+from mars_core.laws.law import Law, Term, describe
+from mars_core.laws.registry import LAWS, get_law
+
+__all__ = ["LAWS", "Law", "Term", "describe", "get_law"]
