@@ -13,7 +13,10 @@ THETA_P = np.array([8.0, 0.05, 0.15, 0.3, 1.0])
 THETA_C = np.array([2.0, -0.25, 0.8, 10.0])
 
 
-def performance_table(noise=0.0, seeds=2, sizes=2.0 ** np.arange(7, 14), seed=0):
+SIZES = 2.0 ** np.arange(7, 14)
+
+
+def performance_table(noise=0.0, seeds=2, sizes=SIZES, seed=0):
     rows = [(a, b, D, s) for a in (8, 16, 32, 64) for b in (8, 16, 32, 64) for D in sizes for s in range(seeds)]
     table = pd.DataFrame(rows, columns=["r_me", "r_llm", "D", "seed"])
     table["run_id"] = table.r_me.astype(str) + "-" + table.r_llm.astype(str) + "-" + table.seed.astype(str)
