@@ -1,0 +1,144 @@
+"""A sample as model inputs, with labels on its answers only.
+
+The processor runs once on the whole conversation and its images. Labels come from comparing the tokens
+of the text before an answer, and of the text up to its end, with the tokens of the whole: both must be
+prefixes of it, so that no label stands on a token that the prompt has a share in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mars_core.data.chat import ChatText, render
+from mars_core.data.images import load_image
+from mars_core.data.processing import Expansion, process, token_ids
+from mars_core.data.records import IMAGE_MARKER, Sample
+
+IGNORE = -100
+
+# Processor outputs with one value per token; they are padded like the tokens. All others go by images.
+TOKEN_KEYS = frozenset({"mm_token_type_ids", "token_type_ids"})
+_TEXT_KEYS = frozenset({"input_ids", "attention_mask"})
+
+
+class SampleTooLongError(Exception):
+    """A sample has more tokens than allowed. It must be dropped: cutting would break its image tokens."""
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """One sample as model inputs.
+
+    input_ids, attention_mask, labels: shape (length,); labels are -100 but on answer tokens, end-of-turn
+    token included. answer_spans: [start, end) of each answer in them; input_ids[:start] is the prompt
+    that generation would start from. token_inputs: shape (length,) each. image_inputs: as the processor
+    gives them; empty for text-only samples.
+    """
+
+    sample: Sample
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+    answer_spans: tuple[tuple[int, int], ...]
+    token_inputs: Mapping[str, Tensor]
+    image_inputs: Mapping[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its tensors."""
+        tensors = (self.input_ids, self.attention_mask, self.labels)
+        return sum(t.nbytes for t in (*tensors, *self.token_inputs.values(), *self.image_inputs.values()))
+
+
+def encode_sample(sample: Sample, processor: Any, max_tokens: int | None = None) -> Encoded:
+    """Encode a sample with its processor's chat template.
+
+    Args:
+        sample: the sample; its images are decoded here.
+        processor: an image-and-text processor with a chat template.
+        max_tokens: longest allowed sequence, image tokens included; None for no limit.
+
+    Raises:
+        ValueError: an image cannot be read, markers and images do not match, or the chat template or
+            tokenizer does not allow exact labels.
+        SampleTooLongError: the sample has more than `max_tokens` tokens.
+    """
+    try:
+        return _encode(sample, processor, max_tokens)
+    except ValueError as error:
+        raise ValueError(f"{sample.source}: {error}") from error
+
+
+def check_encodable(sample: Sample) -> None:
+    """Refuse a sample without an answer, or with other than one marker per image.
+
+    Raises:
+        ValueError: so it is.
+    """
+    markers = sum(turn.text.count(IMAGE_MARKER) for turn in sample.turns)
+    if markers != len(sample.images):
+        raise ValueError(
+            f"{markers} {IMAGE_MARKER} markers for {len(sample.images)} images: put one marker per image in the text"
+        )
+    if not sample.answers or not all(sample.answers):
+        raise ValueError("a conversation needs an answer in every assistant turn: remove the row")
+
+
+def _encode(sample: Sample, processor: Any, max_tokens: int | None) -> Encoded:
+    check_encodable(sample)
+    chat = render(sample.turns, processor)
+    done = process(chat.text, [load_image(image) for image in sample.images], processor)
+    tensors = done.tensors
+    ids = tensors["input_ids"][0]
+    if max_tokens is not None and len(ids) > max_tokens:
+        raise SampleTooLongError(f"{sample.source}: {len(ids)} tokens, more than the limit of {max_tokens}")
+    spans = _answer_spans(chat, ids.tolist(), done.expansion, processor)
+    return Encoded(
+        sample=sample,
+        input_ids=ids,
+        attention_mask=tensors["attention_mask"][0],
+        labels=_labels(ids, spans),
+        answer_spans=spans,
+        token_inputs={key: tensors[key][0] for key in TOKEN_KEYS & tensors.keys()},
+        image_inputs=_image_inputs(tensors),
+    )
+
+
+def _answer_spans(chat: ChatText, ids: list[int], expansion: Expansion, processor: Any) -> tuple[tuple[int, int], ...]:
+    def tokens_before(end: int) -> int:
+        before = token_ids(chat.text[:end], expansion, processor)
+        if before != ids[: len(before)]:
+            raise ValueError(
+                f"the tokens up to {chat.text[max(end - 30, 0) : end]!r} change with what follows "
+                f"({chat.text[end : end + 30]!r}), so labels would be inexact: use a chat template that "
+                "ends its generation prompt, and each answer, with a special token or a line break"
+            )
+        return len(before)
+
+    return tuple((tokens_before(start), tokens_before(end)) for start, end in chat.answers)
+
+
+def _labels(ids: Tensor, spans: Sequence[tuple[int, int]]) -> Tensor:
+    labels = torch.full_like(ids, IGNORE)
+    for start, end in spans:
+        labels[start:end] = ids[start:end]
+    return labels
+
+
+def _image_inputs(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
+    inputs = {key: value for key, value in tensors.items() if key not in TOKEN_KEYS | _TEXT_KEYS}
+    for key, value in inputs.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(
+                f"the processor gives {key!r} as {type(value).__name__}, expected a tensor: "
+                "this model family is not supported yet"
+            )
+    return inputs

@@ -1,0 +1,99 @@
+"""Reading images: safe paths, bytes, sizes and pixels."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+import zlib
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from PIL import Image, ImageOps
+
+from mars_core.data.records import ImageRef, PathImage, Sample
+
+# What PIL raises on files that are no images, are cut short or are broken inside.
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+
+_ORIENTATION = 0x0112
+_SIDEWAYS = frozenset({5, 6, 7, 8})
+
+
+def resolve(image: PathImage) -> Path:
+    """Return the file of `image`, which must lie in its image folder, also after following links.
+
+    Raises:
+        ValueError: the path is absolute, leaves the image folder, or no such file exists.
+    """
+    named = PurePosixPath(image.path.replace("\\", "/"))
+    if named.is_absolute() or PureWindowsPath(image.path).drive:
+        raise ValueError(f"image path {image.path!r} is absolute: give image paths relative to the image folder")
+    folder = image.folder.resolve()
+    file = (folder / named).resolve()
+    if not file.is_relative_to(folder):
+        raise ValueError(
+            f"image path {image.path!r} leads outside the image folder {image.folder}: "
+            "copy the image into the folder, or name the folder that holds all images"
+        )
+    if not file.is_file():
+        raise ValueError(f"missing image {image.path!r} in the image folder {image.folder}")
+    return file
+
+
+def image_bytes(image: ImageRef) -> bytes:
+    """The encoded bytes of an image."""
+    return resolve(image).read_bytes() if isinstance(image, PathImage) else image.data
+
+
+def image_size(image: ImageRef) -> tuple[int, int]:
+    """(width, height) in pixels as seen upright, from the header alone.
+
+    Raises:
+        ValueError: the image cannot be found or read.
+    """
+    with _open(image) as opened:
+        width, height = opened.size
+        sideways = opened.getexif().get(_ORIENTATION) in _SIDEWAYS
+    return (height, width) if sideways else (width, height)
+
+
+def load_image(image: ImageRef) -> Image.Image:
+    """Decode an image upright, in RGB.
+
+    Raises:
+        ValueError: the image cannot be found or decoded.
+    """
+    with _open(image) as opened:
+        try:
+            return ImageOps.exif_transpose(opened).convert("RGB")
+        except UNREADABLE as error:
+            raise ValueError(_unreadable(image, error)) from error
+
+
+def content_hash(image: ImageRef) -> str:
+    """SHA-256 of the encoded bytes: equal for files that are copies of one another."""
+    return hashlib.sha256(image_bytes(image)).hexdigest()
+
+
+def content_hashes(samples: Iterable[Sample]) -> dict[ImageRef, str]:
+    """Content hash of every image of `samples`; an image named often is read once."""
+    hashes: dict[ImageRef, str] = {}
+    for sample in samples:
+        for image in sample.images:
+            if image not in hashes:
+                hashes[image] = content_hash(image)
+    return hashes
+
+
+def _open(image: ImageRef) -> Image.Image:
+    source = resolve(image) if isinstance(image, PathImage) else io.BytesIO(image.data)
+    try:
+        return Image.open(source)
+    except UNREADABLE as error:
+        raise ValueError(_unreadable(image, error)) from error
+
+
+def _unreadable(image: ImageRef, error: Exception) -> str:
+    why = str(error) or type(error).__name__
+    return f"unreadable image {str(image)!r} ({why}): replace the file or remove the row"

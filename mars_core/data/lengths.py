@@ -1,0 +1,47 @@
+"""How many tokens a sample has, without decoding its images.
+
+How many tokens an image takes depends on its size alone. So a blank image of that size is processed
+instead, once per combination of sizes, and its expansion is put into the text.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from PIL import Image
+
+from mars_core.data.chat import render
+from mars_core.data.encode import check_encodable
+from mars_core.data.images import image_size
+from mars_core.data.processing import Expansion, process, token_ids
+from mars_core.data.records import Sample
+
+_Sizes: TypeAlias = tuple[tuple[int, int], ...]
+
+
+class TokenCounter:
+    """Counts the tokens of samples under one processor; expansions are computed once per image sizes."""
+
+    def __init__(self, processor: Any) -> None:
+        self._processor = processor
+        self._expansions: dict[_Sizes, Expansion] = {}
+
+    def __call__(self, sample: Sample) -> int:
+        """Number of tokens of `sample`, image tokens included.
+
+        Raises:
+            ValueError: an image cannot be found or read, or the sample cannot be encoded.
+        """
+        try:
+            check_encodable(sample)
+            text = render(sample.turns, self._processor).text
+            sizes = tuple(image_size(image) for image in sample.images)
+            return len(token_ids(text, self._expansion(text, sizes), self._processor))
+        except ValueError as error:
+            raise ValueError(f"{sample.source}: {error}") from error
+
+    def _expansion(self, text: str, sizes: _Sizes) -> Expansion:
+        if sizes not in self._expansions:
+            blanks = [Image.new("RGB", size) for size in sizes]
+            self._expansions[sizes] = process(text, blanks, self._processor).expansion
+        return self._expansions[sizes]

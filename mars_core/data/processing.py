@@ -1,0 +1,72 @@
+"""Running a processor once, and knowing what text its tokens stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+_REPLACEMENTS = "text_replacement_offsets"
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """What a processor puts in place of each image placeholder, in order."""
+
+    placeholder: str = ""
+    replacements: tuple[str, ...] = ()
+
+    def apply(self, text: str) -> str:
+        """Expand the placeholders of a text, or of its beginning."""
+        if not self.replacements:
+            return text
+        first, *rest = text.split(self.placeholder)
+        pairs = zip(self.replacements, rest, strict=False)
+        return first + "".join(replacement + piece for replacement, piece in pairs)
+
+
+@dataclass(frozen=True)
+class Processed:
+    """A processor's tensors for one conversation, and the expansion behind its tokens."""
+
+    tensors: Mapping[str, Any]
+    expansion: Expansion
+
+
+def process(text: str, images: Sequence[Image.Image], processor: Any) -> Processed:
+    """Run the processor on a rendered conversation and its images.
+
+    Raises:
+        ValueError: the processor does not say what it put in place of each image.
+    """
+    outputs = processor(
+        text=[text],
+        images=[list(images)] if images else None,
+        add_special_tokens=_adds_special_tokens(text, processor),
+        return_text_replacement_offsets=True,
+        return_tensors="pt",
+    )
+    recorded = outputs.get(_REPLACEMENTS) or [[]]
+    if len(recorded[0]) != len(images):
+        raise ValueError(
+            f"{type(processor).__name__} does not report the expansions of its image tokens, which exact "
+            "labels need: use a processor class of transformers 5.20 or newer"
+        )
+    placeholder = recorded[0][0]["text"] if images else ""
+    expansion = Expansion(placeholder, tuple(entry["replacement"] for entry in recorded[0]))
+    return Processed({key: outputs[key] for key in outputs if key != _REPLACEMENTS}, expansion)
+
+
+def token_ids(text: str, expansion: Expansion, processor: Any) -> list[int]:
+    """Tokens of a rendered conversation, or of its beginning, as the processor makes them."""
+    special = _adds_special_tokens(text, processor)
+    ids: list[int] = processor.tokenizer(expansion.apply(text), add_special_tokens=special)["input_ids"]
+    return ids
+
+
+def _adds_special_tokens(text: str, processor: Any) -> bool:
+    """Like transformers' own chat path: not if the template wrote the beginning-of-text token already."""
+    bos = processor.tokenizer.bos_token
+    return not (bos and text.startswith(bos))

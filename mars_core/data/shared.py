@@ -1,0 +1,41 @@
+"""Exact duplicate images across splits, found by content."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+from mars_core.data.images import content_hashes
+from mars_core.data.records import ImageRef, Sample
+
+
+@dataclass(frozen=True)
+class SharedImage:
+    """One image that stands in several splits: its content hash, and per split a sample that shows it."""
+
+    content: str
+    shown_by: Mapping[str, Sample]
+
+    def __str__(self) -> str:
+        places = (f"{split} ({sample.source})" for split, sample in self.shown_by.items())
+        return f"the same image in {' and '.join(places)}"
+
+
+def shared_images(
+    splits: Mapping[str, Sequence[Sample]], hashes: Mapping[ImageRef, str] | None = None
+) -> tuple[SharedImage, ...]:
+    """Find the images that stand in more than one split, under whatever names.
+
+    Args:
+        splits: samples by name of split.
+        hashes: content hash of every image, where it is already known.
+    """
+    known = content_hashes(chain(*splits.values())) if hashes is None else hashes
+    seen: dict[str, dict[str, Sample]] = defaultdict(dict)
+    for split, samples in splits.items():
+        for sample in samples:
+            for image in sample.images:
+                seen[known[image]].setdefault(split, sample)
+    return tuple(SharedImage(content, places) for content, places in seen.items() if len(places) > 1)
