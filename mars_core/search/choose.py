@@ -85,7 +85,7 @@ def choose_pair(
         ranks_me: available vision ranks, positive.
         ranks_llm: available LLM ranks, positive.
         D_target: unique samples of the full fine-tune.
-        trainable_parameters: per (r_me, r_llm), as a table or a function.
+        trainable_parameters: per pair (r_me, r_llm), as a table or as a function of the pair.
         observed: measured losses with columns r_me, r_llm, D, loss (nats per answer token).
         reference: the default pair, where nothing else decides.
         margin: relative excess perplexity below which a cheaper pair is as good; 0.0025 is 0.25%.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 Pair = tuple[int, int]
-CountParameters = Callable[[int, int], int]
+CountParameters = Callable[[Pair], int]
 
 
 class NoPairLeft(ValueError):  # noqa: N818 - reads as the fact it states
@@ -16,7 +16,7 @@ class Constraint(Protocol):
     """A demand on a rank pair."""
 
     def objection(self, pair: Pair, count: CountParameters) -> str | None:
-        """Why the pair is not allowed, None if it is. `count(r_me, r_llm)` gives trainable parameters."""
+        """Why the pair is not allowed, None if it is. `count(pair)` gives trainable parameters."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class MaxTrainableParameters:
 
     def objection(self, pair: Pair, count: CountParameters) -> str | None:
         """Why the pair is not allowed, None if it is."""
-        parameters = count(*pair)
+        parameters = count(pair)
         return None if parameters <= self.limit else f"{parameters:,} trainable parameters, more than {self.limit:,}"
 
 
@@ -40,7 +40,7 @@ class MaxAdapterBytes:
 
     def objection(self, pair: Pair, count: CountParameters) -> str | None:
         """Why the pair is not allowed, None if it is."""
-        size = count(*pair) * self.bytes_per_parameter
+        size = count(pair) * self.bytes_per_parameter
         return None if size <= self.limit else f"an adapter of {size:,} bytes, more than {self.limit:,}"
 
 
@@ -69,7 +69,7 @@ class SameParametersAsUniform:
 
     def objection(self, pair: Pair, count: CountParameters) -> str | None:
         """Why the pair is not allowed, None if it is."""
-        budget, parameters = count(self.uniform_rank, self.uniform_rank), count(*pair)
+        budget, parameters = count((self.uniform_rank, self.uniform_rank)), count(pair)
         if abs(parameters - budget) <= self.tolerance * budget:
             return None
         return (
@@ -79,18 +79,18 @@ class SameParametersAsUniform:
 
 
 def counter(trainable_parameters: Mapping[Pair, int] | CountParameters) -> CountParameters:
-    """Trainable parameters as a function of (r_me, r_llm), from a function or from a table of pairs."""
+    """Trainable parameters as a function of a pair, from a function or from a table of pairs."""
     if callable(trainable_parameters):
         return trainable_parameters
     table = dict(trainable_parameters)
 
-    def look_up(r_me: int, r_llm: int) -> int:
-        if (r_me, r_llm) not in table:
+    def look_up(pair: Pair) -> int:
+        if pair not in table:
             raise ValueError(
-                f"trainable_parameters has no entry for the pair ({r_me}, {r_llm}): give one for every available "
-                "pair (and the uniform rank of a constraint), or pass a function of (r_me, r_llm)."
+                f"trainable_parameters has no entry for the pair {pair}: give one for every available "
+                "pair (and the uniform rank of a constraint), or pass a function of the pair."
             )
-        return table[(r_me, r_llm)]
+        return table[pair]
 
     return look_up
 
@@ -112,7 +112,7 @@ def allowed_pairs(
     pairs = [(r_me, r_llm) for r_me in sorted(set(ranks_me)) for r_llm in sorted(set(ranks_llm))]
     allowed = [pair for pair in pairs if objection_of(pair, constraints, count) is None]
     if not allowed:
-        cheapest = min(pairs, key=lambda pair: count(*pair))
+        cheapest = min(pairs, key=lambda pair: count(pair))
         raise NoPairLeft(
             f"the constraints leave none of {len(pairs)} rank pairs; the cheapest, {cheapest}, has "
             f"{objection_of(cheapest, constraints, count)}: relax the constraint or offer other ranks."

@@ -82,7 +82,7 @@ def _candidate(scores: Scores, i: int, pair: Pair, source: Source, count: CountP
         perplexity=float(np.exp(scores.loss[i])),
         expected_regret=float(scores.regret[i]),
         excess_upper_bound=float(scores.excess_upper[i]),
-        trainable_parameters=count(*pair),
+        trainable_parameters=count(pair),
         source=source,
     )
 

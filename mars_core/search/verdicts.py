@@ -158,7 +158,7 @@ def _pick(law_p: LawFit, pool: Pool, D: float, count: CountParameters, margin: f
 
 def _unscored(pair: Pair, loss: float | None, how: str, count: CountParameters) -> Candidate:
     perplexity = None if loss is None else float(np.exp(loss))
-    return Candidate(pair, loss, None, perplexity, None, None, count(*pair), Source(how))
+    return Candidate(pair, loss, None, perplexity, None, None, count(pair), Source(how))
 
 
 def _chosen_reason(taken: Candidate, pool: Pool) -> str:

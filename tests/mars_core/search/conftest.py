@@ -92,7 +92,7 @@ def setting():
         "ranks_me": ranks,
         "ranks_llm": ranks,
         "D_target": 16384,
-        "trainable_parameters": lambda r_me, r_llm: 100_000 * r_me + 300_000 * r_llm,
+        "trainable_parameters": lambda pair: 100_000 * pair[0] + 300_000 * pair[1],
         "observed": pd.DataFrame(rows),
         "reference": (16, 16),
     }
