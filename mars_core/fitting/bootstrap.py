@@ -4,30 +4,43 @@ from __future__ import annotations
 
 import numpy as np
 
-from mars_core.fitting.newton import minimise
+from mars_core.fitting.newton import Minima, minimise
 from mars_core.fitting.profile import floor_starts
 from mars_core.fitting.solve import Solution
 from mars_core.fitting.table import Table
 from mars_core.laws.law import Floats
+
+FIRST_ITERATIONS, LAST_ITERATIONS = 8, 60
+CARRIED = 2  # starts of each draw that are carried to the end
+TOLERANCE = 1e-7  # relative objective: moves a coefficient by about a hundredth of its standard error
 
 
 def bootstrap(solution: Solution, table: Table, n_draws: int, seed: int) -> Floats:
     """Coefficients of resampled runs, internal and centred, (n_draws, n_params).
 
     Every draw starts from the fit and, where the law has a floor, from the best fits with a low, a middle
-    and a high floor (at most 4 starts), so that a draw may leave the fit's basin.
+    and a high floor (at most 4 starts), so that a draw may leave the fit's basin. All starts take a few
+    iterations; the best of each draw are then carried to the end.
     """
     weights = resampled_counts(table, n_draws, seed)
     starts = np.concatenate([solution.phi[None, :], floor_starts(solution)])
-    minima = minimise(
-        solution.problem,
-        np.tile(starts, (n_draws, 1)),
-        np.repeat(weights, len(starts), axis=0),
-        max_iterations=60,
-        tolerance=1e-8,
-    )
-    best = minima.objective.reshape(n_draws, len(starts)).argmin(axis=1)
-    return np.asarray(minima.phi.reshape(n_draws, len(starts), -1)[np.arange(n_draws), best])
+    first = _refit(solution, np.tile(starts, (n_draws, 1)), weights, FIRST_ITERATIONS)
+    ahead = _best_of_each(first, n_draws, min(CARRIED, len(starts)))
+    last = _refit(solution, ahead, weights, LAST_ITERATIONS)
+    return _best_of_each(last, n_draws, 1)
+
+
+def _refit(solution: Solution, starts: Floats, weights: Floats, max_iterations: int) -> Minima:
+    """Refit every draw from its starts (consecutive rows of `starts`)."""
+    per_start = np.repeat(weights, len(starts) // len(weights), axis=0)
+    return minimise(solution.problem, starts, per_start, max_iterations=max_iterations, tolerance=TOLERANCE)
+
+
+def _best_of_each(minima: Minima, n_draws: int, keep: int) -> Floats:
+    """The `keep` best minima of each draw, (n_draws * keep, n_params)."""
+    ranked = minima.objective.reshape(n_draws, -1).argsort(axis=1, kind="stable")[:, :keep]
+    phi = minima.phi.reshape(n_draws, -1, minima.phi.shape[1])
+    return np.asarray(np.take_along_axis(phi, ranked[:, :, None], axis=1).reshape(n_draws * keep, -1))
 
 
 def resampled_counts(table: Table, n_draws: int, seed: int) -> Floats:

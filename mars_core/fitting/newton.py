@@ -17,11 +17,11 @@ from dataclasses import dataclass
 import numpy as np
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
-from mars_core.fitting.problem import Evaluation, Problem
+from mars_core.fitting.problem import Bools, Evaluation, Problem
 from mars_core.laws.law import Floats
 
 FIRST_DAMPING = 0.3
-LARGEST_STEP = 3.0  # per coefficient and iteration: a factor of 20 in a scale
+LARGEST_STEP = 3.0  # per coefficient and iteration, floors aside: a factor of 20 in a scale
 _BLAS = ThreadpoolController()
 CHUNK = 96  # problems per thread task: its working arrays stay in the cache
 
@@ -110,10 +110,11 @@ def _minimise_chunk(
     moving = np.arange(len(phi))
     state = _State(phi, problem.evaluate(phi, weights), np.full(len(phi), FIRST_DAMPING))
     final_objective[:] = state.at.objective
+    floors = problem.floors
     n_iterations = 0
     while n_iterations < max_iterations:
         n_iterations += 1
-        step, promise = _step(state, lower[moving], upper[moving])
+        step, promise = _step(state, lower[moving], upper[moving], floors)
         going = promise > tolerance * np.maximum(state.at.objective, 1e-300)
         going &= state.damping < 1e8
         if not going.all():
@@ -122,13 +123,13 @@ def _minimise_chunk(
             break
         own = weights if len(weights) == 1 else weights[moving]
         trial_phi = np.clip(state.phi + step, lower[moving], upper[moving])
-        state = _accept(state, trial_phi, problem.evaluate(trial_phi, own))
+        state = _accept(state, trial_phi, problem.evaluate(trial_phi, own), promise[going])
         final_phi[moving], final_objective[moving] = state.phi, state.at.objective
     return Minima(final_phi, final_objective, n_iterations)
 
 
-def _step(state: _State, lower: Floats, upper: Floats) -> tuple[Floats, Floats]:
-    """Step to the model's minimum within the box and the decrease it promises."""
+def _step(state: _State, lower: Floats, upper: Floats, floors: Bools) -> tuple[Floats, Floats]:
+    """Step to the model's minimum within the box, (n_problems, n_params), and the decrease it promises."""
     gradient = state.at.gradient
     stuck = ((state.phi <= lower) & (gradient >= 0)) | ((state.phi >= upper) & (gradient <= 0))
     free = ~stuck
@@ -138,10 +139,17 @@ def _step(state: _State, lower: Floats, upper: Floats) -> tuple[Floats, Floats]:
     diagonal += np.where(free, 1e-10 * diagonal + 1e-14 * diagonal.max(axis=1, keepdims=True) + 1e-300, 1.0)
     inner = np.where(free, gradient, 0.0)
     step = _solve_scaled(matrix, -inner)
-    step = np.clip(step, -LARGEST_STEP, LARGEST_STEP)
-    step = np.clip(state.phi + step, lower, upper) - state.phi
-    promise = -np.einsum("bp,bp->b", inner, step) - 0.5 * np.einsum("bp,bpq,bq->b", step, matrix, step)
-    return step, np.abs(promise)
+    promise = 0.5 * np.abs(np.einsum("bp,bp->b", inner, step))
+    step = np.where(floors, _floor_step(step), np.clip(step, -LARGEST_STEP, LARGEST_STEP))
+    return step, promise
+
+
+def _floor_step(step: Floats) -> Floats:
+    """Change of ln E for a step of the size `step * E` in E itself.
+
+    The prediction is linear in a floor E, not in ln E: the valley of the objective is straight in E.
+    """
+    return np.log1p(np.maximum(step, -0.95))
 
 
 def _solve_scaled(matrix: Floats, right: Floats) -> Floats:
@@ -153,8 +161,10 @@ def _solve_scaled(matrix: Floats, right: Floats) -> Floats:
     return np.asarray(np.linalg.solve(scaled, (right * scale)[:, :, None])[:, :, 0] * scale)
 
 
-def _accept(state: _State, trial_phi: Floats, trial: Evaluation) -> _State:
-    better = trial.objective < state.at.objective
+def _accept(state: _State, trial_phi: Floats, trial: Evaluation, promise: Floats) -> _State:
+    """Take the trials that lower the objective; damp by how much of the promised decrease was kept."""
+    kept = (state.at.objective - trial.objective) / np.maximum(promise, 1e-300)
+    better = kept > 0
     pick = better[:, None]
     chosen = Evaluation(
         np.where(better, trial.objective, state.at.objective),
@@ -162,7 +172,8 @@ def _accept(state: _State, trial_phi: Floats, trial: Evaluation) -> _State:
         np.where(pick[:, :, None], trial.newton, state.at.newton),
         np.where(pick[:, :, None], trial.majorant, state.at.majorant),
     )
-    damping = np.where(better, np.maximum(state.damping * 0.2, 1e-7), state.damping * 6.0)
+    factor = np.select([kept > 0.75, kept > 0.25, kept > 0], [0.1, 0.5, 2.0], 6.0)
+    damping = np.maximum(state.damping * factor, 1e-7)
     return _State(np.where(pick, trial_phi, state.phi), chosen, damping)
 
 

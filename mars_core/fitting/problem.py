@@ -83,6 +83,12 @@ class Problem:
         """Number of points, observed and censored."""
         return len(self.log_y)
 
+    @property
+    def floors(self) -> Bools:
+        """True where a coefficient is the logarithm of a constant term, (n_params,)."""
+        constants = [term.scale for term in self.law.terms if not term.factors]
+        return np.array([symbol in constants for symbol in self.law.symbols])
+
     def with_delta(self, delta: float) -> Problem:
         """The same data under another Huber threshold."""
         return replace(self, delta=delta)
