@@ -3,17 +3,25 @@
 Law C (Eq. 2) is fitted to these times. Imports no torch.
 """
 
+from mars_core.convergence.adapter_distance import relative_distance
 from mars_core.convergence.errors import NoConvergenceTimes
 from mars_core.convergence.loss_levels import LossLevel, LossLevels, freeze_levels
 from mars_core.convergence.reference import lower_middle, reference_pair
+from mars_core.convergence.schedule import steps_at_peak
+from mars_core.convergence.separability import Separability, separability, with_separability
 from mars_core.convergence.times import convergence_times
 
 __all__ = [
     "LossLevel",
     "LossLevels",
     "NoConvergenceTimes",
+    "Separability",
     "convergence_times",
     "freeze_levels",
     "lower_middle",
     "reference_pair",
+    "relative_distance",
+    "separability",
+    "steps_at_peak",
+    "with_separability",
 ]

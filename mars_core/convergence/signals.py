@@ -16,5 +16,5 @@ SIGNALS: dict[str, Callable[[Sequence[Curve], tuple[int, int] | None], Selection
 def select(signal: str, curves: Sequence[Curve], reference: tuple[int, int] | None) -> Selection:
     """The runs that speak for each module under a loss-based signal."""
     if signal not in SIGNALS:
-        raise ValueError(f"unknown loss signal {signal!r}, expected one of {', '.join(SIGNALS)}.")
+        raise ValueError(f"unknown signal {signal!r}, expected one of {', '.join(SIGNALS)}, trajectory.")
     return SIGNALS[signal](curves, reference)

@@ -1,6 +1,6 @@
 """Convergence times of both modules from checkpoint metrics."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import pandas as pd
@@ -11,10 +11,11 @@ from mars_core.convergence.level_common import common_times
 from mars_core.convergence.level_own import own_times
 from mars_core.convergence.loss_levels import LossLevels, levels_of
 from mars_core.convergence.rows import TimeRow, table_of
+from mars_core.convergence.signal_trajectory import trajectory_times
 from mars_core.convergence.signals import select
 from mars_core.convergence.sizes import CHECKPOINTS_BEFORE, STEPS_BEFORE
 
-SignalName = Literal["slice", "isolated"]
+SignalName = Literal["slice", "isolated", "trajectory"]
 LevelName = Literal["common", "own"]
 
 
@@ -27,19 +28,24 @@ def convergence_times(
     quantile: float = 0.9,
     reference: tuple[int, int] | None = None,
     levels: LossLevels | None = None,
+    distances: pd.DataFrame | None = None,
+    learning_rates: Sequence[float] | None = None,
 ) -> pd.DataFrame:
     """Steps to convergence per module, rank and size: the data of law C (Eq. 2).
 
     Args:
         metrics: checkpoint metrics, one row per (run_id, step), with columns run_id, step, unique_samples,
             r_me, r_llm, seed, val_loss (nats per answer token).
-        signal: `slice` (vary one rank, hold the other at the reference) or `isolated` (the other rank is 0).
+        signal: `slice` (vary one rank, hold the other at the reference) or `isolated` (the other rank is 0),
+            or `trajectory` (adapter products; needs `distances`, has no loss level).
         level: `common` (one loss per size for all runs) or `own` (the run's floor plus eps of its drop).
-        eps: share of the total drop, level `own` only.
+        eps: share of the total drop (level `own`), relative distance (signal `trajectory`).
         quantile: of the floors at a size, level `common` only and only where no `levels` are given.
         reference: (r_me, r_llm) where the slices cross; default the one frozen with
             `levels`, else the lower middle of the grid.
         levels: common levels frozen by an earlier design (`freeze_levels`), so that new runs move nothing.
+        distances: `relative_distance` per (run_id, step, module), signal `trajectory` only.
+        learning_rates: schedule to divide out, one rate per optimizer step, signal `trajectory` only.
 
     Returns:
         One row per (module, run, size): module, r, D, S_D, steps, censored, run_id, r_me, r_llm, seed,
@@ -49,15 +55,25 @@ def convergence_times(
         ValueError: a column is missing, a key stands twice, the reference has no run, a name is unknown.
         NoConvergenceTimes: no size has enough checkpoints before it, or none gave a time.
     """
+    if signal == "trajectory":
+        notes = {"signal": signal, "eps": eps}
+        return _table(trajectory_times(metrics, _required(distances), learning_rates, eps), notes)
     frozen = levels.reference if levels is not None else None
     selection = select(signal, read_curves(metrics), reference or frozen)
     if level == "own":
         return _table(own_times(selection, eps), {"level": "own", "eps": eps, "signal": signal})
     if level == "common":
         used = levels or levels_of(selection, quantile)
-        notes = {"level": "common", "levels": used.to_json(), "signal": signal}
-        return _table(common_times(selection, used), notes)
+        return _table(common_times(selection, used), {"level": "common", "levels": used.to_json(), "signal": signal})
     raise ValueError(f"unknown level {level!r}, expected 'common' or 'own'.")
+
+
+def _required(distances: pd.DataFrame | None) -> pd.DataFrame:
+    if distances is None:
+        raise ValueError(
+            "signal 'trajectory' needs distances=, one row per (run_id, step, module): see relative_distance"
+        )
+    return distances
 
 
 def _table(rows: list[TimeRow], notes: Mapping[str, object]) -> pd.DataFrame:

@@ -175,7 +175,7 @@ def test_mistakes_are_named(metrics, broken, says):
 
 
 def test_unknown_names_are_refused(metrics):
-    with pytest.raises(ValueError, match="unknown loss signal"):
+    with pytest.raises(ValueError, match="unknown signal"):
         convergence_times(metrics, signal="slices")
     with pytest.raises(ValueError, match="unknown level"):
         convergence_times(metrics, level="commun")
