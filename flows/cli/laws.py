@@ -1,0 +1,174 @@
+"""`mars laws`: the library of scaling laws on its own, without a study. Imports no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from flows.cli.errors import one_message
+from flows.cli.output import console, print_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mars_core.fitting import LawFit
+
+laws_app = typer.Typer(help="Scaling laws: list them, fit one to a table.", no_args_is_help=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+@laws_app.callback()
+def _group() -> None:
+    """Scaling laws: list them, fit one to a table."""
+
+
+@laws_app.command("list")
+@one_message
+def list_laws(as_json: AsJson = False) -> None:
+    """List every law with its equation, columns and source."""
+    from mars_core.laws import LAWS, describe
+
+    rows = describe(list(LAWS.values()))
+    if as_json:
+        print_json(rows)
+        return
+    for row in rows:
+        console.print(f"[bold]{row['name']}[/bold]  {row['title']}")
+        console.print(f"  {row['equation']}", markup=False, highlight=False)
+        columns = ", ".join([*row["inputs"], row["target"]])  # type: ignore[misc]
+        console.print(f"  columns {columns}; from {row['source']}", markup=False, highlight=False)
+
+
+@laws_app.command("fit")
+@one_message
+def fit(
+    law: Annotated[str, typer.Option("--law", help="Name of a law; `mars laws list` shows them.")],
+    data: Annotated[Path, typer.Option("--data", help="CSV or Parquet table with the law's columns.")],
+    hold_out: Annotated[
+        str,
+        typer.Option(
+            "--hold-out",
+            help="Points to test on: `largest` (the largest size), `none`, or a condition like 'D>=102400'.",
+        ),
+    ] = "largest",
+    group: Annotated[
+        str | None, typer.Option("--group", help="Column naming the run of each row [default: run_id, if present].")
+    ] = None,
+    delta: Annotated[float, typer.Option("--delta", help="Huber threshold on log residuals.")] = 1e-3,
+    starts: Annotated[int, typer.Option("--starts", help="Starting points.")] = 64,
+    bootstrap: Annotated[int, typer.Option("--bootstrap", help="Bootstrap draws.")] = 1000,
+    level: Annotated[float, typer.Option("--level", help="Coverage of the intervals.")] = 0.95,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of starts and bootstrap.")] = 0,
+    plots: Annotated[
+        Path | None, typer.Option("--plots", help="Folder for plots of fit, residuals, profiles and bootstrap.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fit a law to a table: coefficients with intervals, held-out error and what to beware of."""
+    from mars_core.fitting import fit_law
+    from mars_core.fitting.table import DEFAULT_GROUP
+    from mars_core.laws import get_law
+
+    form = get_law(law)
+    points = read_points(data)
+    fitted = fit_law(
+        form,
+        points,
+        delta=delta,
+        n_starts=starts,
+        n_bootstrap=bootstrap,
+        seed=seed,
+        group=group or DEFAULT_GROUP,
+        level=level,
+        hold_out=parse_hold_out(hold_out, points),
+    )
+    if plots is not None:
+        from mars_core.fitting.plots import save_plots
+
+        save_plots(fitted, points, plots)
+    if as_json:
+        print_json({key: value for key, value in fitted.to_json().items() if key != "draws"})
+    else:
+        _print(fitted)
+
+
+def read_points(path: Path) -> pd.DataFrame:
+    """A table from CSV or Parquet.
+
+    Raises:
+        ValueError: there is no such file or it is no table.
+    """
+    import pandas as pd
+
+    if not path.is_file():
+        raise ValueError(f"no file {path}: give --data a CSV or Parquet table")
+    readers: dict[str, Any] = {".parquet": pd.read_parquet, ".csv": pd.read_csv}
+    if path.suffix.lower() not in readers:
+        raise ValueError(f"cannot read {path.name}: expected .csv or .parquet")
+    try:
+        table: pd.DataFrame = readers[path.suffix.lower()](path)
+    except (ValueError, pd.errors.ParserError) as error:
+        raise ValueError(f"{path} is not a readable table: {error}") from error
+    return table
+
+
+def parse_hold_out(text: str, points: pd.DataFrame) -> Any:
+    """What `fit_law` expects for `largest`, `none` or a condition `COLUMN>=VALUE` (also >, <=, <, ==).
+
+    Raises:
+        ValueError: not one of these, or the column is not in the table.
+    """
+    if text in ("largest", "none"):
+        return text == "largest"
+    comparisons = {">=": "ge", "<=": "le", "==": "eq", ">": "gt", "<": "lt"}
+    operator = next((symbol for symbol in comparisons if symbol in text), None)
+    if operator is None:
+        raise ValueError(f"--hold-out {text!r}: expected largest, none or a condition like 'D>=102400'")
+    column, value = (part.strip() for part in text.split(operator, 1))
+    if column not in points:
+        raise ValueError(f"--hold-out {text!r}: no column {column!r}; the table has {list(points.columns)}")
+    try:
+        limit = float(value)
+    except ValueError as error:
+        raise ValueError(f"--hold-out {text!r}: {value!r} is not a number") from error
+    return getattr(points[column], comparisons[operator])(limit).to_numpy()
+
+
+def _print(fitted: LawFit) -> None:
+    from mars_core.laws import get_law
+
+    law = get_law(fitted.law)
+    console.print(f"{law.title}: {law.equation}  ({law.source})", markup=False, highlight=False)
+    table = Table("coefficient", "value", f"{fitted.level:.0%} interval", "unit")
+    for symbol, value in fitted.coefficients.items():
+        low, high = fitted.intervals[symbol]
+        table.add_row(symbol, f"{value:.6g}", f"{low:.4g} .. {high:.4g}", law.units.get(symbol, ""))
+    console.print(table)
+    console.print(
+        f"{fitted.n_points} points ({fitted.n_censored} censored), {fitted.n_groups} groups by {fitted.grouped_by}; "
+        f"objective {fitted.objective:.6g} (sum of Huber losses on log residuals, delta {fitted.delta:g}); "
+        f"{fitted.start_agreement:.0%} of starts agree",
+        highlight=False,
+    )
+    _print_held_out(fitted)
+    for status in fitted.statuses:
+        console.print(f"{status.severity}: {status.code}: {status.message}", markup=False, highlight=False)
+
+
+def _print_held_out(fitted: LawFit) -> None:
+    held_out = fitted.held_out
+    if held_out is None:
+        console.print("nothing held out")
+        return
+    rivals = ", ".join(f"{name} {error:.2%}" for name, error in held_out.rivals.items())
+    console.print(
+        f"held out ({held_out.rule}, {held_out.n_test} points): mean error {held_out.mape:.2%}, "
+        f"largest {held_out.largest_error:.2%}; on fitted points {held_out.train_mape:.2%}"
+        + (f"; trivial rivals: {rivals}" if rivals else ""),
+        markup=False,
+        highlight=False,
+    )
