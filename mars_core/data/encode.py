@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from mars_core.data.chat import ChatText, render
+from mars_core.data.conversation_rules import require_rules
 from mars_core.data.images import load_image
 from mars_core.data.processing import Expansion, process, token_ids
-from mars_core.data.records import IMAGE_MARKER, Sample
+from mars_core.data.records import Sample
 
 IGNORE = -100
 
@@ -67,7 +68,7 @@ def encode_sample(sample: Sample, processor: Any, max_tokens: int | None = None)
         max_tokens: longest allowed sequence, image tokens included; None for no limit.
 
     Raises:
-        ValueError: an image cannot be read, markers and images do not match, or the chat template or
+        ValueError: an image cannot be read, the conversation breaks a rule, or the chat template or
             tokenizer does not allow exact labels.
         SampleTooLongError: the sample has more than `max_tokens` tokens.
     """
@@ -77,23 +78,8 @@ def encode_sample(sample: Sample, processor: Any, max_tokens: int | None = None)
         raise ValueError(f"{sample.source}: {error}") from error
 
 
-def check_encodable(sample: Sample) -> None:
-    """Refuse a sample without an answer, or with other than one marker per image.
-
-    Raises:
-        ValueError: so it is.
-    """
-    markers = sum(turn.text.count(IMAGE_MARKER) for turn in sample.turns)
-    if markers != len(sample.images):
-        raise ValueError(
-            f"{markers} {IMAGE_MARKER} markers for {len(sample.images)} images: put one marker per image in the text"
-        )
-    if not sample.answers or not all(sample.answers):
-        raise ValueError("a conversation needs an answer in every assistant turn: remove the row")
-
-
 def _encode(sample: Sample, processor: Any, max_tokens: int | None) -> Encoded:
-    check_encodable(sample)
+    require_rules(sample)
     chat = render(sample.turns, processor)
     done = process(chat.text, [load_image(image) for image in sample.images], processor)
     tensors = done.tensors

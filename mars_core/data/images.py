@@ -6,7 +6,8 @@ import hashlib
 import io
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from PIL import Image, ImageOps
@@ -14,36 +15,56 @@ from PIL import Image, ImageOps
 from mars_core.data.records import ImageRef, PathImage, Sample
 
 # What PIL raises on files that are no images, are cut short or are broken inside.
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+_UNREADABLE = (
+    OSError,
+    RuntimeError,  # a loop of links
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 
 _ORIENTATION = 0x0112
 _SIDEWAYS = frozenset({5, 6, 7, 8})
+
+
+class ImagePathError(ValueError):
+    """An image path that leads to no image of the image folder."""
 
 
 def resolve(image: PathImage) -> Path:
     """Return the file of `image`, which must lie in its image folder, also after following links.
 
     Raises:
-        ValueError: the path is absolute, leaves the image folder, or no such file exists.
+        ImagePathError: the path is absolute, leaves the image folder, or no such file exists.
     """
     named = PurePosixPath(image.path.replace("\\", "/"))
     if named.is_absolute() or PureWindowsPath(image.path).drive:
-        raise ValueError(f"image path {image.path!r} is absolute: give image paths relative to the image folder")
+        raise ImagePathError(f"image path {image.path!r} is absolute: give image paths relative to the image folder")
     folder = image.folder.resolve()
     file = (folder / named).resolve()
     if not file.is_relative_to(folder):
-        raise ValueError(
+        raise ImagePathError(
             f"image path {image.path!r} leads outside the image folder {image.folder}: "
             "copy the image into the folder, or name the folder that holds all images"
         )
     if not file.is_file():
-        raise ValueError(f"missing image {image.path!r} in the image folder {image.folder}")
+        raise ImagePathError(
+            f"missing image {image.path!r} in the image folder {image.folder}: add the file or remove the row"
+        )
     return file
 
 
 def image_bytes(image: ImageRef) -> bytes:
-    """The encoded bytes of an image."""
-    return resolve(image).read_bytes() if isinstance(image, PathImage) else image.data
+    """The encoded bytes of an image.
+
+    Raises:
+        ValueError: the image cannot be found or read.
+    """
+    with _reading(image):
+        return resolve(image).read_bytes() if isinstance(image, PathImage) else image.data
 
 
 def image_size(image: ImageRef) -> tuple[int, int]:
@@ -52,10 +73,9 @@ def image_size(image: ImageRef) -> tuple[int, int]:
     Raises:
         ValueError: the image cannot be found or read.
     """
-    with _open(image) as opened:
+    with _reading(image), Image.open(_source(image)) as opened:
         width, height = opened.size
-        sideways = opened.getexif().get(_ORIENTATION) in _SIDEWAYS
-    return (height, width) if sideways else (width, height)
+        return (height, width) if _lies_sideways(opened) else (width, height)
 
 
 def load_image(image: ImageRef) -> Image.Image:
@@ -64,11 +84,8 @@ def load_image(image: ImageRef) -> Image.Image:
     Raises:
         ValueError: the image cannot be found or decoded.
     """
-    with _open(image) as opened:
-        try:
-            return ImageOps.exif_transpose(opened).convert("RGB")
-        except UNREADABLE as error:
-            raise ValueError(_unreadable(image, error)) from error
+    with _reading(image), Image.open(_source(image)) as opened:
+        return ImageOps.exif_transpose(opened).convert("RGB")
 
 
 def content_hash(image: ImageRef) -> str:
@@ -86,14 +103,23 @@ def content_hashes(samples: Iterable[Sample]) -> dict[ImageRef, str]:
     return hashes
 
 
-def _open(image: ImageRef) -> Image.Image:
-    source = resolve(image) if isinstance(image, PathImage) else io.BytesIO(image.data)
+def _source(image: ImageRef) -> Path | io.BytesIO:
+    return resolve(image) if isinstance(image, PathImage) else io.BytesIO(image.data)
+
+
+def _lies_sideways(opened: Image.Image) -> bool:
+    # PIL would decode a whole PNG in search of EXIF data behind its pixels, where nearly none have any.
+    if opened.format == "PNG" and "exif" not in opened.info:
+        return False
+    return opened.getexif().get(_ORIENTATION) in _SIDEWAYS
+
+
+@contextmanager
+def _reading(image: ImageRef) -> Iterator[None]:
     try:
-        return Image.open(source)
-    except UNREADABLE as error:
-        raise ValueError(_unreadable(image, error)) from error
-
-
-def _unreadable(image: ImageRef, error: Exception) -> str:
-    why = str(error) or type(error).__name__
-    return f"unreadable image {str(image)!r} ({why}): replace the file or remove the row"
+        yield
+    except ImagePathError:
+        raise
+    except _UNREADABLE as error:
+        why = str(error) or type(error).__name__
+        raise ValueError(f"unreadable image {str(image)!r} ({why}): replace the file or remove the row") from error

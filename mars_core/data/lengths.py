@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from PIL import Image
 
 from mars_core.data.chat import render
-from mars_core.data.encode import check_encodable
+from mars_core.data.conversation_rules import require_rules
 from mars_core.data.images import image_size
 from mars_core.data.processing import Expansion, process, token_ids
 from mars_core.data.records import Sample
@@ -30,10 +30,10 @@ class TokenCounter:
         """Number of tokens of `sample`, image tokens included.
 
         Raises:
-            ValueError: an image cannot be found or read, or the sample cannot be encoded.
+            ValueError: an image cannot be found or read, or the conversation breaks a rule.
         """
         try:
-            check_encodable(sample)
+            require_rules(sample)
             text = render(sample.turns, self._processor).text
             sizes = tuple(image_size(image) for image in sample.images)
             return len(token_ids(text, self._expansion(text, sizes), self._processor))

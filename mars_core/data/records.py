@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -11,7 +12,7 @@ IMAGE_MARKER = "<image>"
 Role: TypeAlias = Literal["user", "assistant"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PathImage:
     """An image file, named as in the dataset: `path` is relative to `folder`, the image folder."""
 
@@ -22,7 +23,7 @@ class PathImage:
         return self.path
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class BytesImage:
     """An image that came inside the dataset file, still encoded (PNG, JPEG, ...)."""
 
@@ -36,7 +37,7 @@ class BytesImage:
 ImageRef: TypeAlias = PathImage | BytesImage
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Turn:
     """One message. `<image>` markers stand in the text where the images belong."""
 
@@ -44,7 +45,7 @@ class Turn:
     text: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Source:
     """Where a sample was read: row `row` of `file`, counted from 1."""
 
@@ -55,7 +56,7 @@ class Source:
         return f"{self.file}, row {self.row}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """A conversation about its images, in marker order; `task` is the task type it is stratified by."""
 
@@ -71,7 +72,7 @@ class Sample:
         return tuple(turn.text for turn in self.turns if turn.role == "assistant")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class BadRow:
     """A row that does not make a sample, and why."""
 
@@ -82,7 +83,7 @@ class BadRow:
         return f"{self.source}: {self.reason}"
 
 
-def bad_rows_message(bad: list[BadRow], shown: int = 5) -> str:
+def bad_rows_message(bad: Sequence[BadRow], shown: int = 5) -> str:
     """Say how many rows are bad, and the first `shown` of them with place and reason."""
     rows = "1 row is" if len(bad) == 1 else f"{len(bad)} rows are"
     lines = [f"{rows} bad:", *(f"  {row}" for row in bad[:shown])]

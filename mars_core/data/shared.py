@@ -30,12 +30,14 @@ def shared_images(
 
     Args:
         splits: samples by name of split.
-        hashes: content hash of every image, where it is already known.
+        hashes: content hashes that are already known, as `check_samples` gives them; an image that is not
+            among them (it could not be read) is left out.
     """
     known = content_hashes(chain(*splits.values())) if hashes is None else hashes
     seen: dict[str, dict[str, Sample]] = defaultdict(dict)
     for split, samples in splits.items():
         for sample in samples:
             for image in sample.images:
-                seen[known[image]].setdefault(split, sample)
+                if image in known:
+                    seen[known[image]].setdefault(split, sample)
     return tuple(SharedImage(content, places) for content, places in seen.items() if len(places) > 1)

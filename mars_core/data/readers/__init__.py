@@ -28,7 +28,7 @@ def read_samples(path: str | Path, image_folder: str | Path | None = None, forma
         format: one of `READERS`; by default found from the file's first bytes.
 
     Raises:
-        ValueError: no such file, unknown format, or rows that do not make samples (all are counted, the
+        ValueError: no such file, unknown format, no rows, or rows that do not make samples (all are counted, the
             first few shown).
     """
     samples: list[Sample] = []
@@ -40,6 +40,8 @@ def read_samples(path: str | Path, image_folder: str | Path | None = None, forma
             bad.append(row)
     if bad:
         raise ValueError(f"{bad_rows_message(bad)}\ncorrect or remove them; `mars data check` lists them all")
+    if not samples:
+        raise ValueError(f"{path} is empty: expected at least one row with a question and an answer")
     return samples
 
 

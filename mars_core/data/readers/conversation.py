@@ -44,10 +44,11 @@ def build_sample(name: Any, images: tuple[ImageRef, ...], turns: tuple[Turn, ...
 def _turn(message: Any) -> Turn:
     if not isinstance(message, Mapping):
         raise RowError(f"expected a message with a speaker and a text, got {_short(message)}")
-    speaker = message.get("from", message.get("role"))
+    speaker = message.get("from") or message.get("role")
     if not isinstance(speaker, str) or speaker not in _ROLES:
         raise RowError(f"unknown speaker {speaker!r}: expected human or gpt, or user or assistant")
-    return Turn(_ROLES[speaker], _text(message.get("value", message.get("content"))).strip())
+    text = message.get("value")
+    return Turn(_ROLES[speaker], _text(message.get("content") if text is None else text).strip())
 
 
 def _text(content: Any) -> str:
