@@ -11,7 +11,7 @@ from mars_core.search.constraints import (
     NoPairLeft,
     SameParametersAsUniform,
 )
-from mars_core.search.stability import Stability, stability_of
+from mars_core.search.stability import Stability, stability_of, stability_over_draws, stability_over_seeds
 
 __all__ = [
     "AllowedRanks",
@@ -30,4 +30,6 @@ __all__ = [
     "balance_log_rank",
     "choose_pair",
     "stability_of",
+    "stability_over_draws",
+    "stability_over_seeds",
 ]

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from mars_core.search.balance import BalancePoint
 from mars_core.search.choice import Dropped, Pair, Source
 from mars_core.search.constraints import Constraint, CountParameters, objection_of
-from mars_core.search.ranks import Mapped
+from mars_core.search.ranks import Interval, Mapped
 
 RankRange = tuple[int, int] | None
-ToRanks = Callable[[float, Sequence[int]], Mapped]
+ToRanks = Callable[[float, Interval, Sequence[int]], Mapped]
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def is_extrapolated(pair: Pair, calibrated: tuple[RankRange, RankRange]) -> bool
 def _mapped(point: BalancePoint, ranks_me: Sequence[int], to_ranks: ToRanks) -> Mapped:
     if point.r_me is None:
         return Mapped((), (), point.problem)
-    return to_ranks(point.r_me, ranks_me)
+    return to_ranks(point.r_me, point.interval, ranks_me)
 
 
 def _source(point: BalancePoint, how: str, extrapolated: bool) -> Source:

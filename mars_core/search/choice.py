@@ -16,8 +16,9 @@ DecidedBy = Literal["balanced candidates", "law P over all pairs", "best observe
 class Source:
     """How a candidate came about.
 
-    `how`: `exact`, `below`, `above` (neighbours of the balance rank), `nearest`, `clamped` (law: paper),
-    `all pairs`, `best observed` or `reference`. `balance_rank`, `interval`, `share_undefined`: Eq. 3 at this
+    `how`: `exact`, `below`, `above` (neighbours of the balance rank), `edge` (the balance rank lies beyond the
+    last available rank, its interval does not), `nearest`, `clamped` (law: paper), `all pairs`, `best observed`
+    or `reference`. `balance_rank`, `interval`, `share_undefined`: Eq. 3 at this
     LLM rank, None where no balance was used. `extrapolated`: a rank lies outside the calibrated ones.
     """
 

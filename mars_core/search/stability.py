@@ -1,13 +1,17 @@
-"""How often each pair is chosen when the calibration is repeated."""
+"""How often each pair is chosen when the calibration is repeated: over its seeds, or over bootstrap draws."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
+import pandas as pd
+
+from mars_core.fitting import LawFit
+from mars_core.laws import get_law
 from mars_core.search.choice import Choice, Pair
 
-Key = TypeVar("Key")
+ChooseFromFits = Callable[[LawFit | None, LawFit | None, LawFit | None], Choice]
 
 
 @dataclass(frozen=True)
@@ -23,18 +27,72 @@ class Stability:
         """Share of the pair chosen most often."""
         return max(self.pairs.values())
 
+    def to_json(self) -> dict[str, Any]:
+        """JSON-safe form, most frequent first."""
+        return {
+            "n_choices": self.n_choices,
+            "pairs": [{"pair": list(pair), "share": share} for pair, share in self.pairs.items()],
+            "verdicts": dict(self.verdicts),
+        }
+
 
 def stability_of(choices: Iterable[Choice]) -> Stability:
     """Tally the choices of repeated calibrations, most frequent first."""
     chosen = list(choices)
     if not chosen:
         raise ValueError("no choices to tally: choose once per calibration seed and pass the choices.")
+    pairs = Counter(choice.pair for choice in chosen)
+    verdicts = Counter(str(choice.verdict) for choice in chosen)
+    n = len(chosen)
     return Stability(
-        len(chosen),
-        _shares(Counter(choice.pair for choice in chosen), len(chosen)),
-        _shares(Counter(str(choice.verdict) for choice in chosen), len(chosen)),
+        n,
+        {pair: count / n for pair, count in pairs.most_common()},
+        {verdict: count / n for verdict, count in verdicts.most_common()},
     )
 
 
-def _shares(counts: Counter[Key], total: int) -> dict[Key, float]:
-    return {key: count / total for key, count in counts.most_common()}
+def stability_over_seeds(metrics: pd.DataFrame, choose: Callable[[pd.DataFrame], Choice]) -> Stability:
+    """Choose from each calibration seed's runs alone.
+
+    Args:
+        metrics: checkpoint metrics of at least two seeds (column `seed`).
+        choose: fits the laws to a part of the metrics and chooses.
+    """
+    seeds = sorted(metrics["seed"].unique())
+    if len(seeds) < 2:
+        raise ValueError(
+            f"stability over seeds needs at least 2 calibration seeds, got {len(seeds)}: "
+            "calibrate more seeds, or use stability_over_draws."
+        )
+    return stability_of(choose(metrics[metrics["seed"] == seed]) for seed in seeds)
+
+
+def stability_over_draws(
+    law_p: LawFit | None,
+    law_c_me: LawFit | None,
+    law_c_llm: LawFit | None,
+    choose: ChooseFromFits,
+    n_draws: int = 100,
+) -> Stability:
+    """Choose as if each bootstrap draw of the laws were the fit: what single-seed calibrations can tell.
+
+    Args:
+        law_p: fitted law P, or None.
+        law_c_me: fitted law C of the vision encoder, or None.
+        law_c_llm: fitted law C of the LLM, or None.
+        choose: `choose_pair` with all but the fits bound (functools.partial).
+        n_draws: how many draws, at most as many as the fits have.
+    """
+    fits = (law_p, law_c_me, law_c_llm)
+    available = min((len(fit.draws) for fit in fits if fit is not None), default=0)
+    if available == 0:
+        raise ValueError("stability over draws needs fits with bootstrap draws, got none: fit with n_bootstrap > 0.")
+    return stability_of(choose(*(_at_draw(fit, b) for fit in fits)) for b in range(min(n_draws, available)))
+
+
+def _at_draw(fit: LawFit | None, b: int) -> LawFit | None:
+    """The fit as if draw b were its optimum, without spread."""
+    if fit is None:
+        return None
+    coefficients = dict(zip(get_law(fit.law).symbols, fit.draws[b].tolist(), strict=True))
+    return replace(fit, coefficients=coefficients, draws=fit.draws[b : b + 1])

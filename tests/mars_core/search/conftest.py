@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mars_core.fitting import LawFit, Status
+from mars_core.fitting import HeldOut, LawFit, Status
 from mars_core.laws import get_law
 
 
@@ -76,6 +76,11 @@ def bent_law_p():
 @pytest.fixture
 def status():
     return Status
+
+
+@pytest.fixture
+def held_out():
+    return lambda mape, rivals: HeldOut("D >= 2048", 50, 10, mape, mape, 2 * mape, rivals)
 
 
 @pytest.fixture
