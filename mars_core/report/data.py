@@ -1,0 +1,54 @@
+"""What a report is made from: plain values, gathered by the caller."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+
+@dataclass(frozen=True, eq=False)
+class ReportData:
+    """One revision of a study, from calibration to test scores. Later stages may still be missing.
+
+    Attributes:
+        study: the study's name.
+        revision: number of the calibration-and-choice cycle.
+        created: ISO time at which the report was made.
+        command: the command line that produces these results again.
+        versions: package name -> version.
+        model: `id`, `model_type`, `groups` {me | projector | llm: {`layers`, `parameters_per_rank`}}.
+        data: `train`, `validation`, `test` (sample counts), `tasks` {task: count}, `data_hash`, `dropped_too_long`.
+        recipe: fine-tuning settings, name -> value.
+        metrics: checkpoint metrics, one row per (run_id, step); columns of `mars_core.metrics.schema`.
+        laws: `D_target`, `performance` and `convergence` {`me`, `llm`} as `LawFit.to_json` writes them (None where
+            there is no fit), `causes` {`performance`, `me`, `llm`: why there is no fit}, `convergence_times` (rows of
+            `mars_core.convergence.convergence_times`), `reference` [r_me, r_llm].
+        choice: `Choice.to_json()`, None before the search.
+        adapter: where the final adapter lies, None before the final fine-tune.
+        finals: one mapping per final fine-tune: `role` (chosen | uniform), `pair`, `steps`, `best_step`,
+            `best_val_loss`, `seconds`, `trainable_parameters`, `history` (the Trainer's log entries).
+        evaluation: {base | chosen | uniform: {`overall`: score, `by_task`: {task: score}}} on the test set; a score has
+            `loss`, `perplexity`, `accuracy`, `n_tokens`, `n_answers`. None before the evaluation.
+        costs: one mapping per stage: `stage`, `seconds`, `detail`.
+        notes: sentences that a reader must see (a capped size, runs that diverged).
+    """
+
+    study: str
+    revision: int
+    created: str
+    command: str
+    versions: Mapping[str, str]
+    model: Mapping[str, Any]
+    data: Mapping[str, Any]
+    recipe: Mapping[str, Any]
+    metrics: pd.DataFrame
+    laws: Mapping[str, Any]
+    choice: Mapping[str, Any] | None
+    adapter: str | None = None
+    finals: Sequence[Mapping[str, Any]] = ()
+    evaluation: Mapping[str, Mapping[str, Any]] | None = None
+    costs: Sequence[Mapping[str, Any]] = ()
+    notes: Sequence[str] = ()

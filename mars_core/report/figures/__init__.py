@@ -1,0 +1,1 @@
+"""Figures of the report, one file each, drawn with matplotlib's object-oriented interface."""

@@ -1,0 +1,98 @@
+"""Put tables, figures and the answer into the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from mars_core.report import formatting, tables
+from mars_core.report.answer import answer_of
+from mars_core.report.data import ReportData
+from mars_core.report.figures.balance_curve import balance_curve_figure
+from mars_core.report.figures.calibration_curves import calibration_curves_figure
+from mars_core.report.figures.final_curves import final_curves_figure
+from mars_core.report.figures.law_convergence import law_convergence_figure
+from mars_core.report.figures.law_performance import law_performance_figure
+from mars_core.report.figures.perplexity_heatmap import earlier_sizes_figure, heatmap_figure
+from mars_core.report.figures.predicted_heatmap import predicted_heatmap_figure
+from mars_core.report.figures.svg import inline_svg
+from mars_core.report.findings import LAW_NAMES, findings, fits
+from mars_core.report.spread import spread_sentence
+from mars_core.report.study_results import StudyResults, read_results
+
+TEMPLATE = "report.html.j2"
+
+
+@dataclass(frozen=True)
+class Plot:
+    """How one figure is made, and what it shows in words."""
+
+    name: str
+    description: str
+    draw: Callable[[ReportData, StudyResults], Figure | None]
+
+
+PLOTS = (
+    Plot("heatmap", "Measured validation perplexity over rank pairs", lambda _, r: heatmap_figure(r)),
+    Plot("earlier", "The same at earlier dataset sizes", lambda _, r: earlier_sizes_figure(r)),
+    Plot("law-p", "Validation loss against dataset size with law P", lambda _, r: law_performance_figure(r)),
+    Plot("predicted", "Perplexity predicted at the target size", lambda _, r: predicted_heatmap_figure(r)),
+    Plot("law-c", "Steps to convergence against dataset size with law C", lambda _, r: law_convergence_figure(r)),
+    Plot("balance", "Balance curve over the grid of rank pairs", lambda _, r: balance_curve_figure(r)),
+    Plot("calibration", "Validation loss of the calibration runs", lambda _, r: calibration_curves_figure(r)),
+    Plot("finals", "Loss of the final fine-tunes", lambda d, _: final_curves_figure(d.finals)),
+)
+
+
+def render_report(data: ReportData) -> str:
+    """The report as one HTML document that loads nothing from anywhere.
+
+    Args:
+        data: results of one revision; stages that have not run yet may be missing.
+
+    Raises:
+        ValueError: a stored law, choice or table is not what its writer makes.
+    """
+    results = read_results(data)
+    return _environment().get_template(TEMPLATE).render(**_context(data, results))
+
+
+def _context(data: ReportData, results: StudyResults) -> dict[str, Any]:
+    return {
+        "data": data,
+        "results": results,
+        "answer": answer_of(data, results),
+        "findings": findings(data, results),
+        "fits": [(name, LAW_NAMES[name], fit) for name, fit in fits(results)],
+        "missing_laws": {name: results.causes.get(name, "") for name in LAW_NAMES} | _fitted(results),
+        "spread": "" if results.metrics.empty else spread_sentence(results),
+        "plots": {plot.name: _svg(plot, data, results) for plot in PLOTS},
+        "css": Markup(files("mars_core.report").joinpath("report.css").read_text(encoding="utf-8")),
+        "f": formatting,
+        "t": tables,
+    }
+
+
+def _fitted(results: StudyResults) -> dict[str, None]:
+    return {name: None for name, _ in fits(results)}
+
+
+def _svg(plot: Plot, data: ReportData, results: StudyResults) -> Markup | None:
+    figure = plot.draw(data, results)
+    return None if figure is None else inline_svg(figure, plot.name, plot.description)
+
+
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("mars_core.report", package_path=""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

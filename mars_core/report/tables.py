@@ -1,0 +1,304 @@
+"""Rows of the report's tables, formatted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mars_core.fitting import LawFit
+from mars_core.laws import get_law
+from mars_core.report import formatting as f
+from mars_core.report.answer import FINAL_STAGES
+from mars_core.report.data import ReportData
+from mars_core.report.study_results import Pair, StudyResults, last_per_size, mean_per_pair
+from mars_core.search import Candidate
+
+Row = dict[str, Any]
+
+SYMBOLS = {
+    "alpha_m": ("α", "m"), "alpha_l": ("α", "l"), "alpha": ("α", ""), "beta": ("β", ""), "gamma": ("γ", ""),
+    "delta": ("δ", ""), "kappa": ("κ", ""), "mu": ("μ", ""), "nu": ("ν", ""),
+}  # fmt: skip
+MEANINGS = {
+    "convergence": {
+        "k": "scale, in optimizer steps",
+        "gamma": "how fast convergence gets with rank; negative: higher ranks need fewer steps",
+        "delta": "how steps grow with dataset size",
+        "E": "steps that remain whatever the rank and size",
+    },
+    "": {
+        "A": "scale of the reducible loss",
+        "alpha_m": "how much a higher vision rank lowers the loss; 0 means no effect",
+        "alpha_l": "how much a higher LLM rank lowers the loss; 0 means no effect",
+        "beta": "how much more data lowers the loss",
+        "E": "loss that no rank or amount of data removes (nats per answer token)",
+        "kappa": "price of leaving the balance between the ranks",
+        "tilt": "where that balance lies: at r_me / r_llm = exp(tilt / (2 κ))",
+        "C": "scale of the over-fitting term",
+        "mu": "how over-fitting grows with both ranks",
+        "nu": "how over-fitting falls with dataset size",
+    },
+}
+SOURCES = {
+    "exact": "on the balance curve",
+    "below": "next available rank below the balance rank",
+    "above": "next available rank above the balance rank",
+    "nearest": "available rank nearest to the balance rank",
+    "clamped": "balance rank out of range, clamped",
+    "all pairs": "all pairs compared",
+    "best observed": "best measured at the largest size",
+    "reference": "default pair",
+}
+ROLES = (("base", "Base model"), ("uniform", "Uniform ranks"), ("chosen", "Chosen pair"))
+
+
+def coefficient_rows(fit: LawFit) -> list[Row]:
+    """Symbol, value, interval and meaning of each coefficient."""
+    law = get_law(fit.law)
+    meanings = MEANINGS.get(fit.law, MEANINGS[""])
+    return [
+        {
+            "symbol": SYMBOLS.get(symbol, (symbol, "")),
+            "value": f.number(fit.coefficients[symbol]),
+            "interval": f.interval(fit.intervals.get(symbol)),
+            "meaning": meanings.get(symbol) or law.units.get(symbol, ""),
+        }
+        for symbol in law.symbols
+    ]
+
+
+def equation_of(fit: LawFit) -> str:
+    """The fitted law's equation as text."""
+    return get_law(fit.law).equation
+
+
+def fit_facts(fit: LawFit) -> list[tuple[str, str]]:
+    """What the fit rests on and how well it predicts what it has not seen."""
+    facts = [("Form", get_law(fit.law).title), ("Points", _points(fit))]
+    held_out = fit.held_out
+    if held_out is None:
+        return [*facts, ("Held-out error", "not measured: too few points are left without the largest size")]
+    facts.append(
+        (
+            "Held-out error",
+            f"{f.percent(held_out.mape, 2)} mean, {f.percent(held_out.largest_error, 2)} largest, on {held_out.n_test} "
+            f"points with {held_out.rule} after fitting the other {held_out.n_train} (on those: "
+            f"{f.percent(held_out.train_mape, 2)})",
+        )
+    )
+    if held_out.rivals:
+        rivals = ", ".join(f"{_rival(name)} {f.percent(error, 2)}" for name, error in held_out.rivals.items())
+        facts.append(("Trivial rivals, same points", rivals))
+    return facts
+
+
+def _rival(name: str) -> str:
+    return {
+        "steps_per_rank": "fixed share of the run per rank",
+        "performance_no_floor": "no floor",
+        "performance_no_rank": "no ranks",
+        "log_linear": "straight log-log line",
+    }.get(name, name)
+
+
+def _points(fit: LawFit) -> str:
+    censored = f", {fit.n_censored} of them censored" if fit.n_censored else ""
+    intervals = f"{f.percent(fit.level, 0)} intervals from {len(fit.draws)} bootstrap draws"
+    return f"{fit.n_points} from {fit.n_groups} runs{censored}; {intervals}"
+
+
+def candidate_rows(results: StudyResults) -> list[Row]:
+    """Candidates by expected regret; `measured` is the perplexity seen at the largest calibrated size."""
+    choice = results.choice
+    if choice is None:
+        return []
+    measured = measured_at_largest(results)
+    ordered = sorted(choice.candidates, key=lambda c: (c.expected_regret is None, c.expected_regret or 0.0))
+    return [_candidate_row(c, c.pair == choice.pair, measured.get(c.pair)) for c in ordered]
+
+
+def _candidate_row(candidate: Candidate, is_chosen: bool, measured: float | None) -> Row:
+    return {
+        "pair": f.pair(candidate.pair),
+        "chosen": is_chosen,
+        "loss": f.fixed(candidate.loss, 4),
+        "interval": f.fixed_interval(candidate.loss_interval, 4),
+        "perplexity": f.fixed(candidate.perplexity),
+        "regret": f.percent(candidate.expected_regret, 2),
+        "excess": f.percent(candidate.excess_upper_bound, 2),
+        "parameters": f.count(candidate.trainable_parameters),
+        "measured": f.fixed(measured),
+        "why": _why(candidate),
+    }
+
+
+def _why(candidate: Candidate) -> str:
+    source = candidate.source
+    words = SOURCES.get(source.how, source.how)
+    if source.balance_rank is not None:
+        words += f" ({f.number(source.balance_rank, 3)})"
+    return f"{words}; extrapolated rank" if source.extrapolated else words
+
+
+def measured_at_largest(results: StudyResults) -> dict[Pair, float]:
+    """Perplexity of each calibrated pair at the largest size."""
+    if results.metrics.empty:
+        return {}
+    rows = last_per_size(results.metrics)
+    return mean_per_pair(rows[rows["unique_samples"] == results.sizes[-1]])
+
+
+def balance_rows(results: StudyResults) -> list[Row]:
+    """The balance rank at each LLM rank."""
+    if results.choice is None:
+        return []
+    return [
+        {
+            "r_llm": point.r_llm,
+            "r_me": f.number(point.r_me, 3),
+            "interval": f.interval(point.interval, 3),
+            "undefined": f.percent(point.share_undefined, 0),
+            "problem": point.problem or "",
+        }
+        for point in results.choice.balance_curve
+    ]
+
+
+def dropped_rows(results: StudyResults) -> list[Row]:
+    """Pairs (or LLM ranks) that are no candidates, with their reasons."""
+    if results.choice is None:
+        return []
+    return [
+        {
+            "what": f"r_llm = {item.r_llm}" if item.r_me is None else f.pair((item.r_me, item.r_llm)),
+            "reason": item.reason,
+        }
+        for item in results.choice.dropped
+    ]
+
+
+def score_rows(data: ReportData) -> list[Row]:
+    """Overall test scores: one row per model."""
+    rows = []
+    for role, name in ROLES:
+        entry = (data.evaluation or {}).get(role)
+        if entry:
+            rows.append({"name": _named(data, role, name), "role": role, **_score(entry["overall"])})
+    return rows
+
+
+def task_rows(data: ReportData) -> list[Row]:
+    """Test scores by task type; each row has one score per evaluated model, in the order of `evaluated_roles`."""
+    evaluation = data.evaluation or {}
+    roles = [role for role, _ in evaluated_roles(data)]
+    tasks = sorted({task for role in roles for task in evaluation[role].get("by_task") or {}})
+    rows = []
+    for task in tasks:
+        scores = [_score((evaluation[role].get("by_task") or {}).get(task)) for role in roles]
+        answers = next((score["answers"] for score in scores if score["answers"] != f.DASH), f.DASH)
+        rows.append({"task": task, "answers": answers, "scores": scores})
+    return rows
+
+
+def evaluated_roles(data: ReportData) -> list[tuple[str, str]]:
+    """(role, name) of the models that were tested."""
+    return [(role, _named(data, role, name)) for role, name in ROLES if (data.evaluation or {}).get(role)]
+
+
+def _named(data: ReportData, role: str, name: str) -> str:
+    final = next((final for final in data.finals if final.get("role") == role), None)
+    return f"{name} {f.pair(final['pair'])}" if final else name
+
+
+def _score(score: Mapping[str, Any] | None) -> Row:
+    known = score or {}
+    return {
+        "loss": f.fixed(known.get("loss"), 4),
+        "perplexity": f.fixed(known.get("perplexity")),
+        "accuracy": f.percent(known.get("accuracy")),
+        "answers": f.count(known.get("n_answers")),
+        "tokens": f.count(known.get("n_tokens")),
+    }
+
+
+def final_rows(data: ReportData) -> list[Row]:
+    """One row per final fine-tune."""
+    return [
+        {
+            "role": str(final.get("role", "")),
+            "pair": f.pair(final.get("pair")),
+            "parameters": f.count(final.get("trainable_parameters")),
+            "steps": f.count(final.get("steps")),
+            "best_step": f.count(final.get("best_step")),
+            "best_val_loss": f.fixed(final.get("best_val_loss"), 4),
+            "seconds": f.duration(final.get("seconds")),
+        }
+        for final in data.finals
+    ]
+
+
+def cost_rows(data: ReportData, results: StudyResults) -> list[Row]:
+    """Seconds, steps, peak memory and share of each stage, and the total."""
+    total = sum(float(cost["seconds"]) for cost in data.costs)
+    rows = []
+    for cost in data.costs:
+        steps, memory = _stage_amounts(cost, data, results)
+        rows.append(
+            {
+                "stage": str(cost["stage"]),
+                "seconds": f.duration(cost["seconds"]),
+                "share": f.percent(float(cost["seconds"]) / total if total else None, 0),
+                "steps": f.count(steps),
+                "memory": f.size_in_bytes(memory),
+                "detail": str(cost.get("detail") or ""),
+            }
+        )
+    return rows
+
+
+def total_cost(data: ReportData) -> str:
+    """Time of all stages."""
+    return f.duration(sum(float(cost["seconds"]) for cost in data.costs) if data.costs else None)
+
+
+def _stage_amounts(cost: Mapping[str, Any], data: ReportData, results: StudyResults) -> tuple[Any, Any]:
+    """Steps and peak memory: the caller's, else what the stage's own records say."""
+    steps, memory = cost.get("steps"), cost.get("peak_memory_bytes")
+    stage = str(cost["stage"]).lower()
+    if stage.startswith("calib") and not results.metrics.empty:
+        steps = results.metrics.groupby("run_id")["step"].max().sum() if steps is None else steps
+        if memory is None and "peak_memory_bytes" in results.metrics:
+            memory = results.metrics["peak_memory_bytes"].max()
+    if stage.startswith(FINAL_STAGES) and steps is None and data.finals:
+        steps = sum(int(final.get("steps") or 0) for final in data.finals)
+    return steps, memory
+
+
+def group_rows(data: ReportData) -> list[Row]:
+    """The model's partition: linear layers and LoRA parameters per unit of rank."""
+    names = {"me": "vision encoder (ME)", "projector": "projector", "llm": "LLM"}
+    groups = data.model.get("groups") or {}
+    return [
+        {
+            "group": names.get(key, key),
+            "layers": f.count(group.get("layers")),
+            "per_rank": f.count(group.get("parameters_per_rank")),
+        }
+        for key, group in groups.items()
+    ]
+
+
+def data_rows(data: ReportData) -> list[tuple[str, str]]:
+    """Counts of the splits, what was dropped, and the hash."""
+    rows = [(f"{name.capitalize()} samples", f.count(data.data.get(name))) for name in ("train", "validation", "test")]
+    if data.data.get("dropped_too_long"):
+        rows.append(("Dropped (too long)", f.count(data.data["dropped_too_long"])))
+    if data.data.get("data_hash"):
+        rows.append(("Data hash", str(data.data["data_hash"])))
+    return rows
+
+
+def task_count_rows(data: ReportData) -> list[tuple[str, str]]:
+    """Samples by task type, the most frequent first."""
+    tasks = data.data.get("tasks") or {}
+    return [(str(task), f.count(n)) for task, n in sorted(tasks.items(), key=lambda item: (-item[1], item[0]))]

@@ -1,0 +1,276 @@
+import dataclasses
+import re
+import time
+from html.parser import HTMLParser
+
+import pytest
+
+from mars_core.report import ReportData, render_report
+
+SECTIONS = "answer findings measured law-p law-c balance training test cost inputs again terms".split()
+FIGURES = ("heatmap", "earlier", "law-p", "predicted", "law-c", "balance", "calibration", "finals")
+
+
+class Page(HTMLParser):
+    """Ids, tables (by id) and text of a page, read without the code that made it."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.ids, self.tables, self.text, self.tags, self.hrefs = [], {}, [], [], []
+        self._table, self._cell = None, None
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.tags.append(tag)
+        if "id" in attributes:
+            self.ids.append(attributes["id"])
+        self.hrefs += [value for key, value in attributes.items() if key in ("href", "src", "xlink:href")]
+        if tag == "table":
+            self._table = self.tables.setdefault(attributes.get("id", f"table-{len(self.tables)}"), [])
+        if tag == "tr" and self._table is not None:
+            self._table.append([])
+        if tag in ("td", "th") and self._table is not None:
+            self._cell = []
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th") and self._cell is not None:
+            self._table[-1].append("".join(self._cell).strip())
+            self._cell = None
+        if tag == "table":
+            self._table = None
+
+    def handle_data(self, data):
+        self.text.append(data)
+        if self._cell is not None:
+            self._cell.append(data)
+
+    @property
+    def words(self):
+        return re.sub(r"\s+", " ", " ".join(self.text))
+
+
+@pytest.fixture(scope="module")
+def full(planted, make_data):
+    return render_report(make_data(*planted))
+
+
+def test_has_every_section_and_figure_once(full):
+    page = Page(full)
+    for name in (*SECTIONS, *(f"figure-{figure}" for figure in FIGURES)):
+        assert page.ids.count(name) == 1, name
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_every_figure_comes_with_a_reading_aid(full):
+    assert full.count("How to read this.") >= len(FIGURES)
+
+
+def test_loads_nothing(full):
+    page = Page(full)
+    assert all(href.startswith("#") for href in page.hrefs)
+    assert not {"script", "link", "img", "iframe", "object", "embed"} & set(page.tags)
+    assert not re.search(r"https?:|@import|url\((?!#)", full)
+
+
+def test_internal_references_have_targets(full):
+    page = Page(full)
+    targets = {href[1:] for href in page.hrefs} | set(re.findall(r"url\(#([^)]+)\)", full))
+    assert targets <= set(page.ids)
+
+
+def test_is_small(full):
+    assert len(full.encode()) < 3_000_000
+
+
+def test_answer_names_pair_verdict_reason_and_adapter(full, planted):
+    choice = planted[2]
+    words = Page(full).words
+    assert f"Vision rank {choice.pair[0]} , LLM rank {choice.pair[1]}" in words
+    assert choice.reason in words
+    assert "studies/demo/revisions/001/final/8-16/adapter" in words
+    assert "perplexity from 22.198 to 3.353" in words
+    assert "4.9% lower (better)" in words
+    assert "2.0 points higher (better)" in words
+
+
+def test_coefficients_equal_the_fit(full, planted):
+    laws = planted[1]
+    rows = Page(full).tables["coefficients-performance"][1:]
+    shown = {row[0]: float(row[1]) for row in rows}
+    expected = laws["performance"]["coefficients"]
+    for symbol, name in {"A": "A", "α m": "alpha_m", "α l": "alpha_l", "β": "beta", "E": "E"}.items():
+        assert shown[symbol.replace(" ", "")] == pytest.approx(expected[name], rel=1e-3)
+
+
+def test_candidates_equal_the_choice(full, planted):
+    choice = planted[2]
+    rows = {row[0]: row for row in Page(full).tables["candidates"][1:]}
+    assert len(rows) == len(choice.candidates)
+    for candidate in choice.candidates:
+        row = rows[f"({candidate.pair[0]}, {candidate.pair[1]})"]
+        assert float(row[1]) == pytest.approx(candidate.loss, abs=6e-5)
+        assert float(row[3]) == pytest.approx(candidate.perplexity, abs=6e-4)
+        assert int(row[6].replace(",", "")) == candidate.trainable_parameters
+
+
+def test_test_scores_by_task_equal_the_evaluation(full):
+    rows = {row[0]: row for row in Page(full).tables["tasks"][2:]}
+    assert rows["colour"] == ["colour", "150", "18.174", "21.0%", "2.886", "70.0%", "2.746", "72.0%"]
+    assert rows["count"][1] == "250"
+
+
+def test_costs_show_steps_memory_and_total(full):
+    rows = {row[0]: row for row in Page(full).tables["costs"]}
+    assert rows["calibrate"][1] == "5 min 12 s"
+    assert rows["calibrate"][3] == "4,096"  # 16 runs of 256 steps
+    assert rows["calibrate"][4] == "1.40 GiB"
+    assert rows["finetune"][3] == "1,200"
+    assert rows["total"][1] == "7 min 29 s"
+
+
+def test_heatmap_prints_the_measured_perplexities(full, planted):
+    metrics = planted[0]
+    figure = re.search(r'<figure id="figure-heatmap".*?</figure>', full, re.DOTALL).group(0)
+    last = metrics[metrics["unique_samples"] == 2048]
+    assert len(last) == 16
+    for perplexity in last["val_perplexity"]:
+        assert f">{perplexity:.3f}<" in figure
+
+
+def test_command_versions_and_inputs_are_there(full):
+    words = Page(full).words
+    for expected in ("mars run studies/demo/study.yaml", "2.13.0", "llava_onevision", "9f31c0de", "learning_rate"):
+        assert expected in words
+
+
+def test_untrusted_strings_are_escaped(data):
+    attack = '<script>alert("x")</script>'
+    evil = dataclasses.replace(
+        data,
+        study=attack,
+        command=attack,
+        adapter=attack,
+        notes=[attack],
+        versions={attack: attack},
+        recipe={attack: attack},
+        model={**data.model, "id": attack, "model_type": attack},
+        data={**data.data, "tasks": {attack: 3}, "data_hash": attack},
+        evaluation={"chosen": {**data.evaluation["chosen"], "by_task": {attack: data.evaluation["base"]["overall"]}}},
+        costs=[{"stage": attack, "seconds": 1.0, "detail": attack}],
+        finals=[{**data.finals[0], "role": attack}],
+        choice={**data.choice, "reason": attack},
+    )
+    html = render_report(evil)
+    assert "<script" not in html
+    assert html.count("&lt;script&gt;") > 10
+
+
+def test_fallback_is_shown_with_its_cause(data):
+    cause = "law C of the LLM has a wrong-signed exponent"
+    choice = {**data.choice, "verdict": "fallback", "fallback_cause": cause, "decided_by": "best observed pair"}
+    words = Page(render_report(dataclasses.replace(data, choice={**choice, "reason": "Something else."}))).words
+    assert "This is a fallback, decided by best observed pair." in words
+    assert cause in words
+
+
+def test_notes_and_statuses_stand_before_the_evidence(data, planted):
+    laws = planted[1]
+    status = {"code": "at_bound", "message": "beta ended on its upper bound", "severity": "error"}
+    performance = {**laws["performance"], "statuses": [status]}
+    html = render_report(
+        dataclasses.replace(data, laws={**laws, "performance": performance}, notes=["2 runs diverged"])
+    )
+    head = html[: html.index('id="measured"')]
+    assert "beta ended on its upper bound" in head
+    assert "2 runs diverged" in head
+    assert head.index("beta ended") < head.index("2 runs diverged")  # errors first
+
+
+def test_worse_than_uniform_is_said_plainly(data):
+    swapped = {**data.evaluation, "chosen": data.evaluation["uniform"], "uniform": data.evaluation["chosen"]}
+    words = Page(render_report(dataclasses.replace(data, evaluation=swapped))).words
+    assert "higher (worse)" in words
+    assert "2.0 points lower (worse)" in words
+
+
+def test_without_law_c(data, planted):
+    laws = {**planted[1], "convergence": {"me": None, "llm": None}, "convergence_times": []}
+    laws["causes"] = {"me": "no size has enough checkpoints", "llm": "no size has enough checkpoints"}
+    choice = {**data.choice, "balance_curve": [], "dropped": []}
+    page = Page(render_report(dataclasses.replace(data, laws=laws, choice=choice)))
+    assert "could not be fitted" in page.words
+    assert "no size has enough checkpoints" in page.words
+    assert "figure-law-c" not in page.ids
+    assert "there is no balance curve" in page.words
+
+
+def test_without_law_p(data, planted):
+    laws = {**planted[1], "performance": None, "causes": {"performance": "too few points"}}
+    page = Page(render_report(dataclasses.replace(data, laws=laws)))
+    assert "Law P could not be fitted. too few points" in page.words
+    assert "figure-law-p" in page.ids  # the points remain
+    assert "figure-predicted" not in page.ids
+
+
+def test_after_the_search_and_before_the_final_run(data):
+    page = Page(render_report(dataclasses.replace(data, finals=[], evaluation=None, adapter=None)))
+    assert "The final fine-tune has not been run yet" in page.words
+    assert "There are no test scores yet." in page.words
+    assert "figure-finals" not in page.ids
+
+
+def test_before_the_search(data):
+    early = dataclasses.replace(data, choice=None, finals=[], evaluation=None, adapter=None, costs=[])
+    page = Page(render_report(early))
+    assert "No pair has been chosen yet" in page.words
+    assert "figure-balance" not in page.ids
+
+
+def test_chosen_pair_is_the_uniform_default(data):
+    evaluation = {role: data.evaluation[role] for role in ("base", "chosen")}
+    choice = {**data.choice, "pair": [4, 4]}
+    words = Page(render_report(dataclasses.replace(data, choice=choice, evaluation=evaluation))).words
+    assert "itself a uniform pair" in words
+
+
+def test_without_any_calibration_run(data):
+    words = Page(render_report(dataclasses.replace(data, metrics=data.metrics.head(0)))).words
+    assert "There are no calibration runs." in words
+
+
+def test_several_seeds_show_their_spread(data, planted_metrics):
+    metrics = planted_metrics(seeds=(0, 1, 2), noise=0.01)
+    words = Page(render_report(dataclasses.replace(data, metrics=metrics))).words
+    spread = re.search(r"differ by ([\d.]+)% \(standard deviation\)", words)
+    assert 0.5 < float(spread.group(1)) < 1.6  # planted: about 1% of a loss of 1.1 nats
+    assert "48 short runs" in words
+
+
+@pytest.mark.parametrize("form", ["performance_imbalance", "performance_overfit"])
+def test_other_forms_of_law_p(data, planted, fit_form, form):
+    fit = fit_form(planted[0], form)
+    page = Page(render_report(dataclasses.replace(data, laws={**planted[1], "performance": fit.to_json()})))
+    rows = page.tables["coefficients-performance"][1:]
+    assert [float(row[1]) for row in rows] == pytest.approx(list(fit.coefficients.values()), rel=1e-3)
+
+
+def test_a_missing_column_is_named(data):
+    broken = dataclasses.replace(data, metrics=data.metrics.drop(columns="val_loss"))
+    with pytest.raises(ValueError, match="val_loss"):
+        render_report(broken)
+
+
+def test_is_deterministic(data):
+    assert render_report(data) == render_report(data)
+
+
+def test_is_fast(data):
+    started = time.process_time()
+    render_report(data)
+    assert time.process_time() - started < 6
+
+
+def test_only_the_evidence_of_laws_is_required():
+    required = {field.name for field in dataclasses.fields(ReportData) if field.default is dataclasses.MISSING}
+    assert {"adapter", "finals", "evaluation", "costs", "notes"}.isdisjoint(required)
