@@ -1,5 +1,7 @@
 """Whether a fitted law may decide: the causes of a fallback."""
 
+import math
+
 import numpy as np
 
 from mars_core.fitting import LawFit
@@ -7,11 +9,14 @@ from mars_core.search.balance import ordered
 
 NO_BETTER = "no_better_than_trivial"
 
-# How many times its rival's held-out error a law may have before it is disqualified. The rival t = c(r) S_D is a
-# member of law C's family up to a free level per rank, so where law C is exactly right the two tie, and as the
-# rival remembers each run's own level it comes out ahead more often than not (54-79% of planted surfaces). A ratio
-# above 3 is rare there and the rule where the rank effect is no power law. docs/choosing-ranks.md has the numbers.
-TIE = 3.0
+# A law flagged `no_better_than_trivial` is always marked; it is disqualified where the lost comparison matters.
+# Law C: its rival t = c(r) S_D has a free level per rank and remembers each run's own level, so it comes out ahead on
+# 54-79% of planted surfaces on which law C is exactly true. What matters is whether law C's held-out error could move
+# the balance rank, and an error e in ln t moves ln r_me by e / |gamma|: half a doubling of the rank is the limit.
+# Law P: a rival without floor ties with it wherever the floor collapses; only a clear loss counts.
+# docs/choosing-ranks.md has the measured false-alarm and detection rates.
+HALF_A_DOUBLING = 0.5 * math.log(2.0)
+CLEAR_LOSS = 3.0
 
 
 def objection_to_law_c(fit: LawFit | None, module: str, missing: str | None) -> str | None:
@@ -34,7 +39,7 @@ def objection_to_law_c(fit: LawFit | None, module: str, missing: str | None) -> 
         )
     if delta <= 0.0:
         return f"law C of the {module} has a wrong-signed exponent: delta = {delta:.3g}, so more data would be faster"
-    return _objection_in_statuses(fit, f"law C of the {module}")
+    return _disqualifying_status(fit, f"law C of the {module}", error_in_log_rank(fit) > HALF_A_DOUBLING)
 
 
 def objection_to_law_p(fit: LawFit | None, missing: str | None) -> str | None:
@@ -45,19 +50,27 @@ def objection_to_law_p(fit: LawFit | None, missing: str | None) -> str | None:
         return "law P has coefficients that are not finite"
     if fit.coefficients.get("beta", 1.0) <= 0.0:
         return "law P has a wrong-signed exponent: beta <= 0, so more data would raise the loss"
-    return _objection_in_statuses(fit, "law P")
+    return _disqualifying_status(fit, "law P", ratio_to_best_rival(fit) > CLEAR_LOSS)
 
 
-def _objection_in_statuses(fit: LawFit, name: str) -> str | None:
-    for status in fit.statuses:
-        if status.severity == "error" or (status.code == NO_BETTER and not ties_with_rival(fit)):
-            return f"{name}: {status.message}"
-    return None
+def error_in_log_rank(fit: LawFit) -> float:
+    """By how much law C's held-out error can move the log of a balance rank: mean relative error / |gamma|."""
+    if fit.held_out is None:
+        return math.inf
+    return fit.held_out.mape / abs(fit.coefficients["gamma"])
 
 
-def ties_with_rival(fit: LawFit) -> bool:
-    """Whether the law's held-out error is of the size of its best trivial rival's (within a factor `TIE`)."""
+def ratio_to_best_rival(fit: LawFit) -> float:
+    """Held-out error over that of the best trivial rival."""
     held_out = fit.held_out
     if held_out is None or held_out.best_rival is None:
-        return False
-    return held_out.mape <= TIE * held_out.rivals[held_out.best_rival]
+        return math.inf
+    rival = held_out.rivals[held_out.best_rival]
+    return held_out.mape / rival if rival > 0.0 else math.inf
+
+
+def _disqualifying_status(fit: LawFit, name: str, lost_clearly: bool) -> str | None:
+    for status in fit.statuses:
+        if status.severity == "error" or (status.code == NO_BETTER and lost_clearly):
+            return f"{name}: {status.message}"
+    return None

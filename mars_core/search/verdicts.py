@@ -33,11 +33,14 @@ class Decision:
 def uninformative(curve: Sequence[BalancePoint], pool: Pool, ranks_me: Sequence[int]) -> str | None:
     """Why the balance curve does not narrow the search; None if it does.
 
-    It does not if it leaves fewer than two distinct candidates, or if at half or more of its points the 95%
-    interval of the balance rank contains every available vision rank (or most draws have no balance rank).
+    It does not if it leaves fewer than two distinct candidates (the two neighbours of one balance rank are one: with
+    slices the curve passes through the reference pair by construction, so that point alone is no finding), or if at
+    half or more of its points the 95% interval of the balance rank contains every available vision rank (or most
+    draws have no balance rank).
     """
-    if len(pool.pairs) < 2:
-        return f"the balance curve leaves {len(pool.pairs)} of the available rank pairs"
+    balanced = {r_llm for _, r_llm in pool.pairs}
+    if len(pool.pairs) < 2 or len(balanced) < min(2, len(curve)):
+        return f"the balance curve leaves {len(balanced)} of {len(curve)} LLM ranks with an available vision rank"
     defined = [point for point in curve if point.r_me is not None]
     spanning = [point for point in defined if _spans(point, min(ranks_me), max(ranks_me))]
     if len(spanning) >= SPANNING_SHARE * len(defined):

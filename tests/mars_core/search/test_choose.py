@@ -105,7 +105,7 @@ def test_uninformative_when_one_candidate_is_left(bent_law_p, law_c, setting):
     assert choice.verdict == "balance uninformative"
     assert choice.decided_by == "law P over all pairs"
     assert len(choice.candidates) == 16
-    assert "leaves 1 of the available rank pairs" in choice.reason
+    assert "leaves 1 of 4 LLM ranks" in choice.reason
     assert {d.r_llm for d in choice.dropped} == {8, 32, 64}
 
 
@@ -149,13 +149,40 @@ def test_a_disqualified_law_c_falls_back(code, severity, bent_law_p, law_c, stat
     assert f"law C of the LLM: {code} says why" in choice.fallback_cause
 
 
-@pytest.mark.parametrize(("ratio", "verdict"), [(1.2, "chosen"), (2.9, "chosen"), (3.1, "fallback")])
-def test_a_tie_with_the_trivial_rival_does_not_disqualify(ratio, verdict, law_p, law_c, status, held_out, setting):
+# gamma = -0.3, so an error of 0.104 in ln t moves ln r_me by half a doubling, 0.347
+@pytest.mark.parametrize(("error", "verdict"), [(0.012, "chosen"), (0.10, "chosen"), (0.11, "fallback")])
+def test_losing_to_the_trivial_rival_disqualifies_law_c_where_it_moves_the_balance(
+    error, verdict, law_p, law_c, status, held_out, setting
+):
     flagged = law_c(statuses=[status("no_better_than_trivial", "the law adds nothing", "warning")])
-    fit = replace(flagged, held_out=held_out(0.01 * ratio, {"steps_per_rank": 0.01}))
+    fit = replace(flagged, held_out=held_out(error, {"steps_per_rank": 0.01}))
     choice = choose_pair(law_p(), law_c(), fit, **setting)
     assert choice.verdict == verdict
     assert choice.diagnostics["laws"]["c_llm"]["statuses"][0]["code"] == "no_better_than_trivial"
+
+
+@pytest.mark.parametrize(("ratio", "decided_by"), [(2.9, "balanced candidates"), (3.1, "best observed pair")])
+def test_a_clear_loss_to_a_trivial_rival_disqualifies_law_p(
+    ratio, decided_by, law_p, balanced, status, held_out, setting
+):
+    flagged = law_p(statuses=[status("no_better_than_trivial", "the law adds nothing", "warning")])
+    fit = replace(flagged, held_out=held_out(0.01 * ratio, {"log_linear": 0.01, "performance_no_rank": 0.02}))
+    assert choose_pair(fit, *balanced, **setting).decided_by == decided_by
+
+
+def test_with_one_llm_rank_its_two_neighbours_are_compared(law_p, law_c, setting):
+    choice = choose_pair(law_p(), law_c(k=100 * 1.5**0.3), law_c(), **{**setting, "ranks_llm": (16,)})
+    assert choice.verdict == "chosen"
+    assert {c.pair for c in choice.candidates} == {(16, 16), (32, 16)}
+
+
+def test_the_reference_alone_is_no_finding(law_p, law_c, setting):
+    """A balance rank near 16 at r_llm = 16 only, as slices give by construction, has two neighbours, but says
+    nothing about the balance."""
+    me, llm = law_c(gamma=-0.06, k=103.0 * 16**0.06), law_c(gamma=-0.24, k=100.0 * 16**0.24)
+    choice = choose_pair(law_p(), me, llm, **setting)
+    assert 16 < choice.balance_curve[1].r_me < 32
+    assert choice.verdict == "balance uninformative"
 
 
 def test_a_warning_alone_does_not_disqualify(law_p, law_c, status, setting):

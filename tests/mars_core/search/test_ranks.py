@@ -27,7 +27,14 @@ def test_out_of_range_is_dropped_with_its_reason(rank):
 
 @pytest.mark.parametrize(
     ("rank", "interval", "kept"),
-    [(66.0, (60.0, 75.0), (64,)), (66.0, (65.0, 67.0), ()), (7.0, (6.0, 8.5), (8,)), (7.0, (6.5, 7.5), ())],
+    [
+        (66.0, (60.0, 75.0), (64,)),
+        (66.0, (65.0, 67.0), ()),
+        (7.0, (6.0, 8.5), (8,)),
+        (7.0, (6.5, 7.5), ()),
+        (92.0, (50.0, 200.0), ()),
+        (5.0, (1.0, 70.0), ()),
+    ],
 )
 def test_the_edge_stays_where_the_interval_reaches_it(rank, interval, kept):
     mapped = both_neighbours(rank, interval, RANKS)
