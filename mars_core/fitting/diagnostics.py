@@ -12,8 +12,10 @@ from mars_core.fitting.table import Table
 from mars_core.laws.law import Floats, Law
 
 COLLAPSED_FLOOR = 1e-3  # share of the smallest target below which a floor counts as collapsed
+COLLAPSED_DRAWS = 0.025  # share of bootstrap draws without a floor from which on it is not told from none
 WRONG_SIGN_SHARE = 0.975  # of bootstrap draws with the wrong sign
-LEAST_AGREEMENT = 0.25  # share of starts that must reach the best objective
+LEAST_AGREEMENT = 0.75  # share of starts that must reach the best objective
+LARGEST_ERROR_RATIO = 0.9  # of the best trivial rival's held-out error; above it the law does not beat it
 LARGEST_CONDITION = 1e8
 LARGEST_CENSORED_SHARE = 0.5
 
@@ -106,16 +108,22 @@ def _floor_collapsed(evidence: Evidence) -> list[Status]:
     if law.floor is None:
         return []
     limit = COLLAPSED_FLOOR * float(evidence.table.y.min())
-    floor = float(evidence.solution.theta[law.index(law.floor)])
-    if floor >= limit:
-        return []
-    share = float(np.mean(evidence.draws[:, law.index(law.floor)] < limit))
-    message = (
-        f"{law.floor} = {floor:.3g} is below {COLLAPSED_FLOOR:g} of the smallest {law.target} (in {share:.0%} of "
-        "bootstrap draws too): the data show no floor; do not read it as an irreducible loss, and expect "
-        "extrapolations to be too low"
-    )
-    return [Status("floor_collapsed", message, "warning")]
+    at = law.index(law.floor)
+    floor, share = float(evidence.solution.theta[at]), float(np.mean(evidence.draws[:, at] < limit))
+    if floor < limit:
+        message = (
+            f"{law.floor} = {floor:.3g} is below {COLLAPSED_FLOOR:g} of the smallest {law.target} (in {share:.0%} of "
+            "bootstrap draws too): the data show no floor; do not read it as irreducible, and expect "
+            "extrapolations to be too low"
+        )
+        return [Status("floor_collapsed", message, "warning")]
+    if share >= COLLAPSED_DRAWS:
+        message = (
+            f"{law.floor} = {floor:.3g}, but {share:.0%} of bootstrap draws have no floor at all: the data do not "
+            "tell this floor from none; larger sizes would"
+        )
+        return [Status("floor_collapsed", message, "info")]
+    return []
 
 
 def _wrong_sign(evidence: Evidence) -> list[Status]:
@@ -167,10 +175,11 @@ def _no_better_than_trivial(evidence: Evidence) -> list[Status]:
     if held_out is None or held_out.best_rival is None:
         return []
     rival = held_out.rivals[held_out.best_rival]
-    if held_out.mape < rival:
+    if held_out.mape < LARGEST_ERROR_RATIO * rival:
         return []
     message = (
         f"on held-out points ({held_out.rule}) the law errs by {held_out.mape:.2%}, its trivial rival "
-        f"{held_out.best_rival} by {rival:.2%}: the law adds nothing there"
+        f"{held_out.best_rival} by {rival:.2%}: the law adds nothing there (at least {1 - LARGEST_ERROR_RATIO:.0%} "
+        "less error is expected)"
     )
     return [Status("no_better_than_trivial", message, "warning")]

@@ -90,8 +90,10 @@ def _log_upper_tail(v: Floats, delta: float, scale: float) -> tuple[Floats, Floa
     sigma = np.sqrt(scale)
     inner = np.clip(np.abs(v), 0.0, delta)
     log_core = np.log(np.sqrt(2 * np.pi) * sigma) - log_z
-    between = np.exp(log_core + log_ndtr(-inner / sigma)) - np.exp(log_core + log_ndtr(-delta / sigma))
-    beyond = np.log(np.exp(far) + np.maximum(between, 0.0))  # ln P(noise > |v|)
+    log_from, log_to = log_ndtr(-inner / sigma), log_ndtr(-delta / sigma)
+    with np.errstate(divide="ignore"):  # nothing lies between |v| and delta: ln 0 = -inf is meant
+        log_between = log_core + log_from + np.log1p(-np.exp(log_to - log_from))
+    beyond = np.logaddexp(far, log_between)  # ln P(noise > |v|)
     beyond = np.where(np.abs(v) >= delta, far, beyond)
     log_tail = np.where(v >= 0, beyond, np.log1p(-np.exp(np.minimum(beyond, -1e-300))))
     return log_tail, log_density
