@@ -8,6 +8,7 @@ from typing import Any
 
 from mars_core.report import formatting as f
 from mars_core.report.data import ReportData
+from mars_core.report.spread import seed_deviation
 from mars_core.report.study_results import Pair, StudyResults
 
 VERDICTS = {
@@ -93,9 +94,7 @@ def _outcome(data: ReportData, results: StudyResults) -> list[str]:
     sentences = [_before_after(base, chosen)]
     if uniform is not None:
         sentences.append(_against_uniform(chosen, uniform, final_of(data, "uniform")))
-        sentences.append(
-            "Each was trained once: a difference this size is evidence only if it exceeds the seeds' spread."
-        )
+        sentences.append(_caution(results))
     elif _is_uniform(results.choice.pair if results.choice else None):
         sentences.append("The chosen pair is itself a uniform pair, so there is nothing to compare it with.")
     return sentences
@@ -140,16 +139,29 @@ def _points(points: float) -> str:
     return f"{abs(points):.1f} points {'higher (better)' if points > 0 else 'lower (worse)'}"
 
 
+def _caution(results: StudyResults) -> str:
+    deviation = None if results.metrics.empty else seed_deviation(results)
+    if deviation is None:
+        return (
+            "Each was trained once, and calibration had one seed per pair, so it is not known how much of the "
+            "difference is chance."
+        )
+    return (
+        f"Each was trained once. In calibration, the seed alone moves perplexity by {f.percent(deviation)} (standard "
+        "deviation): a difference of that size is no evidence."
+    )
+
+
 def _is_uniform(pair: Pair | None) -> bool:
     return pair is not None and pair[0] == pair[1]
 
 
 def _facts(data: ReportData, results: StudyResults) -> tuple[Fact, ...]:
-    facts = [_predicted(results), _parameters(data, results), _search_cost(data, results), _final_cost(data)]
+    facts = [_predicted(data, results), _parameters(data, results), _search_cost(data, results), _final_cost(data)]
     return tuple(fact for fact in facts if fact is not None)
 
 
-def _predicted(results: StudyResults) -> Fact | None:
+def _predicted(data: ReportData, results: StudyResults) -> Fact | None:
     choice = results.choice
     if choice is None:
         return None
@@ -158,8 +170,13 @@ def _predicted(results: StudyResults) -> Fact | None:
         return None
     measured = candidate.source.how == "best observed"
     name = "Measured validation loss" if measured else f"Predicted loss at D = {f.count(choice.D_target)}"
-    detail = "" if candidate.loss_interval is None else f"95% interval {f.fixed_interval(candidate.loss_interval)}; "
-    return Fact(name, f.fixed(candidate.loss), f"{detail}perplexity {f.fixed(candidate.perplexity)}")
+    details = [f"perplexity {f.fixed(candidate.perplexity)}"]
+    if candidate.loss_interval is not None:
+        details.insert(0, f"95% interval {f.fixed_interval(candidate.loss_interval)}")
+    final = final_of(data, "chosen")
+    if final is not None:
+        details.append(f"the final run reached {f.fixed(final.get('best_val_loss'))}")
+    return Fact(name, f.fixed(candidate.loss), "; ".join(details))
 
 
 def _parameters(data: ReportData, results: StudyResults) -> Fact | None:

@@ -34,6 +34,8 @@ class StudyResults:
         reference: pair that holds the other module's rank in law C's slices.
         D_target: dataset size chosen for, unique samples.
         choice: the search's result, None before the search.
+        signal: what gave the times to a module: `slice`, `isolated` or `trajectory`.
+        level: loss level that counted as converged: `common` or `own`.
     """
 
     metrics: pd.DataFrame
@@ -44,6 +46,8 @@ class StudyResults:
     reference: Pair | None
     D_target: int | None
     choice: Choice | None
+    signal: str
+    level: str
 
     @property
     def ranks_me(self) -> list[int]:
@@ -114,6 +118,8 @@ def read_results(data: ReportData) -> StudyResults:
         reference=_pair(laws.get("reference")),
         D_target=None if D_target is None else int(D_target),
         choice=None if data.choice is None else Choice.from_json(data.choice),
+        signal=str(laws.get("signal") or "slice"),
+        level=str(laws.get("level") or "common"),
     )
 
 

@@ -10,6 +10,7 @@ from mars_core.laws import get_law
 from mars_core.report import formatting as f
 from mars_core.report.answer import FINAL_STAGES
 from mars_core.report.data import ReportData
+from mars_core.report.figures.predicted_heatmap import predicted_grid
 from mars_core.report.study_results import Pair, StudyResults, last_per_size, mean_per_pair
 from mars_core.search import Candidate
 
@@ -105,6 +106,38 @@ def _points(fit: LawFit) -> str:
     censored = f", {fit.n_censored} of them censored" if fit.n_censored else ""
     intervals = f"{f.percent(fit.level, 0)} intervals from {len(fit.draws)} bootstrap draws"
     return f"{fit.n_points} from {fit.n_groups} runs{censored}; {intervals}"
+
+
+def how_law_c(results: StudyResults) -> str:
+    """How to read law C's plot, for the signal and level in use."""
+    held = {
+        "slice": "the other module keeps the reference rank",
+        "isolated": "the other module has no adapter",
+        "trajectory": "here the module's adapter has come close to where it ended",
+    }.get(results.signal, f"signal: {results.signal}")
+    level = "the same for all pairs" if results.level == "common" else "close to the lowest it reached"
+    return (
+        f"Each point is the step at which a run had come down to the level that counts as converged at that size "
+        f"({level}); {held}. Open points with an arrow had not got there yet, so their true time is higher. Parallel "
+        "lines mean that rank and size act independently, as the law assumes; lines along the dotted one mean that "
+        "runs converge only at their very end."
+    )
+
+
+def law_p_alone(results: StudyResults) -> str:
+    """What law P alone would take, where that is another pair than the chosen one."""
+    grid, choice = predicted_grid(results), results.choice
+    if grid is None or choice is None or choice.pair not in grid.values:
+        return ""
+    best = min(grid.values, key=lambda pair: grid.values[pair])
+    if best == choice.pair:
+        return ""
+    excess = grid.values[choice.pair] / grid.values[best] - 1
+    why = "off the balance curve" if best not in {candidate.pair for candidate in choice.candidates} else "see the verdict"
+    return (
+        f"Law P alone would take {f.pair(best)}: it predicts {f.percent(excess, 2)} more perplexity for the chosen "
+        f"pair {f.pair(choice.pair)} ({why})."
+    )
 
 
 def candidate_rows(results: StudyResults) -> list[Row]:
@@ -263,15 +296,16 @@ def total_cost(data: ReportData) -> str:
 
 def _stage_amounts(cost: Mapping[str, Any], data: ReportData, results: StudyResults) -> tuple[Any, Any]:
     """Steps and peak memory: the caller's, else what the stage's own records say."""
-    steps, memory = cost.get("steps"), cost.get("peak_memory_bytes")
     stage = str(cost["stage"]).lower()
+    steps, memory = None, None
     if stage.startswith("calib") and not results.metrics.empty:
-        steps = results.metrics.groupby("run_id")["step"].max().sum() if steps is None else steps
-        if memory is None and "peak_memory_bytes" in results.metrics:
-            memory = results.metrics["peak_memory_bytes"].max()
-    if stage.startswith(FINAL_STAGES) and steps is None and data.finals:
-        steps = sum(int(final.get("steps") or 0) for final in data.finals)
-    return steps, memory
+        steps = results.metrics.groupby("run_id")["step"].max().sum()
+        memory = results.metrics["peak_memory_bytes"].max() if "peak_memory_bytes" in results.metrics else None
+    elif stage.startswith(FINAL_STAGES):
+        finals = [final for final in data.finals if str(final.get("role")) in stage] or list(data.finals)
+        steps = sum(int(final.get("steps") or 0) for final in finals)
+        memory = max((float(final.get("peak_memory_bytes") or 0) for final in finals), default=0) or None
+    return cost.get("steps", steps), cost.get("peak_memory_bytes", memory)
 
 
 def group_rows(data: ReportData) -> list[Row]:

@@ -39,7 +39,7 @@ def law_convergence_figure(results: StudyResults) -> Figure | None:
 
 def _held(results: StudyResults, module: str) -> str:
     """What the other module's rank is held at."""
-    if results.reference is None:
+    if results.signal != "slice" or results.reference is None:
         return ""
     r_me, r_llm = results.reference
     return f", r_llm held at {r_llm}" if module == "me" else f", r_me held at {r_me}"

@@ -70,7 +70,7 @@ class RankGrid:
             return
         colour = "none" if value is None else COLOURS(self._scale()(value))
         axes.add_patch(_box(at, facecolor=colour, edgecolor=style.GRID if value is None else "none"))
-        text = "no run" if value is None else f"{value:.{digits}f}"
+        text = "no value" if value is None else f"{value:.{digits}f}"
         below = self.small_print.get(pair)
         axes.text(
             at[0], at[1] + (0.1 if below else 0.0), text, ha="center", va="center", fontsize=size, color=self.ink(pair)
