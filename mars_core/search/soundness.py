@@ -12,7 +12,7 @@ NO_BETTER = "no_better_than_trivial"
 # A law flagged `no_better_than_trivial` is always marked; it is disqualified where the lost comparison matters.
 # Law C: its rival t = c(r) S_D has a free level per rank and remembers each run's own level, so it comes out ahead on
 # about nine in ten planted surfaces on which law C is exactly true. What matters is whether law C's held-out error
-# could move the balance rank, and an error e in ln t moves ln r_me by e / |gamma|: half a doubling of the rank is the limit.
+# could move the balance rank; an error e in ln t moves ln r_me by e / |gamma|, and half a doubling is the limit.
 # Law P: a rival without floor ties with it wherever the floor collapses; only a clear loss counts.
 # docs/choosing-ranks.md has the measured false-alarm and detection rates.
 HALF_A_DOUBLING = 0.5 * math.log(2.0)
