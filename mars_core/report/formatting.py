@@ -53,6 +53,11 @@ def fixed_interval(bounds: Sequence[Any] | None, digits: int = 3) -> str:
     return f"[{fixed(low, digits)}, {fixed(high, digits)}]"
 
 
+def plural(n: int, noun: str) -> str:
+    """A count with its noun: 1 run, 16 runs."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
 def duration(seconds: Any) -> str:
     """A time: 0.4 s, 12 s, 3 min 12 s, 2 h 05 min."""
     if _missing(seconds):

@@ -44,6 +44,7 @@ SOURCES = {
     "exact": "on the balance curve",
     "below": "next available rank below the balance rank",
     "above": "next available rank above the balance rank",
+    "edge": "outermost rank, within the interval of the balance rank",
     "nearest": "available rank nearest to the balance rank",
     "clamped": "balance rank out of range, clamped",
     "all pairs": "all pairs compared",
@@ -132,12 +133,9 @@ def law_p_alone(results: StudyResults) -> str:
     best = min(grid.values, key=lambda pair: grid.values[pair])
     if best == choice.pair:
         return ""
-    excess = grid.values[choice.pair] / grid.values[best] - 1
-    why = "off the balance curve" if best not in {candidate.pair for candidate in choice.candidates} else "see the verdict"
-    return (
-        f"Law P alone would take {f.pair(best)}: it predicts {f.percent(excess, 2)} more perplexity for the chosen "
-        f"pair {f.pair(choice.pair)} ({why})."
-    )
+    excess = f.percent(grid.values[choice.pair] / grid.values[best] - 1, 2)
+    where = "" if best in {candidate.pair for candidate in choice.candidates} else ", which is off the balance curve"
+    return f"Law P alone would take {f.pair(best)}{where}; for the chosen pair it predicts {excess} more perplexity."
 
 
 def candidate_rows(results: StudyResults) -> list[Row]:

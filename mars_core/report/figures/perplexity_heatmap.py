@@ -10,6 +10,7 @@ from mars_core.report.study_results import StudyResults, last_per_size, mean_per
 
 SMALL_HEIGHT = 2.5
 MOST_SMALL_PANELS = 4
+MOST_SMALL_COLUMNS = 5  # with more, values no longer fit into the cells and are left out
 
 
 def heatmap_figure(results: StudyResults) -> Figure | None:
@@ -29,7 +30,8 @@ def earlier_sizes_figure(results: StudyResults) -> Figure | None:
     figure = style.new_figure(SMALL_HEIGHT)
     panels = figure.subplots(1, MOST_SMALL_PANELS, squeeze=False)[0]
     for axes, size in zip(panels, sizes, strict=False):
-        measured_grid(results, size).draw(axes, digits=2, size=style.SMALL)
+        fits = len(results.ranks_llm) <= MOST_SMALL_COLUMNS
+        measured_grid(results, size).draw(axes, digits=2, size=style.SMALL, print_values=fits)
         style.label(axes, title=f"D = {size:,}", x="r_llm", y="r_me" if size == sizes[0] else "")
     for spare in panels[len(sizes) :]:
         spare.remove()

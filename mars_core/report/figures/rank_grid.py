@@ -50,26 +50,29 @@ class RankGrid:
         value = self.values.get(pair)
         return style.MUTED if value is None else _ink_on(COLOURS(self._scale()(value)))
 
-    def draw(self, axes: Any, *, digits: int, size: float) -> None:
+    def draw(self, axes: Any, *, digits: int, size: float, print_values: bool = True) -> None:
         """Cells with their values, and the ranks along both axes."""
         for r_me in self.ranks_me:
             for r_llm in self.ranks_llm:
-                self._draw_cell(axes, (r_me, r_llm), digits, size)
+                self._draw_cell(axes, (r_me, r_llm), digits, size, print_values)
         axes.set_xlim(-0.5, len(self.ranks_llm) - 0.5)
         axes.set_ylim(-0.5, len(self.ranks_me) - 0.5)
-        axes.set_xticks(range(len(self.ranks_llm)), [str(rank) for rank in self.ranks_llm])
-        axes.set_yticks(range(len(self.ranks_me)), [str(rank) for rank in self.ranks_me])
+        thin = 1 if print_values else 2
+        axes.set_xticks(range(0, len(self.ranks_llm), thin), [str(rank) for rank in self.ranks_llm[::thin]])
+        axes.set_yticks(range(0, len(self.ranks_me), thin), [str(rank) for rank in self.ranks_me[::thin]])
         axes.set_facecolor("none")
         axes.tick_params(colors=style.MUTED, labelcolor=style.INK, labelsize=style.SMALL, length=0)
         for spine in axes.spines.values():
             spine.set_visible(False)
 
-    def _draw_cell(self, axes: Any, pair: Pair, digits: int, size: float) -> None:
+    def _draw_cell(self, axes: Any, pair: Pair, digits: int, size: float, print_value: bool) -> None:
         at, value = self.position(pair), self.values.get(pair)
         if at is None:
             return
         colour = "none" if value is None else COLOURS(self._scale()(value))
         axes.add_patch(_box(at, facecolor=colour, edgecolor=style.GRID if value is None else "none"))
+        if not print_value:
+            return
         text = "no value" if value is None else f"{value:.{digits}f}"
         below = self.small_print.get(pair)
         axes.text(

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from mars_core.report.figures.style import CSS_NAMES
 
+PIXELS_PER_POINT = 1.4  # a figure is shown at most this large, so that text has one size on the whole page
 _RC = {"svg.fonttype": "none", "svg.hashsalt": "mars", "font.family": "DejaVu Sans"}
 
 
@@ -28,12 +29,14 @@ def inline_svg(figure: Figure, name: str, description: str) -> Markup:
         FigureCanvasSVG(figure).print_svg(
             buffer, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
         )
-    body = _element(buffer.getvalue())
-    body = _own_ids(_page_colours(body), name)
+    document = buffer.getvalue()
+    box = _view_box(document)
+    width = float(box.split()[2]) * PIXELS_PER_POINT
     opening = (
-        f'<svg class="plot" role="img" aria-label="{escape(description)}" viewBox="{_view_box(buffer.getvalue())}">'
+        f'<svg class="plot" role="img" aria-label="{escape(description)}" viewBox="{box}" '
+        f'style="max-width: {width:.0f}px">'
     )
-    return Markup(opening + body + "</svg>")
+    return Markup(opening + _own_ids(_page_colours(_element(document)), name) + "</svg>")
 
 
 def _element(document: str) -> str:

@@ -1,6 +1,7 @@
 """Results of a planted study: known surfaces, fitted and searched by the project's own code."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ from mars_core.convergence import convergence_times, reference_pair
 from mars_core.fitting import fit_law
 from mars_core.report import ReportData
 from mars_core.search import choose_pair
+from mars_core.search.choice import json_safe
 
 BATCH = 8
 RANKS = (2, 4, 8, 16)
@@ -88,7 +90,7 @@ def laws_and_choice(metrics, form="performance"):
         "convergence_times": times.to_dict("records"),
         "reference": list(reference),
     }
-    return laws, choice
+    return json.loads(json.dumps(json_safe(laws))), choice  # as the study folder stores them
 
 
 def final(role, pair, shift=0.0):

@@ -1,8 +1,10 @@
+import copy
 import dataclasses
 import re
 import time
 from html.parser import HTMLParser
 
+import pandas as pd
 import pytest
 
 from mars_core.report import ReportData, render, render_report
@@ -298,3 +300,46 @@ def test_is_deterministic_and_fast(full, data):
 def test_only_the_evidence_of_laws_is_required():
     required = {field.name for field in dataclasses.fields(ReportData) if field.default is dataclasses.MISSING}
     assert {"adapter", "finals", "evaluation", "costs", "notes"}.isdisjoint(required)
+
+
+def test_a_diverged_run_leaves_an_empty_cell(data, draw_only):
+    draw_only("heatmap")
+    metrics = data.metrics
+    cut = metrics[(metrics["r_me"] != 2) | (metrics["r_llm"] != 2) | (metrics["step"] <= 16)]
+    words = Page(render_report(dataclasses.replace(data, metrics=cut, notes=["run (2, 2) diverged at step 17"]))).words
+    assert words.count("no value") == 1
+    assert "run (2, 2) diverged at step 17" in words
+
+
+def test_runs_without_adapter_take_no_part_in_the_curves(data, draw_only):
+    draw_only("heatmap", "law-p", "predicted", "balance")
+    bare = data.metrics[data.metrics["r_me"] == 2].assign(r_me=0)
+    bare["run_id"] = "bare-" + bare["run_id"]
+    page = Page(render_report(dataclasses.replace(data, metrics=pd.concat([data.metrics, bare]))))
+    assert {"figure-heatmap", "figure-law-p", "figure-predicted", "figure-balance"} <= set(page.ids)
+
+
+def test_an_extrapolated_choice_is_flagged(data, draw_only):
+    draw_only("heatmap", "predicted", "balance")
+    first = data.choice["candidates"][0]
+    wide = {**first, "pair": [64, 64], "source": {**first["source"], "extrapolated": True}}
+    choice = {**data.choice, "pair": [64, 64], "candidates": [wide, *data.choice["candidates"]]}
+    words = Page(render_report(dataclasses.replace(data, choice=choice))).words
+    assert "the chosen pair has a rank that was never calibrated" in words
+
+
+def test_wild_bootstrap_draws_do_not_break_the_figures(data, draw_only):
+    draw_only("law-p", "predicted", "law-c", "balance")
+    laws = copy.deepcopy(data.laws)
+    laws["convergence"]["me"]["draws"][:2] = [[None] * 4, [1.0, 5.0, 3.0, 1e9]]
+    laws["performance"]["draws"][0] = [1e300, -2.0, -2.0, -1.0, 1.0]
+    page = Page(render_report(dataclasses.replace(data, laws=laws)))
+    assert "figure-balance" in page.ids
+
+
+def test_each_final_run_has_its_own_cost(data, draw_only):
+    draw_only()
+    costs = [{"stage": f"final fine-tune ({role})", "seconds": 60.0, "detail": ""} for role in ("chosen", "uniform")]
+    finals = [{**final, "peak_memory_bytes": 2**30} for final in data.finals]
+    rows = Page(render_report(dataclasses.replace(data, costs=costs, finals=finals))).tables["costs"]
+    assert [row[3:5] for row in rows[1:3]] == [["600", "1.00 GiB"]] * 2
