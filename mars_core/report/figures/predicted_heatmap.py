@@ -31,5 +31,6 @@ def predicted_grid(results: StudyResults) -> RankGrid | None:
     small: dict[tuple[int, int], str] = {}
     if len(fit.draws):
         low, high = fit.predict_interval(X)
-        small = {pair: f"±{50 * (up - down):.1f}%" for pair, down, up in zip(pairs, low, high, strict=True)}
+        half = 50 * (high - low)
+        small = {pair: f"±{width:.1f}%" for pair, width in zip(pairs, half, strict=True) if np.isfinite(width)}
     return RankGrid(ranks_me, ranks_llm, dict(zip(pairs, values.tolist(), strict=True)), small)
