@@ -163,9 +163,9 @@ def _last_checkpoint(folder: Path) -> str | None:
     return last
 
 
-def largest_logit_difference(first: nn.Module, second: nn.Module, batch: Mapping[str, Tensor]) -> float:
-    """Largest absolute difference of two models' logits on one batch (labels are ignored)."""
+def all_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    """A model's logits at every position of a batch (labels are ignored), in evaluation mode."""
     inputs = {key: value for key, value in batch.items() if key != "labels"}
     with torch.inference_mode():
-        difference = first.eval()(**inputs).logits - second.eval()(**inputs).logits
-    return float(difference.abs().max())
+        logits: Tensor = model.eval()(**inputs).logits
+    return logits

@@ -1,0 +1,1 @@
+"""The `mars` command line: one module per group of commands."""

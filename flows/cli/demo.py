@@ -1,0 +1,28 @@
+"""`mars demo`: the whole pipeline on the bundled data and backbone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli.errors import one_message
+from flows.cli.output import print_json, print_summary
+from flows.cli.stages import AsJson, this_command
+
+
+@one_message
+def demo(
+    folder: Annotated[Path, typer.Option("--folder", help="Where data, study and report go.")] = Path("mars-demo"),
+    as_json: AsJson = False,
+) -> None:
+    """Run everything on the bundled data and backbone: about 10 minutes on two cores, no GPU."""
+    from flows.study import study_flow
+    from tasks.demo import prepare_demo
+
+    summary = study_flow(prepare_demo(folder), command=this_command())
+    if as_json:
+        print_json(summary)
+    else:
+        print_summary(summary)

@@ -1,0 +1,28 @@
+"""Settings of the libraries underneath, made before they are imported. What the user has set is kept."""
+
+from __future__ import annotations
+
+import os
+
+DEFAULTS = {
+    # Errors reach the user as one message; Prefect's own console lines would repeat them with a traceback.
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
+    # The temporary server applies its database migrations on the first start.
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    # After Ctrl-C the temporary server is gone too: do not wait for it for minutes.
+    "PREFECT_CLIENT_MAX_RETRIES": "2",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
+
+
+def prepare_environment(*, debug: bool) -> None:
+    """Set the defaults; with `debug`, leave the libraries' own logging as it is."""
+    logging_settings = {name for name in DEFAULTS if "LOGGING" in name or "VERBOSITY" in name}
+    for name, value in DEFAULTS.items():
+        if not (debug and name in logging_settings):
+            os.environ.setdefault(name, value)

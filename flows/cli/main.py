@@ -1,0 +1,49 @@
+"""The `mars` command."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from flows.cli import data, demo, doctor, model, stages
+from flows.cli.environment import prepare_environment
+from flows.cli.errors import DEBUG_VARIABLE
+from flows.cli.laws import laws_app
+
+app = typer.Typer(
+    name="mars",
+    help="Find the best pair of LoRA ranks (vision encoder, LLM) for a vision-language model, then fine-tune with it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+
+@app.callback()
+def _global_options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and the libraries' own logs.")] = False,
+) -> None:
+    if debug:
+        os.environ[DEBUG_VARIABLE] = "1"
+    prepare_environment(debug=debug)
+
+
+app.command("demo")(demo.demo)
+app.command("run")(stages.run)
+app.command("calibrate")(stages.calibrate)
+app.command("fit")(stages.fit)
+app.command("search")(stages.search)
+app.command("finetune")(stages.finetune)
+app.command("evaluate")(stages.evaluate)
+app.command("report")(stages.report)
+app.command("doctor")(doctor.doctor)
+app.add_typer(model.app, name="model")
+app.add_typer(data.app, name="data")
+app.add_typer(laws_app, name="laws")
+
+
+def main() -> None:
+    """Entry point of the `mars` command."""
+    app()

@@ -1,0 +1,50 @@
+"""What commands print: results on standard output, as text for people or JSON for programs."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+console = Console(soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """Print a result as JSON."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_summary(summary: dict[str, Any]) -> None:
+    """Print what a finished study comes down to."""
+    pair, test = summary["pair"], summary["test"]
+    lines = Text()
+    lines.append(f"Chosen rank pair: r_me = {pair['r_me']}, r_llm = {pair['r_llm']}", style="bold")
+    lines.append(f"  ({summary['verdict']})\n")
+    lines.append(f"Why: {summary['reason']}\n")
+    lines.append(
+        f"Cost: calibration {minutes(summary['calibration_seconds'])}, "
+        f"final fine-tune {minutes(summary['final_seconds'])}\n"
+    )
+    lines.append(f"Adapter: {summary['adapter']}\n")
+    lines.append(f"Report:  {summary['report']}")
+    console.print(Panel(lines, title="MARS", expand=False))
+    console.print(_scores(test))
+
+
+def _scores(test: dict[str, Any]) -> Table:
+    table = Table("test split", "perplexity", "exact match", "answers")
+    names = {"base": "before", "chosen": "chosen pair", "uniform": "uniform-rank default"}
+    for role, score in test.items():
+        accuracy, answers = f"{score['accuracy']:.1%}", str(score["n_answers"])
+        table.add_row(names.get(role, role), f"{score['perplexity']:.4f}", accuracy, answers)
+    return table
+
+
+def minutes(seconds: float) -> str:
+    """A duration as people say it."""
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"

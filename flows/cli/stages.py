@@ -1,0 +1,155 @@
+"""Commands that run a study, whole or one stage at a time."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flows.cli.errors import one_message
+from flows.cli.output import print_json, print_summary
+
+if TYPE_CHECKING:
+    from tasks.config import StudyConfig
+
+Study = Annotated[Path, typer.Argument(help="A STUDY.yaml, or the folder of a study that exists.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+NewRevision = Annotated[
+    bool, typer.Option("--new-revision", help="Open a new revision in the study folder: new model, data or recipe.")
+]
+
+
+@one_message
+def run(study: Study, new_revision: NewRevision = False, as_json: AsJson = False) -> None:
+    """Run the whole pipeline on your model and data; what is already done is kept."""
+    config = load_study(study)
+    from flows.study import study_flow
+
+    summary = study_flow(config, new_revision, command=this_command())
+    if as_json:
+        print_json(summary)
+    else:
+        print_summary(summary)
+
+
+@one_message
+def calibrate(
+    study: Study,
+    new_revision: NewRevision = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; train nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train the short calibration runs of every rank pair."""
+    config = load_study(study)
+    if dry_run:
+        from tasks.calibrate import describe_plan, plan_calibration
+
+        print_result(describe_plan(plan_calibration(config)), as_json)
+        return
+    from flows.stages import calibrate_flow
+
+    print_result({"revision": calibrate_flow(config, new_revision)}, as_json)
+
+
+@one_message
+def fit(study: Study, as_json: AsJson = False) -> None:
+    """Fit law P and law C to the calibration runs."""
+    config = load_study(study)
+    from flows.stages import fit_flow
+    from tasks.store import read_json
+
+    path = fit_flow(config)
+    if as_json:
+        print_json(read_json(Path(path)))
+    else:
+        print_result({"laws": path}, as_json)
+
+
+@one_message
+def search(study: Study, as_json: AsJson = False) -> None:
+    """Choose the rank pair from the fitted laws."""
+    config = load_study(study)
+    from flows.stages import search_flow
+    from tasks.revision import newest_revision
+    from tasks.search import choice_path, read_choice
+    from tasks.store import read_json
+
+    search_flow(config)
+    revision = newest_revision(Path(config.study))
+    if as_json:
+        print_json(read_json(choice_path(revision)))
+    else:
+        choice = read_choice(revision)
+        print_result({"pair": choice.pair, "verdict": choice.verdict, "reason": choice.reason}, as_json)
+
+
+@one_message
+def finetune(
+    study: Study,
+    ranks: Annotated[
+        tuple[int, int] | None, typer.Option("--ranks", help="Train this pair (r_me r_llm) instead of the chosen one.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train the chosen pair at the full budget and save its adapter."""
+    config = load_study(study)
+    from flows.stages import finetune_flow
+    from tasks.revision import newest_revision
+    from tasks.search import chosen_pair
+
+    if ranks is None:
+        pair = chosen_pair(newest_revision(Path(config.study)))
+        ranks = (pair.r_me, pair.r_llm)
+    print_result({"adapter": finetune_flow(config, *ranks)}, as_json)
+
+
+@one_message
+def evaluate(study: Study, as_json: AsJson = False) -> None:
+    """Score the base model and the final adapters on the test split."""
+    config = load_study(study)
+    from flows.stages import evaluate_flow
+    from tasks.store import read_json
+
+    path = evaluate_flow(config)
+    if as_json:
+        print_json(read_json(Path(path)))
+    else:
+        print_result({"scores": path}, as_json)
+
+
+@one_message
+def report(study: Study, as_json: AsJson = False) -> None:
+    """Write the HTML report of what has run so far."""
+    config = load_study(study)
+    from flows.stages import report_flow
+
+    print_result({"report": report_flow(config, command=this_command())}, as_json)
+
+
+def load_study(path: Path) -> StudyConfig:
+    """Read a study file, or the one that lies in a study folder, and check its data before anything expensive."""
+    from tasks.config import read_study
+    from tasks.data import check_data
+    from tasks.store import revisions
+
+    config = read_study(path / "study.yaml" if path.is_dir() else path)
+    known = bool(revisions(Path(config.study)))
+    check_data(config.data, decode=not known).raise_if_bad()
+    return config
+
+
+def print_result(result: dict[str, object], as_json: bool) -> None:
+    """Print a small result."""
+    if as_json:
+        print_json(result)
+    else:
+        for name, value in result.items():
+            typer.echo(f"{name}: {value}")
+
+
+def this_command() -> str:
+    """The command line as it was typed."""
+    return shlex.join(["mars", *sys.argv[1:]])

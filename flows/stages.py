@@ -1,0 +1,153 @@
+"""The stages of a study as flows: each reads what the stage before wrote, and does only what is missing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+
+from mars_core.metrics.identity import content_hash
+from mars_core.models.lora import RankPair
+from tasks import tracking
+from tasks.calibrate import calibrate_pair, calibration_cost, calibration_outputs, missing_runs, plan_calibration
+from tasks.config import StudyConfig
+from tasks.evaluate import evaluate_finals, evaluation_path
+from tasks.finetune import final_folder, final_inputs, final_outputs, finetune_pair
+from tasks.fit import fit_inputs, fit_laws, laws_path
+from tasks.progress import say
+from tasks.report import publish_artifacts, publish_to_mlflow, report_path, write_report
+from tasks.revision import open_revision
+from tasks.search import choice_path, choose_ranks, chosen_pair, search_inputs
+from tasks.store import Revision, finish, is_finished, outputs_hash
+
+JSON_RESULTS = {"persist_result": True, "result_serializer": "json"}
+
+
+@flow(name="mars-calibrate", flow_run_name="calibrate {config.study}", **JSON_RESULTS)
+def calibrate_flow(config: StudyConfig, new_revision: bool = False) -> str:
+    """Train the calibration runs that are missing; returns the revision's folder."""
+    revision = open_revision(config, new=new_revision)
+    plan = plan_calibration(config)
+    for note in plan.notes:
+        say(f"note: {note}")
+    if is_finished(revision, "calibrate", plan.inputs_hash):
+        say("calibrate: already done")
+        return str(revision.folder)
+    missing = missing_runs(revision, plan)
+    done = len(plan.runs) - len(missing)
+    say(f"calibrate: {len(missing)} of {len(plan.runs)} runs to train, {plan.horizon} steps each")
+    with tracking.study_run(Path(config.study), revision.number, config.model_dump(mode="json")) as parent:
+        for number, run in enumerate(missing, start=done + 1):
+            calibrate_pair(config, revision, plan, run, parent, f"run {number}/{len(plan.runs)} {run.pair}")
+    cost = calibration_cost(revision, plan)
+    finish(revision, "calibrate", plan.inputs_hash, calibration_outputs(revision, plan), cost)
+    return str(revision.folder)
+
+
+@flow(name="mars-fit", flow_run_name="fit {config.study}", **JSON_RESULTS)
+def fit_flow(config: StudyConfig) -> str:
+    """Fit law P and law C; returns the path of the laws."""
+    revision = open_revision(config, new=False)
+    plan = plan_calibration(config)
+    inputs = content_hash([outputs_hash(revision, "calibrate"), fit_inputs(config)])
+    _stage(revision, "fit", inputs, [laws_path(revision)], lambda: fit_laws(config, revision, plan))
+    return str(laws_path(revision))
+
+
+@flow(name="mars-search", flow_run_name="search {config.study}", **JSON_RESULTS)
+def search_flow(config: StudyConfig) -> dict[str, int]:
+    """Choose the rank pair; returns it."""
+    revision = open_revision(config, new=False)
+    plan = plan_calibration(config)
+    inputs = content_hash([outputs_hash(revision, "calibrate", "fit"), search_inputs(config)])
+    if _stage(revision, "search", inputs, [choice_path(revision)], lambda: choose_ranks(config, revision, plan)):
+        publish_artifacts(revision)
+    pair = chosen_pair(revision)
+    return {"r_me": pair.r_me, "r_llm": pair.r_llm}
+
+
+@flow(name="mars-final-fine-tune", flow_run_name="fine-tune me{r_me}-llm{r_llm} {config.study}", **JSON_RESULTS)
+def finetune_flow(config: StudyConfig, r_me: int, r_llm: int, role: str = "chosen") -> str:
+    """Train one pair at the full budget; returns the path of its adapter."""
+    revision = open_revision(config, new=False)
+    pair = RankPair(r_me, r_llm)
+
+    def work() -> None:
+        with tracking.study_run(Path(config.study), revision.number, config.model_dump(mode="json")) as parent:
+            finetune_pair(config, revision, pair, role, parent)
+
+    stage = f"finetune-{pair.slug}"
+    _stage(revision, stage, final_inputs(config, pair), final_outputs(revision, pair), work)
+    return str(final_folder(revision, pair) / "adapter")
+
+
+@flow(name="mars-evaluate", flow_run_name="evaluate {config.study}", **JSON_RESULTS)
+def evaluate_flow(config: StudyConfig) -> str:
+    """Score base model and final adapters on the test split; returns the path of the scores."""
+    revision = open_revision(config, new=False)
+    finals = final_pairs(config, revision)
+    inputs = outputs_hash(revision, *(f"finetune-{pair.slug}" for pair in finals.values()))
+
+    def work() -> None:
+        tracking.open_experiment(Path(config.study))
+        evaluate_finals(config, revision, finals)
+
+    _stage(revision, "evaluate", inputs, [evaluation_path(revision)], work)
+    return str(evaluation_path(revision))
+
+
+@flow(name="mars-report", flow_run_name="report {config.study}", **JSON_RESULTS)
+def report_flow(config: StudyConfig, command: str = "mars report") -> str:
+    """Write the HTML report of what has run so far; returns its path."""
+    revision = open_revision(config, new=False)
+    plan = plan_calibration(config)
+    finals = trained_pairs(config, revision)
+    stages = ["calibrate", "fit", "search", *(f"finetune-{pair.slug}" for pair in finals.values())]
+    if evaluation_path(revision).is_file():
+        stages.append("evaluate")
+    inputs = outputs_hash(revision, *(stage for stage in stages if revision.manifest(stage).is_file()))
+
+    def work() -> None:
+        write_report(config, revision, plan, finals, command)
+        with tracking.study_run(Path(config.study), revision.number, config.model_dump(mode="json")) as parent:
+            publish_to_mlflow(revision, parent)
+
+    _stage(revision, "report", inputs, [report_path(revision)], work)
+    return str(report_path(revision))
+
+
+def final_pairs(config: StudyConfig, revision: Revision) -> dict[str, RankPair]:
+    """Pairs of the final runs by role: the chosen one, and the uniform-rank default where it is another."""
+    chosen = chosen_pair(revision)
+    uniform = RankPair(config.calibration.reference_rank, config.calibration.reference_rank)
+    if not config.final.compare_uniform or uniform == chosen:
+        return {"chosen": chosen}
+    return {"chosen": chosen, "uniform": uniform}
+
+
+def trained_pairs(config: StudyConfig, revision: Revision) -> dict[str, RankPair]:
+    """Those of `final_pairs` whose final run has finished."""
+    if not choice_path(revision).is_file():
+        return {}
+    return {
+        role: pair
+        for role, pair in final_pairs(config, revision).items()
+        if revision.manifest(f"finetune-{pair.slug}").is_file()
+    }
+
+
+def _stage(
+    revision: Revision, name: str, inputs: str, outputs: Iterable[Path], work: Callable[[], Any]
+) -> bool:
+    """Do a stage's work unless it has finished with these inputs; returns whether it was done now."""
+    if is_finished(revision, name, inputs):
+        say(f"{name}: already done")
+        return False
+    say(f"{name}: running")
+    started = time.perf_counter()
+    work()
+    finish(revision, name, inputs, outputs, {"seconds": time.perf_counter() - started})
+    return True

@@ -1,0 +1,184 @@
+"""The study configuration: what a user writes in STUDY.yaml or fills into the form of the Prefect UI.
+
+Every field has a unit or range in its description; validation happens once, here. The config objects stop
+at the tasks: mars_core receives plain values.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mars_core.training.recipe import Recipe
+
+Rank = Annotated[int, Field(ge=0, le=4096)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(_Section):
+    """Where the samples are and how they are split."""
+
+    train: str = Field(description="Training file: LLaVA JSON or Parquet")
+    images: str | None = Field(None, description="Folder that image paths are relative to (default: the file's folder)")
+    validation: str | None = Field(None, description="Calibration validation file; split off the training file if absent")
+    test: str | None = Field(None, description="Test file; split off the training file if absent")
+    validation_samples: int = Field(500, ge=1, description="Samples of the calibration validation set")
+    test_samples: int = Field(500, ge=1, description="Samples of the test set, if split off the training file")
+
+
+class RecipeConfig(_Section):
+    """Fine-tuning settings shared by calibration and the final run; defaults are the paper's (appendix G)."""
+
+    learning_rate: float = Field(1e-5, gt=0, description="Peak learning rate")
+    batch_size: int = Field(8, ge=1, description="Samples per optimizer step")
+    warmup_ratio: float = Field(0.1, ge=0, lt=1, description="Share of the schedule spent in warm-up")
+    max_grad_norm: float = Field(1.0, ge=0, description="Gradient clipping norm over all adapters; 0 for none")
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the LoRA matrices")
+    max_tokens: int = Field(2048, ge=16, description="Longer samples are dropped and counted, never cut")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Dtype of the frozen base weights")
+
+    def as_recipe(self) -> Recipe:
+        """The recipe as mars_core's record."""
+        return Recipe(**self.model_dump())
+
+
+class CalibrationConfig(_Section):
+    """The short runs that the laws are fitted to."""
+
+    ranks: tuple[Rank, ...] = Field((8, 16, 32, 64), description="Ranks of both modules: every pair is calibrated")
+    samples: int = Field(2048, ge=8, description="Training samples per pair (capped by the dataset)")
+    smallest_size: int = Field(64, ge=1, description="Smallest effective dataset size that is measured")
+    seeds: tuple[int, ...] = Field((0,), min_length=1, description="One calibration run per pair and seed")
+    data_seed: int = Field(0, description="Seed of the order in which runs see the samples")
+
+    @model_validator(mode="after")
+    def _distinct(self) -> CalibrationConfig:
+        if len(set(self.ranks)) != len(self.ranks) or len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("ranks and seeds must not repeat")
+        if 0 in self.ranks:
+            raise ValueError("rank 0 takes no part in a power law: give ranks of 1 or more")
+        if len(self.ranks) < 2:
+            raise ValueError(f"a law in the rank needs at least 2 different ranks, got {list(self.ranks)}")
+        if self.smallest_size > self.samples:
+            raise ValueError(f"smallest_size {self.smallest_size} is above samples {self.samples}")
+        return self
+
+    @property
+    def reference_rank(self) -> int:
+        """The lower middle of the grid: 16 for 8, 16, 32, 64."""
+        ranks = sorted(self.ranks)
+        return ranks[(len(ranks) - 1) // 2]
+
+
+class FitConfig(_Section):
+    """How the laws are fitted."""
+
+    delta: float = Field(1e-3, gt=0, description="Huber threshold on log residuals")
+    starts: int = Field(64, ge=1, description="Starting points of each fit")
+    bootstrap: int = Field(200, ge=0, description="Bootstrap draws behind every interval")
+    signal: Literal["slice"] = Field("slice", description="How a convergence time is given to a module")
+    level: Literal["common", "own"] = Field("common", description="Loss level that counts as converged")
+
+
+class SearchConfig(_Section):
+    """How the pair is chosen."""
+
+    ranks: tuple[Rank, ...] | None = Field(None, description="Available ranks (default: the calibration ranks)")
+    target_samples: int | None = Field(None, ge=1, description="Dataset size to choose for (default: the training set)")
+    law: Literal["mars", "paper"] = Field("mars", description="`paper` keeps Eq. 1, Eq. 3 and the nearest rank as printed")
+    margin: float = Field(0.0025, ge=0, description="Relative excess loss that a cheaper pair may have")
+
+
+class FinalConfig(_Section):
+    """The final fine-tune."""
+
+    epochs: float = Field(1.0, gt=0, description="Passes over the training set (the paper: 3 on LLaVA, 12 on ScienceQA)")
+    seed: int = Field(0, description="Seed of adapters and sample order")
+    compare_uniform: bool = Field(True, description="Also train the uniform-rank default at the same budget")
+
+
+class StudyConfig(_Section):
+    """One base model, one dataset, one recipe; everything it produces lies under `study`."""
+
+    study: str = Field(description="Study folder: everything the study produces lies here")
+    model: str = Field(description="Base checkpoint: a local folder or a hub id")
+    data: DataConfig
+    recipe: RecipeConfig = RecipeConfig()
+    calibration: CalibrationConfig = CalibrationConfig()
+    fit: FitConfig = FitConfig()
+    search: SearchConfig = SearchConfig()
+    final: FinalConfig = FinalConfig()
+    evaluation_batch_size: int = Field(32, ge=1, description="Samples per forward pass when scoring; changes no result")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+
+    @model_validator(mode="after")
+    def _paper_keeps_its_ranks(self) -> StudyConfig:
+        ranks = self.search.ranks
+        if ranks is not None and 0 in ranks:
+            raise ValueError("search.ranks: rank 0 takes no part in a power law, give ranks of 1 or more")
+        return self
+
+    @property
+    def available_ranks(self) -> tuple[int, ...]:
+        """Ranks that the search may choose from, in increasing order."""
+        return tuple(sorted(self.search.ranks or self.calibration.ranks))
+
+
+def read_study(path: Path) -> StudyConfig:
+    """Read and validate a study file; relative paths in it are relative to the file.
+
+    Raises:
+        ValueError: the file is missing, is not YAML, or has fields that are unknown, missing or out of range.
+    """
+    if not path.is_file():
+        raise ValueError(f"there is no study file {path}: give the path of a STUDY.yaml (`mars demo` writes one)")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not readable YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds {type(values).__name__}, expected a mapping with study, model and data")
+    try:
+        return StudyConfig.model_validate(_relative_to(values, path.parent))
+    except ValidationError as error:
+        raise ValueError(f"{path}: {_explain(error)}") from error
+
+
+def write_study(config: StudyConfig, path: Path) -> None:
+    """Write a study file that `read_study` reads back, with every default spelled out."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def _relative_to(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    resolved = dict(values)
+    if isinstance(study := resolved.get("study"), str):
+        resolved["study"] = _resolve(study, folder)
+    if isinstance(data := resolved.get("data"), dict):
+        paths = ("train", "validation", "test", "images")
+        resolved["data"] = data | {key: _resolve(data[key], folder) for key in paths if isinstance(data.get(key), str)}
+    # A model that names a folder beside the study file is that folder; anything else may be a hub id.
+    if isinstance(model := resolved.get("model"), str) and (folder / model).is_dir():
+        resolved["model"] = _resolve(model, folder)
+    return resolved
+
+
+def _resolve(path: str, folder: Path) -> str:
+    return path if "://" in path else str((folder / Path(path).expanduser()).resolve())
+
+
+def _explain(error: ValidationError) -> str:
+    parts = []
+    for item in error.errors():
+        where = ".".join(str(part) for part in item["loc"]) or "study"
+        message = item["msg"].removeprefix("Value error, ")
+        got = "" if item["type"] == "missing" or not item["loc"] else f", got {item['input']!r}"
+        parts.append(f"{where}: {message}{got}")
+    return "; ".join(parts)

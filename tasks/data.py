@@ -1,0 +1,143 @@
+"""Read, check and split a study's data; feed it to training in the order that all runs of a pack share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mars_core.data.check import DataReport, check_samples
+from mars_core.data.collate import collate
+from mars_core.data.hashing import data_hash
+from mars_core.data.dataset import EncodedDataset
+from mars_core.data.readers import read_rows, read_samples
+from mars_core.data.records import Sample
+from mars_core.data.splits import Splits, join_splits, split_samples
+from mars_core.data.subsets import nested_order
+from mars_core.models.loading import Base
+from tasks.config import DataConfig, StudyConfig
+from tasks.progress import progress_bar
+from tasks.resources import base_model
+
+SPLIT_SEED = 0
+
+
+@dataclass(frozen=True)
+class StudyData:
+    """A study's samples in three splits, with the hash of their contents."""
+
+    splits: Splits
+    data_hash: str
+
+    def summary(self) -> dict[str, Any]:
+        """Counts by split and task type, as JSON values."""
+        parts = {"train": self.splits.train, "validation": self.splits.validation, "test": self.splits.test}
+        return {
+            "data_hash": self.data_hash,
+            **{name: len(samples) for name, samples in parts.items()},
+            "tasks": dict(Counter(sample.task for sample in self.splits.train)),
+            "notes": list(self.splits.notes),
+        }
+
+
+@lru_cache(maxsize=1)
+def load_data(data: DataConfig) -> StudyData:
+    """Read the files of a study and split them.
+
+    Raises:
+        ValueError: rows that make no sample, images in two splits, or too few samples.
+    """
+    train = read_samples(data.train, data.images)
+    validation = read_samples(data.validation, data.images) if data.validation else None
+    test = read_samples(data.test, data.images) if data.test else None
+    splits = _split(train, validation, test, data)
+    return StudyData(splits, data_hash([*splits.train, *splits.validation, *splits.test]))
+
+
+def _split(
+    train: list[Sample], validation: list[Sample] | None, test: list[Sample] | None, data: DataConfig
+) -> Splits:
+    if validation is None and test is None:
+        sizes = {"validation_size": data.validation_samples, "test_size": data.test_samples}
+        return split_samples(train, seed=SPLIT_SEED, **sizes)
+    notes: tuple[str, ...] = ()
+    if validation is None or test is None:
+        size = data.test_samples if test is None else data.validation_samples
+        parts = split_samples(train, seed=SPLIT_SEED, validation_size=size, test_size=0)
+        train, notes = list(parts.train), parts.notes
+        validation, test = validation or list(parts.validation), test or list(parts.validation)
+    joined = join_splits(train, validation, test)
+    return Splits(joined.train, joined.validation, joined.test, notes)
+
+
+def check_data(data: DataConfig, *, decode: bool = True) -> DataReport:
+    """Check every row of a study's files in one pass, and with `decode` every image to its last pixel."""
+    files = [file for file in (data.train, data.validation, data.test) if file]
+    rows = [row for file in files for row in read_rows(file, data.images)]
+    with progress_bar("checking the data", len(rows)) as advance:
+        return check_samples(rows, decode=decode, progress=lambda done, _: advance(done))
+
+
+@lru_cache(maxsize=1)
+def calibration_set(config: StudyConfig, count: int) -> EncodedDataset:
+    """The first `count` training samples of the nested order: every prefix keeps the mixture of task types."""
+    return _encoded(config, ordered_training_samples(config, config.calibration.data_seed)[:count])
+
+
+@lru_cache(maxsize=1)
+def validation_set(config: StudyConfig) -> EncodedDataset:
+    """The calibration validation set."""
+    return _encoded(config, load_data(config.data).splits.validation)
+
+
+def training_set(config: StudyConfig) -> EncodedDataset:
+    """The whole training set."""
+    return _encoded(config, load_data(config.data).splits.train)
+
+
+def test_set(config: StudyConfig) -> EncodedDataset:
+    """The test set; only the evaluation reads it."""
+    return _encoded(config, load_data(config.data).splits.test)
+
+
+def ordered_training_samples(config: StudyConfig, seed: int) -> list[Sample]:
+    """Training samples in the nested order of `seed`."""
+    train = load_data(config.data).splits.train
+    return [train[index] for index in nested_order([sample.task for sample in train], seed)]
+
+
+def _encoded(config: StudyConfig, samples: Sequence[Sample]) -> EncodedDataset:
+    processor = base_model(config.model, config.device, config.recipe.dtype).processor
+    return EncodedDataset(samples, processor, config.recipe.max_tokens)
+
+
+def train_batches(dataset: EncodedDataset, base: Base, batch_size: int) -> Iterator[dict[str, Tensor]]:
+    """Batches in the dataset's order, on the model's device."""
+    device = next(base.model.parameters()).device
+    for start in range(0, len(dataset), batch_size):
+        items = [dataset[index] for index in range(start, min(start + batch_size, len(dataset)))]
+        yield to_device(collate(items, base.pad_token_id), device)
+
+
+def scored_batches(
+    dataset: EncodedDataset, base: Base, batch_size: int
+) -> Callable[[], Iterable[tuple[dict[str, Tensor], list[str]]]]:
+    """A function that gives the batches of a fixed set with the task type of each row."""
+    device = next(base.model.parameters()).device
+
+    def batches() -> Iterator[tuple[dict[str, Tensor], list[str]]]:
+        for start in range(0, len(dataset), batch_size):
+            items = [dataset[index] for index in range(start, min(start + batch_size, len(dataset)))]
+            yield to_device(collate(items, base.pad_token_id), device), [item.sample.task for item in items]
+
+    return batches
+
+
+def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Move a batch's tensors."""
+    return {key: value.to(device, non_blocking=True) for key, value in batch.items()}

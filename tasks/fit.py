@@ -1,0 +1,98 @@
+"""Fit law P to the checkpoint metrics and law C to the convergence times of both modules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from mars_core.convergence import NoConvergenceTimes, convergence_times
+from mars_core.fitting import fit_law
+from mars_core.search.choice import json_safe
+from tasks.calibrate import CalibrationPlan, collect_metrics
+from tasks.config import FitConfig, StudyConfig
+from tasks.data import load_data
+from tasks.store import Revision, read_json, write_json
+
+MODULES = ("me", "llm")
+
+
+def fit_inputs(config: StudyConfig) -> dict[str, Any]:
+    """Settings that decide the fitted laws, beside the metrics."""
+    return {"fit": config.fit.model_dump(mode="json"), "reference": config.calibration.reference_rank}
+
+
+@task(name="fit-laws", cache_policy=NO_CACHE, persist_result=False)
+def fit_laws(config: StudyConfig, revision: Revision, plan: CalibrationPlan) -> str:
+    """Fit both laws and store coefficients, intervals and diagnostics; returns the path of laws.json."""
+    metrics, notes = collect_metrics(revision, plan)
+    reference = (config.calibration.reference_rank,) * 2
+    times, cause = _times(metrics, config.fit, reference)
+    performance, causes = _fit_or_cause({"performance": metrics_as_points(metrics)}, "performance", config.fit)
+    modules = {module: cause or times[times["module"] == module] for module in MODULES}
+    convergence, no_convergence = _fit_or_cause(modules, "convergence", config.fit)
+    laws = {
+        "performance": performance["performance"],
+        "convergence": convergence,
+        "causes": causes | no_convergence,
+        "convergence_times": times.to_dict("records"),
+        "reference": list(reference),
+        "signal": config.fit.signal,
+        "level": config.fit.level,
+        "notes": notes,
+    }
+    write_json(laws_path(revision), json_safe(laws))
+    return str(laws_path(revision))
+
+
+def metrics_as_points(metrics: pd.DataFrame) -> pd.DataFrame:
+    """Checkpoint metrics as the points of law P: r_me, r_llm, D, loss, and the run they come from."""
+    return metrics.rename(columns={"unique_samples": "D", "val_loss": "loss"})[
+        ["r_me", "r_llm", "D", "loss", "run_id", "seed"]
+    ]
+
+
+def _times(metrics: pd.DataFrame, fit: FitConfig, reference: tuple[int, int]) -> tuple[pd.DataFrame, str | None]:
+    try:
+        return convergence_times(metrics, signal=fit.signal, level=fit.level, reference=reference), None
+    except NoConvergenceTimes as error:
+        return pd.DataFrame({"module": []}), str(error)
+
+
+def _fit_or_cause(
+    tables: Mapping[str, pd.DataFrame | str], law: str, settings: FitConfig
+) -> tuple[dict[str, Any], dict[str, str | None]]:
+    """Fit a law to each table; a table that is a sentence, or cannot be fitted, becomes a cause."""
+    fits: dict[str, Any] = {}
+    causes: dict[str, str | None] = {}
+    for name, points in tables.items():
+        fits[name], causes[name] = None, points if isinstance(points, str) else None
+        if isinstance(points, str):
+            continue
+        try:
+            fits[name] = fit_law(
+                law, points, delta=settings.delta, n_starts=settings.starts, n_bootstrap=settings.bootstrap
+            ).to_json()
+        except ValueError as error:  # too few or unusable points: the search falls back and says why
+            causes[name] = str(error)
+    return fits, causes
+
+
+def laws_path(revision: Revision) -> Path:
+    """Where the fitted laws lie."""
+    return revision.path("laws.json")
+
+
+def read_laws(revision: Revision) -> dict[str, Any]:
+    """The stored laws as JSON values."""
+    laws: dict[str, Any] = read_json(laws_path(revision))
+    return laws
+
+
+def target_size(config: StudyConfig) -> int:
+    """Dataset size to choose ranks for: as set, else the size of the training set."""
+    return config.search.target_samples or len(load_data(config.data).splits.train)

@@ -1,0 +1,178 @@
+"""Gather what the stages stored and write the report."""
+
+from __future__ import annotations
+
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+
+from mars_core.models.lora import RankPair
+from mars_core.models.partition import GROUPS, Partition
+from mars_core.report import ReportData, render_report
+from mars_core.search import Choice
+from tasks import tracking
+from tasks.calibrate import CalibrationPlan, calibration_cost, collect_metrics
+from tasks.config import StudyConfig
+from tasks.data import calibration_set, load_data
+from tasks.evaluate import evaluation_path, read_evaluation
+from tasks.finetune import final_folder, read_final
+from tasks.fit import laws_path, read_laws, target_size
+from tasks.resources import base_model
+from tasks.search import choice_path, read_choice
+from tasks.store import Revision, replacing
+
+VERSIONED = ("mars-rank-search", "torch", "transformers", "peft", "accelerate", "prefect", "mlflow", "scipy", "numpy")
+
+
+@task(name="write-report", cache_policy=NO_CACHE, persist_result=False)
+def write_report(
+    config: StudyConfig, revision: Revision, plan: CalibrationPlan, finals: dict[str, RankPair], command: str
+) -> str:
+    """Write the revision's report as one HTML file; returns its path."""
+    html = render_report(gather(config, revision, plan, finals, command))
+    path = report_path(revision)
+    with replacing(path) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+    return str(path)
+
+
+def gather(
+    config: StudyConfig, revision: Revision, plan: CalibrationPlan, finals: dict[str, RankPair], command: str
+) -> ReportData:
+    """Read everything that the report shows; stages that have not run are left out."""
+    metrics, diverged = collect_metrics(revision, plan)
+    laws = read_laws(revision) | {"D_target": target_size(config)}
+    trained = [read_final(revision, pair) | {"role": role} for role, pair in finals.items()]
+    chosen = finals.get("chosen")
+    return ReportData(
+        study=revision.study.name,
+        revision=revision.number,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=command,
+        versions={name: version(name) for name in VERSIONED} | {"python": platform.python_version()},
+        model=_model(config),
+        data=load_data(config.data).summary()
+        | {"dropped_too_long": calibration_set(config, plan.horizon * config.recipe.batch_size).dropped},
+        recipe=config.recipe.model_dump(mode="json"),
+        metrics=metrics,
+        laws=laws,
+        choice=read_choice(revision).to_json() if choice_path(revision).is_file() else None,
+        adapter=str(final_folder(revision, chosen) / "adapter") if chosen else None,
+        finals=trained,
+        evaluation=read_evaluation(revision) if evaluation_path(revision).is_file() else None,
+        costs=costs(revision, plan, trained),
+        notes=[*plan.notes, *load_data(config.data).splits.notes, *diverged],
+    )
+
+
+def costs(revision: Revision, plan: CalibrationPlan, finals: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Seconds of each costly part, as the runs recorded them."""
+    calibration = calibration_cost(revision, plan)
+    detail = f"{calibration['runs']} runs of {plan.horizon} steps, peak memory {_gib(calibration['peak_memory_bytes'])}"
+    rows = [{"stage": "calibration", "seconds": calibration["seconds"], "detail": detail}]
+    for final in finals:
+        detail = f"{final['steps']} steps, peak memory {_gib(final['peak_memory_bytes'])}"
+        pair = RankPair(*final["pair"])
+        rows.append({"stage": f"final fine-tune {pair} ({final['role']})", "seconds": final["seconds"], "detail": detail})
+    return rows
+
+
+def _gib(amount: int) -> str:
+    return f"{amount / 2**30:.2f} GiB"
+
+
+def _model(config: StudyConfig) -> dict[str, Any]:
+    base = base_model(config.model, config.device, config.recipe.dtype)
+    return {
+        "id": config.model,
+        "model_type": base.model.config.model_type,
+        "groups": partition_summary(base.partition),
+    }
+
+
+def partition_summary(partition: Partition) -> dict[str, dict[str, int]]:
+    """Adapted layers and LoRA parameters per unit of rank, by group."""
+    return {
+        group: {"layers": len(partition.group(group)), "parameters_per_rank": partition.parameters_per_rank(group)}
+        for group in GROUPS
+    }
+
+
+@task(name="publish-to-mlflow", cache_policy=NO_CACHE, persist_result=False)
+def publish_to_mlflow(revision: Revision, parent: str) -> None:
+    """Put the choice, the laws, the report and the test scores on the study's parent run."""
+    choice = read_choice(revision) if choice_path(revision).is_file() else None
+    if choice is not None:
+        values = {"chosen_r_me": choice.pair[0], "chosen_r_llm": choice.pair[1]}
+        tracking.tag(parent, {"mars.verdict": choice.verdict, "mars.reason": choice.reason})
+        tracking.log_values(parent, values)
+    if evaluation_path(revision).is_file():
+        scores = read_evaluation(revision)
+        tracking.log_values(
+            parent,
+            {
+                f"test_{name}_{role}": score["overall"][name]
+                for role, score in scores.items()
+                for name in ("perplexity", "accuracy")
+            },
+        )
+    for path in (laws_path(revision), choice_path(revision), report_path(revision)):
+        if path.is_file():
+            tracking.log_file(parent, path)
+
+
+@task(name="publish-artifacts", cache_policy=NO_CACHE, persist_result=False)
+def publish_artifacts(revision: Revision) -> None:
+    """Show the laws, the candidates and the choice in the Prefect UI."""
+    choice = read_choice(revision)
+    laws = read_laws(revision)
+    create_markdown_artifact(_choice_markdown(choice), key="mars-choice", description="The chosen rank pair and why")
+    create_table_artifact(_candidate_rows(choice), key="mars-candidates", description="Candidate pairs")
+    create_table_artifact(_law_rows(laws), key="mars-laws", description="Fitted coefficients with intervals")
+
+
+def _choice_markdown(choice: Choice) -> str:
+    lines = [
+        f"# Rank pair (r_me, r_llm) = {choice.pair}",
+        f"**{choice.verdict}**: {choice.reason}",
+        f"Target dataset size: {choice.D_target:.0f} samples.",
+    ]
+    if choice.fallback_cause:
+        lines.append(f"Cause of the fallback: {choice.fallback_cause}")
+    return "\n\n".join(lines)
+
+
+def _candidate_rows(choice: Choice) -> list[dict[str, Any]]:
+    return [
+        {
+            "r_me": candidate.pair[0],
+            "r_llm": candidate.pair[1],
+            "perplexity": candidate.perplexity,
+            "loss interval": str(candidate.loss_interval),
+            "expected regret": candidate.expected_regret,
+            "trainable parameters": candidate.trainable_parameters,
+            "source": candidate.source.how,
+        }
+        for candidate in choice.candidates
+    ]
+
+
+def _law_rows(laws: dict[str, Any]) -> list[dict[str, Any]]:
+    fits = {"law P": laws["performance"], **{f"law C {m}": fit for m, fit in laws["convergence"].items()}}
+    return [
+        {"law": name, "coefficient": symbol, "value": value, "95% interval": str(fit["intervals"][symbol])}
+        for name, fit in fits.items()
+        if fit
+        for symbol, value in fit["coefficients"].items()
+    ]
+
+
+def report_path(revision: Revision) -> Path:
+    """Where the report lies."""
+    return revision.path("report.html")

@@ -1,0 +1,64 @@
+"""The base model and the device, loaded once per process and shared by the tasks that need them."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from mars_core.metrics.identity import content_hash
+from mars_core.models.loading import Base, load_base, read_model_type
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@lru_cache(maxsize=1)
+def base_model(model: str, device: str, dtype: str) -> Base:
+    """Return the frozen base model of a study."""
+    return load_base(model, device=resolve_device(device), dtype=DTYPES[dtype])
+
+
+def resolve_device(name: str) -> torch.device:
+    """Turn `auto`, `cpu`, `cuda` or `cuda:N` into a device.
+
+    Raises:
+        ValueError: the name is none of these, or CUDA is asked for and absent.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device {name!r} is not known: use auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {name!r} was asked for, but PyTorch sees no CUDA device here: use auto or cpu")
+    return device
+
+
+def device_name(device: torch.device) -> str:
+    """Name of the device as people know it."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+@lru_cache(maxsize=4)
+def model_fingerprint(model: str) -> str:
+    """Hash of a checkpoint: of its configuration and of the names, shapes and sizes of its weights.
+
+    Two checkpoints that differ in values alone, file for file of equal size, hash alike unless they are small
+    enough (64 MiB) to be read whole. A hub id stands for itself.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        read_model_type(model)
+        return content_hash({"hub": model})
+    files = sorted([folder / "config.json", *folder.glob("*.safetensors")])
+    return content_hash({file.name: _weights_digest(file) for file in files})
+
+
+def _weights_digest(file: Path) -> list[str | int]:
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        head = stream.read(size if size <= 64 << 20 else 1 << 20)
+    return [size, hashlib.sha256(head).hexdigest()]

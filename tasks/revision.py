@@ -1,0 +1,93 @@
+"""Open a study's revision, and refuse one that was made with another model, data or recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mars_core.metrics.identity import content_hash
+from tasks.config import StudyConfig, write_study
+from tasks.data import load_data
+from tasks.resources import model_fingerprint
+from tasks.store import Revision, read_json, revisions, write_json
+
+
+def identity(config: StudyConfig) -> dict[str, Any]:
+    """What a revision is made with: if any of it changes, results must not mix."""
+    return {
+        "model": config.model,
+        "model_fingerprint": model_fingerprint(config.model),
+        "data_hash": load_data(config.data).data_hash,
+        "recipe": config.recipe.model_dump(mode="json"),
+        "recipe_hash": recipe_hash(config),
+    }
+
+
+def recipe_hash(config: StudyConfig) -> str:
+    """Hash of the settings shared by calibration and the final run."""
+    return content_hash(config.recipe.model_dump(mode="json"))
+
+
+def open_revision(config: StudyConfig, *, new: bool) -> Revision:
+    """Return the newest revision of a study, or a new one where there is none or `new` asks for it.
+
+    Raises:
+        ValueError: the newest revision was made with another model, data or recipe.
+    """
+    study = Path(config.study)
+    known = revisions(study)
+    current = identity(config)
+    if known and not new:
+        _refuse_other(known[-1], current)
+        revision = known[-1]
+    elif known and _stored(known[-1]) == current:
+        raise ValueError(
+            f"{study} already has revision {known[-1].number} with this model, data and recipe: "
+            "run without --new-revision to go on with it"
+        )
+    else:
+        revision = Revision(study, known[-1].number + 1 if known else 1)
+        write_json(revision.path("revision.json"), current)
+    write_study(config, study / "study.yaml")
+    return revision
+
+
+def newest_revision(study: Path) -> Revision:
+    """The newest revision of a study folder.
+
+    Raises:
+        ValueError: the folder holds none.
+    """
+    known = revisions(study)
+    if not known:
+        raise ValueError(f"{study} holds no revision yet: run `mars calibrate` or `mars run` first")
+    return known[-1]
+
+
+def _stored(revision: Revision) -> dict[str, Any]:
+    stored: dict[str, Any] = read_json(revision.path("revision.json"))
+    return stored
+
+
+def _refuse_other(revision: Revision, current: dict[str, Any]) -> None:
+    stored = _stored(revision)
+    differences = [
+        f"{name} was {was!r} and is {now!r}" for name, was, now in _differing(stored, current) if name != "recipe_hash"
+    ]
+    if differences:
+        raise ValueError(
+            f"study folder {revision.study} (revision {revision.number}) was made with other settings: "
+            f"{'; '.join(differences)}. Results of both must not mix: add --new-revision to open revision "
+            f"{revision.number + 1} in the same folder, or give another `study` folder"
+        )
+
+
+def _differing(stored: dict[str, Any], current: dict[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
+    found = []
+    for key in sorted(stored.keys() | current.keys()):
+        was, now = stored.get(key), current.get(key)
+        if isinstance(was, dict) and isinstance(now, dict):
+            found += _differing(was, now, f"{prefix}{key}.")
+        elif was != now:
+            found.append((prefix + key, was, now))
+    return found

@@ -1,0 +1,161 @@
+"""The study folder: where things lie in it, atomic writes, and manifests that say which stages are done.
+
+    STUDY/study.yaml                          the configuration as resolved
+    STUDY/mlflow.db, STUDY/mlartifacts/       MLflow's embedded store
+    STUDY/revisions/001/                      one calibration-and-choice cycle
+        manifests/STAGE.json                  inputs' hash and outputs' hashes of a finished stage
+        splits.json                           which samples train, validate and test
+        calibration/RUN_ID.parquet            checkpoint metrics, one file per run
+        laws.json, choice.json                fitted laws, the choice with its reasons
+        final/PAIR/                           adapter/, checkpoints/, training.json of each final run
+        evaluation.json                       test scores before and after
+        report.html
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mars_core.metrics.identity import content_hash
+
+
+@dataclass(frozen=True)
+class Revision:
+    """One revision's folder within a study folder."""
+
+    study: Path
+    number: int
+
+    @property
+    def folder(self) -> Path:
+        """The revision's folder."""
+        return self.study / "revisions" / f"{self.number:03d}"
+
+    def path(self, *parts: str) -> Path:
+        """A path within the revision; refuses to leave it."""
+        path = self.folder.joinpath(*parts)
+        if not path.resolve().is_relative_to(self.folder.resolve()):
+            raise ValueError(f"{'/'.join(parts)} lies outside the revision folder {self.folder}")
+        return path
+
+    def manifest(self, stage: str) -> Path:
+        """Where a stage's manifest lies."""
+        return self.path("manifests", f"{stage}.json")
+
+
+def revisions(study: Path) -> list[Revision]:
+    """Revisions of a study folder, oldest first."""
+    folder = study / "revisions"
+    numbers = sorted(int(path.name) for path in folder.glob("[0-9][0-9][0-9]")) if folder.is_dir() else []
+    return [Revision(study, number) for number in numbers]
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; it takes `path`'s place only if the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder beside `path`; it takes `path`'s place only if the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically; NaN and infinity are refused, since JSON has neither."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    with replacing(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        ValueError: the file is missing or broken.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} does not exist: run the stage that writes it first") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}): delete it and run its stage again") from error
+
+
+def is_finished(revision: Revision, stage: str, inputs: str) -> bool:
+    """Whether a stage has finished with these inputs and its outputs are all still as it left them."""
+    path = revision.manifest(stage)
+    if not path.is_file():
+        return False
+    manifest = read_json(path)
+    if manifest["inputs"] != inputs:
+        return False
+    return all(file_hash(revision.path(name)) == digest for name, digest in manifest["outputs"].items())
+
+
+def finish(revision: Revision, stage: str, inputs: str, outputs: Iterable[Path], details: dict[str, Any]) -> None:
+    """Record that a stage has finished: its inputs' hash, its outputs' hashes, and details such as cost."""
+    hashes = {str(path.relative_to(revision.folder)): file_hash(path) for path in _files(outputs)}
+    write_json(revision.manifest(stage), {"stage": stage, "inputs": inputs, "outputs": hashes, "details": details})
+
+
+def outputs_hash(revision: Revision, *stages: str) -> str:
+    """Hash of what some finished stages wrote: the input of a stage that reads it.
+
+    Raises:
+        ValueError: one of the stages has not finished.
+    """
+    for stage in stages:
+        if not revision.manifest(stage).is_file():
+            raise ValueError(f"stage {stage!r} has not finished in {revision.folder}: run `mars {stage}` first")
+    return content_hash([read_json(revision.manifest(stage))["outputs"] for stage in stages])
+
+
+def stage_details(revision: Revision, stage: str) -> dict[str, Any]:
+    """Details that a finished stage recorded."""
+    details: dict[str, Any] = read_json(revision.manifest(stage))["details"]
+    return details
+
+
+def file_hash(path: Path) -> str | None:
+    """SHA-256 of a file, None if it does not exist."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _files(outputs: Iterable[Path]) -> Iterator[Path]:
+    for path in outputs:
+        if path.is_dir():
+            yield from sorted(child for child in path.rglob("*") if child.is_file())
+        else:
+            yield path

@@ -1,0 +1,126 @@
+"""MLflow: a parent run for the study, a child run per calibration run, a run per final fine-tune.
+
+Tracking goes to MLFLOW_TRACKING_URI when it is set, else to an SQLite store in the study folder.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.entities import Metric
+
+EXPERIMENT_PREFIX = "mars/"
+# Sampling machine load more often than this tells nothing new about runs of seconds to hours.
+SYSTEM_METRICS_SECONDS = 5
+
+logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
+logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def tracking_uri(study: Path) -> str:
+    """Where runs of a study are tracked."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{study / 'mlflow.db'}"
+
+
+def open_experiment(study: Path) -> str:
+    """Point MLflow at the study's store and return the id of its experiment, made if it is not there."""
+    study.mkdir(parents=True, exist_ok=True)
+    mlflow.set_tracking_uri(tracking_uri(study))
+    mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_SECONDS)
+    name = EXPERIMENT_PREFIX + study.name
+    experiment = mlflow.get_experiment_by_name(name)
+    if experiment is not None:
+        return str(experiment.experiment_id)
+    artifacts = None if os.environ.get("MLFLOW_TRACKING_URI") else (study / "mlartifacts").resolve().as_uri()
+    return str(mlflow.create_experiment(name, artifact_location=artifacts))
+
+
+@contextmanager
+def study_run(study: Path, revision: int, parameters: Mapping[str, Any]) -> Iterator[str]:
+    """Open the parent run of a revision, again if it exists, and yield its id."""
+    experiment = open_experiment(study)
+    known = find_run(experiment, {"mars.kind": "study", "mars.revision": str(revision)})
+    tags = {"mars.kind": "study", "mars.revision": str(revision)}
+    name = f"{study.name} r{revision:03d}"
+    with mlflow.start_run(run_id=known, experiment_id=experiment, run_name=name, tags=tags, log_system_metrics=True):
+        if known is None:
+            mlflow.log_params(flatten(parameters))
+        run = mlflow.active_run()
+        assert run is not None
+        yield run.info.run_id
+
+
+@contextmanager
+def child_run(parent: str | None, name: str, parameters: Mapping[str, Any], tags: Mapping[str, str]) -> Iterator[str]:
+    """Run a block as a run nested under `parent`; it ends FAILED if the block raises."""
+    client = mlflow.MlflowClient()
+    experiment = client.get_run(parent).info.experiment_id if parent else None
+    with mlflow.start_run(
+        experiment_id=experiment,
+        run_name=name,
+        nested=True,
+        parent_run_id=parent,
+        tags=dict(tags),
+        log_system_metrics=True,
+    ) as run:
+        mlflow.log_params(flatten(parameters))
+        yield run.info.run_id
+
+
+def find_run(experiment: str, tags: Mapping[str, str]) -> str | None:
+    """Id of the newest run with these tags, None if there is none."""
+    query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+    found = mlflow.MlflowClient().search_runs([experiment], query, max_results=1)
+    return str(found[0].info.run_id) if found else None
+
+
+def log_steps(run_id: str, rows: Sequence[Mapping[str, float]], *, step_key: str = "step") -> None:
+    """Log rows of metrics, each at its step, in one request per thousand values."""
+    metrics = [
+        Metric(key, float(value), 0, int(row[step_key]))
+        for row in rows
+        for key, value in row.items()
+        if key != step_key and isinstance(value, (int, float))
+    ]
+    client = mlflow.MlflowClient()
+    for start in range(0, len(metrics), 1000):
+        client.log_batch(run_id, metrics=metrics[start : start + 1000])
+
+
+def log_values(run_id: str, values: Mapping[str, float]) -> None:
+    """Log single values."""
+    log_steps(run_id, [{"step": 0, **values}])
+
+
+def log_file(run_id: str, path: Path, folder: str | None = None) -> None:
+    """Attach a file, or everything in a folder, to a run."""
+    client = mlflow.MlflowClient()
+    if path.is_dir():
+        client.log_artifacts(run_id, str(path), folder)
+    else:
+        client.log_artifact(run_id, str(path), folder)
+
+
+def tag(run_id: str, tags: Mapping[str, str]) -> None:
+    """Set tags on a run."""
+    client = mlflow.MlflowClient()
+    for key, value in tags.items():
+        client.set_tag(run_id, key, value)
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as dotted parameter names."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{name}.")
+        else:
+            flat[name] = value
+    return flat
