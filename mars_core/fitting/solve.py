@@ -14,6 +14,7 @@ from mars_core.fitting.table import Table
 from mars_core.laws.law import Floats, Law
 
 AGREEMENT_TOLERANCE = 1e-4  # relative objective within which two starts count as the same optimum
+START_ITERATIONS = 300  # starts that have converged stop; only hard forms come near this
 SCALE_ROUNDS = 3
 
 
@@ -90,7 +91,7 @@ def polish(problem: Problem, phi: Floats, weights: Floats) -> tuple[Floats, floa
 
 def _solve_once(problem: Problem, starts: Floats) -> Solution:
     ones = np.ones((1, problem.n_points))
-    minima = minimise(problem, starts, ones, max_iterations=100, tolerance=1e-12)
+    minima = minimise(problem, starts, ones, max_iterations=START_ITERATIONS, tolerance=1e-12)
     phi, objective = polish(problem, minima.phi[int(np.argmin(minima.objective))], ones)
     return Solution(problem, phi, objective, minima)
 

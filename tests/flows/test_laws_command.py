@@ -1,0 +1,107 @@
+"""`mars laws` on tables: text, JSON, hold-out conditions, plots and messages."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from flows.cli.laws import laws_app, parse_hold_out
+from mars_core.laws import LAWS, get_law
+
+runner = CliRunner()
+
+
+@pytest.fixture
+def points(tmp_path):
+    table = pd.DataFrame([(r, D, s) for r in (4, 8, 16) for D in 2.0 ** np.arange(6, 12) for s in range(2)])
+    table.columns = ["r", "D", "seed"]
+    noise = np.random.default_rng(0).standard_normal(len(table))
+    table["steps"] = get_law("convergence").predict([2.0, -0.25, 0.8, 10.0], table) * np.exp(0.02 * noise)
+    table.to_csv(tmp_path / "points.csv", index=False)
+    return tmp_path / "points.csv"
+
+
+def run(*arguments):
+    return runner.invoke(laws_app, [str(argument) for argument in arguments])
+
+
+def test_list_shows_every_law():
+    shown = run("list")
+    assert shown.exit_code == 0
+    assert all(name in shown.stdout for name in LAWS)
+    assert [row["name"] for row in json.loads(run("list", "--json").stdout)] == list(LAWS)
+
+
+def test_fit_prints_json_with_the_promised_keys(points):
+    result = run("fit", "--law", "convergence", "--data", points, "--bootstrap", 50, "--json")
+    assert result.exit_code == 0
+    data = json.loads(result.stdout)
+    assert {"law", "coefficients", "intervals", "objective", "n_points", "statuses", "held_out"} <= set(data)
+    assert list(data["coefficients"]) == ["k", "gamma", "delta", "E"]
+    assert all(len(interval) == 2 for interval in data["intervals"].values())
+    assert data["coefficients"]["gamma"] == pytest.approx(-0.25, abs=0.05)
+
+
+def test_fit_prints_text(points):
+    result = run("fit", "--law", "convergence", "--data", points, "--bootstrap", 50)
+    assert result.exit_code == 0
+    for piece in ("gamma", "95% interval", "held out", "steps_per_rank"):
+        assert piece in result.stdout
+
+
+@pytest.mark.parametrize(("rule", "held"), [("D>=1024", 12), ("D > 1024", 6), ("largest", 6), ("none", None)])
+def test_hold_out_rules(points, rule, held):
+    result = run("fit", "--law", "convergence", "--data", points, "--hold-out", rule, "--bootstrap", 10, "--json")
+    held_out = json.loads(result.stdout)["held_out"]
+    assert (held_out["n_test"] if held_out else None) == held
+
+
+@pytest.mark.parametrize("text", ["D>=lots", "Q>=3", "half"])
+def test_a_bad_hold_out_rule_is_explained(points, text):
+    with pytest.raises(ValueError, match="--hold-out"):
+        parse_hold_out(text, pd.read_csv(points))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--law", "nonsense", "--data", "points.csv"),
+        ("--law", "convergence", "--data", "absent.csv"),
+        ("--law", "performance", "--data", "points.csv"),
+        ("--law", "convergence", "--data", "points.txt"),
+    ],
+)
+def test_a_callers_mistake_is_one_message_and_exit_code_2(points, arguments, monkeypatch):
+    monkeypatch.chdir(points.parent)
+    (points.parent / "points.txt").write_text("r D steps")
+    result = run("fit", *arguments)
+    assert result.exit_code == 2
+    assert "error:" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_parquet_and_plots(points, tmp_path):
+    pd.read_csv(points).to_parquet(tmp_path / "points.parquet")
+    result = run(
+        "fit",
+        "--law",
+        "convergence",
+        "--data",
+        tmp_path / "points.parquet",
+        "--bootstrap",
+        10,
+        "--plots",
+        tmp_path / "p",
+    )
+    assert result.exit_code == 0
+    assert (tmp_path / "p" / "fit.png").is_file()
+
+
+def test_the_command_module_imports_no_torch():
+    code = "import sys, flows.cli.laws; print('torch' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "False"

@@ -1,0 +1,64 @@
+"""Forms compete on held-out sizes and ranks; Eq. 1 stays unless a bending form is clearly better."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mars_core.fitting import choose_form
+from mars_core.laws import get_law
+
+
+def table_of(law, theta, noise=0.003, seed=0, sizes=8):
+    rows = [(a, b, D, s) for a in (4, 8, 16, 32, 64) for b in (4, 8, 16, 32, 64) for D in 2.0 ** np.arange(6, 6 + sizes)
+            for s in range(2)]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["r_me", "r_llm", "D", "seed"])
+    noise_of = np.random.default_rng(seed).standard_normal(len(table))
+    return table.assign(loss=get_law(law).predict(theta, table) * np.exp(noise * noise_of))
+
+
+EQ1 = [8.0, 0.05, 0.15, 0.3, 1.0]
+PLANTED = {
+    "performance": EQ1,
+    "performance_imbalance": [*EQ1, 0.02, 0.01],
+    "performance_overfit": [*EQ1, 0.02, 0.4, 0.05],
+}
+
+
+@pytest.mark.parametrize("law", list(PLANTED))
+def test_the_form_that_made_the_data_is_chosen(law):
+    choice = choose_form(table_of(law, PLANTED[law]))
+    assert choice.law == law
+    assert choice.beats_trivial
+    assert choice.scores[0].score <= choice.scores[-1].score
+    assert law in choice.reason
+
+
+def test_eq_1_survives_chance():
+    kept = [choose_form(table_of("performance", EQ1, noise=0.01, seed=seed)).law == "performance" for seed in range(8)]
+    # Each rival needs 2 standard errors: at 8 tables one lucky win may happen, three would not by chance.
+    assert sum(kept) >= 6
+
+
+def test_rank_without_effect_does_not_beat_the_trivial_forms_by_much():
+    choice = choose_form(table_of("performance_no_rank", [5.0, 0.3, 1.0]))
+    scores = {score.law: score.score for score in choice.scores}
+    assert scores["performance_no_rank"] < 1.1 * scores[choice.law]
+
+
+def test_result_is_json_with_every_form_and_its_errors():
+    data = choose_form(table_of("performance", EQ1)).to_json()
+    assert {"law", "scores", "runner_up", "lead", "beats_trivial", "skipped", "reason"} == set(data)
+    assert {score["law"] for score in data["scores"]} >= {"performance", "performance_no_floor", "log_linear"}
+    assert set(data["scores"][0]["errors"]) == {"largest size", "largest ranks"}
+
+
+def test_forms_that_cannot_be_fitted_are_skipped_with_a_reason():
+    table = table_of("performance", EQ1)
+    few = table[(table.r_me <= 16) & (table.r_llm <= 8) & (table.D <= 128) & (table.seed == 0)].reset_index(drop=True)
+    with pytest.raises(ValueError, match="add sizes or ranks"):
+        choose_form(few)
+
+
+def test_no_form_is_a_callers_mistake():
+    with pytest.raises(ValueError, match="at least one form"):
+        choose_form(table_of("performance", EQ1), forms=())

@@ -1,0 +1,162 @@
+"""Every flag goes up where its fault is planted and stays down on a sound surface."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mars_core.fitting import fit_law
+from mars_core.laws import get_law
+
+RANKS = (8, 16, 32, 64)
+SIZES = 2.0 ** np.arange(7, 14)
+
+
+def performance(theta=(8.0, 0.05, 0.15, 0.3, 1.0), noise=0.01, pairs=None, seeds=2, sizes=SIZES):
+    pairs = pairs or [(a, b) for a in RANKS for b in RANKS]
+    table = pd.DataFrame([(a, b, D, s) for a, b in pairs for D in sizes for s in range(seeds)])
+    table.columns = ["r_me", "r_llm", "D", "seed"]
+    noise_of = np.random.default_rng(1).standard_normal(len(table))
+    return table.assign(loss=get_law("performance").predict(theta, table) * np.exp(noise * noise_of))
+
+
+def convergence(theta=(2.0, -0.25, 0.8, 10.0), noise=0.03, limit=None):
+    table = pd.DataFrame([(r, D, s) for r in RANKS for D in SIZES for s in range(3)], columns=["r", "D", "seed"])
+    noise_of = np.random.default_rng(1).standard_normal(len(table))
+    steps = get_law("convergence").predict(theta, table) * np.exp(noise * noise_of)
+    if limit is None:
+        return table.assign(steps=steps)
+    return table.assign(steps=np.minimum(steps, limit * table.D), censored=steps > limit * table.D)
+
+
+def codes(law, table, **settings):
+    return {status.code for status in fit_law(law, table, **settings).statuses}
+
+
+def test_sound_surfaces_raise_no_flag():
+    assert codes("performance", performance()) == set()
+    assert codes("convergence", convergence()) == set()
+
+
+def test_collapsed_floor():
+    fit = fit_law("performance", performance(theta=(3.0, 0.05, 0.1, 0.15, 0.0)))
+    status = next(status for status in fit.statuses if status.code == "floor_collapsed")
+    assert status.severity in ("warning", "info")
+    assert "floor" in status.message
+
+
+def test_wrong_sign_of_law_c():
+    fit = fit_law("convergence", convergence(theta=(1.0, 0.3, 0.8, 10.0)))
+    assert fit.has("wrong_sign")
+    assert fit.coefficients["gamma"] == pytest.approx(0.3, abs=0.05)
+    assert any(s.severity == "error" and "gamma" in s.message for s in fit.statuses)
+
+
+def test_wrong_sign_of_law_p():
+    assert "wrong_sign" in codes("performance", performance(theta=(8.0, 0.05, -0.1, 0.3, 1.0)))
+
+
+def test_an_exponent_that_is_zero_within_noise_is_not_wrong_signed():
+    for seed_like in (0.0, -0.0005, 0.0005):
+        assert "wrong_sign" not in codes("performance", performance(theta=(8.0, 0.05, seed_like, 0.3, 1.0)))
+
+
+def test_exponent_on_its_bound():
+    fit = fit_law("convergence", convergence(theta=(1e5, -4.0, 0.8, 1.0)))
+    assert fit.has("at_bound")
+    assert any("gamma ended on its lower bound (-3)" in status.message for status in fit.statuses)
+
+
+def test_too_few_points_needs_more_than_parameters_plus_two():
+    table = performance()
+    assert "too_few_points" in codes("performance", table.iloc[::32].reset_index(drop=True).iloc[:7], hold_out=False)
+    eight = table.sample(8, random_state=1).reset_index(drop=True)
+    assert "too_few_points" not in codes("performance", eight, hold_out=False)
+
+
+def test_collinear_ranks_are_ill_conditioned():
+    assert "ill_conditioned" in codes("performance", performance(pairs=[(r, r) for r in RANKS]))
+
+
+def test_ranks_without_effect_are_no_better_than_trivial():
+    assert "no_better_than_trivial" in codes("performance", performance(theta=(5.0, 0.0, 0.0, 0.3, 1.0)))
+
+
+def test_steps_proportional_to_size_are_no_better_than_the_trivial_rival():
+    table = convergence(theta=(0.8, -0.25, 1.0, 0.0))
+    # A level per rank that is no power law: the rival t = c(r) S_D knows it, law C cannot.
+    table = table.assign(steps=table.steps * table.r.map({8: 1.0, 16: 0.7, 32: 1.3, 64: 0.8}))
+    fit = fit_law("convergence", table)
+    assert fit.has("no_better_than_trivial")
+    assert fit.held_out.rivals["steps_per_rank"] < fit.held_out.mape
+
+
+def test_the_rival_uses_the_step_at_which_a_size_is_reached():
+    table = convergence().assign(S_D=lambda t: np.sqrt(t.D))
+    proportional = fit_law("convergence", convergence()).held_out.rivals["steps_per_rank"]
+    assert fit_law("convergence", table).held_out.rivals["steps_per_rank"] != pytest.approx(proportional, rel=1e-3)
+
+
+def test_censored_share_is_told_and_warned_about_when_large():
+    few, many = fit_law("convergence", convergence(limit=0.4)), fit_law("convergence", convergence(limit=0.25))
+    severity = {fit.n_censored: s.severity for fit in (few, many) for s in fit.statuses if s.code == "censored_share"}
+    assert severity[few.n_censored] == "info"
+    assert severity[many.n_censored] == "warning"
+
+
+def test_censored_points_are_fitted_as_limits_not_as_observations():
+    table = convergence(noise=0.05, limit=0.35)
+    assert 0.1 < table.censored.mean() < 0.5
+    as_limits = fit_law("convergence", table, hold_out=False)
+    as_observed = fit_law("convergence", table.drop(columns="censored"), hold_out=False)
+    dropped = fit_law("convergence", table[~table.censored].reset_index(drop=True), hold_out=False)
+    error = {
+        name: abs(fit.coefficients["gamma"] + 0.25)
+        for name, fit in (("limits", as_limits), ("observed", as_observed), ("dropped", dropped))
+    }
+    assert error["limits"] < 0.02
+    assert error["limits"] < error["dropped"]
+    assert error["limits"] < error["observed"]
+
+
+def test_profiles_are_lowest_at_the_estimate_and_cover_floor_and_exponents():
+    fit = fit_law("performance", performance())
+    assert [profile.symbol for profile in fit.profiles] == ["alpha_m", "alpha_l", "beta", "E"]
+    for profile in fit.profiles:
+        assert min(profile.objectives) >= fit.objective * (1 - 1e-6)
+        lowest = profile.values[int(np.argmin(profile.objectives))]
+        step = profile.values[1] - profile.values[0]
+        assert abs(lowest - fit.coefficients[profile.symbol]) <= 1.01 * step
+
+
+def test_correlations_are_a_correlation_matrix():
+    correlations = fit_law("performance", performance()).correlations
+    np.testing.assert_allclose(np.diag(correlations), 1.0)
+    np.testing.assert_allclose(correlations, correlations.T, atol=1e-12)
+    assert np.all(np.abs(correlations) <= 1 + 1e-12)
+
+
+def test_bootstrap_resamples_whole_runs():
+    table = performance(noise=0.001)
+    table["run_id"] = table.r_me.astype(str) + "-" + table.r_llm.astype(str) + "-" + table.seed.astype(str)
+    shared = np.random.default_rng(2).standard_normal(32)[pd.factorize(table.run_id)[0]]
+    table["loss"] *= np.exp(0.02 * shared)
+    # A wide threshold makes this least squares, where the theory of the ratio is plain.
+    by_run = fit_law("performance", table, delta=1.0, hold_out=False)
+    by_row = fit_law("performance", table, delta=1.0, group=None, hold_out=False)
+    assert (by_run.grouped_by, by_row.grouped_by) == ("run_id", "row")
+    width = {fit.grouped_by: np.diff(fit.intervals["alpha_l"])[0] for fit in (by_run, by_row)}
+    # Noise that a run's 7 checkpoints share counts once per run: sqrt(7) = 2.6 times wider, give or take the draws.
+    assert 1.8 < width["run_id"] / width["row"] < 3.6
+
+
+def test_hold_out_is_the_largest_size_with_both_errors_told():
+    held_out = fit_law("performance", performance()).held_out
+    assert held_out.rule == "D >= 8192"
+    assert (held_out.n_train, held_out.n_test) == (192, 32)
+    assert 0 < held_out.mape < 0.02
+    assert held_out.best_rival in ("performance_no_floor", "performance_no_rank", "log_linear")
+
+
+def test_nothing_is_held_out_where_too_little_would_be_left():
+    fit = fit_law("performance", performance(sizes=SIZES[:2], seeds=1), n_bootstrap=10)
+    assert fit.held_out is None
