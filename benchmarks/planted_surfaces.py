@@ -235,6 +235,7 @@ def sound_case(task: tuple[str, int]) -> dict[str, Any]:
             }
             for symbol, true in zip(get_law(law).symbols, surface.theta, strict=True)
         },
+        "extrapolation": _extrapolation(surface, fit),
         "flags": sorted({status.code for status in fit.statuses}),
         "censored": surface.limit is not None,
         "noise": surface.noise,
@@ -263,6 +264,15 @@ def faulty_case(task: tuple[str, str, int]) -> dict[str, Any]:
     }
 
 
+def _extrapolation(surface: Surface, fit: LawFit) -> dict[str, Any]:
+    """Whether the predicted target at four times the largest size is covered, at the lowest and highest ranks."""
+    law = get_law(surface.law)
+    ends = surface.table[list(law.inputs)].agg(["min", "max"]).assign(D=4 * surface.table.D.max())
+    low, high = fit.predict_interval(ends)
+    true = law.predict(surface.theta, ends)
+    return {"covered": ((low <= true) & (true <= high)).tolist(), "width": ((high - low) / true).tolist()}
+
+
 def _fit(surface: Surface, rng: np.random.Generator) -> LawFit:
     return fit_law(surface.law, surface.observed(rng), n_bootstrap=400)
 
@@ -276,6 +286,10 @@ def coverage(cases: list[dict[str, Any]]) -> dict[str, Any]:
         "overall": float(np.mean([e["covered"] for found in entries.values() for e in found])),
         "per_coefficient": {s: float(np.mean([e["covered"] for e in found])) for s, found in entries.items()},
         "median_relative_width": {s: float(np.median([e["width"] for e in found])) for s, found in entries.items()},
+        "prediction_at_4_times_the_largest_size": {
+            "covered": float(np.mean([case["extrapolation"]["covered"] for case in cases])),
+            "median_relative_width": float(np.median([case["extrapolation"]["width"] for case in cases])),
+        },
     }
 
 

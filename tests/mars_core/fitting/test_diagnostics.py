@@ -97,7 +97,7 @@ def test_the_rival_uses_the_step_at_which_a_size_is_reached():
 
 
 def test_censored_share_is_told_and_warned_about_when_large():
-    few, many = fit_law("convergence", convergence(limit=0.4)), fit_law("convergence", convergence(limit=0.25))
+    few, many = fit_law("convergence", convergence(limit=0.4)), fit_law("convergence", convergence(limit=0.2))
     severity = {fit.n_censored: s.severity for fit in (few, many) for s in fit.statuses if s.code == "censored_share"}
     assert severity[few.n_censored] == "info"
     assert severity[many.n_censored] == "warning"
@@ -135,18 +135,29 @@ def test_correlations_are_a_correlation_matrix():
     assert np.all(np.abs(correlations) <= 1 + 1e-12)
 
 
-def test_bootstrap_resamples_whole_runs():
-    table = performance(noise=0.001)
+def test_bootstrap_spread_is_the_cluster_robust_standard_error():
+    """With a wide threshold the fit is least squares, whose cluster-robust (sandwich) covariance is a closed form."""
+    law = get_law("performance")
+    table = performance(noise=0.002)
     table["run_id"] = table.r_me.astype(str) + "-" + table.r_llm.astype(str) + "-" + table.seed.astype(str)
-    shared = np.random.default_rng(2).standard_normal(32)[pd.factorize(table.run_id)[0]]
-    table["loss"] *= np.exp(0.02 * shared)
-    # A wide threshold makes this least squares, where the theory of the ratio is plain.
-    by_run = fit_law("performance", table, delta=1.0, hold_out=False)
-    by_row = fit_law("performance", table, delta=1.0, group=None, hold_out=False)
-    assert (by_run.grouped_by, by_row.grouped_by) == ("run_id", "row")
-    width = {fit.grouped_by: np.diff(fit.intervals["alpha_l"])[0] for fit in (by_run, by_row)}
-    # Noise that a run's 7 checkpoints share counts once per run: sqrt(7) = 2.6 times wider, give or take the draws.
-    assert 1.8 < width["run_id"] / width["row"] < 3.6
+    runs = pd.factorize(table.run_id)[0]
+    table["loss"] *= np.exp(0.02 * np.random.default_rng(2).standard_normal(32)[runs])
+    fit = fit_law(law, table, delta=1.0, n_bootstrap=2000, hold_out=False)
+    J = law.log_gradient(law.internal(fit.theta), table)
+    score = J * np.log(table.loss / fit.predict(table)).to_numpy()[:, None]
+    by_run = np.stack([score[runs == run].sum(axis=0) for run in range(32)])
+    bread = np.linalg.inv(J.T @ J)
+    expected = np.sqrt(np.diag(bread @ by_run.T @ by_run @ bread))
+    # 32 runs make the two agree to first order only.
+    np.testing.assert_allclose(law.internal(fit.draws).std(axis=0), expected, rtol=0.25)
+
+
+def test_without_runs_every_row_is_resampled():
+    table = performance()
+    assert fit_law("performance", table, n_bootstrap=5).grouped_by == "row"
+    table["run_id"] = table.index % 9
+    assert fit_law("performance", table, n_bootstrap=5).grouped_by == "run_id"
+    assert fit_law("performance", table, n_bootstrap=5, group=None).grouped_by == "row"
 
 
 def test_hold_out_is_the_largest_size_with_both_errors_told():
