@@ -35,6 +35,7 @@ FLAGS = (
     "at_bound",
     "floor_collapsed",
     "wrong_sign",
+    "no_measurable_effect",
     "too_few_points",
     "censored_share",
     "starts_disagree",
@@ -154,6 +155,11 @@ def wrong_way(rng: np.random.Generator, base: Surface) -> Surface:
     return _with(base, gamma=float(rng.uniform(0.1, 0.5)))
 
 
+def without_rank_effect(rng: np.random.Generator, base: Surface) -> Surface:
+    """A rank exponent of exactly zero."""
+    return _with(base, alpha_l=0.0) if base.law == "performance" else _with(base, gamma=0.0)
+
+
 def out_of_bounds(rng: np.random.Generator, base: Surface) -> Surface:
     """An exponent beyond the law's bounds."""
     if base.law == "performance":
@@ -211,6 +217,7 @@ FAULTS: dict[str, tuple[Callable[[np.random.Generator, Surface], Surface], tuple
     "at_bound": (out_of_bounds, ("performance", "convergence")),
     "floor_collapsed": (floorless, ("performance", "convergence")),
     "wrong_sign": (wrong_way, ("performance", "convergence")),
+    "no_measurable_effect": (without_rank_effect, ("performance", "convergence")),
     "too_few_points": (sparse, ("performance", "convergence")),
     "censored_share": (censored, ("convergence",)),
     "starts_disagree": (tangled, ("performance", "convergence")),

@@ -51,6 +51,7 @@ def statuses(evidence: Evidence) -> tuple[Status, ...]:
         _at_bound,
         _floor_collapsed,
         _wrong_sign,
+        _no_measurable_effect,
         _censored_share,
         _starts_disagree,
         _ill_conditioned,
@@ -138,6 +139,21 @@ def _wrong_sign(evidence: Evidence) -> list[Status]:
                 f"exponent ({share:.0%} of bootstrap draws agree): do not extrapolate along this input"
             )
             found.append(Status("wrong_sign", message, "error"))
+    return found
+
+
+def _no_measurable_effect(evidence: Evidence) -> list[Status]:
+    """An exponent that the data do not tell from zero: its input has no effect that these runs can measure."""
+    law = evidence.law
+    found = []
+    for symbol in law.expected_signs:
+        low, high = np.quantile(evidence.draws[:, law.index(symbol)], [1 - WRONG_SIGN_SHARE, WRONG_SIGN_SHARE])
+        if low <= 0 <= high:
+            message = (
+                f"{symbol} lies between {low:.3g} and {high:.3g}: these runs do not tell its effect from none; "
+                "choose that input by cost, or add seeds to measure it"
+            )
+            found.append(Status("no_measurable_effect", message, "info"))
     return found
 
 

@@ -60,6 +60,14 @@ def test_an_exponent_that_is_zero_within_noise_is_not_wrong_signed():
         assert "wrong_sign" not in codes("performance", performance(theta=(8.0, 0.05, seed_like, 0.3, 1.0)))
 
 
+def test_rank_without_measurable_effect_is_a_verdict():
+    # The size of effect that Zhang et al. 2402.17193 measured for LoRA rank, under 2% noise.
+    fit = fit_law("performance", performance(theta=(8.0, 0.1, 0.00022, 0.3, 1.0), noise=0.02))
+    told = [status for status in fit.statuses if status.code == "no_measurable_effect"]
+    assert [status.message.split()[0] for status in told] == ["alpha_l"]
+    assert told[0].severity == "info"
+
+
 def test_exponent_on_its_bound():
     fit = fit_law("convergence", convergence(theta=(1e5, -4.0, 0.8, 1.0)))
     assert fit.has("at_bound")
