@@ -64,6 +64,8 @@ def plot_residuals(fit: LawFit, table: Table) -> Figure:
         axis.scatter(values, 100 * residual, s=14, color=BLUE, alpha=0.5, label="point")
         _mark_censored(axis, values, 100 * residual, table)
         axis.set(xscale="log", xlabel=f"{column}: {law.units[column]}")
+        if column != law.size_column:
+            _label_levels(axis, values)
     axes[0].set_ylabel(f"ln(observed / predicted {law.target}), %")
     return figure
 
@@ -120,7 +122,8 @@ def _observed_against_predicted(axis: Axes, fit: LawFit, table: Table, law: Law)
     _mark_censored(axis, predicted, table.y, table)
     ends = [min(predicted.min(), table.y.min()), max(predicted.max(), table.y.max())]
     axis.plot(ends, ends, color=GREY, linewidth=0.8)
-    axis.set(xscale="log", yscale="log", xlabel=f"predicted {law.target}", ylabel=f"observed {law.target}")
+    scale = _scale(np.concatenate([predicted, table.y]))
+    axis.set(xscale=scale, yscale=scale, xlabel=f"predicted {law.target}", ylabel=f"observed {law.target}")
     axis.legend(fontsize=8)
 
 
@@ -140,9 +143,22 @@ def _target_over_size(axis: Axes, fit: LawFit, table: Table, law: Law) -> None:
         if not others:
             break
     axis.axvline(size.max(), color=GREY, linestyle=":", linewidth=0.8)
-    axis.set(xscale="log", yscale="log", xlabel=f"{law.size_column}: {law.units[law.size_column]}")
+    axis.set(xscale="log", yscale=_scale(table.y), xlabel=f"{law.size_column}: {law.units[law.size_column]}")
     axis.set_ylabel(f"{law.target}: {law.units[law.target]}")
     axis.legend(fontsize=8, title="beyond the dotted line: extrapolated", title_fontsize=7)
+
+
+def _scale(values: Floats) -> str:
+    """Logarithmic axes from one decade on; below that their ticks are hard to read."""
+    return "log" if values.max() > 10 * values.min() else "linear"
+
+
+def _label_levels(axis: Axes, values: Floats) -> None:
+    """A tick per rank where there are few of them."""
+    levels = np.unique(values)
+    if len(levels) <= 10:
+        axis.set_xticks(levels, [f"{level:g}" for level in levels])
+        axis.minorticks_off()
 
 
 def _level(values: Floats, share: float) -> float:
