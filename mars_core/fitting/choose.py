@@ -176,17 +176,19 @@ def _means(errors: Mapping[str, Floats]) -> dict[str, float]:
 
 
 def _paired_gain(table: Table, kept: Mapping[str, Floats], rival: Mapping[str, Floats]) -> tuple[float, float]:
-    """How much smaller the rival's error is, and its standard error over rank pairs."""
+    """How much smaller the rival's error is, mean over rank pairs, and the standard error of that mean."""
     rules = [rule for rule in kept if rule in rival]
-    gains = np.concatenate([(kept[rule] - rival[rule]) / len(rules) for rule in rules])
-    pairs = np.tile(_pair_labels(table), len(rules))
-    sums = [np.nanmean(gains[pairs == pair]) for pair in np.unique(pairs[~np.isnan(gains)])]
-    gain = _score({rule: kept[rule] for rule in rules}) - _score({rule: rival[rule] for rule in rules})
-    noise = float(np.std(sums, ddof=1) * len(rules) / np.sqrt(len(sums))) if len(sums) > 1 else float("inf")
-    return gain, noise
+    gains = np.concatenate([kept[rule] - rival[rule] for rule in rules])
+    held_out = ~np.isnan(gains)
+    pairs, gains = np.tile(_pair_labels(table), len(rules))[held_out], gains[held_out]
+    by_pair = [float(np.mean(gains[pairs == pair])) for pair in np.unique(pairs)]
+    if len(by_pair) < 2:
+        return 0.0, float("inf")
+    return float(np.mean(by_pair)), float(np.std(by_pair, ddof=1) / np.sqrt(len(by_pair)))
 
 
 def _pair_labels(table: Table) -> Floats:
+    """A number per rank pair, (n_points,)."""
     ranks = np.stack([values for column, values in table.inputs.items() if column != "D"], axis=1)
     return np.asarray(np.unique(ranks, axis=0, return_inverse=True)[1].reshape(-1))
 

@@ -10,7 +10,7 @@ from mars_core.fitting.bootstrap import bootstrap
 from mars_core.fitting.diagnostics import Evidence, condition_number, statuses
 from mars_core.fitting.holdout import Split, given_rows, held_out_error, largest_sizes
 from mars_core.fitting.profile import profiles
-from mars_core.fitting.result import LawFit, finite_or_none
+from mars_core.fitting.result import HeldOut, LawFit, finite_or_none
 from mars_core.fitting.solve import Solution, solve
 from mars_core.fitting.table import DEFAULT_GROUP, Table, read_table
 from mars_core.laws import get_law
@@ -60,7 +60,7 @@ def fit_law(
     return _assemble(solution, table, draws, held_out, level)
 
 
-def _assemble(solution: Solution, table: Table, draws: Floats, held_out: Any, level: float) -> LawFit:
+def _assemble(solution: Solution, table: Table, draws: Floats, held_out: HeldOut | None, level: float) -> LawFit:
     law, problem = solution.problem.law, solution.problem
     natural = law.natural(problem.centring.raw(draws))
     tail = 50.0 * (1.0 - level)

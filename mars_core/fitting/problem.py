@@ -89,10 +89,6 @@ class Problem:
         constants = [term.scale for term in self.law.terms if not term.factors]
         return np.array([symbol in constants for symbol in self.law.symbols])
 
-    def with_delta(self, delta: float) -> Problem:
-        """The same data under another Huber threshold."""
-        return replace(self, delta=delta)
-
     def with_scale(self, scale: float) -> Problem:
         """The same data under another noise scale of the censored likelihood."""
         return replace(self, scale=scale)
@@ -117,8 +113,8 @@ class Problem:
     def jacobian(self, phi: Floats) -> Floats:
         """Gradient of the log prediction at every sorted point, (n_points, n_params), for one phi."""
         _, shares = self._forward(phi[None, :])
-        rows = np.einsum("kn,knp->np", np.stack([np.broadcast_to(s, (1, self.M.shape[1]))[0] for s in shares]), self.M)
-        return np.asarray(rows[self.row_of_point])
+        rows = sum(np.broadcast_to(share[0], len(M))[:, None] * M for share, M in zip(shares, self.M, strict=True))
+        return np.asarray(rows)[self.row_of_point]
 
     def _forward(self, phi: Floats) -> tuple[Floats, list[Floats]]:
         """Log prediction (n_problems, n_distinct) and each term's share of the prediction."""
