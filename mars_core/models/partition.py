@@ -75,32 +75,42 @@ def partition_of(model: nn.Module, family: Family) -> Partition:
 
 
 def layers_used_by_forward(model: nn.Module, batch: Mapping[str, Any]) -> set[str]:
-    """Names of the linear layers that one forward pass of `batch` calls (weights are not changed)."""
-    used: set[str] = set()
+    """Names of the linear layers whose output reaches the logits of one forward pass of `batch`.
 
-    def note(name: str) -> Any:
-        return lambda module, args, output: used.add(name)
+    A layer can be called for nothing (SigLIP computes its pooled output even where only patch features are
+    read), so each layer's output gets a zero added, and the logits are asked which zeros they depend on.
+    """
+    zeros: dict[str, torch.Tensor] = {}
 
-    handles = [layer.register_forward_hook(note(name)) for name, layer in _linear_layers(model)]
+    def add_zero(name: str) -> Any:
+        def hook(module: nn.Module, arguments: Any, output: torch.Tensor) -> torch.Tensor:
+            if name not in zeros:
+                zeros[name] = output.new_zeros((), requires_grad=True)
+            return output + zeros[name]
+
+        return hook
+
+    handles = [layer.register_forward_hook(add_zero(name)) for name, layer in _linear_layers(model)]
     try:
-        with torch.no_grad():
-            model(**batch)
+        with torch.enable_grad():
+            logits = model(**batch).logits
     finally:
         for handle in handles:
             handle.remove()
-    return used
+    gradients = torch.autograd.grad(logits.float().sum(), tuple(zeros.values()), allow_unused=True)
+    return {name for name, gradient in zip(zeros, gradients, strict=True) if gradient is not None}
 
 
 def check_against_forward(partition: Partition, used: set[str]) -> None:
     """Hold a partition against what a forward pass really used.
 
     Raises:
-        ValueError: a layer of a group is never called, so an adapter on it would learn nothing.
+        ValueError: a layer of a group has no part in the logits, so an adapter on it would learn nothing.
     """
     idle = [layer.name for group in GROUPS for layer in partition.group(group) if layer.name not in used]
     if idle:
         raise ValueError(
-            f"{len(idle)} linear layers in the partition are never called by the forward pass "
+            f"{len(idle)} linear layers in the partition have no part in the forward pass's logits "
             f"(first: {idle[0]}): add a pattern for them to the family's `unused` in mars_core/models/families.py"
         )
 
