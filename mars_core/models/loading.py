@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from mars_core.models.families import family_of
+from mars_core.models.families import Family, family_of
 from mars_core.models.partition import Partition, partition_of
 from mars_core.models.processor import load_processor
 
@@ -35,18 +38,32 @@ def load_base(model: str, *, device: torch.device, dtype: torch.dtype, trust_rem
     """Load checkpoint `model` (a local folder or hub id) with frozen weights on `device`.
 
     Raises:
-        ValueError: the checkpoint cannot be found or read, its type is unknown, or a module has no linear layers.
+        ValueError: the checkpoint cannot be found or read, its type is unknown, it lacks weights, or a module has no
+            linear layers.
     """
-    model_type = read_model_type(model, trust_remote_code=trust_remote_code)
-    family = family_of(model_type)
+    model = _expanded(model)
+    family = family_of(read_model_type(model, trust_remote_code=trust_remote_code))
     try:
-        network = AutoModelForImageTextToText.from_pretrained(model, dtype=dtype, trust_remote_code=trust_remote_code)
         processor = load_processor(model, trust_remote_code=trust_remote_code)
-    except OSError as error:
+        network, loaded = AutoModelForImageTextToText.from_pretrained(
+            model, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"model {model!r} could not be loaded: {_first_line(error)}") from error
+    _check_complete(model, loaded["missing_keys"], family)
     network.requires_grad_(False)
     network.config.use_cache = False
     return Base(network.to(device).eval(), partition_of(network, family), processor, model)
+
+
+def _check_complete(model: str, missing: Iterable[str], family: Family) -> None:
+    # transformers fills in what is missing with random weights and goes on.
+    needed = sorted(name for name in missing if not any(re.fullmatch(pattern, name) for pattern in family.unused))
+    if needed:
+        raise ValueError(
+            f"model {model!r} lacks {len(needed)} weights (first: {needed[0]}): give a complete checkpoint of the "
+            "architecture that its config.json names"
+        )
 
 
 def read_model_type(model: str, *, trust_remote_code: bool = False) -> str:
@@ -55,8 +72,9 @@ def read_model_type(model: str, *, trust_remote_code: bool = False) -> str:
     Raises:
         ValueError: there is no such folder or hub id, or it has no readable configuration.
     """
-    looks_local = model.startswith((".", "/", "~")) or Path(model).expanduser().exists()
-    if looks_local and not (Path(model).expanduser() / "config.json").is_file():
+    model = _expanded(model)
+    is_local = model.startswith((".", "/")) or Path(model).exists()
+    if is_local and not (Path(model) / "config.json").is_file():
         raise ValueError(
             f"model {model!r} is not a checkpoint folder: no config.json in it. "
             "Give a folder with a transformers checkpoint, or a hub id such as "
@@ -65,10 +83,15 @@ def read_model_type(model: str, *, trust_remote_code: bool = False) -> str:
     try:
         config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
-        raise ValueError(
-            f"model {model!r} is neither a local checkpoint folder nor a reachable hub id: {_first_line(error)}"
-        ) from error
+        fault = (
+            "has no usable config.json" if is_local else "is neither a local checkpoint folder nor a reachable hub id"
+        )
+        raise ValueError(f"model {model!r} {fault}: {_first_line(error)}") from error
     return str(config.model_type)
+
+
+def _expanded(model: str) -> str:
+    return str(Path(model).expanduser()) if model.startswith("~") else model
 
 
 def _first_line(error: Exception) -> str:

@@ -93,9 +93,13 @@ def add_adapters(
     """
     config = lora_config(partition, pair, dropout=dropout)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # PEFT initialises on the CPU; CUDA's generators stay as they are
         wrapped = get_peft_model(model, config)
-    check_adapters(wrapped, partition, pair)
+    try:
+        check_adapters(wrapped, partition, pair)
+    except ValueError:
+        remove_adapters(wrapped)
+        raise
     return wrapped
 
 

@@ -1,8 +1,8 @@
-"""Load a checkpoint's processor, also on machines without torchvision.
+"""Load a checkpoint's processor without its video part.
 
-transformers' video processors need torchvision, and a processor class that names a video processor
-cannot be built without one, even when only images are used. Where torchvision is missing, this module
-loads the same processor class without its video part; its image part then runs on PIL.
+transformers' video processors need torchvision and settings of their own, and a processor class that names
+a video processor cannot be built without them, even when only images are used. This module loads the same
+processor class without its video part; where torchvision is missing, its image part runs on PIL.
 """
 
 from __future__ import annotations
@@ -11,19 +11,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoProcessor
+from transformers import AutoConfig
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
-from transformers.utils import cached_file, is_torchvision_available
+from transformers.utils import cached_file
 
 
 def load_processor(model: str | Path, *, trust_remote_code: bool = False) -> Any:
-    """Return the processor of `model` (a local folder or hub id), image and text parts at least.
+    """Return the processor of `model` (a local folder or hub id), image and text parts alone.
 
     Raises:
         ValueError: the checkpoint has no processor of its own.
     """
-    if is_torchvision_available():
-        return AutoProcessor.from_pretrained(str(model), trust_remote_code=trust_remote_code)
     config = AutoConfig.from_pretrained(str(model), trust_remote_code=trust_remote_code)
     if type(config) not in PROCESSOR_MAPPING:
         raise ValueError(

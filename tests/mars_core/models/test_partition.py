@@ -156,7 +156,8 @@ def test_an_unknown_model_type_is_refused_with_the_known_ones():
 
 def test_parameters_per_rank_and_largest_rank_by_hand(llava):
     partition = partition_of(llava, family_of("llava_onevision"))
-    # SigLIP block: four 16 -> 16 and 16 -> 24 -> 16; Qwen2 block: q, o 20 -> 20, k, v 20 -> 10, gate, up 20 -> 28, down.
+    # SigLIP block: four 16 -> 16 and 16 -> 24 -> 16. Qwen2 block: q, o 20 -> 20, k, v 20 -> 10, gate, up 20 -> 28
+    # and down 28 -> 20.
     assert partition.parameters_per_rank("me") == 2 * (4 * 32 + 2 * 40)
     assert partition.parameters_per_rank("projector") == (16 + 20) + (20 + 20)
     assert partition.parameters_per_rank("llm") == 2 * (2 * 40 + 2 * 30 + 3 * 48)
