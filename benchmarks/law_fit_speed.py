@@ -23,8 +23,7 @@ import scipy
 from scipy.optimize import minimize
 
 from mars_core.fitting import fit_law
-from mars_core.fitting.bootstrap import bootstrap, resampled_counts
-from mars_core.fitting.profile import floor_starts
+from mars_core.fitting.bootstrap import bootstrap, resampled_counts, warm_starts
 from mars_core.fitting.solve import Solution, solve
 from mars_core.fitting.table import Table, read_table
 from mars_core.laws import get_law
@@ -98,7 +97,7 @@ def compare(points: pd.DataFrame, n_loop_draws: int) -> dict[str, Any]:
     fit_seconds = time.perf_counter() - began
     weights = resampled_counts(table, N_DRAWS, 0)
     own_draws = bootstrap(solution, table, N_DRAWS, 0)
-    warm = np.concatenate([solution.phi[None, :], floor_starts(solution)])
+    warm = warm_starts(solution)
     began = time.perf_counter()
     theirs = np.array([loop.best(warm, weights[draw])[1] for draw in range(n_loop_draws)])
     draw_seconds = time.perf_counter() - began

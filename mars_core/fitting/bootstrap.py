@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from mars_core.fitting.conditional import minimise_along_floor
 from mars_core.fitting.newton import Minima, minimise
-from mars_core.fitting.profile import floor_starts
 from mars_core.fitting.solve import Solution
 from mars_core.fitting.table import Table
 from mars_core.laws.law import Floats
 
 FIRST_ITERATIONS, LAST_ITERATIONS = 8, 60
+FLOOR_SHARES = (0.05, 0.6, 0.9)  # of the smallest target
 CARRIED = 2  # starts of each draw that are carried to the end
 TOLERANCE = 1e-7  # relative objective: moves a coefficient by about a hundredth of its standard error
 
@@ -23,11 +24,17 @@ def bootstrap(solution: Solution, table: Table, n_draws: int, seed: int) -> Floa
     iterations; the best of each draw are then carried to the end.
     """
     weights = resampled_counts(table, n_draws, seed)
-    starts = np.concatenate([solution.phi[None, :], floor_starts(solution)])
+    starts = warm_starts(solution)
     first = _refit(solution, np.tile(starts, (n_draws, 1)), weights, FIRST_ITERATIONS)
     ahead = _best_of_each(first, n_draws, min(CARRIED, len(starts)))
     last = _refit(solution, ahead, weights, LAST_ITERATIONS)
     return _best_of_each(last, n_draws, 1)
+
+
+def warm_starts(solution: Solution) -> Floats:
+    """The fit and, where the law has a floor, the best fits with a low, a middle and a high floor, (<= 4, n_params)."""
+    along = minimise_along_floor(solution.problem, solution.phi, FLOOR_SHARES)
+    return np.concatenate([solution.phi[None, :], along.phi])
 
 
 def _refit(solution: Solution, starts: Floats, weights: Floats, max_iterations: int) -> Minima:

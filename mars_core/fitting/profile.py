@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from mars_core.fitting.newton import Minima, minimise
+from mars_core.fitting.conditional import minimise_with_fixed
 from mars_core.fitting.result import Profile
 from mars_core.fitting.solve import Solution
 from mars_core.laws.law import Floats
 
 N_VALUES = 21
-FLOOR_SHARES = (0.05, 0.6, 0.9)  # of the smallest target
 
 
 def profiles(solution: Solution, low: Floats, high: Floats) -> tuple[Profile, ...]:
@@ -24,15 +23,6 @@ def profiles(solution: Solution, low: Floats, high: Floats) -> tuple[Profile, ..
     law = solution.problem.law
     symbols = [s for s in law.symbols if s not in law.scales or s == law.floor]
     return tuple(_profile(solution, symbol, *_range(solution, symbol, low, high)) for symbol in symbols)
-
-
-def floor_starts(solution: Solution) -> Floats:
-    """Best fits with a low, a middle and a high floor, (3, n_params); empty where the law has no floor."""
-    law, problem = solution.problem.law, solution.problem
-    if law.floor is None:
-        return np.empty((0, law.n_params))
-    values = np.log(np.exp(problem.log_y.min()) * np.array(FLOOR_SHARES))
-    return _fixed(solution, law.index(law.floor), values).phi
 
 
 def _range(solution: Solution, symbol: str, low: Floats, high: Floats) -> tuple[float, float]:
@@ -50,16 +40,5 @@ def _profile(solution: Solution, symbol: str, start: float, stop: float) -> Prof
     law = solution.problem.law
     values = np.linspace(start, stop, N_VALUES)
     fixed = np.log(values) if symbol in law.scales else values
-    minima = _fixed(solution, law.index(symbol), fixed)
+    minima = minimise_with_fixed(solution.problem, solution.phi, law.index(symbol), fixed)
     return Profile(symbol, tuple(values.tolist()), tuple(minima.objective.tolist()))
-
-
-def _fixed(solution: Solution, at: int, values: Floats) -> Minima:
-    """Minima with coefficient `at` held at each of `values` (internal), starting from the fit."""
-    problem = solution.problem
-    starts = np.tile(solution.phi, (len(values), 1))
-    starts[:, at] = values
-    lower, upper = np.tile(problem.lower, (len(values), 1)), np.tile(problem.upper, (len(values), 1))
-    lower[:, at] = upper[:, at] = values
-    weights = np.ones((1, problem.n_points))
-    return minimise(problem, starts, weights, lower=lower, upper=upper, max_iterations=60, tolerance=1e-9)

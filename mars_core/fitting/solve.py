@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import minimize
 
+from mars_core.fitting.conditional import minimise_along_floor
 from mars_core.fitting.huber import noise_scale
 from mars_core.fitting.newton import Minima, minimise
 from mars_core.fitting.problem import Problem, build_problem
@@ -15,6 +16,7 @@ from mars_core.laws.law import Floats, Law
 
 AGREEMENT_TOLERANCE = 1e-4  # relative objective within which two starts count as the same optimum
 START_ITERATIONS = 300  # starts that have converged stop; only hard forms come near this
+FLOOR_SCAN = (1e-6, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 1.0)  # of the smallest target
 SCALE_ROUNDS = 3
 
 
@@ -90,10 +92,19 @@ def polish(problem: Problem, phi: Floats, weights: Floats) -> tuple[Floats, floa
 
 
 def _solve_once(problem: Problem, starts: Floats) -> Solution:
+    """Best of all starts, then of a scan over the floor (its valley can be long and nearly flat), then polished."""
     ones = np.ones((1, problem.n_points))
-    minima = minimise(problem, starts, ones, max_iterations=START_ITERATIONS, tolerance=1e-12)
-    phi, objective = polish(problem, minima.phi[int(np.argmin(minima.objective))], ones)
+    minima = _minima(problem, starts)
+    best = minima.phi[int(np.argmin(minima.objective))]
+    scan = minimise_along_floor(problem, best, FLOOR_SCAN)
+    released = _minima(problem, np.concatenate([best[None, :], scan.phi]))
+    phi, objective = polish(problem, released.phi[int(np.argmin(released.objective))], ones)
     return Solution(problem, phi, objective, minima)
+
+
+def _minima(problem: Problem, starts: Floats) -> Minima:
+    ones = np.ones((1, problem.n_points))
+    return minimise(problem, starts, ones, max_iterations=START_ITERATIONS, tolerance=1e-12)
 
 
 def _first_scale(delta: float) -> float:

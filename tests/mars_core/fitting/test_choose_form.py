@@ -34,9 +34,9 @@ def test_the_form_that_made_the_data_is_chosen(law):
 
 
 def test_eq_1_survives_chance():
-    kept = [choose_form(table_of("performance", EQ1, noise=0.01, seed=seed)).law == "performance" for seed in range(8)]
-    # Each rival needs 2 standard errors: at 8 tables one lucky win may happen, three would not by chance.
-    assert sum(kept) >= 6
+    kept = [choose_form(table_of("performance", EQ1, noise=0.01, seed=seed)).law == "performance" for seed in range(6)]
+    # Each rival needs 2 standard errors: one lucky win among 6 tables may happen, two hardly.
+    assert sum(kept) >= 5
 
 
 def test_rank_without_effect_does_not_beat_the_trivial_forms_by_much():
