@@ -50,7 +50,7 @@ def to_table(rows: pd.DataFrame) -> pa.Table:
         ValueError: the rows break the contract.
     """
     validate(rows)
-    return pa.Table.from_pandas(rows[SCHEMA.names], schema=SCHEMA, preserve_index=False)
+    return _typed(rows)
 
 
 def from_table(table: pa.Table) -> pd.DataFrame:
@@ -68,25 +68,41 @@ def validate(rows: pd.DataFrame) -> None:
     """Check checkpoint rows against the contract.
 
     Raises:
-        ValueError: a column is missing, a (run_id, step) occurs twice, a value is missing or out of range;
-            the message names the column and the first rows.
+        ValueError: a column is missing, a (run_id, step) occurs twice, a value is missing, of the wrong type or out of
+            range; the message names the column and the first rows.
     """
     missing = [name for name in SCHEMA.names if name not in rows.columns]
     if missing:
         raise ValueError(f"checkpoint metrics lack the columns {missing}: they need {SCHEMA.names}")
-    versions = set(rows["schema_version"].unique())
+    versions = set(rows["schema_version"].tolist())
     if versions - {SCHEMA_VERSION}:
         raise ValueError(
-            f"checkpoint metrics have schema version {sorted(versions)}, this code reads {SCHEMA_VERSION}: "
+            f"checkpoint metrics have schema version {sorted(versions, key=str)}, this code reads {SCHEMA_VERSION}: "
             "calibrate again or use the version of MARS that wrote them"
         )
     _refuse(rows, rows[SCHEMA.names].isna().any(axis=1), "a missing value")
+    _check_ranges(_typed(rows).to_pandas())
+
+
+def _check_ranges(rows: pd.DataFrame) -> None:
     _refuse(rows, rows.duplicated(["run_id", "step"]), "a (run_id, step) that occurs twice")
     _refuse(rows, rows["step"] < 1, "a step below 1")
+    ranks = rows[["r_me", "r_llm"]]
+    _refuse(rows, (ranks < 0).any(axis=1) | (ranks == 0).all(axis=1), "a rank below 0, or both ranks 0")
     _refuse(rows, rows["unique_samples"] > rows["samples_seen"], "more unique samples than samples seen")
     _refuse(rows, ~np.isfinite(rows["val_loss"]) | (rows["val_loss"] < 0), "a val_loss that is not 0 or more")
-    off = (np.log(rows["val_perplexity"]) - rows["val_loss"]).abs() > 1e-6
-    _refuse(rows, off, "a val_perplexity other than exp(val_loss)")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        same = (np.log(rows["val_perplexity"]) - rows["val_loss"]).abs() <= 1e-6
+    _refuse(rows, ~same, "a val_perplexity other than exp(val_loss)")
+
+
+def _typed(rows: pd.DataFrame) -> pa.Table:
+    try:
+        return pa.Table.from_pandas(rows[SCHEMA.names], schema=SCHEMA, preserve_index=False)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise ValueError(
+            f"checkpoint metrics have values of the wrong type: {'; '.join(map(str, error.args))}"
+        ) from error
 
 
 def _refuse(rows: pd.DataFrame, bad: pd.Series, what: str) -> None:
