@@ -44,6 +44,20 @@ def test_collapsed_floor():
     assert "floor" in status.message
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_fine_tuning_curves_that_still_fall_have_a_collapsed_floor(seed):
+    """Loss B / (D_l + D^b) with a pre-learned size D_l (Lin et al.) steepens with D: the opposite of a floor."""
+    rng = np.random.default_rng(seed)
+    D = 200.0 * 2.0 ** np.arange(10)
+    learned, exponent = rng.uniform(20, 200), rng.uniform(0.3, 0.6)
+    loss = 4.0 * learned / (learned + D**exponent) * np.exp(0.01 * rng.standard_normal(10))
+    fit = fit_law("performance_no_rank", {"D": D, "loss": loss}, hold_out=False)
+    assert fit.has("floor_collapsed")
+    line = fit_law("log_linear", {"D": D, "loss": loss}, hold_out=False)
+    # The straight line is the law without a floor; more freedom cannot end higher.
+    assert fit.objective <= line.objective * (1 + 1e-6)
+
+
 def test_wrong_sign_of_law_c():
     fit = fit_law("convergence", convergence(theta=(1.0, 0.3, 0.8, 10.0)))
     assert fit.has("wrong_sign")

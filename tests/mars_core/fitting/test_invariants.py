@@ -58,6 +58,18 @@ def test_noiseless_law_c_is_reproduced(k, gamma, delta, share):
 
 
 @few
+@given(alpha=st.floats(0.2, 0.6), beta=st.floats(0.2, 0.6), floor=st.floats(1.0, 2.5))
+def test_noiseless_chinchilla_surface_extrapolates_exactly(alpha, beta, floor):
+    table = pd.DataFrame([(N, D) for N in 10.0 ** np.arange(7, 10.5, 0.5) for D in 10.0 ** np.arange(9, 12, 0.5)])
+    table.columns = ["N", "D"]
+    law = get_law("chinchilla")
+    theta = [0.5 * 1e8**alpha, 0.5 * 1e10**beta, floor, alpha, beta]
+    solution = optimum("chinchilla", table.assign(loss=law.predict(theta, table)))
+    far = {"N": np.array([1e12]), "D": np.array([1e14])}
+    np.testing.assert_allclose(law.predict(solution.theta, far), law.predict(theta, far), rtol=1e-3)
+
+
+@few
 @given(factor=st.floats(1e-3, 1e6), seed=st.integers(0, 5))
 def test_units_of_size_change_k_and_nothing_else(factor, seed):
     table = convergence([2.0, -0.25, 0.8, 10.0], noise=0.03, seed=seed)
