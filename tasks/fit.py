@@ -10,7 +10,13 @@ import pandas as pd
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from mars_core.convergence import NoConvergenceTimes, convergence_times
+from mars_core.convergence import (
+    LossLevels,
+    NoConvergenceTimes,
+    convergence_times,
+    freeze_levels,
+    with_separability,
+)
 from mars_core.fitting import fit_law
 from mars_core.search.choice import json_safe
 from tasks.calibrate import CalibrationPlan, collect_metrics
@@ -31,7 +37,7 @@ def fit_laws(config: StudyConfig, revision: Revision, plan: CalibrationPlan) -> 
     """Fit both laws and store coefficients, intervals and diagnostics; returns the path of laws.json."""
     metrics, notes = collect_metrics(revision, plan)
     reference = (config.calibration.reference_rank,) * 2
-    times, cause = _times(metrics, config.fit, reference)
+    times, cause = _times(metrics, config.fit, reference, _frozen_levels(config.fit, revision, plan, metrics, reference))
     performance, causes = _fit_or_cause({"performance": metrics_as_points(metrics)}, "performance", config.fit)
     modules = {module: cause or times[times["module"] == module] for module in MODULES}
     convergence, no_convergence = _fit_or_cause(modules, "convergence", config.fit)
@@ -56,11 +62,27 @@ def metrics_as_points(metrics: pd.DataFrame) -> pd.DataFrame:
     ]
 
 
-def _times(metrics: pd.DataFrame, fit: FitConfig, reference: tuple[int, int]) -> tuple[pd.DataFrame, str | None]:
+def _frozen_levels(
+    fit: FitConfig, revision: Revision, plan: CalibrationPlan, metrics: pd.DataFrame, reference: tuple[int, int]
+) -> LossLevels:
+    """Loss levels of the revision's first fit: a pair added, pruned or diverged later must move no other pair's time."""
+    path = revision.path("levels.json")
+    design = {"signal": fit.signal, "horizon": plan.horizon}
+    if path.is_file() and (stored := read_json(path))["design"] == design:
+        return LossLevels.from_json(stored["levels"])
+    levels = freeze_levels(metrics, signal=fit.signal, reference=reference)
+    write_json(path, {"design": design, "levels": levels.to_json()})
+    return levels
+
+
+def _times(
+    metrics: pd.DataFrame, fit: FitConfig, reference: tuple[int, int], levels: LossLevels
+) -> tuple[pd.DataFrame, str | None]:
     try:
-        return convergence_times(metrics, signal=fit.signal, level=fit.level, reference=reference), None
+        times = convergence_times(metrics, signal=fit.signal, level=fit.level, reference=reference, levels=levels)
     except NoConvergenceTimes as error:
         return pd.DataFrame({"module": []}), str(error)
+    return times, None
 
 
 def _fit_or_cause(
@@ -74,9 +96,8 @@ def _fit_or_cause(
         if isinstance(points, str):
             continue
         try:
-            fits[name] = fit_law(
-                law, points, delta=settings.delta, n_starts=settings.starts, n_bootstrap=settings.bootstrap
-            ).to_json()
+            fit = fit_law(law, points, delta=settings.delta, n_starts=settings.starts, n_bootstrap=settings.bootstrap)
+            fits[name] = (with_separability(fit, points) if law == "convergence" else fit).to_json()
         except ValueError as error:  # too few or unusable points: the search falls back and says why
             causes[name] = str(error)
     return fits, causes

@@ -11,7 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-console = Console(soft_wrap=True)
+console = Console()
 
 
 def print_json(value: Any) -> None:

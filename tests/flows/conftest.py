@@ -1,0 +1,48 @@
+"""One finished small study, run for real: real pictures, the shipped backbone, Prefect's own server, MLflow."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from mars_core.demo import demo_backbone_path
+from tasks.config import CalibrationConfig, DataConfig, RecipeConfig, StudyConfig, write_study
+
+
+def small_study(folder: Path, data: Path) -> StudyConfig:
+    """Four pairs of eight steps each; everything else as a user would have it."""
+    config = StudyConfig(
+        study=str(folder / "study"),
+        model=str(demo_backbone_path()),
+        data=DataConfig(
+            train=str(data / "train.json"),
+            validation=str(data / "validation.json"),
+            test=str(data / "test.json"),
+            images=str(data / "images"),
+        ),
+        recipe=RecipeConfig(learning_rate=1e-3, max_tokens=512),
+        calibration=CalibrationConfig(ranks=(2, 4), samples=64, smallest_size=8),
+        device="cpu",
+    )
+    write_study(config, folder / "study.yaml")
+    return config
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, demo_data: Path) -> StudyConfig:
+    """A study that ran to its report. Tests that change it work on `copied`."""
+    from flows.study import study_flow
+
+    config = small_study(tmp_path_factory.mktemp("finished"), demo_data)
+    study_flow(config, command="mars run study.yaml")
+    return config
+
+
+@pytest.fixture
+def copied(finished: StudyConfig, tmp_path: Path) -> StudyConfig:
+    """A copy of the finished study in a folder of its own."""
+    shutil.copytree(finished.study, tmp_path / "study")
+    config = finished.model_copy(update={"study": str(tmp_path / "study")})
+    write_study(config, tmp_path / "study.yaml")
+    return config

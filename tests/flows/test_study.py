@@ -1,0 +1,122 @@
+"""The whole pipeline on a small study: what it leaves behind, and what a second run does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+import torch
+from flows.stages import calibrate_flow
+from flows.study import study_flow
+from mars_core.demo import demo_backbone_path
+from mars_core.metrics.schema import SCHEMA
+from mars_core.models.loading import load_base
+from peft import PeftModel
+from safetensors.torch import load_file
+from tasks.config import StudyConfig
+from tasks.store import Revision
+from tasks.tracking import tracking_uri
+
+
+def revision_of(config: StudyConfig) -> Revision:
+    return Revision(Path(config.study), 1)
+
+
+def modified(config: StudyConfig) -> dict[str, int]:
+    """Modification time of every output of the stages."""
+    folder = revision_of(config).folder
+    names = ("laws.json", "choice.json", "evaluation.json", "report.html")
+    files = [*folder.glob("calibration/*.parquet"), *folder.glob("final/*/training.json"), *(folder / n for n in names)]
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in files}
+
+
+def test_metrics_are_one_parquet_row_per_run_and_step(finished):
+    files = sorted(revision_of(finished).path("calibration").glob("*.parquet"))
+    rows = pd.concat([pd.read_parquet(file) for file in files])
+    assert list(rows.columns) == SCHEMA.names
+    assert set(zip(rows.r_me, rows.r_llm, strict=True)) == {(2, 2), (2, 4), (4, 2), (4, 4)}
+    assert not rows.duplicated(["run_id", "step"]).any()
+    assert sorted(rows.step.unique()) == [1, 2, 3, 4, 6, 8]
+    assert (rows.unique_samples == 8 * rows.step).all()
+    assert rows.groupby("run_id").val_loss.nunique().min() > 1  # training moved every run
+
+
+def test_choice_is_one_of_the_available_pairs_and_says_why(finished):
+    choice = json.loads(revision_of(finished).path("choice.json").read_text())
+    assert choice["pair"][0] in (2, 4)
+    assert choice["pair"][1] in (2, 4)
+    assert choice["verdict"] in ("chosen", "indistinguishable", "balance uninformative", "fallback")
+    assert choice["reason"]
+
+
+def test_adapter_reloads_on_a_fresh_base_with_the_chosen_ranks(finished):
+    revision = revision_of(finished)
+    r_me, r_llm = json.loads(revision.path("choice.json").read_text())["pair"]
+    folder = revision.path("final", f"me{r_me}-llm{r_llm}", "adapter")
+    base = load_base(str(demo_backbone_path()), device=torch.device("cpu"), dtype=torch.float32)
+    model = PeftModel.from_pretrained(base.model, str(folder))
+    ranks = {name: module.r["default"] for name, module in model.named_modules() if hasattr(module, "lora_A")}
+    assert {rank for name, rank in ranks.items() if "vision_tower" in name} == {r_me}
+    assert {rank for name, rank in ranks.items() if "vision_tower" not in name} == {r_llm}
+    saved = load_file(folder / "adapter_model.safetensors")
+    assert any(tensor.abs().max() > 0 for name, tensor in saved.items() if "lora_B" in name)  # it was trained
+    training = json.loads((folder.parent / "training.json").read_text())
+    assert training["reload_difference"] <= 1e-5
+    assert (folder / "processor_config.json").is_file()
+
+
+def test_test_split_is_scored_before_and_after(finished):
+    scores = json.loads(revision_of(finished).path("evaluation.json").read_text())
+    assert scores["chosen"]["overall"]["perplexity"] < scores["base"]["overall"]["perplexity"]
+    assert scores["base"]["overall"]["n_answers"] == scores["chosen"]["overall"]["n_answers"] >= 12
+
+
+def test_mlflow_has_a_parent_and_a_child_per_pair_with_curves(finished):
+    client = mlflow.MlflowClient(tracking_uri(Path(finished.study)))
+    experiments = [e.experiment_id for e in client.search_experiments() if e.name.startswith("mars/")]
+    runs = client.search_runs(experiments)
+    kinds = {kind: [run for run in runs if run.data.tags.get("mars.kind") == kind] for kind in ("study", "calibration")}
+    (parent,) = kinds["study"]
+    assert len(kinds["calibration"]) == 4
+    assert {run.data.tags["mlflow.parentRunId"] for run in kinds["calibration"]} == {parent.info.run_id}
+    child = kinds["calibration"][0]
+    assert {"r_me", "r_llm", "seed", "data_hash", "recipe.learning_rate"} <= child.data.params.keys()
+    assert len(client.get_metric_history(child.info.run_id, "val_loss")) == 6
+    assert {artifact.path for artifact in client.list_artifacts(parent.info.run_id)} >= {"report.html", "choice.json"}
+
+
+def test_second_run_does_nothing_again(copied):
+    before = modified(copied)
+    study_flow(copied)
+    assert modified(copied) == before
+
+
+@pytest.mark.parametrize("lost", ["one calibration run", "laws.json", "choice.json", "evaluation.json"])
+def test_a_lost_output_is_made_again_and_what_stands_before_it_is_kept(copied, lost):
+    order = ["calibration", "laws.json", "choice.json", "final", "evaluation.json", "report.html"]
+    folder = revision_of(copied).folder
+    path = sorted(folder.glob("calibration/*.parquet"))[0] if lost == "one calibration run" else folder / lost
+    before = modified(copied)
+    path.unlink()
+    study_flow(copied)
+    after = modified(copied)
+    name = str(path.relative_to(folder))
+    assert after[name] != before[name]
+    place = order.index(name.split("/")[0])
+    earlier = [key for key in before if order.index(key.split("/")[0]) < place]
+    siblings = [key for key in before if key.startswith("calibration/") and key != name]
+    assert {key: after[key] for key in earlier + siblings} == {key: before[key] for key in earlier + siblings}
+
+
+def test_another_recipe_is_refused_and_a_new_revision_is_opened_on_request(copied):
+    recipe = copied.recipe.model_copy(update={"learning_rate": 5e-4})
+    other = copied.model_copy(update={"recipe": recipe})
+    with pytest.raises(ValueError, match=r"recipe\.learning_rate was 0\.001 and is 0\.0005.*--new-revision"):
+        calibrate_flow(other)
+    before = modified(copied)
+    calibrate_flow(other, new_revision=True)
+    assert modified(copied) == before
+    assert len(list(Revision(Path(copied.study), 2).path("calibration").glob("*.parquet"))) == 4
