@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from mars_core.models.lora import RankPair, add_adapters, parameters_by_group, remove_adapters
 from mars_core.models.partition import Partition
 from mars_core.training.answer_loss import token_losses
-from mars_core.training.evaluation import Score, evaluate
+from mars_core.training.evaluation import LARGEST_LOSS, Score, evaluate
 from mars_core.training.memory import peak_memory_bytes
 from mars_core.training.recipe import Recipe, make_optimizer, make_schedule
 
@@ -48,7 +49,10 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class CalibrationRun:
-    """Checkpoints of one run; `diverged_at` is the first step whose loss was not finite, None if all were."""
+    """Checkpoints of one run.
+
+    diverged_at: the first step whose loss was not finite, or whose validation perplexity overflows; None if none.
+    """
 
     checkpoints: tuple[Checkpoint, ...]
     diverged_at: int | None
@@ -76,7 +80,13 @@ def train_run(
         validation: gives the batches of the calibration validation set and the task type of each row.
         horizon: steps that the learning-rate schedule spans.
         checkpoint_steps: increasing steps, the last at most `horizon`.
+
+    Raises:
+        ValueError: the ranks do not fit the model, the checkpoint steps are not increasing within the horizon, or there
+            are fewer batches than steps.
     """
+    _check_steps(checkpoint_steps, horizon)
+    was_training = model.training
     wrapped = add_adapters(model, partition, pair, seed=seed, dropout=recipe.lora_dropout)
     try:
         torch.manual_seed(seed)
@@ -89,7 +99,15 @@ def train_run(
             on_step,
         )
     finally:
-        remove_adapters(wrapped)
+        remove_adapters(wrapped).train(was_training)
+
+
+def _check_steps(steps: Sequence[int], horizon: int) -> None:
+    if not steps or any(before >= after for before, after in pairwise([0, *steps, horizon + 1])):
+        raise ValueError(
+            f"checkpoint steps must increase from 1 or more to at most the horizon of {horizon} steps, "
+            f"got {list(steps)}"
+        )
 
 
 @dataclass(frozen=True)
@@ -120,6 +138,7 @@ def _train(
     take_step = _stepper(wrapped, partition, settings)
     checkpoints: list[Checkpoint] = []
     losses: list[float] = []
+    last = settings.checkpoint_steps[-1]
     started = time.perf_counter()
     wrapped.train()
     for number, batch in enumerate(train_batches, start=1):
@@ -129,15 +148,15 @@ def _train(
             return CalibrationRun(tuple(checkpoints), number)
         if number in settings.checkpoint_steps:
             score = evaluate(wrapped, validation()).overall
-            if not math.isfinite(score.loss):
+            if not score.loss <= LARGEST_LOSS:
                 return CalibrationRun(tuple(checkpoints), number)
             checkpoints.append(_checkpoint(number, step, losses, score, time.perf_counter() - started))
             losses.clear()
         if on_step is not None:
             on_step(number)
-        if number >= settings.checkpoint_steps[-1]:
-            break
-    return CalibrationRun(tuple(checkpoints), None)
+        if number == last:
+            return CalibrationRun(tuple(checkpoints), None)
+    raise ValueError(f"the training batches ran out before step {last}: give one batch per optimizer step")
 
 
 def _stepper(wrapped: nn.Module, partition: Partition, settings: _Settings) -> Callable[[Batch], _Step]:
@@ -186,4 +205,4 @@ def gradient_norm(parameters: Sequence[nn.Parameter]) -> float:
 def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float, norm: float) -> None:
     """Scale gradients of total norm `norm` down to `max_norm`, as `clip_grad_norm_` does; 0 leaves them alone."""
     if max_norm > 0:
-        nn.utils.clip_grads_with_norm_(parameters, max_norm, torch.tensor(norm))
+        nn.utils.clip_grads_with_norm_(parameters, max_norm, torch.tensor(norm, dtype=parameters[0].dtype))

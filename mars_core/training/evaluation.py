@@ -19,6 +19,9 @@ from torch.nn import functional
 
 from mars_core.training.answer_loss import IGNORE, answer_logits
 
+LARGEST_LOSS = 700.0
+"""Nats per answer token; the perplexity of a larger loss overflows."""
+
 
 @dataclass(frozen=True)
 class Score:
@@ -34,8 +37,8 @@ class Score:
 
     @property
     def perplexity(self) -> float:
-        """exp(loss)."""
-        return math.exp(min(self.loss, 700.0)) if math.isfinite(self.loss) else math.inf
+        """exp(loss), of a finite loss above `LARGEST_LOSS` only a lower bound."""
+        return math.exp(min(self.loss, LARGEST_LOSS)) if math.isfinite(self.loss) else math.inf
 
 
 @dataclass(frozen=True)
@@ -66,16 +69,23 @@ def evaluate(
     """Score `model` on batches of (model inputs with labels, task type of each row).
 
     The model is put into evaluation mode for the call and back afterwards.
+
+    Raises:
+        ValueError: there is no answer to score.
     """
     was_training = model.training
     model.eval()
     totals: dict[str, _Totals] = defaultdict(_Totals)
-    with torch.inference_mode():
-        for batch, tasks in batches:
-            _add_batch(totals, model, batch, tasks)
-            if on_batch is not None:
-                on_batch(len(tasks))
-    model.train(was_training)
+    try:
+        with torch.inference_mode():
+            for batch, tasks in batches:
+                _add_batch(totals, model, batch, tasks)
+                if on_batch is not None:
+                    on_batch(len(tasks))
+    finally:
+        model.train(was_training)
+    if not any(total.tokens for total in totals.values()):
+        raise ValueError("nothing to evaluate: expected at least one batch with answer tokens, got none")
     overall = _Totals(*(sum(values) for values in zip(*map(_as_tuple, totals.values()), strict=True)))
     return Evaluation(overall.score(), {task: total.score() for task, total in sorted(totals.items())})
 

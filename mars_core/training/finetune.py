@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from mars_core.training.answer_loss import token_losses
 from mars_core.training.evaluation import evaluate
@@ -21,6 +23,10 @@ Batches = Callable[[], Iterable[tuple[Mapping[str, Tensor], Sequence[str]]]]
 
 EVALUATIONS_PER_RUN = 8
 LOGS_PER_RUN = 64
+
+
+class FinetuneDiverged(RuntimeError):  # noqa: N818 - reads as the fact it states
+    """The validation loss of a final fine-tune is not finite any more; the message says when."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +72,17 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Score the calibration validation set as calibration does."""
+        """Score the calibration validation set as calibration does.
+
+        Raises:
+            FinetuneDiverged: the loss is not finite.
+        """
         score = evaluate(self.accelerator.unwrap_model(self.model), self.validation()).overall
+        if not math.isfinite(score.loss):
+            raise FinetuneDiverged(
+                f"the final fine-tune diverged by step {self.state.global_step} (validation loss {score.loss}): "
+                "lower recipe.learning_rate and open a new revision"
+            )
         metrics = {
             f"{metric_key_prefix}_loss": score.loss,
             f"{metric_key_prefix}_perplexity": score.perplexity,
@@ -100,7 +115,12 @@ def finetune(
 ) -> FinalRun:
     """Train the adapters of `wrapped` for `steps` optimizer steps; it ends holding the best checkpoint's weights.
 
-    A checkpoint already in `checkpoints` is resumed from, so that a run that was killed goes on where it was.
+    It trains where `wrapped` lies, in one process on one device, so that a step is `recipe.batch_size` samples. A whole
+    checkpoint already in `checkpoints` is resumed from, so that a run that was killed goes on where it was.
+
+    Raises:
+        FinetuneDiverged: the validation loss is not finite.
+        ValueError: several processes train together.
     """
     every = max(1, steps // EVALUATIONS_PER_RUN)
     arguments = TrainingArguments(
@@ -130,8 +150,9 @@ def finetune(
         report_to=[],
         disable_tqdm=True,
         log_level="error",
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=next(wrapped.parameters()).device.type == "cpu",
     )
+    _require_one_device(arguments)
     trainer = AnswerTrainer(
         model=wrapped,
         args=arguments,
@@ -147,10 +168,20 @@ def finetune(
     return FinalRun(
         history=tuple(trainer.state.log_history),
         steps=trainer.state.global_step,
-        best_step=int(Path(best).name.rpartition("-")[2]) if best else trainer.state.global_step,
+        best_step=_step_of(Path(best)) if best else trainer.state.global_step,
         best_val_loss=float(trainer.state.best_metric),
         seconds=float(output.metrics["train_runtime"]),
     )
+
+
+def _require_one_device(arguments: TrainingArguments) -> None:
+    if arguments.world_size > 1:
+        raise ValueError(
+            f"the final fine-tune runs in one process, got {arguments.world_size}: "
+            "start it without a distributed launcher"
+        )
+    # The Trainer would otherwise give every visible GPU a batch of its own.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
 
 
 def _silence_console(trainer: Trainer) -> None:
@@ -159,8 +190,13 @@ def _silence_console(trainer: Trainer) -> None:
 
 
 def _last_checkpoint(folder: Path) -> str | None:
-    last: str | None = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-    return last
+    # The Trainer writes its state last, so a folder without it was left half-written by a killed process.
+    whole = [state.parent for state in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}")]
+    return str(max(whole, key=_step_of)) if whole else None
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def all_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
