@@ -29,8 +29,8 @@ JSON_RESULTS = {"persist_result": True, "result_serializer": "json"}
 @flow(name="mars-calibrate", flow_run_name="calibrate {config.study}", **JSON_RESULTS)
 def calibrate_flow(config: StudyConfig, new_revision: bool = False) -> str:
     """Train the calibration runs that are missing; returns the revision's folder."""
-    revision = open_revision(config, new=new_revision)
     plan = plan_calibration(config)
+    revision = open_revision(config, new=new_revision)
     for note in plan.notes:
         say(f"note: {note}")
     if is_finished(revision, "calibrate", plan.inputs_hash):

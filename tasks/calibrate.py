@@ -73,7 +73,7 @@ def plan_calibration(config: StudyConfig) -> CalibrationPlan:
     data = load_data(config.data)
     base = base_model(config.model, config.device, config.recipe.dtype)
     pairs = [RankPair(r_me, r_llm) for r_me in sorted(config.calibration.ranks) for r_llm in sorted(config.calibration.ranks)]
-    for pair in pairs:
+    for pair in [*pairs, *(RankPair(rank, rank) for rank in config.available_ranks)]:
         check_ranks(base.partition, pair)
     horizon, notes = _horizon(config, data)
     _check_partition(config)

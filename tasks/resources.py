@@ -49,9 +49,9 @@ def model_fingerprint(model: str) -> str:
     Two checkpoints that differ in values alone, file for file of equal size, hash alike unless they are small
     enough (64 MiB) to be read whole. A hub id stands for itself.
     """
+    read_model_type(model)
     folder = Path(model)
     if not folder.is_dir():
-        read_model_type(model)
         return content_hash({"hub": model})
     files = sorted([folder / "config.json", *folder.glob("*.safetensors")])
     return content_hash({file.name: _weights_digest(file) for file in files})

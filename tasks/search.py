@@ -10,7 +10,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from mars_core.fitting import LawFit
-from mars_core.models.lora import RankPair, check_ranks, trainable_parameters
+from mars_core.models.lora import RankPair, trainable_parameters
 from mars_core.search import Choice, choose_pair
 from tasks.calibrate import CalibrationPlan, collect_metrics
 from tasks.config import StudyConfig
@@ -37,8 +37,6 @@ def choose_ranks(config: StudyConfig, revision: Revision, plan: CalibrationPlan)
     base = base_model(config.model, config.device, config.recipe.dtype)
     laws = read_laws(revision)
     ranks = config.available_ranks
-    for rank in ranks:
-        check_ranks(base.partition, RankPair(rank, rank))
     metrics, _ = collect_metrics(revision, plan)
     choice = choose_pair(
         _fit(laws["performance"]),

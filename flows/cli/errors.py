@@ -26,6 +26,8 @@ def one_message(command: Callable[P, R]) -> Callable[P, R]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return command(*args, **kwargs)
+        except typer.Exit:  # click's own way out is a RuntimeError
+            raise
         except ValueError as error:
             raise _exit(error, CALLERS_MISTAKE) from error
         except (OSError, RuntimeError) as error:

@@ -130,7 +130,8 @@ def report(study: Study, as_json: AsJson = False) -> None:
 
 
 def load_study(path: Path) -> StudyConfig:
-    """Read a study file, or the one that lies in a study folder, and check its data before anything expensive."""
+    """Read a study file, or the one that lies in a study folder, and check data and model before anything expensive."""
+    from tasks.calibrate import plan_calibration
     from tasks.config import read_study
     from tasks.data import check_data
     from tasks.store import revisions
@@ -138,6 +139,7 @@ def load_study(path: Path) -> StudyConfig:
     config = read_study(path / "study.yaml" if path.is_dir() else path)
     known = bool(revisions(Path(config.study)))
     check_data(config.data, decode=not known).raise_if_bad()
+    plan_calibration(config)
     return config
 
 

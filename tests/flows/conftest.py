@@ -10,7 +10,7 @@ from mars_core.demo import demo_backbone_path
 from tasks.config import CalibrationConfig, DataConfig, RecipeConfig, StudyConfig, write_study
 
 
-def small_study(folder: Path, data: Path) -> StudyConfig:
+def write_small_study(folder: Path, data: Path) -> StudyConfig:
     """Four pairs of eight steps each; everything else as a user would have it."""
     config = StudyConfig(
         study=str(folder / "study"),
@@ -29,12 +29,20 @@ def small_study(folder: Path, data: Path) -> StudyConfig:
     return config
 
 
+@pytest.fixture
+def study(tmp_path: Path, demo_data: Path) -> Path:
+    """The file of a study that has not run, with a copy of the data that a test may spoil."""
+    shutil.copytree(demo_data, tmp_path / "data")
+    write_small_study(tmp_path, tmp_path / "data")
+    return tmp_path / "study.yaml"
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, demo_data: Path) -> StudyConfig:
     """A study that ran to its report. Tests that change it work on `copied`."""
     from flows.study import study_flow
 
-    config = small_study(tmp_path_factory.mktemp("finished"), demo_data)
+    config = write_small_study(tmp_path_factory.mktemp("finished"), demo_data)
     study_flow(config, command="mars run study.yaml")
     return config
 

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from flows.cli.main import app
+from mars_core.demo import demo_backbone_path
+from typer.testing import CliRunner
+
+COMMANDS = ["demo", "run", "calibrate", "fit", "search", "finetune", "evaluate", "report", "doctor"]
+
+
+@pytest.mark.parametrize("command", [[name] for name in COMMANDS] + [["model", "inspect"], ["data", "check"], ["laws"]])
+def test_every_command_has_help(command):
+    result = CliRunner().invoke(app, [*command, "--help"])
+    assert result.exit_code == 0
+    assert "Usage" in result.output
+
+
+def test_model_inspect_counts_add_up():
+    result = CliRunner().invoke(app, ["model", "inspect", str(demo_backbone_path()), "--ranks", "2,16", "--json"])
+    assert result.exit_code == 0, result.output
+    groups = json.loads(result.stdout)["groups"]
+    assert set(groups) == {"me", "projector", "llm"}
+    for group in groups.values():
+        assert group["layers"] == len(group["targets"]) > 0
+        assert group["lora_parameters"]["16"] == 8 * group["lora_parameters"]["2"]
+    assert not any("lm_head" in name for group in groups.values() for name in group["targets"])
+
+
+def test_model_inspect_refuses_ranks_that_are_no_numbers():
+    result = CliRunner().invoke(app, ["model", "inspect", str(demo_backbone_path()), "--ranks", "2,x"])
+    assert result.exit_code == 2
+    assert "whole numbers" in result.output
+
+
+def test_doctor_finds_the_packages():
+    result = CliRunner().invoke(app, ["doctor", "--json"])
+    findings = {finding["check"]: finding for finding in json.loads(result.stdout)}
+    assert findings["torch"]["state"] == "ok"
+    assert {"device", "memory", "disk", "MLflow store"} <= findings.keys()
+
+
+def test_data_check_prints_statistics(finished, tmp_path):
+    from tasks.config import write_study
+
+    write_study(finished, tmp_path / "study.yaml")
+    result = CliRunner().invoke(app, ["data", "check", str(tmp_path / "study.yaml"), "--json"])
+    found = json.loads(result.stdout[result.stdout.index("{") :])
+    assert result.exit_code == 0
+    assert found["bad"] == []
+    assert found["splits"]["train"] == 64
+
+
+def test_search_prints_the_choice_as_json(finished):
+    result = CliRunner().invoke(app, ["search", finished.study, "--json"])
+    assert result.exit_code == 0, result.output
+    choice = json.loads(result.stdout[result.stdout.index("{") :])
+    assert choice["pair"]
+    assert choice["reason"]
