@@ -17,7 +17,7 @@ from mars_core.convergence import (
     freeze_levels,
     with_separability,
 )
-from mars_core.fitting import fit_law
+from mars_core.fitting import choose_form, fit_law
 from mars_core.search.choice import json_safe
 from tasks.calibrate import CalibrationPlan, collect_metrics
 from tasks.config import FitConfig, StudyConfig
@@ -29,7 +29,8 @@ MODULES = ("me", "llm")
 
 def fit_inputs(config: StudyConfig) -> dict[str, Any]:
     """Settings that decide the fitted laws, beside the metrics."""
-    return {"fit": config.fit.model_dump(mode="json"), "reference": config.calibration.reference_rank}
+    reference = config.calibration.reference_rank
+    return {"fit": config.fit.model_dump(mode="json"), "reference": reference, "law": config.search.law}
 
 
 @task(name="fit-laws", cache_policy=NO_CACHE, persist_result=False)
@@ -38,21 +39,34 @@ def fit_laws(config: StudyConfig, revision: Revision, plan: CalibrationPlan) -> 
     metrics, notes = collect_metrics(revision, plan)
     reference = (config.calibration.reference_rank,) * 2
     times, cause = _times(metrics, config.fit, reference, _frozen_levels(config.fit, revision, plan, metrics, reference))
-    performance, causes = _fit_or_cause({"performance": metrics_as_points(metrics)}, "performance", config.fit)
+    points = metrics_as_points(metrics)
+    form = _form(points, config)
+    performance, causes = _fit_or_cause({"performance": points}, form["law"], config.fit)
     modules = {module: cause or times[times["module"] == module] for module in MODULES}
     convergence, no_convergence = _fit_or_cause(modules, "convergence", config.fit)
     laws = {
         "performance": performance["performance"],
+        "form": form,
         "convergence": convergence,
         "causes": causes | no_convergence,
         "convergence_times": times.to_dict("records"),
         "reference": list(reference),
         "signal": config.fit.signal,
         "level": config.fit.level,
-        "notes": notes,
+        "notes": [*notes, form["reason"]],
     }
     write_json(laws_path(revision), json_safe(laws))
     return str(laws_path(revision))
+
+
+def _form(points: pd.DataFrame, config: StudyConfig) -> dict[str, Any]:
+    """Which form law P takes: Eq. 1 under `law: paper`, else the one that wins on held-out sizes and ranks."""
+    if config.search.law == "paper":
+        return {"law": "performance", "reason": "law: paper keeps Eq. 1"}
+    try:
+        return choose_form(points, delta=config.fit.delta).to_json()
+    except ValueError as error:  # too few points to hold any out
+        return {"law": "performance", "reason": f"Eq. 1 by default: {error}"}
 
 
 def metrics_as_points(metrics: pd.DataFrame) -> pd.DataFrame:

@@ -25,7 +25,7 @@ from tasks.finetune import final_folder, read_final
 from tasks.fit import laws_path, read_laws, target_size
 from tasks.resources import base_model
 from tasks.search import choice_path, read_choice
-from tasks.store import Revision, replacing
+from tasks.store import Revision, replacing, stage_details
 
 VERSIONED = ("mars-rank-search", "torch", "transformers", "peft", "accelerate", "prefect", "mlflow", "scipy", "numpy")
 
@@ -46,7 +46,7 @@ def gather(
     config: StudyConfig, revision: Revision, plan: CalibrationPlan, finals: dict[str, RankPair], command: str
 ) -> ReportData:
     """Read everything that the report shows; stages that have not run are left out."""
-    metrics, diverged = collect_metrics(revision, plan)
+    metrics, _ = collect_metrics(revision, plan)
     laws = read_laws(revision) | {"D_target": target_size(config)}
     trained = [read_final(revision, pair) | {"role": role} for role, pair in finals.items()]
     chosen = finals.get("chosen")
@@ -67,7 +67,7 @@ def gather(
         finals=trained,
         evaluation=read_evaluation(revision) if evaluation_path(revision).is_file() else None,
         costs=costs(revision, plan, trained),
-        notes=[*plan.notes, *load_data(config.data).splits.notes, *diverged],
+        notes=[*plan.notes, *load_data(config.data).splits.notes, *laws["notes"]],
     )
 
 
@@ -80,6 +80,9 @@ def costs(revision: Revision, plan: CalibrationPlan, finals: list[dict[str, Any]
         detail = f"{final['steps']} steps, peak memory {_gib(final['peak_memory_bytes'])}"
         pair = RankPair(*final["pair"])
         rows.append({"stage": f"final fine-tune {pair} ({final['role']})", "seconds": final["seconds"], "detail": detail})
+    for stage in ("fit", "search", "evaluate"):
+        if revision.manifest(stage).is_file():
+            rows.append({"stage": stage, "seconds": stage_details(revision, stage)["seconds"], "detail": ""})
     return rows
 
 
