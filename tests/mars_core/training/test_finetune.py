@@ -1,0 +1,267 @@
+from __future__ import annotations
+
+import copy
+import functools
+import math
+import shutil
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from torch.utils.data import SequentialSampler
+from transformers import TrainingArguments
+
+from mars_core.data.collate import collate
+from mars_core.models import lora
+from mars_core.models.lora import RankPair, adapter_state, add_adapters
+from mars_core.training.answer_loss import token_losses
+from mars_core.training.calibration import train_run
+from mars_core.training.evaluation import evaluate
+from mars_core.training.finetune import AnswerTrainer, FinetuneDiverged, all_logits, finetune
+from mars_core.training.recipe import Recipe
+
+PAIR = RankPair(2, 4)
+RECIPE = Recipe(learning_rate=3e-3, batch_size=2, warmup_ratio=0.25, max_grad_norm=0.5, dtype="float64")
+
+
+class Interrupted(Exception):  # noqa: N818
+    """Stands for a killed process."""
+
+
+@pytest.fixture
+def adapted(base):
+    """Makes a fresh model of its own with adapters, always the same ones."""
+    return lambda: add_adapters(copy.deepcopy(base.model), base.partition, PAIR, seed=3)
+
+
+@pytest.fixture
+def validation(encoded, batch_of):
+    """Gives one scored batch of three samples."""
+    rows = (0, 3, 6)
+    return lambda: [(batch_of(*rows), [encoded[row].sample.task for row in rows])]
+
+
+@pytest.fixture
+def tune(base, encoded, validation, tmp_path):
+    """Runs `finetune` on the samples."""
+
+    def start(wrapped, *, folder="checkpoints", **changes):
+        arguments = {
+            "train": encoded,
+            "collate": functools.partial(collate, pad_token_id=base.pad_token_id),
+            "validation": validation,
+            "recipe": RECIPE,
+            "steps": 8,
+            "seed": 3,
+            "checkpoints": tmp_path / folder,
+        } | changes
+        return finetune(wrapped, **arguments)
+
+    return start
+
+
+def validation_losses(run) -> dict[int, float]:
+    return {entry["step"]: entry["eval_loss"] for entry in run.history if "eval_loss" in entry}
+
+
+def test_the_trainer_gives_the_loss_curve_of_a_calibration_run(tune, adapted, base, batch_of, validation, monkeypatch):
+    """The same recipe, pair, seed and batches: three epochs in the dataset's order."""
+    monkeypatch.setattr(
+        AnswerTrainer, "_get_train_sampler", lambda self, dataset=None: SequentialSampler(self.train_dataset)
+    )
+    kept = {}
+    monkeypatch.setattr(
+        "mars_core.training.calibration.remove_adapters",
+        lambda wrapped: kept.update(adapter_state(wrapped)) or lora.remove_adapters(wrapped),
+    )
+    order = [batch_of(start, start + 1) for _ in range(3) for start in range(0, 8, 2)]
+    steps = tuple(range(1, 13))
+    reference = train_run(
+        base.model,
+        base.partition,
+        PAIR,
+        seed=3,
+        train_batches=order,
+        validation=validation,
+        recipe=RECIPE,
+        horizon=12,
+        checkpoint_steps=steps,
+    )
+    wrapped = adapted()
+    last = {}
+    run = tune(wrapped, steps=12, on_step=lambda step: last.update(adapter_state(wrapped)) if step == 12 else None)
+    logged = [entry for entry in run.history if "loss" in entry]
+    assert [entry["step"] for entry in logged] == list(steps)
+    for entry, checkpoint in zip(logged, reference.checkpoints, strict=True):
+        # The Trainer collects its losses and norms in fp32; its log shows them as they are.
+        assert entry["loss"] == pytest.approx(checkpoint.train_loss, rel=1e-5)
+        norm = math.hypot(checkpoint.grad_norm_me, checkpoint.grad_norm_llm)
+        assert entry["grad_norm"] == pytest.approx(norm, rel=1e-4)
+    for step, loss in validation_losses(run).items():
+        assert loss == pytest.approx(reference.checkpoints[step - 1].val_loss, rel=1e-7)
+    for name, weight in last.items():
+        # AdamW without decay and Adam do the same in another order; small gradients enlarge the difference.
+        torch.testing.assert_close(weight, kept[name], rtol=1e-5, atol=1e-7)
+
+
+def test_an_interrupted_run_ends_where_an_undisturbed_one_does(tune, adapted):
+    undisturbed = adapted()
+    whole = tune(undisturbed, folder="whole", steps=16)
+
+    def interrupt(step):
+        if step == 11:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        tune(adapted(), folder="cut", steps=16, on_step=interrupt)
+    steps = []
+    resumed = adapted()
+    again = tune(resumed, folder="cut", steps=16, on_step=steps.append)
+    assert steps == list(range(11, 17))  # checkpoints are written every 2 steps
+    assert validation_losses(again) == validation_losses(whole)
+    assert (again.steps, again.best_step, again.best_val_loss) == (16, whole.best_step, whole.best_val_loss)
+    state = adapter_state(undisturbed)
+    assert all(torch.equal(weight, state[name]) for name, weight in adapter_state(resumed).items())
+
+
+def test_a_half_written_checkpoint_is_passed_over(tune, adapted, tmp_path):
+    def interrupt(step):
+        if step == 5:
+            raise Interrupted
+
+    whole = tune(adapted(), folder="whole")
+    with pytest.raises(Interrupted):
+        tune(adapted(), folder="cut", on_step=interrupt)
+    half = shutil.copytree(tmp_path / "cut" / "checkpoint-4", tmp_path / "cut" / "checkpoint-5")
+    (half / "trainer_state.json").unlink()
+    (half / "optimizer.pt").write_bytes(b"half")
+    steps = []
+    again = tune(adapted(), folder="cut", on_step=steps.append)
+    assert steps == [5, 6, 7, 8]
+    assert validation_losses(again) == validation_losses(whole)
+
+
+def test_a_finished_run_is_not_trained_again(tune, adapted):
+    first, second, steps = adapted(), adapted(), []
+    done = tune(first)
+    again = tune(second, on_step=steps.append)
+    assert steps == []
+    assert (again.best_step, again.best_val_loss) == (done.best_step, done.best_val_loss)
+    state = adapter_state(first)
+    assert all(torch.equal(weight, state[name]) for name, weight in adapter_state(second).items())
+
+
+def test_the_model_ends_with_the_best_checkpoints_weights(tune, adapted, validation, random_adapters, tmp_path):
+    """The last steps spoil the weights, so that the best checkpoint is not the last."""
+    wrapped, states = adapted(), {}
+
+    def spoil_and_note(step):
+        if step > 5:
+            random_adapters(wrapped, 10.0)
+        states[step] = adapter_state(wrapped)
+
+    run = tune(wrapped, on_step=spoil_and_note)
+    losses = validation_losses(run)
+    assert run.best_step == min(losses, key=losses.get)
+    assert run.best_step < run.steps == 8
+    assert run.best_val_loss == losses[run.best_step]
+    held = adapter_state(wrapped)
+    assert all(torch.equal(weight, states[run.best_step][name]) for name, weight in held.items())
+    assert evaluate(wrapped, validation()).overall.loss == pytest.approx(run.best_val_loss, rel=1e-12)
+    saved = load_file(tmp_path / "checkpoints" / f"checkpoint-{run.best_step}" / "adapter_model.safetensors")
+    assert {name.replace(".weight", ".default.weight") for name in saved} == set(held)
+
+
+def test_a_checkpoint_is_a_peft_adapter(tune, adapted, base, batch_of, tmp_path):
+    wrapped = adapted()
+    run = tune(wrapped, steps=2)
+    fresh = PeftModel.from_pretrained(
+        copy.deepcopy(base.model), tmp_path / "checkpoints" / f"checkpoint-{run.best_step}"
+    )
+    batch = batch_of(0, 1, 2)
+    # fp64; kernels may sum in another order over weights that lie elsewhere in memory.
+    torch.testing.assert_close(all_logits(fresh, batch), all_logits(wrapped, batch), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("steps", [1, 5, 20])
+def test_the_last_step_is_always_evaluated(tune, adapted, steps):
+    run = tune(adapted(), steps=steps)
+    evaluated = validation_losses(run)
+    assert max(evaluated) == run.steps == steps
+    assert len(evaluated) <= 11
+
+
+def test_accumulated_batches_weigh_every_answer_token_alike(adapted, base, encoded, batch_of, validation, tmp_path):
+    """Two batches of two with unequal answers do what one batch of four does."""
+
+    def gradients(batch_size: int, accumulate: int):
+        wrapped = adapted()
+        arguments = TrainingArguments(
+            output_dir=str(tmp_path),
+            per_device_train_batch_size=batch_size,
+            gradient_accumulation_steps=accumulate,
+            max_steps=1,
+            learning_rate=0.0,
+            max_grad_norm=0.0,
+            remove_unused_columns=False,
+            label_names=["labels"],
+            report_to=[],
+            disable_tqdm=True,
+            save_strategy="no",
+            logging_steps=1,
+            use_cpu=True,
+        )
+        found = {}
+        trainer = AnswerTrainer(
+            model=wrapped,
+            args=arguments,
+            train_dataset=encoded[1:5],
+            data_collator=functools.partial(collate, pad_token_id=base.pad_token_id),
+            validation=validation,
+        )
+        parameters = {name: p for name, p in wrapped.named_parameters() if p.requires_grad}
+        for name, parameter in parameters.items():
+            parameter.register_hook(lambda grad, name=name: found.update({name: found.get(name, 0) + grad}))
+        trainer.train()
+        return found, trainer.state.log_history[0]["loss"]
+
+    wrapped = adapted().train()
+    loss = token_losses(wrapped, batch_of(1, 2, 3, 4)).mean()
+    loss.backward()
+    expected = {name: p.grad for name, p in wrapped.named_parameters() if p.requires_grad}
+    for batch_size, accumulate in ((4, 1), (2, 2), (1, 4)):
+        found, logged = gradients(batch_size, accumulate)
+        assert logged == pytest.approx(loss.item(), rel=1e-5)  # collected in fp32
+        for name, gradient in expected.items():
+            torch.testing.assert_close(found[name], gradient, rtol=1e-8, atol=1e-12)
+
+
+def test_a_run_that_diverges_says_so(tune, adapted):
+    wrapped = adapted()
+
+    def break_weights(step):
+        if step == 3:
+            next(p for p in wrapped.parameters() if p.requires_grad).data.fill_(torch.nan)
+
+    with pytest.raises(FinetuneDiverged, match=r"diverged by step 3 \(validation loss nan\): lower recipe"):
+        tune(wrapped, on_step=break_weights)
+
+
+def test_a_learning_rate_that_diverges_says_so(tune, adapted):
+    recipe = Recipe(learning_rate=1e30, batch_size=2, warmup_ratio=0.0, max_grad_norm=0.0, dtype="float64")
+    with pytest.raises(FinetuneDiverged, match="diverged by step"):
+        tune(adapted(), recipe=recipe)
+
+
+def test_nothing_is_printed(tune, adapted, capsys):
+    tune(adapted(), steps=2)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_model_on_the_cpu_is_trained_there_though_there_is_a_gpu(tune, adapted):
+    wrapped = adapted()
+    tune(wrapped, steps=2)
+    assert {parameter.device.type for parameter in wrapped.parameters()} == {"cpu"}
