@@ -139,9 +139,7 @@ def trained_pairs(config: StudyConfig, revision: Revision) -> dict[str, RankPair
     }
 
 
-def _stage(
-    revision: Revision, name: str, inputs: str, outputs: Iterable[Path], work: Callable[[], Any]
-) -> bool:
+def _stage(revision: Revision, name: str, inputs: str, outputs: Iterable[Path], work: Callable[[], Any]) -> bool:
     """Do a stage's work unless it has finished with these inputs; returns whether it was done now."""
     if is_finished(revision, name, inputs):
         say(f"{name}: already done")

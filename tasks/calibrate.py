@@ -72,7 +72,9 @@ def plan_calibration(config: StudyConfig) -> CalibrationPlan:
     """
     data = load_data(config.data)
     base = base_model(config.model, config.device, config.recipe.dtype)
-    pairs = [RankPair(r_me, r_llm) for r_me in sorted(config.calibration.ranks) for r_llm in sorted(config.calibration.ranks)]
+    pairs = [
+        RankPair(r_me, r_llm) for r_me in sorted(config.calibration.ranks) for r_llm in sorted(config.calibration.ranks)
+    ]
     for pair in [*pairs, *(RankPair(rank, rank) for rank in config.available_ranks)]:
         check_ranks(base.partition, pair)
     horizon, notes = _horizon(config, data)
@@ -99,7 +101,9 @@ def _horizon(config: StudyConfig, data: StudyData) -> tuple[int, tuple[str, ...]
             f"the training set has {available} samples, fewer than one batch of {config.recipe.batch_size}: add data"
         )
     samples = min(available, wanted)
-    capped = () if samples == wanted else (f"largest size capped by the dataset: {samples} instead of {wanted} samples",)
+    capped = (
+        () if samples == wanted else (f"largest size capped by the dataset: {samples} instead of {wanted} samples",)
+    )
     return samples // config.recipe.batch_size, capped
 
 
@@ -129,7 +133,9 @@ def _is_stored(revision: Revision, run: PlannedRun, plan: CalibrationPlan) -> bo
     summary, metrics = _summary_path(revision, run.run_id), _metrics_path(revision, run.run_id)
     if not (summary.is_file() and metrics.is_file()):
         return False
-    return read_json(summary)["diverged_at"] is not None or tuple(read_metrics(metrics)["step"]) == plan.checkpoint_steps
+    return (
+        read_json(summary)["diverged_at"] is not None or tuple(read_metrics(metrics)["step"]) == plan.checkpoint_steps
+    )
 
 
 @task(
@@ -156,7 +162,10 @@ def calibrate_pair(
         "recipe": config.recipe.model_dump(mode="json"),
     }
     tags = {"mars.kind": "calibration", "mars.revision": str(revision.number), "mars.run_id": run.run_id}
-    with tracking.child_run(parent, run.name, parameters, tags) as tracked, progress_bar(label, plan.horizon) as advance:
+    with (
+        tracking.child_run(parent, run.name, parameters, tags) as tracked,
+        progress_bar(label, plan.horizon) as advance,
+    ):
         result = train_run(
             base.model,
             base.partition,

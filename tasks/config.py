@@ -26,7 +26,9 @@ class DataConfig(_Section):
 
     train: str = Field(description="Training file: LLaVA JSON or Parquet")
     images: str | None = Field(None, description="Folder that image paths are relative to (default: the file's folder)")
-    validation: str | None = Field(None, description="Calibration validation file; split off the training file if absent")
+    validation: str | None = Field(
+        None, description="Calibration validation file; split off the training file if absent"
+    )
     test: str | None = Field(None, description="Test file; split off the training file if absent")
     validation_samples: int = Field(500, ge=1, description="Samples of the calibration validation set")
     test_samples: int = Field(500, ge=1, description="Samples of the test set, if split off the training file")
@@ -91,14 +93,18 @@ class SearchConfig(_Section):
 
     ranks: tuple[Rank, ...] | None = Field(None, description="Available ranks (default: the calibration ranks)")
     target_samples: int | None = Field(None, ge=1, description="Dataset size to choose for (default: the training set)")
-    law: Literal["mars", "paper"] = Field("mars", description="`paper` keeps Eq. 1, Eq. 3 and the nearest rank as printed")
+    law: Literal["mars", "paper"] = Field(
+        "mars", description="`paper` keeps Eq. 1, Eq. 3 and the nearest rank as printed"
+    )
     margin: float = Field(0.0025, ge=0, description="Relative excess loss that a cheaper pair may have")
 
 
 class FinalConfig(_Section):
     """The final fine-tune."""
 
-    epochs: float = Field(1.0, gt=0, description="Passes over the training set (the paper: 3 on LLaVA, 12 on ScienceQA)")
+    epochs: float = Field(
+        1.0, gt=0, description="Passes over the training set (the paper: 3 on LLaVA, 12 on ScienceQA)"
+    )
     seed: int = Field(0, description="Seed of adapters and sample order")
     compare_uniform: bool = Field(True, description="Also train the uniform-rank default at the same budget")
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from mars_core.data.check import DataReport, check_samples
 from mars_core.data.collate import collate
-from mars_core.data.hashing import data_hash
 from mars_core.data.dataset import EncodedDataset
+from mars_core.data.hashing import data_hash
 from mars_core.data.readers import read_rows, read_samples
 from mars_core.data.records import Sample
 from mars_core.data.splits import Splits, join_splits, split_samples
@@ -59,9 +59,7 @@ def load_data(data: DataConfig) -> StudyData:
     return StudyData(splits, data_hash([*splits.train, *splits.validation, *splits.test]))
 
 
-def _split(
-    train: list[Sample], validation: list[Sample] | None, test: list[Sample] | None, data: DataConfig
-) -> Splits:
+def _split(train: list[Sample], validation: list[Sample] | None, test: list[Sample] | None, data: DataConfig) -> Splits:
     if validation is None and test is None:
         sizes = {"validation_size": data.validation_samples, "test_size": data.test_samples}
         return split_samples(train, seed=SPLIT_SEED, **sizes)

@@ -43,7 +43,9 @@ def _required(package: str) -> dict[str, str]:
 def _optional(package: str) -> dict[str, str]:
     found = _installed(package)
     if found is None:
-        return _finding(package, "note", "not installed", "only `mars demo` needs it: pip install 'mars-rank-search[demo]'")
+        return _finding(
+            package, "note", "not installed", "only `mars demo` needs it: pip install 'mars-rank-search[demo]'"
+        )
     return _finding(package, "ok", found)
 
 

@@ -67,9 +67,7 @@ def finetune_pair(config: StudyConfig, revision: Revision, pair: RankPair, role:
         "recipe": config.recipe.model_dump(mode="json"),
     }
     tags = {"mars.kind": "final", "mars.role": role, "mars.revision": str(revision.number)}
-    wrapped = add_adapters(
-        base.model, base.partition, pair, seed=config.final.seed, dropout=config.recipe.lora_dropout
-    )
+    wrapped = add_adapters(base.model, base.partition, pair, seed=config.final.seed, dropout=config.recipe.lora_dropout)
     try:
         with (
             tracking.child_run(parent, f"final {pair.slug} ({role})", parameters, tags) as tracked,
@@ -114,14 +112,12 @@ def _reload_difference(wrapped: Any, config: StudyConfig, adapter: Path, batch: 
     wrapped.delete_adapter("reloaded")
     if not difference <= RELOAD_TOLERANCE:
         raise RuntimeError(
-            f"the adapter saved in {adapter} gives other logits than the trained model (largest difference {difference})"
+            f"the adapter saved in {adapter} gives other logits than the trained model (off by {difference})"
         )
     return difference
 
 
-def _record(
-    run: FinalRun, pair: RankPair, role: str, base: Base, difference: float, tracked: str
-) -> dict[str, Any]:
+def _record(run: FinalRun, pair: RankPair, role: str, base: Base, difference: float, tracked: str) -> dict[str, Any]:
     return {
         "pair": [pair.r_me, pair.r_llm],
         "role": role,

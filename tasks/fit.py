@@ -38,7 +38,9 @@ def fit_laws(config: StudyConfig, revision: Revision, plan: CalibrationPlan) -> 
     """Fit both laws and store coefficients, intervals and diagnostics; returns the path of laws.json."""
     metrics, notes = collect_metrics(revision, plan)
     reference = (config.calibration.reference_rank,) * 2
-    times, cause = _times(metrics, config.fit, reference, _frozen_levels(config.fit, revision, plan, metrics, reference))
+    times, cause = _times(
+        metrics, config.fit, reference, _frozen_levels(config.fit, revision, plan, metrics, reference)
+    )
     points = metrics_as_points(metrics)
     form = _form(points, config)
     performance, causes = _fit_or_cause({"performance": points}, form["law"], config.fit)
@@ -79,7 +81,7 @@ def metrics_as_points(metrics: pd.DataFrame) -> pd.DataFrame:
 def _frozen_levels(
     fit: FitConfig, revision: Revision, plan: CalibrationPlan, metrics: pd.DataFrame, reference: tuple[int, int]
 ) -> LossLevels:
-    """Loss levels of the revision's first fit: a pair added, pruned or diverged later must move no other pair's time."""
+    """Loss levels of the revision's first fit: pairs added or diverged later must move no other pair's time."""
     path = revision.path("levels.json")
     design = {"signal": fit.signal, "horizon": plan.horizon}
     if path.is_file() and (stored := read_json(path))["design"] == design:

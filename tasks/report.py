@@ -79,7 +79,9 @@ def costs(revision: Revision, plan: CalibrationPlan, finals: list[dict[str, Any]
     for final in finals:
         detail = f"{final['steps']} steps, peak memory {_gib(final['peak_memory_bytes'])}"
         pair = RankPair(*final["pair"])
-        rows.append({"stage": f"final fine-tune {pair} ({final['role']})", "seconds": final["seconds"], "detail": detail})
+        rows.append(
+            {"stage": f"final fine-tune {pair} ({final['role']})", "seconds": final["seconds"], "detail": detail}
+        )
     for stage in ("fit", "search", "evaluate"):
         if revision.manifest(stage).is_file():
             rows.append({"stage": stage, "seconds": stage_details(revision, stage)["seconds"], "detail": ""})

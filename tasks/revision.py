@@ -47,9 +47,17 @@ def open_revision(config: StudyConfig, *, new: bool) -> Revision:
         )
     else:
         revision = Revision(study, known[-1].number + 1 if known else 1)
+        write_json(revision.path("splits.json"), _splits(config))
         write_json(revision.path("revision.json"), current)
     write_study(config, study / "study.yaml")
     return revision
+
+
+def _splits(config: StudyConfig) -> dict[str, Any]:
+    splits = load_data(config.data).splits
+    parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    ids = {name: [sample.id for sample in samples] for name, samples in parts.items()}
+    return {"data_hash": load_data(config.data).data_hash, "notes": list(splits.notes), **ids}
 
 
 def newest_revision(study: Path) -> Revision:

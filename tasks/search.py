@@ -18,7 +18,6 @@ from tasks.fit import metrics_as_points, read_laws, target_size
 from tasks.resources import base_model
 from tasks.store import Revision, read_json, write_json
 
-
 LAW_NAMES = {"performance": "law_p", "me": "law_c_me", "llm": "law_c_llm"}
 
 

@@ -1,15 +1,15 @@
 """The study folder: where things lie in it, atomic writes, and manifests that say which stages are done.
 
-    STUDY/study.yaml                          the configuration as resolved
-    STUDY/mlflow.db, STUDY/mlartifacts/       MLflow's embedded store
-    STUDY/revisions/001/                      one calibration-and-choice cycle
-        manifests/STAGE.json                  inputs' hash and outputs' hashes of a finished stage
-        splits.json                           which samples train, validate and test
-        calibration/RUN_ID.parquet            checkpoint metrics, one file per run
-        laws.json, choice.json                fitted laws, the choice with its reasons
-        final/PAIR/                           adapter/, checkpoints/, training.json of each final run
-        evaluation.json                       test scores before and after
-        report.html
+STUDY/study.yaml                          the configuration as resolved
+STUDY/mlflow.db, STUDY/mlartifacts/       MLflow's embedded store
+STUDY/revisions/001/                      one calibration-and-choice cycle
+    manifests/STAGE.json                  inputs' hash and outputs' hashes of a finished stage
+    splits.json                           which samples train, validate and test
+    calibration/RUN_ID.parquet            checkpoint metrics, one file per run
+    laws.json, choice.json                fitted laws, the choice with its reasons
+    final/PAIR/                           adapter/, checkpoints/, training.json of each final run
+    evaluation.json                       test scores before and after
+    report.html
 """
 
 from __future__ import annotations

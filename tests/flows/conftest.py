@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from mars_core.demo import demo_backbone_path
 from tasks.config import CalibrationConfig, DataConfig, RecipeConfig, StudyConfig, write_study
 

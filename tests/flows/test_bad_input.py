@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from transformers import AutoConfig, LlavaOnevisionForConditionalGeneration
+from typer.testing import CliRunner
+
 from flows.cli.main import app
 from mars_core.demo import demo_backbone_path
 from mars_core.models.processor import load_processor
-from transformers import AutoConfig, LlavaOnevisionForConditionalGeneration
-from typer.testing import CliRunner
 
 
 def change_row(study: Path, change: Callable[[dict[str, Any]], None]) -> None:

@@ -3,9 +3,10 @@ from __future__ import annotations
 import json
 
 import pytest
+from typer.testing import CliRunner
+
 from flows.cli.main import app
 from mars_core.demo import demo_backbone_path
-from typer.testing import CliRunner
 
 COMMANDS = ["demo", "run", "calibrate", "fit", "search", "finetune", "evaluate", "report", "doctor"]
 

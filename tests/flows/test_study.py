@@ -9,13 +9,14 @@ import mlflow
 import pandas as pd
 import pytest
 import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+
 from flows.stages import calibrate_flow
 from flows.study import study_flow
 from mars_core.demo import demo_backbone_path
 from mars_core.metrics.schema import SCHEMA
 from mars_core.models.loading import load_base
-from peft import PeftModel
-from safetensors.torch import load_file
 from tasks.config import StudyConfig
 from tasks.store import Revision
 from tasks.tracking import tracking_uri

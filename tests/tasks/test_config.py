@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from tasks.config import StudyConfig, read_study, write_study
 
 MINIMAL = "study: out\nmodel: some/model\ndata: {train: train.json}\n"
