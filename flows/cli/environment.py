@@ -7,6 +7,7 @@ import os
 DEFAULTS = {
     # Errors reach the user as one message; Prefect's own console lines would repeat them with a traceback.
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_HANDLERS_DEBUG_LEVEL": "CRITICAL",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
     # The temporary server applies its database migrations on the first start.
@@ -15,7 +16,7 @@ DEFAULTS = {
     "OMP_WAIT_POLICY": "PASSIVE",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     # After Ctrl-C the temporary server is gone too: do not wait for it for minutes.
-    "PREFECT_CLIENT_MAX_RETRIES": "2",
+    "PREFECT_CLIENT_MAX_RETRIES": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",

@@ -1,10 +1,13 @@
-"""Turn errors into one clear message and an exit code: 2 for a caller's mistake, 1 for anything else."""
+"""Turn errors into one clear message and an exit code: 2 for a caller's mistake, 130 for Ctrl-C, else 1."""
 
 from __future__ import annotations
 
 import functools
 import os
+import signal
+import threading
 from collections.abc import Callable
+from types import FrameType
 from typing import ParamSpec, TypeVar
 
 import typer
@@ -16,6 +19,7 @@ R = TypeVar("R")
 
 CALLERS_MISTAKE = 2
 FAILURE = 1
+INTERRUPTED = 130
 DEBUG_VARIABLE = "MARS_DEBUG"
 
 
@@ -24,23 +28,45 @@ def one_message(command: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        interrupts = _count_interrupts()
         try:
             return command(*args, **kwargs)
         except typer.Exit:  # click's own way out is a RuntimeError
             raise
+        except KeyboardInterrupt as error:
+            raise _interrupted() from error
         except ValueError as error:
             raise _exit(error, CALLERS_MISTAKE) from error
-        except (OSError, RuntimeError) as error:
+        except Exception as error:
+            # Ctrl-C also ends Prefect's temporary server, so that an interrupted flow may end in a lost connection.
+            if interrupts:
+                raise _interrupted() from error
             raise _exit(error, FAILURE) from error
-        except KeyboardInterrupt as error:
-            Console(stderr=True).print("interrupted: run the same command again to go on where it stopped")
-            raise typer.Exit(130) from error
 
     return wrapped
+
+
+def _count_interrupts() -> list[int]:
+    """A list that grows by one with every Ctrl-C from now on."""
+    seen: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, note)
+    return seen
+
+
+def _interrupted() -> typer.Exit:
+    Console(stderr=True).print("interrupted: run the same command again to go on where it stopped")
+    return typer.Exit(INTERRUPTED)
 
 
 def _exit(error: Exception, code: int) -> Exception:
     if os.environ.get(DEBUG_VARIABLE):
         return error
-    Console(stderr=True, soft_wrap=True).print(Text("error: ", style="bold red") + Text(str(error), style="default"))
+    message = str(error) or type(error).__name__
+    Console(stderr=True, soft_wrap=True).print(Text("error: ", style="bold red") + Text(message, style="default"))
     return typer.Exit(code)
