@@ -96,6 +96,11 @@ class SearchConfig(_Section):
     law: Literal["mars", "paper"] = Field(
         "mars", description="`paper` keeps Eq. 1, Eq. 3 and the nearest rank as printed"
     )
+    max_trainable_parameters: int | None = Field(None, ge=1, description="Largest number of LoRA parameters")
+    max_adapter_megabytes: float | None = Field(None, gt=0, description="Largest adapter file, in MB at 4 bytes each")
+    same_parameters_as_uniform: int | None = Field(
+        None, ge=1, description="Only pairs with as many LoRA parameters as this uniform rank, within 10%"
+    )
     margin: float = Field(0.0025, ge=0, description="Relative excess loss that a cheaper pair may have")
 
 

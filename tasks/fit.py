@@ -37,16 +37,21 @@ def fit_inputs(config: StudyConfig) -> dict[str, Any]:
 def fit_laws(config: StudyConfig, revision: Revision, plan: CalibrationPlan) -> str:
     """Fit both laws and store coefficients, intervals and diagnostics; returns the path of laws.json."""
     metrics, notes = collect_metrics(revision, plan)
+    laws = laws_from(metrics, config, frozen_levels(config, revision, plan, metrics))
+    write_json(laws_path(revision), json_safe(laws | {"notes": [*notes, laws["form"]["reason"]]}))
+    return str(laws_path(revision))
+
+
+def laws_from(metrics: pd.DataFrame, config: StudyConfig, levels: LossLevels) -> dict[str, Any]:
+    """Fit law P to checkpoint metrics and law C to the convergence times of both modules, as JSON values."""
     reference = (config.calibration.reference_rank,) * 2
-    times, cause = _times(
-        metrics, config.fit, reference, _frozen_levels(config.fit, revision, plan, metrics, reference)
-    )
+    times, cause = _times(metrics, config.fit, reference, levels)
     points = metrics_as_points(metrics)
     form = _form(points, config)
     performance, causes = _fit_or_cause({"performance": points}, form["law"], config.fit)
     modules = {module: cause or times[times["module"] == module] for module in MODULES}
     convergence, no_convergence = _fit_or_cause(modules, "convergence", config.fit)
-    laws = {
+    return {
         "performance": performance["performance"],
         "form": form,
         "convergence": convergence,
@@ -55,10 +60,14 @@ def fit_laws(config: StudyConfig, revision: Revision, plan: CalibrationPlan) -> 
         "reference": list(reference),
         "signal": config.fit.signal,
         "level": config.fit.level,
-        "notes": [*notes, form["reason"]],
     }
-    write_json(laws_path(revision), json_safe(laws))
-    return str(laws_path(revision))
+
+
+def metrics_as_points(metrics: pd.DataFrame) -> pd.DataFrame:
+    """Checkpoint metrics as the points of law P: r_me, r_llm, D, loss, and the run they come from."""
+    return metrics.rename(columns={"unique_samples": "D", "val_loss": "loss"})[
+        ["r_me", "r_llm", "D", "loss", "run_id", "seed"]
+    ]
 
 
 def _form(points: pd.DataFrame, config: StudyConfig) -> dict[str, Any]:
@@ -71,22 +80,14 @@ def _form(points: pd.DataFrame, config: StudyConfig) -> dict[str, Any]:
         return {"law": "performance", "reason": f"Eq. 1 by default: {error}"}
 
 
-def metrics_as_points(metrics: pd.DataFrame) -> pd.DataFrame:
-    """Checkpoint metrics as the points of law P: r_me, r_llm, D, loss, and the run they come from."""
-    return metrics.rename(columns={"unique_samples": "D", "val_loss": "loss"})[
-        ["r_me", "r_llm", "D", "loss", "run_id", "seed"]
-    ]
-
-
-def _frozen_levels(
-    fit: FitConfig, revision: Revision, plan: CalibrationPlan, metrics: pd.DataFrame, reference: tuple[int, int]
-) -> LossLevels:
+def frozen_levels(config: StudyConfig, revision: Revision, plan: CalibrationPlan, metrics: pd.DataFrame) -> LossLevels:
     """Loss levels of the revision's first fit: pairs added or diverged later must move no other pair's time."""
     path = revision.path("levels.json")
-    design = {"signal": fit.signal, "horizon": plan.horizon}
+    reference = (config.calibration.reference_rank,) * 2
+    design = {"signal": config.fit.signal, "horizon": plan.horizon, "reference": list(reference)}
     if path.is_file() and (stored := read_json(path))["design"] == design:
         return LossLevels.from_json(stored["levels"])
-    levels = freeze_levels(metrics, signal=fit.signal, reference=reference)
+    levels = freeze_levels(metrics, signal=config.fit.signal, reference=reference)
     write_json(path, {"design": design, "levels": levels.to_json()})
     return levels
 

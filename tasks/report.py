@@ -48,6 +48,7 @@ def gather(
     """Read everything that the report shows; stages that have not run are left out."""
     metrics, _ = collect_metrics(revision, plan)
     laws = read_laws(revision) | {"D_target": target_size(config)}
+    choice = read_choice(revision) if choice_path(revision).is_file() else None
     trained = [read_final(revision, pair) | {"role": role} for role, pair in finals.items()]
     chosen = finals.get("chosen")
     return ReportData(
@@ -62,13 +63,21 @@ def gather(
         recipe=config.recipe.model_dump(mode="json"),
         metrics=metrics,
         laws=laws,
-        choice=read_choice(revision).to_json() if choice_path(revision).is_file() else None,
+        choice=choice.to_json() if choice else None,
         adapter=str(final_folder(revision, chosen) / "adapter") if chosen else None,
         finals=trained,
         evaluation=read_evaluation(revision) if evaluation_path(revision).is_file() else None,
         costs=costs(revision, plan, trained),
-        notes=[*plan.notes, *load_data(config.data).splits.notes, *laws["notes"]],
+        notes=[*plan.notes, *load_data(config.data).splits.notes, *laws["notes"], *_stability(choice)],
     )
+
+
+def _stability(choice: Choice | None) -> list[str]:
+    stability = choice.diagnostics.get("evidence", {}).get("stability") if choice else None
+    if not stability:
+        return []
+    shares = ", ".join(f"({r['pair'][0]}, {r['pair'][1]}) {r['share']:.0%}" for r in stability["pairs"][:4])
+    return [f"the choice over {stability['n_choices']} repeated calibrations (seeds, else bootstrap draws): {shares}"]
 
 
 def costs(revision: Revision, plan: CalibrationPlan, finals: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 
 DEFAULTS = {
     # Errors reach the user as one message; Prefect's own console lines would repeat them with a traceback.
@@ -29,3 +30,6 @@ def prepare_environment(*, debug: bool) -> None:
     for name, value in DEFAULTS.items():
         if not (debug and name in logging_settings):
             os.environ.setdefault(name, value)
+    if not debug:
+        # transformers warns about a name that PEFT and its own Trainer use.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)

@@ -12,7 +12,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from flows.stages import calibrate_flow
+from flows.stages import calibrate_flow, fit_flow, search_flow
 from flows.study import study_flow
 from mars_core.demo import demo_backbone_path
 from mars_core.metrics.schema import SCHEMA
@@ -121,3 +121,27 @@ def test_another_recipe_is_refused_and_a_new_revision_is_opened_on_request(copie
     calibrate_flow(other, new_revision=True)
     assert modified(copied) == before
     assert len(list(Revision(Path(copied.study), 2).path("calibration").glob("*.parquet"))) == 4
+
+
+def test_another_seed_trains_only_the_new_runs_and_says_how_often_each_pair_is_chosen(copied):
+    before = modified(copied)
+    calibration = copied.calibration.model_copy(update={"seeds": (0, 1)})
+    more = copied.model_copy(update={"calibration": calibration})
+    calibrate_flow(more)
+    fit_flow(more)
+    search_flow(more)
+    after = modified(more)
+    runs = {name for name in before if name.startswith("calibration/")}
+    assert len([name for name in after if name.startswith("calibration/")]) == 2 * len(runs)
+    assert {name: after[name] for name in runs} == {name: before[name] for name in runs}
+    choice = json.loads(revision_of(more).path("choice.json").read_text())
+    assert choice["diagnostics"]["evidence"]["stability"]["n_choices"] == 2
+
+
+def test_constraint_on_parameters_is_kept(copied):
+    limit = 30_000  # below r_llm = 4 on this backbone
+    search = copied.search.model_copy(update={"max_trainable_parameters": limit})
+    search_flow(copied.model_copy(update={"search": search}))
+    choice = json.loads(revision_of(copied).path("choice.json").read_text())
+    assert choice["candidates"]
+    assert all(candidate["trainable_parameters"] <= limit for candidate in choice["candidates"])
