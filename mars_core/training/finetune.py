@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -120,7 +120,7 @@ def finetune(
 
     Raises:
         FinetuneDiverged: the validation loss is not finite.
-        ValueError: several processes train together.
+        ValueError: several processes train together, or `checkpoints` holds those of a run of another length.
     """
     every = max(1, steps // EVALUATIONS_PER_RUN)
     arguments = TrainingArguments(
@@ -163,7 +163,7 @@ def finetune(
         callbacks=[_StepCallback(on_step)] if on_step else None,
     )
     _silence_console(trainer)
-    output = trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
+    output = trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints, steps))
     best = trainer.state.best_model_checkpoint
     return FinalRun(
         history=tuple(trainer.state.log_history),
@@ -189,10 +189,19 @@ def _silence_console(trainer: Trainer) -> None:
     trainer.remove_callback(PrinterCallback)
 
 
-def _last_checkpoint(folder: Path) -> str | None:
+def _last_checkpoint(folder: Path, steps: int) -> str | None:
     # The Trainer writes its state last, so a folder without it was left half-written by a killed process.
     whole = [state.parent for state in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}")]
-    return str(max(whole, key=_step_of)) if whole else None
+    if not whole:
+        return None
+    last = max(whole, key=_step_of)
+    planned = TrainerState.load_from_json(str(last / TRAINER_STATE_NAME)).max_steps
+    if planned != steps:
+        raise ValueError(
+            f"the checkpoints in {folder} belong to a run of {planned} steps, this one has {steps}: "
+            "remove them to train from the start"
+        )
+    return str(last)
 
 
 def _step_of(checkpoint: Path) -> int:

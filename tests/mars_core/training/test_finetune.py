@@ -152,6 +152,13 @@ def test_a_finished_run_is_not_trained_again(tune, adapted):
     assert all(torch.equal(weight, state[name]) for name, weight in adapter_state(second).items())
 
 
+def test_checkpoints_of_a_run_of_another_length_are_refused(tune, adapted):
+    """Its learning rates would be those of another schedule."""
+    tune(adapted(), steps=2)
+    with pytest.raises(ValueError, match="belong to a run of 2 steps, this one has 3: remove them"):
+        tune(adapted(), steps=3)
+
+
 def test_the_model_ends_with_the_best_checkpoints_weights(tune, adapted, validation, random_adapters, tmp_path):
     """The last steps spoil the weights, so that the best checkpoint is not the last."""
     wrapped, states = adapted(), {}
