@@ -77,7 +77,7 @@ def plan_calibration(config: StudyConfig) -> CalibrationPlan:
     ]
     for pair in [*pairs, *(RankPair(rank, rank) for rank in config.available_ranks)]:
         check_ranks(base.partition, pair)
-    horizon, notes = _horizon(config, data)
+    horizon, notes = _horizon(config)
     _check_partition(config)
     first = math.ceil(config.calibration.smallest_size / config.recipe.batch_size)
     steps = geometric_steps(first, horizon, per_doubling=CHECKPOINTS_PER_DOUBLING)
@@ -89,22 +89,23 @@ def plan_calibration(config: StudyConfig) -> CalibrationPlan:
     return CalibrationPlan(runs, horizon, steps, notes)
 
 
-def _horizon(config: StudyConfig, data: StudyData) -> tuple[int, tuple[str, ...]]:
-    available, wanted = len(data.splits.train), config.calibration.samples
-    if available < config.calibration.smallest_size:
-        raise ValueError(
-            f"the training set has {available} samples, fewer than the smallest calibration size "
-            f"{config.calibration.smallest_size}: add data, or lower calibration.smallest_size"
+def _horizon(config: StudyConfig) -> tuple[int, tuple[str, ...]]:
+    dataset, wanted = calibration_set(config), config.calibration.samples
+    available, smallest = len(dataset), max(config.calibration.smallest_size, config.recipe.batch_size)
+    notes = []
+    if dataset.dropped:
+        notes.append(
+            f"{dataset.dropped} training samples are longer than {config.recipe.max_tokens} tokens and left out"
         )
-    if available < config.recipe.batch_size:
+    if available < smallest:
         raise ValueError(
-            f"the training set has {available} samples, fewer than one batch of {config.recipe.batch_size}: add data"
+            f"the training set has {available} usable samples, fewer than the smallest calibration size "
+            f"{smallest}: add data, or lower calibration.smallest_size (now {config.calibration.smallest_size}) "
+            f"or recipe.batch_size (now {config.recipe.batch_size})"
         )
-    samples = min(available, wanted)
-    capped = (
-        () if samples == wanted else (f"largest size capped by the dataset: {samples} instead of {wanted} samples",)
-    )
-    return samples // config.recipe.batch_size, capped
+    if available < wanted:
+        notes.append(f"largest size capped by the dataset: {available} instead of {wanted} samples")
+    return min(available, wanted) // config.recipe.batch_size, tuple(notes)
 
 
 def _identity(
@@ -151,7 +152,7 @@ def calibrate_pair(
     """Train one run and store its checkpoint metrics; returns the path of the Parquet file."""
     data = load_data(config.data)
     base = base_model(config.model, config.device, config.recipe.dtype)
-    train = calibration_set(config, plan.horizon * config.recipe.batch_size)
+    train = calibration_set(config)
     validation = validation_set(config)
     parameters = {
         "r_me": run.pair.r_me,

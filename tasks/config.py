@@ -126,7 +126,7 @@ class StudyConfig(_Section):
     search: SearchConfig = SearchConfig()
     final: FinalConfig = FinalConfig()
     evaluation_batch_size: int = Field(32, ge=1, description="Samples per forward pass when scoring; changes no result")
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    device: str = Field("auto", description="auto, cpu or cuda")
 
     @model_validator(mode="after")
     def _paper_keeps_its_ranks(self) -> StudyConfig:
@@ -176,7 +176,7 @@ def _relative_to(values: dict[str, Any], folder: Path) -> dict[str, Any]:
         paths = ("train", "validation", "test", "images")
         resolved["data"] = data | {key: _resolve(data[key], folder) for key in paths if isinstance(data.get(key), str)}
     # A model that names a folder beside the study file is that folder; anything else may be a hub id.
-    if isinstance(model := resolved.get("model"), str) and (folder / model).is_dir():
+    if isinstance(model := resolved.get("model"), str) and (folder / Path(model).expanduser()).is_dir():
         resolved["model"] = _resolve(model, folder)
     return resolved
 

@@ -82,9 +82,18 @@ def check_data(data: DataConfig, *, decode: bool = True) -> DataReport:
 
 
 @lru_cache(maxsize=1)
-def calibration_set(config: StudyConfig, count: int) -> EncodedDataset:
-    """The first `count` training samples of the nested order: every prefix keeps the mixture of task types."""
-    return _encoded(config, ordered_training_samples(config, config.calibration.data_seed)[:count])
+def calibration_set(config: StudyConfig) -> EncodedDataset:
+    """The first `calibration.samples` training samples of the nested order that are short enough.
+
+    Every prefix of the order keeps the mixture of task types. Where samples are too long, later ones move up.
+    """
+    ordered = ordered_training_samples(config, config.calibration.data_seed)
+    taken = min(config.calibration.samples, len(ordered))
+    dataset = _encoded(config, ordered[:taken])
+    while len(dataset) < config.calibration.samples and taken < len(ordered):
+        taken = min(taken + config.calibration.samples - len(dataset), len(ordered))
+        dataset = _encoded(config, ordered[:taken])
+    return dataset
 
 
 @lru_cache(maxsize=1)
@@ -93,6 +102,7 @@ def validation_set(config: StudyConfig) -> EncodedDataset:
     return _encoded(config, load_data(config.data).splits.validation)
 
 
+@lru_cache(maxsize=1)
 def training_set(config: StudyConfig) -> EncodedDataset:
     """The whole training set."""
     return _encoded(config, load_data(config.data).splits.train)

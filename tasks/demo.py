@@ -8,7 +8,7 @@ from mars_core.demo import build_demo_data, demo_backbone_path
 from tasks.config import CalibrationConfig, DataConfig, RecipeConfig, StudyConfig, read_study, write_study
 from tasks.progress import progress_bar, say
 
-TRAIN_SAMPLES, VALIDATION_SAMPLES, TEST_SAMPLES = 8192, 256, 512
+TRAIN_SAMPLES, VALIDATION_SAMPLES, TEST_SAMPLES = 4096, 256, 512
 
 
 def prepare_demo(folder: Path) -> StudyConfig:

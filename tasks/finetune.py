@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,8 @@ def finetune_pair(config: StudyConfig, revision: Revision, pair: RankPair, role:
     base = base_model(config.model, config.device, config.recipe.dtype)
     train, validation = training_set(config), validation_set(config)
     steps, folder = final_steps(config), final_folder(revision, pair)
+    # Named after what decides the run, so that another run's checkpoints are never resumed.
+    checkpoints = folder / f"checkpoints-{final_inputs(config, pair)}"
     parameters = {
         "r_me": pair.r_me,
         "r_llm": pair.r_llm,
@@ -81,7 +84,7 @@ def finetune_pair(config: StudyConfig, revision: Revision, pair: RankPair, role:
                 recipe=config.recipe.as_recipe(),
                 steps=steps,
                 seed=config.final.seed,
-                checkpoints=folder / "checkpoints",
+                checkpoints=checkpoints,
                 on_step=advance,
             )
             _save_adapter(wrapped, base, folder / "adapter")
@@ -91,6 +94,8 @@ def finetune_pair(config: StudyConfig, revision: Revision, pair: RankPair, role:
             tracking.log_file(tracked, folder / "adapter", "adapter")
             record = _record(run, pair, role, base, difference, tracked)
             write_json(folder / "training.json", record)
+            for leftover in folder.glob("checkpoints-*"):
+                shutil.rmtree(leftover)
     finally:
         remove_adapters(wrapped)
     return str(folder / "adapter")
@@ -144,7 +149,7 @@ def final_folder(revision: Revision, pair: RankPair) -> Path:
 
 
 def final_outputs(revision: Revision, pair: RankPair) -> list[Path]:
-    """Files that a finished final run consists of (its checkpoints are only for resuming)."""
+    """Files that a finished final run consists of; its checkpoints, only for resuming, are gone by then."""
     folder = final_folder(revision, pair)
     return [folder / "adapter", folder / "training.json"]
 

@@ -58,8 +58,7 @@ def gather(
         command=command,
         versions={name: version(name) for name in VERSIONED} | {"python": platform.python_version()},
         model=_model(config),
-        data=load_data(config.data).summary()
-        | {"dropped_too_long": calibration_set(config, plan.horizon * config.recipe.batch_size).dropped},
+        data=load_data(config.data).summary() | {"dropped_too_long": calibration_set(config).dropped},
         recipe=config.recipe.model_dump(mode="json"),
         metrics=metrics,
         laws=laws,

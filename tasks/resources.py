@@ -21,7 +21,7 @@ def base_model(model: str, device: str, dtype: str) -> Base:
 
 
 def resolve_device(name: str) -> torch.device:
-    """Turn `auto`, `cpu`, `cuda` or `cuda:N` into a device.
+    """Turn `auto`, `cpu` or `cuda` into a device.
 
     Raises:
         ValueError: the name is none of these, or CUDA is asked for and absent.
@@ -31,9 +31,12 @@ def resolve_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f"device {name!r} is not known: use auto, cpu, cuda or cuda:N") from error
+        raise ValueError(f"device {name!r} is not known: use auto, cpu or cuda") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {name!r} was asked for, but PyTorch sees no CUDA device here: use auto or cpu")
+    if device.index:
+        # The Trainer takes the first visible device, whatever the model's.
+        raise ValueError(f"device {name!r}: use cuda, and choose the GPU with CUDA_VISIBLE_DEVICES={device.index}")
     return device
 
 

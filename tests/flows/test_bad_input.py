@@ -96,7 +96,7 @@ def test_all_bad_rows_come_in_one_pass(study):
 def test_dataset_smaller_than_the_smallest_size(study):
     change_study(study, calibration={"smallest_size": 128, "samples": 1024})
     message = refused(study)
-    assert "64 samples" in message
+    assert "64 usable samples" in message
     assert "smallest calibration size 128" in message
 
 
