@@ -135,7 +135,7 @@ def outputs_hash(revision: Revision, *stages: str) -> str:
     """
     for stage in stages:
         if not revision.manifest(stage).is_file():
-            raise ValueError(f"stage {stage!r} has not finished in {revision.folder}: run `mars {stage}` first")
+            raise ValueError(f"stage {stage!r} has not finished in {revision.folder}: run `mars {stage.partition('-')[0]}` first")
     return content_hash([read_json(revision.manifest(stage))["outputs"] for stage in stages])
 
 

@@ -100,10 +100,11 @@ def finetune(
     from tasks.revision import newest_revision
     from tasks.search import chosen_pair
 
+    role = "chosen" if ranks is None else "asked for"
     if ranks is None:
         pair = chosen_pair(newest_revision(Path(config.study)))
         ranks = (pair.r_me, pair.r_llm)
-    print_result({"adapter": finetune_flow(config, *ranks)}, as_json)
+    print_result({"adapter": finetune_flow(config, *ranks, role=role)}, as_json)
 
 
 @one_message
