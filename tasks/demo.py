@@ -32,7 +32,7 @@ def prepare_demo(folder: Path) -> StudyConfig:
             test=str(data.test.resolve()),
             images=str(data.images.resolve()),
         ),
-        recipe=RecipeConfig(learning_rate=1e-3, max_tokens=512),
+        recipe=RecipeConfig(learning_rate=2e-3, max_tokens=512),
         calibration=CalibrationConfig(ranks=(2, 4, 8, 16)),
         evaluation_batch_size=64,
     )

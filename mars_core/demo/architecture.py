@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     LlavaOnevisionConfig,
@@ -22,7 +23,7 @@ from mars_core.demo.scenes import IMAGE_SIZE
 from mars_core.models.processor import without_video
 
 PATCH_SIZE = 16
-VOCABULARY = 640
+VOCABULARY = 768
 
 END_OF_TEXT = "<|endoftext|>"
 TURN_START = "<|im_start|>"
@@ -87,8 +88,8 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> Any:
     """A freshly initialised model (torch's global random state decides its weights)."""
     side = IMAGE_SIZE
     vision = SiglipVisionConfig(
-        hidden_size=96,
-        intermediate_size=192,
+        hidden_size=128,
+        intermediate_size=256,
         num_hidden_layers=3,
         num_attention_heads=4,
         image_size=side,
@@ -98,10 +99,11 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> Any:
     text = Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=128,
-        intermediate_size=384,
-        num_hidden_layers=4,
+        intermediate_size=256,
+        num_hidden_layers=3,
         num_attention_heads=4,
         num_key_value_heads=2,
+        initializer_range=0.08,  # about width ** -0.5; the default suits models ten times as wide
         max_position_embeddings=1024,
         tie_word_embeddings=True,
         bos_token_id=None,
@@ -118,4 +120,22 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> Any:
         vision_feature_select_strategy="full",
         tie_word_embeddings=True,
     )
-    return LlavaOnevisionForConditionalGeneration(config)
+    model = LlavaOnevisionForConditionalGeneration(config)
+    _balance_scales(model)
+    return model
+
+
+def _balance_scales(model: Any) -> None:
+    """Keep patch features near the scale of word embeddings.
+
+    At this width the default initialisations let flat coloured patches, and later the projected features,
+    grow to tens of times the words' scale; layers after them could then hardly change them.
+    """
+    tower, projector = model.model.vision_tower, model.model.multi_modal_projector
+    with torch.no_grad():
+        tower.embeddings.patch_embedding.weight.mul_(0.03)
+        tower.embeddings.position_embedding.weight.mul_(0.4)
+        for layer in tower.encoder.layers:
+            layer.self_attn.out_proj.weight.mul_(0.3)
+            layer.mlp.fc2.weight.mul_(0.3)
+        projector.linear_1.weight.normal_(std=0.5 * projector.linear_1.in_features**-0.5)

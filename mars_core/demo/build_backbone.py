@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import sys
 from collections.abc import Sequence
@@ -13,8 +14,8 @@ from typing import Any
 import torch
 
 from mars_core.demo.architecture import make_model, make_processor, train_tokenizer
-from mars_core.demo.data import split_drawings
-from mars_core.demo.drawings import Drawing, load_drawings
+from mars_core.demo.data import is_asked_about
+from mars_core.demo.drawings import load_drawings
 from mars_core.demo.pretrain import (
     Report,
     as_chat,
@@ -26,21 +27,25 @@ from mars_core.demo.pretrain import (
 from mars_core.demo.text import sample_documents
 
 _TOKENIZER_DOCUMENTS = 20_000
+_VIDEO_KEYS = frozenset(
+    {"do_convert_rgb", "do_normalize", "do_rescale", "do_resize"}
+    | {"image_mean", "image_std", "resample", "rescale_factor", "size"}
+)
 
 
 @dataclass(frozen=True)
 class PretrainingPlan:
     """How long each part is pre-trained."""
 
-    tower_steps: int = 400
-    tower_batch: int = 96
+    tower_steps: int = 500
+    tower_batch: int = 48
     tower_lr: float = 1e-3
     llm_steps: int = 600
     llm_batch: int = 24
-    llm_lr: float = 2e-3
-    projector_steps: int = 100
+    llm_lr: float = 3e-3
+    projector_steps: int = 250
     projector_batch: int = 24
-    projector_lr: float = 1e-3
+    projector_lr: float = 5e-4
     seed: int = 0
 
 
@@ -48,7 +53,7 @@ def build_backbone(out: Path, plan: PretrainingPlan, report: Report) -> None:
     """Pre-train the parts, join them, and save model and processor in `out`."""
     torch.manual_seed(plan.seed)
     drawings = load_drawings()
-    unused = _unused_by_demo(drawings)
+    unused = [drawing for drawing in drawings if not is_asked_about(drawing)]
     names = [drawing.name.replace("_", " ") for drawing in drawings]
     tokenizer = train_tokenizer(_tokenizer_texts(names, plan.seed))
     processor = make_processor(tokenizer)
@@ -90,11 +95,17 @@ def save_checkpoint(model: Any, processor: Any, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(out)
     processor.save_pretrained(out)
+    _add_video_processor(out / "processor_config.json")
+    for path in out.iterdir():
+        path.chmod(0o644)
 
 
-def _unused_by_demo(drawings: Sequence[Drawing]) -> list[Drawing]:
-    shown = {drawing.code for split in split_drawings(drawings, seed=0).values() for drawing in split}
-    return [drawing for drawing in drawings if drawing.code not in shown]
+def _add_video_processor(path: Path) -> None:
+    """Describe the video part too, without which AutoProcessor does not load the folder where torchvision is."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    shared = {key: value for key, value in config["image_processor"].items() if key in _VIDEO_KEYS}
+    config["video_processor"] = {**shared, "video_processor_type": "LlavaOnevisionVideoProcessor"}
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _tokenizer_texts(names: Sequence[str], seed: int) -> list[str]:
@@ -112,8 +123,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "backbone")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(arguments)
-    torch.set_num_threads(2)
+    torch.set_num_threads(options.threads)
     build_backbone(options.out, PretrainingPlan(seed=options.seed), _print_report)
 
 

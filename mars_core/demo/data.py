@@ -15,13 +15,13 @@ from typing import Any
 
 from PIL import Image
 
-from mars_core.demo.drawings import Drawing, load_drawings, openmoji_attribution, openmoji_version
+from mars_core.demo.drawings import DRAWING_COLOURS, Drawing, load_drawings, openmoji_attribution, openmoji_version
 from mars_core.demo.questions import TASKS, sample_turns
 from mars_core.demo.scenes import by_colour, render_scene, sample_scene
 
 SPLITS: tuple[str, ...] = ("train", "validation", "test")
 _SPLIT_SHARES = (0.70, 0.12, 0.18)  # of the drawings, per main colour
-_FORMAT_VERSION = 1  # raise when the same arguments would give other data
+_FORMAT_VERSION = 4  # raise when the same arguments would give other data
 _MANIFEST = "manifest.json"
 
 Progress = Callable[[int, int], None]
@@ -98,12 +98,17 @@ def build_demo_data(
     return DemoData(folder)
 
 
+def is_asked_about(drawing: Drawing) -> bool:
+    """Whether the demo shows this drawing: it has a kind and one of the main colours."""
+    return drawing.kind is not None and drawing.colour in DRAWING_COLOURS
+
+
 def split_drawings(drawings: Sequence[Drawing], seed: int) -> dict[str, list[Drawing]]:
     """Share the drawings out to the splits, colour by colour, so that no drawing stands in two of them.
 
-    Every colour stands in every split; drawings without a kind or a main colour are left out.
+    Every colour stands in every split; drawings that the demo does not ask about are left out.
     """
-    usable = [drawing for drawing in drawings if drawing.kind is not None]
+    usable = [drawing for drawing in drawings if is_asked_about(drawing)]
     shared: dict[str, list[Drawing]] = defaultdict(list)
     for colour, group in by_colour(usable).items():
         order = sorted(group, key=lambda drawing: drawing.code)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,11 +19,13 @@ from torch.nn import functional
 
 from mars_core.demo.drawings import Drawing
 from mars_core.demo.scenes import IMAGE_SIZE
-from mars_core.demo.text import Document, sample_documents
+from mars_core.demo.text import LOOKS, Document, asked_about, sample_documents
 
 Report = Callable[[str, int, int, float], None]
 """Called with (part, step, steps, loss)."""
 
+_LEVELS = ((0.48, 0.57), (0.9, 1.1), (0.075, 0.125))  # lower and upper bound of the middle word of each of LOOKS
+_TEXT_WEIGHT = 0.1  # of the loss on all text beside that on answers
 _MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(1, 3, 1, 1)
 _STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(1, 3, 1, 1)
 
@@ -33,27 +35,39 @@ def grey_pictures(drawings: Sequence[Drawing]) -> npt.NDArray[np.float32]:
     pixels = np.stack([drawing.pixels for drawing in drawings]).astype(np.float32) / 255
     luminance = pixels[..., :3] @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
     alpha = pixels[..., 3]
-    grey: npt.NDArray[np.float32] = luminance * alpha + (1 - alpha)
-    return grey
+    return (luminance * alpha + (1 - alpha)).astype(np.float32)
 
 
 def pretrain_tower(
-    tower: nn.Module, grey: npt.NDArray[np.float32], *, steps: int, batch: int, lr: float, seed: int, report: Report
+    tower: Any,
+    grey: npt.NDArray[np.float32],
+    *,
+    steps: int,
+    batch: int,
+    lr: float,
+    seed: int,
+    report: Report,
 ) -> None:
-    """Contrast two random views of each grey drawing (InfoNCE over the batch, temperature 0.1)."""
+    """Contrast two views of each grey drawing (InfoNCE over the batch), and have every patch tell the looks."""
     generator = torch.Generator().manual_seed(seed)
     pictures = torch.from_numpy(grey)[:, None]
-    width = int(tower.config.hidden_size)  # type: ignore[union-attr]
-    head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 64))
-    parameters = [*tower.parameters(), *head.parameters()]
+    width = int(tower.config.hidden_size)
+    contrast = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 64))
+    looks = nn.Linear(width, sum(len(words) for words in LOOKS.values()))
+    # The patch embedding stays random: trained on grey it would swell and drown colour (cf. MoCo v3, section 4).
+    tower.embeddings.requires_grad_(False)
+    every = [*tower.parameters(), *contrast.parameters(), *looks.parameters()]
+    parameters = [parameter for parameter in every if parameter.requires_grad]
 
     def loss_of() -> Tensor:
         chosen = torch.randint(len(pictures), (batch,), generator=generator)
         views = torch.cat([_views(pictures[chosen], generator), _views(pictures[chosen], generator)])
-        features = tower(pixel_values=_normalise(views)).last_hidden_state.mean(1)
-        return _info_nce(functional.normalize(head(features), dim=-1))
+        features = tower(pixel_values=_normalise(views)).last_hidden_state
+        same = _info_nce(functional.normalize(contrast(features.mean(1)), dim=-1))
+        return same + _looks_loss(looks(features), look_levels(views[:, 0]))
 
     _train(parameters, loss_of, steps=steps, lr=lr, part="tower", report=report)
+    tower.requires_grad_(True)
 
 
 def pretrain_llm(
@@ -62,11 +76,14 @@ def pretrain_llm(
     """Next-token prediction on conversations without pictures."""
     rng = random.Random(f"llm-{seed}")
     parameters = [*model.model.language_model.parameters()]
-    documents = _endless_batches(lambda: sample_documents(names, batch, rng))
 
     def loss_of() -> Tensor:
-        encoded = tokenizer([as_chat(document) for document in next(documents)], padding=True, return_tensors="pt")
-        return _next_token_loss(model, encoded["input_ids"], encoded["attention_mask"])
+        encoded = tokenizer(
+            [as_chat(document) for document in sample_documents(names, batch, rng)], padding=True, return_tensors="pt"
+        )
+        ids, mask = encoded["input_ids"], encoded["attention_mask"]
+        logits = model(input_ids=ids, attention_mask=mask).logits
+        return _answer_loss(logits, ids, tokenizer) + _TEXT_WEIGHT * _text_loss(logits, ids, mask)
 
     _train(parameters, loss_of, steps=steps, lr=lr, part="llm", report=report)
 
@@ -84,12 +101,9 @@ def pretrain_projector(
 ) -> None:
     """Align the projector on the names of grey drawings; tower and LLM stay as they are."""
     generator = torch.Generator().manual_seed(seed)
+    rng = random.Random(f"projector-{seed}")
     pictures = torch.from_numpy(grey_pictures(drawings))[:, None]
     slots = processor.image_token * _image_tokens(processor)
-    texts = [
-        as_chat([_user(f"{slots}\nName the drawing."), _assistant(drawing.name.replace("_", " "))])
-        for drawing in drawings
-    ]
     model.requires_grad_(False)
     projector = [*model.model.multi_modal_projector.parameters(), model.model.image_newline]
     for parameter in projector:
@@ -97,18 +111,51 @@ def pretrain_projector(
 
     def loss_of() -> Tensor:
         chosen = torch.randint(len(drawings), (batch,), generator=generator)
-        pixels = _normalise(_views(pictures[chosen], generator))
-        encoded = processor.tokenizer([texts[i] for i in chosen.tolist()], padding=True, return_tensors="pt")
-        tiles = torch.stack([pixels, pixels], dim=1)
-        sizes = torch.full((batch, 2), IMAGE_SIZE)
-        ids = encoded["input_ids"]
+        views = _views(pictures[chosen], generator)
+        documents = [asked_about(looks, slots, rng) for looks in describe_looks(views[:, 0])]
+        pixels = _normalise(views)
+        encoded = processor.tokenizer([as_chat(d) for d in documents], padding=True, return_tensors="pt")
         logits = model(
-            input_ids=ids, attention_mask=encoded["attention_mask"], pixel_values=tiles, image_sizes=sizes
+            input_ids=encoded["input_ids"],
+            attention_mask=encoded["attention_mask"],
+            pixel_values=torch.stack([pixels, pixels], dim=1),
+            image_sizes=torch.full((batch, 2), IMAGE_SIZE),
         ).logits
-        return _answer_loss(logits, ids, encoded["attention_mask"], int(processor.image_token_id))
+        return _answer_loss(logits, encoded["input_ids"], processor.tokenizer)
 
     _train(projector, loss_of, steps=steps, lr=lr, part="projector", report=report)
     model.requires_grad_(True)
+
+
+def look_levels(grey: Tensor) -> Tensor:
+    """Looks of grey pictures on white (n, height, width), values 0..1: indices into each of LOOKS, shape (n, 3)."""
+    ink = 1 - grey
+    drawn = ink > 0.05
+    shade = ink.sum((1, 2)) / drawn.sum((1, 2)).clamp(min=1)
+    height, width = drawn.any(2).sum(1).float(), drawn.any(1).sum(1).float()
+    values = (shade, width / height.clamp(min=1), drawn.float().mean((1, 2)))
+    levels = [(value > low).long() + (value > high).long() for value, (low, high) in zip(values, _LEVELS, strict=True)]
+    return torch.stack(levels, dim=1)
+
+
+def describe_looks(grey: Tensor) -> list[dict[str, str]]:
+    """The looks of grey pictures in words: name -> word of LOOKS."""
+    return [
+        {name: words[level] for (name, words), level in zip(LOOKS.items(), levels, strict=True)}
+        for levels in look_levels(grey).tolist()
+    ]
+
+
+def _looks_loss(scores: Tensor, levels: Tensor) -> Tensor:
+    """Cross-entropy, summed over LOOKS, of every patch's scores (n, patches, 9) for levels (n, 3)."""
+    parts = torch.split(scores, [len(words) for words in LOOKS.values()], dim=-1)
+    patches = scores.shape[1]
+    return torch.stack(
+        [
+            functional.cross_entropy(part.flatten(0, 1), levels[:, k].repeat_interleave(patches))
+            for k, part in enumerate(parts)
+        ]
+    ).sum()
 
 
 def as_chat(document: Document) -> str:
@@ -158,21 +205,20 @@ def _info_nce(features: Tensor, temperature: float = 0.1) -> Tensor:
     return functional.cross_entropy(similarity, target)
 
 
-def _next_token_loss(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
-    logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1]
-    return functional.cross_entropy(logits[mask[:, 1:] == 1], ids[:, 1:][mask[:, 1:] == 1])
-
-
-def _answer_loss(logits: Tensor, ids: Tensor, mask: Tensor, image_token: int) -> Tensor:
-    """Next-token loss over the text after the picture."""
-    keep = (mask[:, 1:] == 1) & ((ids == image_token).cumsum(1)[:, 1:] == (ids == image_token).sum(1, keepdim=True))
-    keep &= ids[:, 1:] != image_token
+def _text_loss(logits: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+    """Next-token loss over all text."""
+    keep = mask[:, 1:] == 1
     return functional.cross_entropy(logits[:, :-1][keep], ids[:, 1:][keep])
 
 
-def _endless_batches(draw: Callable[[], list[Document]]) -> Iterable[Any]:
-    while True:
-        yield draw()
+def _answer_loss(logits: Tensor, ids: Tensor, tokenizer: Any) -> Tensor:
+    """Next-token loss over the assistant's turns, end of turn included."""
+    start, end = (tokenizer.convert_tokens_to_ids(token) for token in ("<|im_start|>", "<|im_end|>"))
+    turn = (ids == start).cumsum(1)
+    since_end = (ids == end).cumsum(1) - (ids == end).long()
+    header = (ids == start) | (ids == start).roll(1, 1) | (ids == start).roll(2, 1)
+    keep = ((turn % 2 == 0) & (turn > 0) & (since_end == turn - 1) & ~header)[:, 1:]
+    return functional.cross_entropy(logits[:, :-1][keep], ids[:, 1:][keep])
 
 
 def _train(
@@ -190,7 +236,7 @@ def _train(
     for step in range(steps):
         loss = loss_of()
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()

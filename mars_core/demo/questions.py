@@ -13,9 +13,9 @@ from mars_core.demo.scenes import GROUNDS, PLACES, SIZES, Placed, Scene
 LETTER_PROMPT = "Answer with the option's letter from the given choices directly."
 
 TASKS: tuple[tuple[str, float], ...] = (
-    ("caption", 0.25),
+    ("caption", 0.15),
     ("attribute", 0.25),
-    ("conversation", 0.30),
+    ("conversation", 0.40),
     ("choice", 0.20),
 )
 """Task types and their shares of the samples."""
@@ -44,25 +44,41 @@ def caption(scene: Scene) -> str:
     return f"{listed[0].upper()}{listed[1:]} on a {scene.ground} ground."
 
 
-def questions(scene: Scene) -> list[Question]:
-    """Every question that can be asked about the scene, ground and count first."""
+def ask(scene: Scene, rng: random.Random) -> list[Question]:
+    """One question of each sort about the scene, in random order; those about one thing draw it at random."""
     asked = [
         Question("What colour is the ground?", scene.ground, tuple(GROUNDS)),
         Question("How many things are there?", NUMBERS[len(scene.objects) - 1], NUMBERS),
+        *(about(rng.choice(scene.objects)) for about in (_where, _how_large, _what_kind, _what_colour)),
     ]
-    for placed in scene.objects:
-        asked += _about(placed)
+    rng.shuffle(asked)
     return asked
 
 
-def _about(placed: Placed) -> list[Question]:
-    return [
-        Question(f"Where is the {placed.colour} thing?", placed.place, PLACES),
-        Question(f"How large is the {placed.colour} thing?", placed.size, tuple(sorted(SIZES))),
-        Question(f"What kind of thing is the {placed.colour} one?", placed.kind, KINDS),
-        Question(f"What colour is the thing at the {placed.place}?", placed.colour, DRAWING_COLOURS),
-        Question(f"What kind of thing is at the {placed.place}?", placed.kind, KINDS),
-    ]
+def choice_prompt(question: Question, rng: random.Random) -> tuple[str, str]:
+    """The question as multiple choice with up to four options, scored as in ScienceQA: (prompt, letter)."""
+    wrong = [option for option in question.options if option != question.answer]
+    options = [question.answer, *rng.sample(wrong, min(3, len(wrong)))]
+    rng.shuffle(options)
+    letters = "ABCD"[: len(options)]
+    lines = [f"{letter}. {option}" for letter, option in zip(letters, options, strict=True)]
+    return "\n".join([question.text, *lines, LETTER_PROMPT]), letters[options.index(question.answer)]
+
+
+def _where(placed: Placed) -> Question:
+    return Question(f"Where is the {placed.colour} thing?", placed.place, PLACES)
+
+
+def _how_large(placed: Placed) -> Question:
+    return Question(f"How large is the {placed.colour} thing?", placed.size, tuple(SIZES))
+
+
+def _what_kind(placed: Placed) -> Question:
+    return Question(f"What kind of thing is at the {placed.place}?", placed.kind, KINDS)
+
+
+def _what_colour(placed: Placed) -> Question:
+    return Question(f"What colour is the thing at the {placed.place}?", placed.colour, DRAWING_COLOURS)
 
 
 def _caption_turns(scene: Scene, rng: random.Random) -> list[tuple[str, str]]:
@@ -71,24 +87,17 @@ def _caption_turns(scene: Scene, rng: random.Random) -> list[tuple[str, str]]:
 
 
 def _attribute_turns(scene: Scene, rng: random.Random) -> list[tuple[str, str]]:
-    question = rng.choice(questions(scene))
+    question = ask(scene, rng)[0]
     return [(question.text, question.answer)]
 
 
 def _conversation_turns(scene: Scene, rng: random.Random) -> list[tuple[str, str]]:
-    asked = rng.sample(questions(scene), rng.randint(3, 4))
+    asked = ask(scene, rng)[: rng.randint(4, 6)]
     return [(question.text, question.answer) for question in asked]
 
 
 def _choice_turns(scene: Scene, rng: random.Random) -> list[tuple[str, str]]:
-    question = rng.choice(questions(scene))
-    wrong = [option for option in question.options if option != question.answer]
-    options = [question.answer, *rng.sample(wrong, min(3, len(wrong)))]
-    rng.shuffle(options)
-    letters = "ABCD"[: len(options)]
-    lines = [f"{letter}. {option}" for letter, option in zip(letters, options, strict=True)]
-    prompt = "\n".join([question.text, *lines, LETTER_PROMPT])
-    return [(prompt, letters[options.index(question.answer)])]
+    return [choice_prompt(ask(scene, rng)[0], rng)]
 
 
 _TURNS: dict[str, Callable[[Scene, random.Random], list[tuple[str, str]]]] = {
