@@ -40,7 +40,6 @@ from mars_core.training.recipe import Recipe, make_optimizer, make_schedule
 
 RESULT = Path(__file__).parent / "results" / "demo_rank_spread.json"
 EVALUATION_BATCH = 64
-MEASURES = ("perplexity", "shuffled_perplexity", "accuracy")
 
 
 @dataclass(frozen=True)
@@ -210,9 +209,11 @@ def main() -> None:
             if any((r["r_me"], r["r_llm"], r["seed"]) == (pair.r_me, pair.r_llm, seed) for r in runs):
                 continue
             runs.append(measure(bench, settings, pair, seed))
-            write(options.out, header, runs)
+            write(options.out, {**header, "runs": runs})
             print(f"{pair} seed {seed}: perplexity {runs[-1]['perplexity']:.4f}", flush=True)
-    print(json.dumps(summarise(runs), indent=1))
+    summary = summarise(runs)
+    write(options.out, {**header, "machine": machine(options.threads), "summary": summary, "runs": runs})
+    print(json.dumps(summary, indent=1))
 
 
 def earlier_runs(out: Path, header: dict[str, Any]) -> list[dict[str, Any]]:
@@ -225,10 +226,18 @@ def earlier_runs(out: Path, header: dict[str, Any]) -> list[dict[str, Any]]:
     return runs
 
 
-def write(out: Path, header: dict[str, Any], runs: list[dict[str, Any]]) -> None:
-    """Write settings, summary and runs."""
-    machine = {"platform": platform.machine(), "torch": torch.__version__, "python": platform.python_version()}
-    result = {**header, "machine": machine, "summary": summarise(runs), "runs": runs}
+def machine(threads: int) -> dict[str, Any]:
+    """What the runs ran on."""
+    return {
+        "processor": platform.machine(),
+        "threads": threads,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def write(out: Path, result: dict[str, Any]) -> None:
+    """Write the result file."""
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -40,6 +40,7 @@ def test_text_holds_no_picture():
     assert all(document[-1]["role"] == "assistant" for document in documents)
 
 
+@pytest.mark.slow
 def test_short_build_gives_a_loadable_checkpoint_that_repeats(tmp_path):
     first, second = tmp_path / "a", tmp_path / "b"
     for folder in (first, second):
