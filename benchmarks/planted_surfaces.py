@@ -3,9 +3,14 @@
 Every surface draws its law's coefficients, ranks, sizes, seeds per pair, noise level, noise shape (Gaussian
 or Student t with 4 degrees of freedom) and the share of noise that a whole run has in common. On sound
 surfaces nothing is wrong, so each flag counts as a false alarm; on faulty ones exactly one thing is wrong
-and the flag for it counts as a detection.
+and the flag for it counts as a detection. A second section does the same for law C's flag
+`no_better_than_trivial` on convergence-time tables with their steps S_D (`planted_times.py`).
 
     python benchmarks/planted_surfaces.py            # writes benchmarks/results/planted_surfaces.json
+    python benchmarks/planted_surfaces.py --only times
+    python benchmarks/planted_surfaces.py --only no_better_than_trivial --law convergence
+
+With `--only` the rest of the record stays as it is, and the part measured anew carries its own command.
 """
 
 from __future__ import annotations
@@ -23,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from planted_times import FAULTY, SOUND, summarise_times, times_case
 
 from mars_core.fitting import LawFit, fit_law
 from mars_core.fitting.solve import solve
@@ -207,10 +213,10 @@ def tangled(rng: np.random.Generator, base: Surface) -> Surface:
 
 
 def trivial(rng: np.random.Generator, base: Surface) -> Surface:
-    """The trivial rival is the truth: ranks do nothing (law P), steps are proportional to size (law C)."""
+    """The trivial rival is the truth: ranks do nothing and, for law C, steps are proportional to size."""
     if base.law == "performance":
         return _with(base, alpha_m=0.0, alpha_l=0.0)
-    return _with(base, delta=1.0, E=0.0)
+    return _with(base, gamma=0.0, delta=1.0, E=0.0)
 
 
 FAULTS: dict[str, tuple[Callable[[np.random.Generator, Surface], Surface], tuple[str, ...]]] = {
@@ -326,28 +332,67 @@ def _share(hits: list[bool]) -> float:
     return float(np.mean(hits)) if hits else 0.0
 
 
+def measure_surfaces(pool: ProcessPoolExecutor, settings: argparse.Namespace) -> list[list[dict[str, Any]]]:
+    """All sound and all faulty cases of the settings' laws and flags."""
+    laws = [law for law in MAKERS if settings.law in (None, law)]
+    flags = [flag for flag in FLAGS if settings.only in (None, flag)]
+    sound = list(pool.map(sound_case, [(law, i) for law in laws for i in range(settings.surfaces)], chunksize=4))
+    tasks = [(f, law, i) for f in flags for law in FAULTS[f][1] if law in laws for i in range(settings.faulty)]
+    return [sound, list(pool.map(faulty_case, tasks, chunksize=4))]
+
+
+def measure_times(pool: ProcessPoolExecutor, settings: argparse.Namespace) -> dict[str, Any]:
+    """Rates on convergence-time tables with S_D."""
+    shapes = [*[(shape, settings.surfaces // 2) for shape in SOUND], *[(shape, settings.faulty) for shape in FAULTY]]
+    return summarise_times(pool.map(times_case, [(s, i) for s, count in shapes for i in range(count)], chunksize=4))
+
+
+def with_flag(record: dict[str, Any], flag: str, cases: list[list[dict[str, Any]]], origin: dict[str, Any]) -> None:
+    """Replace one flag's rates in a record, for the laws that were measured."""
+    sound, faulty = cases
+    for law in {case["law"] for case in sound}:
+        record["false_alarms"][flag][law] = _false_alarms(flag, sound)[law]
+        record["detections"][flag][law] = _share([flag in case["flags"] for case in faulty if case["law"] == law])
+        record.setdefault("measured_anew", {})[f"{flag}, {law}"] = origin
+
+
 def main() -> None:
-    """Run all surfaces and write the summary."""
+    """Run all surfaces, or those of one section, and write the summary."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--surfaces", type=int, default=200, help="sound surfaces per law")
     parser.add_argument("--faulty", type=int, default=60, help="faulty surfaces per flag and law")
+    parser.add_argument("--only", choices=("times", *FLAGS), help="one section, or one flag on the surfaces")
+    parser.add_argument("--law", choices=tuple(MAKERS), help="one law only; needs --only FLAG")
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, default=RESULT)
-    parser.add_argument("--raw", type=Path, help="also write every case, one JSON line each")
+    parser.add_argument("--raw", type=Path, help="also write every case of the surfaces, one JSON line each")
     settings = parser.parse_args()
+    if settings.law and settings.only not in FLAGS:
+        parser.error("--law needs --only FLAG")
     began = time.perf_counter()
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
-        sound = list(pool.map(sound_case, [(law, i) for law in MAKERS for i in range(settings.surfaces)], chunksize=4))
-        tasks = [(flag, law, i) for flag in FLAGS for law in FAULTS[flag][1] for i in range(settings.faulty)]
-        faulty = list(pool.map(faulty_case, tasks, chunksize=4))
-    if settings.raw:
-        settings.raw.write_text("\n".join(json.dumps(case) for case in [*sound, *faulty]) + "\n")
-    result = {
-        "command": f"python benchmarks/planted_surfaces.py --surfaces {settings.surfaces} --faulty {settings.faulty}",
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
-        f"NumPy {np.__version__}",
-        "seconds": round(time.perf_counter() - began, 1),
-        **summarise(sound, faulty),
-    }
+
+    def origin() -> dict[str, Any]:
+        options = "".join(f" --{key} {value}" for key in ("only", "law") if (value := getattr(settings, key)))
+        return {
+            "command": f"python benchmarks/planted_surfaces.py --surfaces {settings.surfaces} "
+            f"--faulty {settings.faulty}{options}",
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
+            f"NumPy {np.__version__}",
+            "seconds": round(time.perf_counter() - began, 1),
+        }
+
+    with ProcessPoolExecutor(settings.processes) as pool:
+        cases = None if settings.only == "times" else measure_surfaces(pool, settings)
+        times = measure_times(pool, settings) if settings.only in (None, "times") else None
+    if settings.raw and cases:
+        settings.raw.write_text("\n".join(json.dumps(case) for part in cases for case in part) + "\n")
+    result = {} if settings.only is None else json.loads(settings.out.read_text())
+    if cases and settings.only is None:
+        result = {**origin(), **summarise(*cases)}
+    elif cases:
+        with_flag(result, settings.only, cases, origin())
+    if times:
+        result["times_with_S_D"] = {**({} if settings.only is None else origin()), **times}
     settings.out.parent.mkdir(parents=True, exist_ok=True)
     settings.out.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))

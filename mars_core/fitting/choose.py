@@ -1,8 +1,9 @@
 """Choose law P's form by error on held-out largest sizes and largest ranks, against trivial baselines.
 
 Every form is fitted without the rows at the largest size, and again without the rows at the largest rank
-of either module; its score is the mean absolute relative error over both. Eq. 1 of the paper is the
-default: a form that bends replaces it only where it is better by more than `MARGIN_ERRORS` standard errors
+of either module; its score is the mean absolute relative error over both. Where some form cannot be fitted
+under one of these rules, no form is scored by it: errors under different rules do not compare. Eq. 1 of the
+paper is the default: a form that bends replaces it only where it is better by more than `MARGIN_ERRORS` standard errors
 of the paired difference over rank pairs, because a more flexible form wins half of all ties by chance.
 """
 
@@ -31,7 +32,8 @@ class FormScore:
     Attributes:
         law: its name.
         trivial: whether it only serves as a baseline.
-        errors: mean absolute relative error per rule ("largest size", "largest ranks").
+        errors: mean absolute relative error per rule ("largest size", "largest ranks"), for the rules under which
+            every compared form could be fitted.
         score: their mean.
     """
 
@@ -52,7 +54,7 @@ class FormChoice:
         lead: how much smaller the chosen form's score is than the runner-up's, relative; negative where a
             simpler form was kept although another scored better by less than chance explains.
         beats_trivial: whether the chosen form is better than every trivial baseline.
-        skipped: forms that could not be fitted, with the reason.
+        skipped: forms that could not be fitted or compared, with the reason.
         reason: one sentence.
     """
 
@@ -114,7 +116,21 @@ def choose_form(
             f"none of {list(forms)} can be fitted without the largest size or ranks on {table.n_points} rows: "
             "add sizes or ranks, or fit the wanted form directly"
         )
-    return _decide(table, [name for name in forms if name in scored], scored, baselines, skipped)
+    compared = _under_common_rules(scored)
+    alone = {name: "no held-out rule in common with the other forms" for name in scored if name not in compared}
+    return _decide(table, [name for name in forms if name in compared], compared, baselines, {**skipped, **alone})
+
+
+def _under_common_rules(errors: Mapping[str, Mapping[str, Floats]]) -> dict[str, dict[str, Floats]]:
+    """Errors under the rules that all forms share; a form that shares none with those before it is left out."""
+    compared: list[str] = []
+    common: list[str] = []
+    for name, found in errors.items():
+        shared = [rule for rule in common if rule in found] if compared else list(found)
+        if shared:
+            common = shared
+            compared.append(name)
+    return {name: {rule: errors[name][rule] for rule in common} for name in compared}
 
 
 def _splits(law: Law, table: Table) -> dict[str, Split]:
@@ -167,7 +183,7 @@ def _decide(
         lead=lead,
         beats_trivial=beats,
         skipped=dict(skipped),
-        reason=_reason(chosen, runner_up, scores, beats),
+        reason=_reason(chosen, runner_up, scores, list(errors[chosen]), beats),
     )
 
 
@@ -177,10 +193,9 @@ def _means(errors: Mapping[str, Floats]) -> dict[str, float]:
 
 def _paired_gain(table: Table, kept: Mapping[str, Floats], rival: Mapping[str, Floats]) -> tuple[float, float]:
     """How much smaller the rival's error is, mean over rank pairs, and the standard error of that mean."""
-    rules = [rule for rule in kept if rule in rival]
-    gains = np.concatenate([kept[rule] - rival[rule] for rule in rules])
+    gains = np.concatenate([kept[rule] - rival[rule] for rule in kept])
     held_out = ~np.isnan(gains)
-    pairs, gains = np.tile(_pair_labels(table), len(rules))[held_out], gains[held_out]
+    pairs, gains = np.tile(_pair_labels(table), len(kept))[held_out], gains[held_out]
     by_pair = [float(np.mean(gains[pairs == pair])) for pair in np.unique(pairs)]
     if len(by_pair) < 2:
         return 0.0, float("inf")
@@ -193,11 +208,13 @@ def _pair_labels(table: Table) -> Floats:
     return np.asarray(np.unique(ranks, axis=0, return_inverse=True)[1].reshape(-1))
 
 
-def _reason(chosen: str, runner_up: str | None, scores: Mapping[str, float], beats_trivial: bool) -> str:
+def _reason(
+    chosen: str, runner_up: str | None, scores: Mapping[str, float], rules: Sequence[str], beats_trivial: bool
+) -> str:
     if runner_up is None:
         return f"{chosen} is the only form that could be fitted"
     text = (
-        f"{chosen} errs by {scores[chosen]:.3%} on held-out largest sizes and ranks, "
+        f"{chosen} errs by {scores[chosen]:.3%} on the held-out {' and '.join(rules)}, "
         f"{runner_up} by {scores[runner_up]:.3%}"
     )
     if scores[runner_up] < scores[chosen] and beats_trivial:

@@ -36,6 +36,8 @@ class HeldOut:
         mape: the same on the held-out points (a censored point errs only where the prediction is too low).
         largest_error: largest absolute relative error on the held-out points.
         rivals: mape of each trivial rival on the same held-out points.
+        unseen_rank_mape: mape there for ranks that were left out of the fit as well (law C), None where not measured.
+        unseen_rank_rivals: the same of each trivial rival.
     """
 
     rule: str
@@ -45,6 +47,8 @@ class HeldOut:
     mape: float
     largest_error: float
     rivals: Mapping[str, float] = field(default_factory=dict)
+    unseen_rank_mape: float | None = None
+    unseen_rank_rivals: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def best_rival(self) -> str | None:
@@ -215,7 +219,8 @@ def finite_or_none(value: float) -> float | None:
 
 
 def _held_out_json(held_out: HeldOut) -> dict[str, Any]:
-    return {**asdict(held_out), "rivals": dict(held_out.rivals), "best_rival": held_out.best_rival}
+    rivals = {"rivals": dict(held_out.rivals), "unseen_rank_rivals": dict(held_out.unseen_rank_rivals)}
+    return {**asdict(held_out), **rivals, "best_rival": held_out.best_rival}
 
 
 def _without(data: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -9,13 +9,9 @@ from mars_core.search.balance import ordered
 
 NO_BETTER = "no_better_than_trivial"
 
-# A law flagged `no_better_than_trivial` is always marked; it is disqualified where the lost comparison matters.
-# Law C: its rival t = c(r) S_D has a free level per rank and remembers each run's own level, so it comes out ahead on
-# about nine in ten planted surfaces on which law C is exactly true. What matters is whether law C's held-out error
-# could move the balance rank; an error e in ln t moves ln r_me by e / |gamma|, and half a doubling is the limit.
-# Law P: a rival without floor ties with it wherever the floor collapses; only a clear loss counts.
-# docs/choosing-ranks.md has the measured false-alarm and detection rates.
-HALF_A_DOUBLING = 0.5 * math.log(2.0)
+# `no_better_than_trivial` disqualifies law C: it cannot say how time depends on the rank, which is all the balance
+# asks of it. Law P's rival without floor ties with it wherever the floor collapses; only a clear loss counts there.
+# docs/law-diagnostics.md has the measured false-alarm and detection rates.
 CLEAR_LOSS = 3.0
 
 
@@ -39,7 +35,7 @@ def objection_to_law_c(fit: LawFit | None, module: str, missing: str | None) -> 
         )
     if delta <= 0.0:
         return f"law C of the {module} has a wrong-signed exponent: delta = {delta:.3g}, so more data would be faster"
-    return _disqualifying_status(fit, f"law C of the {module}", error_in_log_rank(fit) > HALF_A_DOUBLING)
+    return _disqualifying_status(fit, f"law C of the {module}", no_better_counts=True)
 
 
 def objection_to_law_p(fit: LawFit | None, missing: str | None) -> str | None:
@@ -50,14 +46,7 @@ def objection_to_law_p(fit: LawFit | None, missing: str | None) -> str | None:
         return "law P has coefficients that are not finite"
     if fit.coefficients.get("beta", 1.0) <= 0.0:
         return "law P has a wrong-signed exponent: beta <= 0, so more data would raise the loss"
-    return _disqualifying_status(fit, "law P", ratio_to_best_rival(fit) > CLEAR_LOSS)
-
-
-def error_in_log_rank(fit: LawFit) -> float:
-    """By how much law C's held-out error can move the log of a balance rank: mean relative error / |gamma|."""
-    if fit.held_out is None:
-        return math.inf
-    return fit.held_out.mape / abs(fit.coefficients["gamma"])
+    return _disqualifying_status(fit, "law P", no_better_counts=ratio_to_best_rival(fit) > CLEAR_LOSS)
 
 
 def ratio_to_best_rival(fit: LawFit) -> float:
@@ -69,8 +58,8 @@ def ratio_to_best_rival(fit: LawFit) -> float:
     return held_out.mape / rival if rival > 0.0 else math.inf
 
 
-def _disqualifying_status(fit: LawFit, name: str, lost_clearly: bool) -> str | None:
+def _disqualifying_status(fit: LawFit, name: str, no_better_counts: bool) -> str | None:
     for status in fit.statuses:
-        if status.severity == "error" or (status.code == NO_BETTER and lost_clearly):
+        if status.severity == "error" or (status.code == NO_BETTER and no_better_counts):
             return f"{name}: {status.message}"
     return None

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from mars_core.fitting import choose_form
+from mars_core.fitting.choose import _under_common_rules
 from mars_core.laws import get_law
 
 
@@ -57,6 +58,22 @@ def test_forms_that_cannot_be_fitted_are_skipped_with_a_reason():
     few = table[(table.r_me <= 16) & (table.r_llm <= 8) & (table.D <= 128) & (table.seed == 0)].reset_index(drop=True)
     with pytest.raises(ValueError, match="add sizes or ranks"):
         choose_form(few)
+
+
+def test_forms_are_compared_under_the_rules_they_share():
+    """Ranks 4 and 8 only: without the largest rank nothing is left to fit a rank on, while the forms without ranks
+    could still be fitted. Their easier rule must not enter their score."""
+    table = table_of("performance", EQ1)
+    two = table[table.r_me.isin((4, 8)) & table.r_llm.isin((4, 8))].reset_index(drop=True)
+    choice = choose_form(two)
+    assert {tuple(score.errors) for score in choice.scores} == {("largest size",)}
+    assert all(score.score == pytest.approx(score.errors["largest size"]) for score in choice.scores)
+    assert "on the held-out largest size," in choice.reason
+
+
+def test_a_form_that_shares_no_rule_is_left_out():
+    errors = {"a": {"x": 1, "y": 2}, "b": {"y": 3, "z": 4}, "c": {"z": 5}, "d": {"y": 6}}
+    assert _under_common_rules(errors) == {"a": {"y": 2}, "b": {"y": 3}, "d": {"y": 6}}
 
 
 def test_no_form_is_a_callers_mistake():

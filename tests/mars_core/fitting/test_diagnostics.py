@@ -104,12 +104,62 @@ def test_ranks_without_effect_are_no_better_than_trivial():
 
 
 def test_steps_proportional_to_size_are_no_better_than_the_trivial_rival():
-    table = convergence(theta=(0.8, -0.25, 1.0, 0.0))
-    # A level per rank that is no power law: the rival t = c(r) S_D knows it, law C cannot.
-    table = table.assign(steps=table.steps * table.r.map({8: 1.0, 16: 0.7, 32: 1.3, 64: 0.8}))
+    table = convergence(theta=(0.8, 0.0, 1.0, 0.0))
+    # A level per rank that is no power law: law C extrapolates the wrong way at both ends.
+    table = table.assign(steps=table.steps * table.r.map({8: 1.0, 16: 0.7, 32: 0.75, 64: 1.1}))
     fit = fit_law("convergence", table)
     assert fit.has("no_better_than_trivial")
     assert fit.held_out.rivals["steps_per_rank"] < fit.held_out.mape
+    assert fit.held_out.unseen_rank_rivals["steps_per_rank"] < fit.held_out.unseen_rank_mape
+    assert "each rank predicted from the others" in next(
+        s.message for s in fit.statuses if s.code == "no_better_than_trivial"
+    )
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_rival_that_remembers_each_runs_own_level_raises_no_flag(seed):
+    """One run per rank, 3% noise that the whole run has in common, steps exactly k r^gamma S_D: law C is true, yet
+    the rival knows every run's luck and is ahead at the ranks it has seen."""
+    rng = np.random.default_rng(seed)
+    table = pd.DataFrame([(r, D) for r in RANKS for D in SIZES], columns=["r", "D"])
+    luck = table.r.map(dict(zip(RANKS, 0.03 * rng.standard_normal(4), strict=True)))
+    steps = 0.1 * table.D * table.r**-0.25 * np.exp(luck + 0.005 * rng.standard_normal(len(table)))
+    fit = fit_law("convergence", table.assign(run_id=table.r, S_D=table.D / 8, steps=steps), n_bootstrap=2)
+    assert fit.held_out.rivals["steps_per_rank"] < fit.held_out.mape
+    assert fit.held_out.unseen_rank_mape < fit.held_out.unseen_rank_rivals["steps_per_rank"]
+    assert not fit.has("no_better_than_trivial")
+
+
+def test_unseen_ranks_are_predicted_without_their_runs():
+    """t = k r^-1 D: law C predicts a left out rank exactly, the rival by the median share of the three others."""
+    table = pd.DataFrame([(r, D) for r in RANKS for D in SIZES], columns=["r", "D"])
+    held_out = fit_law("convergence", table.assign(steps=table.D / table.r), n_bootstrap=2).held_out
+    assert held_out.rivals["steps_per_rank"] == pytest.approx(0.0, abs=1e-9)
+    assert held_out.unseen_rank_mape < 1e-3
+    # left out 8, 16, 32, 64: the others' median shares are 1/32, 1/32, 1/16, 1/16 instead of 1/8, 1/16, 1/32, 1/64
+    assert held_out.unseen_rank_rivals["steps_per_rank"] == pytest.approx((3 / 4 + 1 / 2 + 1 + 3) / 4)
+
+
+def test_two_ranks_leave_none_out_and_raise_no_flag():
+    table = convergence(theta=(0.8, -0.25, 1.0, 0.0))
+    fit = fit_law("convergence", table[table.r <= 16].reset_index(drop=True))
+    assert fit.held_out.unseen_rank_mape is None
+    assert not fit.has("no_better_than_trivial")
+
+
+def test_law_p_is_compared_as_before_at_ranks_it_has_seen():
+    held_out = fit_law("performance", performance()).held_out
+    assert held_out.unseen_rank_mape is None
+    assert held_out.unseen_rank_rivals == {}
+
+
+def test_held_out_errors_survive_storing():
+    fit = fit_law("convergence", convergence(), n_bootstrap=2)
+    assert fit.held_out.unseen_rank_mape > 0
+    assert type(fit).from_json(fit.to_json()).held_out == fit.held_out
+    stored = fit.to_json()
+    del stored["held_out"]["unseen_rank_mape"], stored["held_out"]["unseen_rank_rivals"]  # as older studies have it
+    assert type(fit).from_json(stored).held_out.unseen_rank_mape is None
 
 
 def test_the_rival_uses_the_step_at_which_a_size_is_reached():

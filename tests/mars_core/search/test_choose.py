@@ -149,16 +149,15 @@ def test_a_disqualified_law_c_falls_back(code, severity, bent_law_p, law_c, stat
     assert f"law C of the LLM: {code} says why" in choice.fallback_cause
 
 
-# gamma = -0.3, so an error of 0.104 in ln t moves ln r_me by half a doubling, 0.347
-@pytest.mark.parametrize(("error", "verdict"), [(0.012, "chosen"), (0.10, "chosen"), (0.11, "fallback")])
-def test_losing_to_the_trivial_rival_disqualifies_law_c_where_it_moves_the_balance(
-    error, verdict, law_p, law_c, status, held_out, setting
+@pytest.mark.parametrize("flagged", [False, True])
+def test_law_c_is_disqualified_by_the_flag_and_not_by_a_rival_that_remembers_its_runs(
+    flagged, law_p, law_c, status, held_out, setting
 ):
-    flagged = law_c(statuses=[status("no_better_than_trivial", "the law adds nothing", "warning")])
-    fit = replace(flagged, held_out=held_out(error, {"steps_per_rank": 0.01}))
+    """The rival's smaller error at ranks it has seen is no objection; the status is."""
+    statuses = [status("no_better_than_trivial", "the law adds nothing", "warning")] if flagged else []
+    fit = replace(law_c(statuses=statuses), held_out=held_out(0.05, {"steps_per_rank": 0.01}))
     choice = choose_pair(law_p(), law_c(), fit, **setting)
-    assert choice.verdict == verdict
-    assert choice.diagnostics["laws"]["c_llm"]["statuses"][0]["code"] == "no_better_than_trivial"
+    assert choice.verdict == ("fallback" if flagged else "chosen")
 
 
 @pytest.mark.parametrize(("ratio", "decided_by"), [(2.9, "balanced candidates"), (3.1, "best observed pair")])

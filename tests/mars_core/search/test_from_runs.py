@@ -1,5 +1,7 @@
 """The whole way on planted runs: validation curves -> convergence times -> laws -> choice."""
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -96,12 +98,12 @@ def planted_times(log_level, rng, noise, seeds):
     return pd.concat(rows, ignore_index=True)
 
 
-def share_disqualified(log_level_of, n, noise):
+def share_disqualified(log_level_of, n, noise, seeds=(1, 3)):
     rng = np.random.default_rng(0)
     objections = 0
     for _ in range(n):
         log_level = log_level_of(rng)
-        times = planted_times(log_level, rng, noise, int(rng.choice([1, 3])))
+        times = planted_times(log_level, rng, noise, int(rng.choice(seeds)))
         fit = fit_law("convergence", times, n_bootstrap=2, n_starts=8)
         objections += objection_to_law_c(fit, "LLM", None) is not None
     return objections / n
@@ -109,16 +111,24 @@ def share_disqualified(log_level_of, n, noise):
 
 @pytest.mark.slow
 def test_how_often_law_c_is_disqualified():
-    """False alarms where law C is exactly true (gamma -0.6 to -0.2, 2% noise per run and per point), detections
-    where the time is U-shaped in the rank, by 15-60% between the middle and the ends."""
+    """False alarms where law C is exactly true (gamma -0.6 to -0.2, and down to -0.1; 2% noise per run and per
+    point), detections where the time is U-shaped in the rank, by 15-60% between the middle and the ends, levels off
+    after the lowest rank, or does not depend on the rank."""
 
-    def power(rng):
-        gamma = rng.uniform(-0.6, -0.2)
+    def power(rng, weakest=-0.2):
+        gamma = rng.uniform(-0.6, weakest)
         return lambda r: gamma * np.log(r)
 
     def u_shaped(rng):
         depth = rng.uniform(0.07, 0.2)
         return lambda r: depth * (np.log2(r) - 4.5) ** 2
 
+    def levelling_off(rng):
+        gain = rng.uniform(0.15, 0.4)
+        return lambda r: gain * (r == 8)
+
     assert share_disqualified(power, 200, noise=0.02) <= 0.05
+    assert share_disqualified(partial(power, weakest=-0.1), 200, noise=0.02, seeds=[1]) <= 0.05
     assert share_disqualified(u_shaped, 100, noise=0.02) >= 0.9
+    assert share_disqualified(levelling_off, 100, noise=0.02) >= 0.9
+    assert share_disqualified(lambda _: np.zeros_like, 100, noise=0.02) >= 0.75
