@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from prefect import flow
+from prefect.futures import as_completed
+from prefect.task_runners import ProcessPoolTaskRunner
 
 from mars_core.metrics.identity import content_hash
 from mars_core.models.lora import RankPair
 from tasks import tracking
-from tasks.calibrate import calibrate_pair, calibration_cost, calibration_outputs, missing_runs, plan_calibration
+from tasks.calibrate import (
+    CalibrationPlan,
+    PlannedRun,
+    calibrate_pair,
+    calibration_cost,
+    calibration_outputs,
+    missing_runs,
+    plan_calibration,
+    share_cores,
+)
 from tasks.config import StudyConfig
 from tasks.evaluate import evaluate_finals, evaluation_path
 from tasks.finetune import final_folder, final_inputs, final_outputs, finetune_pair
 from tasks.fit import fit_inputs, fit_laws, laws_path
-from tasks.progress import say
+from tasks.progress import progress_bar, say
 from tasks.report import publish_artifacts, publish_to_mlflow, report_path, write_report
 from tasks.revision import open_revision
 from tasks.search import choice_path, choose_ranks, chosen_pair, search_inputs
@@ -40,11 +51,29 @@ def calibrate_flow(config: StudyConfig, new_revision: bool = False) -> str:
     done = len(plan.runs) - len(missing)
     say(f"calibrate: {len(missing)} of {len(plan.runs)} runs to train, {plan.horizon} steps each")
     with tracking.study_run(Path(config.study), revision.number, config.model_dump(mode="json")) as parent:
-        for number, run in enumerate(missing, start=done + 1):
-            calibrate_pair(config, revision, plan, run, parent, f"run {number}/{len(plan.runs)} {run.pair}")
+        if config.calibration.parallel > 1:
+            _train_in_processes(config, revision, plan, missing, parent)
+        else:
+            for number, run in enumerate(missing, start=done + 1):
+                calibrate_pair(config, revision, plan, run, parent, f"run {number}/{len(plan.runs)} {run.pair}")
     cost = calibration_cost(revision, plan)
     finish(revision, "calibrate", plan.inputs_hash, calibration_outputs(revision, plan), cost)
     return str(revision.folder)
+
+
+def _train_in_processes(
+    config: StudyConfig, revision: Revision, plan: CalibrationPlan, runs: Sequence[PlannedRun], parent: str
+) -> None:
+    processes = min(config.calibration.parallel, len(runs))
+    shared = {"config": config, "revision": revision, "plan": plan, "parent": parent, "label": None}
+    with (
+        ProcessPoolTaskRunner(max_workers=processes, initializer=share_cores, initargs=(processes,)) as runner,
+        progress_bar(f"calibration runs, {processes} at a time", len(runs)) as advance,
+    ):
+        futures = [runner.submit(calibrate_pair, shared | {"run": run}) for run in runs]
+        for done, future in enumerate(as_completed(futures), start=1):
+            future.result()
+            advance(done)
 
 
 @flow(name="mars-fit", flow_run_name="fit {config.study}", **JSON_RESULTS)
@@ -52,8 +81,13 @@ def fit_flow(config: StudyConfig) -> str:
     """Fit law P and law C; returns the path of the laws."""
     revision = open_revision(config, new=False)
     plan = plan_calibration(config)
-    inputs = content_hash([outputs_hash(revision, "calibrate"), fit_inputs(config)])
-    _stage(revision, "fit", inputs, [laws_path(revision)], lambda: fit_laws(config, revision, plan))
+    _stage(
+        revision,
+        "fit",
+        fit_hash(config, revision, plan),
+        [laws_path(revision)],
+        lambda: fit_laws(config, revision, plan),
+    )
     return str(laws_path(revision))
 
 
@@ -62,9 +96,12 @@ def search_flow(config: StudyConfig) -> dict[str, int]:
     """Choose the rank pair; returns it."""
     revision = open_revision(config, new=False)
     plan = plan_calibration(config)
-    inputs = content_hash([outputs_hash(revision, "calibrate", "fit"), search_inputs(config)])
-    if _stage(revision, "search", inputs, [choice_path(revision)], lambda: choose_ranks(config, revision, plan)):
+
+    def work() -> None:
+        choose_ranks(config, revision, plan)
         publish_artifacts(revision)
+
+    _stage(revision, "search", search_hash(config, revision, plan), [choice_path(revision)], work)
     pair = chosen_pair(revision)
     return {"r_me": pair.r_me, "r_llm": pair.r_llm}
 
@@ -79,8 +116,7 @@ def finetune_flow(config: StudyConfig, r_me: int, r_llm: int, role: str = "chose
         with tracking.study_run(Path(config.study), revision.number, config.model_dump(mode="json")) as parent:
             finetune_pair(config, revision, pair, role, parent)
 
-    stage = f"finetune-{pair.slug}"
-    _stage(revision, stage, final_inputs(config, pair), final_outputs(revision, pair), work)
+    _stage(revision, finetune_stage(pair), final_inputs(config, pair), final_outputs(revision, pair), work)
     return str(final_folder(revision, pair) / "adapter")
 
 
@@ -89,13 +125,12 @@ def evaluate_flow(config: StudyConfig) -> str:
     """Score base model and final adapters on the test split; returns the path of the scores."""
     revision = open_revision(config, new=False)
     finals = final_pairs(config, revision)
-    inputs = outputs_hash(revision, *(f"finetune-{pair.slug}" for pair in finals.values()))
 
     def work() -> None:
         tracking.open_experiment(Path(config.study))
         evaluate_finals(config, revision, finals)
 
-    _stage(revision, "evaluate", inputs, [evaluation_path(revision)], work)
+    _stage(revision, "evaluate", evaluate_hash(config, revision), [evaluation_path(revision)], work)
     return str(evaluation_path(revision))
 
 
@@ -104,19 +139,61 @@ def report_flow(config: StudyConfig, command: str = "mars report") -> str:
     """Write the HTML report of what has run so far; returns its path."""
     revision = open_revision(config, new=False)
     plan = plan_calibration(config)
+    chosen = search_hash(config, revision, plan)
+    require(revision, "search", chosen)
     finals = trained_pairs(config, revision)
-    stages = ["calibrate", "fit", "search", *(f"finetune-{pair.slug}" for pair in finals.values())]
-    if evaluation_path(revision).is_file():
-        stages.append("evaluate")
-    inputs = outputs_hash(revision, *(stage for stage in stages if revision.manifest(stage).is_file()))
+    evaluated = finals == final_pairs(config, revision) and is_finished(
+        revision, "evaluate", evaluate_hash(config, revision)
+    )
+    stages = ["calibrate", "fit", "search", *map(finetune_stage, finals.values()), *(["evaluate"] * evaluated)]
+    inputs = content_hash([chosen, outputs_hash(revision, *stages), stages])
 
     def work() -> None:
-        write_report(config, revision, plan, finals, command)
+        write_report(config, revision, plan, finals, evaluated, command)
         with tracking.study_run(Path(config.study), revision.number, config.model_dump(mode="json")) as parent:
-            publish_to_mlflow(revision, parent)
+            publish_to_mlflow(revision, evaluated, parent)
 
     _stage(revision, "report", inputs, [report_path(revision)], work)
     return str(report_path(revision))
+
+
+def fit_hash(config: StudyConfig, revision: Revision, plan: CalibrationPlan) -> str:
+    """Inputs of the fit; refuses a calibration that is not the planned one."""
+    require(revision, "calibrate", plan.inputs_hash)
+    return content_hash([outputs_hash(revision, "calibrate"), fit_inputs(config, plan)])
+
+
+def search_hash(config: StudyConfig, revision: Revision, plan: CalibrationPlan) -> str:
+    """Inputs of the search; refuses laws that were fitted to something else."""
+    require(revision, "fit", fit_hash(config, revision, plan))
+    return content_hash([outputs_hash(revision, "calibrate", "fit"), search_inputs(config)])
+
+
+def evaluate_hash(config: StudyConfig, revision: Revision) -> str:
+    """Inputs of the evaluation; refuses final runs that are missing or made with other settings."""
+    finals = final_pairs(config, revision)
+    for pair in finals.values():
+        require(revision, finetune_stage(pair), final_inputs(config, pair))
+    return content_hash([sorted(finals), outputs_hash(revision, *map(finetune_stage, finals.values()))])
+
+
+def require(revision: Revision, stage: str, inputs: str) -> None:
+    """Insist that an earlier stage has finished with its present inputs.
+
+    Raises:
+        ValueError: it has not run, its outputs were changed, or it ran with other settings.
+    """
+    if not is_finished(revision, stage, inputs):
+        command = stage.partition("-")[0]
+        raise ValueError(
+            f"stage {stage!r} is missing in {revision.folder}, or was made with other settings: "
+            f"run `mars {command}` first"
+        )
+
+
+def finetune_stage(pair: RankPair) -> str:
+    """Name of the final fine-tune's stage."""
+    return f"finetune-{pair.slug}"
 
 
 def final_pairs(config: StudyConfig, revision: Revision) -> dict[str, RankPair]:
@@ -135,7 +212,7 @@ def trained_pairs(config: StudyConfig, revision: Revision) -> dict[str, RankPair
     return {
         role: pair
         for role, pair in final_pairs(config, revision).items()
-        if revision.manifest(f"finetune-{pair.slug}").is_file()
+        if is_finished(revision, finetune_stage(pair), final_inputs(config, pair))
     }
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow.parquet as pq
+import torch
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
@@ -18,6 +22,7 @@ from mars_core.metrics.identity import content_hash, run_id
 from mars_core.metrics.schema import SCHEMA, SCHEMA_VERSION, from_table, to_table
 from mars_core.models.lora import RankPair, check_ranks, trainable_parameters
 from mars_core.models.partition import GROUPS, Partition, check_against_forward, layers_used_by_forward
+from mars_core.search.constraints import allowed_pairs
 from mars_core.training.calibration import CalibrationRun, train_run
 from mars_core.training.schedule import geometric_steps
 from tasks import tracking
@@ -75,6 +80,9 @@ def plan_calibration(config: StudyConfig) -> CalibrationPlan:
     pairs = [
         RankPair(r_me, r_llm) for r_me in sorted(config.calibration.ranks) for r_llm in sorted(config.calibration.ranks)
     ]
+    ranks = config.available_ranks
+    count = partial(_count_parameters, base.partition)
+    allowed_pairs(ranks, ranks, config.search.as_constraints(), count)  # raises where they leave none
     for pair in [*pairs, *(RankPair(rank, rank) for rank in config.available_ranks)]:
         check_ranks(base.partition, pair)
     horizon, notes = _horizon(config)
@@ -87,6 +95,10 @@ def plan_calibration(config: StudyConfig) -> CalibrationPlan:
         for pair in pairs
     )
     return CalibrationPlan(runs, horizon, steps, notes)
+
+
+def _count_parameters(partition: Partition, pair: tuple[int, int]) -> int:
+    return trainable_parameters(partition, RankPair(*pair))
 
 
 def _horizon(config: StudyConfig) -> tuple[int, tuple[str, ...]]:
@@ -134,9 +146,12 @@ def _is_stored(revision: Revision, run: PlannedRun, plan: CalibrationPlan) -> bo
     summary, metrics = _summary_path(revision, run.run_id), _metrics_path(revision, run.run_id)
     if not (summary.is_file() and metrics.is_file()):
         return False
-    return (
-        read_json(summary)["diverged_at"] is not None or tuple(read_metrics(metrics)["step"]) == plan.checkpoint_steps
-    )
+    if read_json(summary)["diverged_at"] is not None:
+        return True
+    try:
+        return tuple(read_metrics(metrics)["step"]) == plan.checkpoint_steps
+    except ValueError:  # a damaged file (pyarrow's errors are ValueErrors too): the run is trained again
+        return False
 
 
 @task(
@@ -147,9 +162,13 @@ def _is_stored(revision: Revision, run: PlannedRun, plan: CalibrationPlan) -> bo
     tags=["calibration"],
 )
 def calibrate_pair(
-    config: StudyConfig, revision: Revision, plan: CalibrationPlan, run: PlannedRun, parent: str, label: str
+    config: StudyConfig, revision: Revision, plan: CalibrationPlan, run: PlannedRun, parent: str, label: str | None
 ) -> str:
-    """Train one run and store its checkpoint metrics; returns the path of the Parquet file."""
+    """Train one run and store its checkpoint metrics; returns the path of the Parquet file.
+
+    label: of the progress bar, None for none (several runs at once share the flow's bar).
+    """
+    tracking.use_store(Path(config.study))
     data = load_data(config.data)
     base = base_model(config.model, config.device, config.recipe.dtype)
     train = calibration_set(config)
@@ -165,7 +184,7 @@ def calibrate_pair(
     tags = {"mars.kind": "calibration", "mars.revision": str(revision.number), "mars.run_id": run.run_id}
     with (
         tracking.child_run(parent, run.name, parameters, tags) as tracked,
-        progress_bar(label, plan.horizon) as advance,
+        progress_bar(label, plan.horizon) if label else nullcontext() as advance,
     ):
         result = train_run(
             base.model,
@@ -185,13 +204,19 @@ def calibrate_pair(
     return str(_metrics_path(revision, run.run_id))
 
 
+def share_cores(processes: int) -> None:
+    """Give this process its share of the cores: more threads than cores cost far more than they bring."""
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
+
+
 def _check_partition(config: StudyConfig) -> None:
     # One sample through the frozen model: an adapter on a layer that is never called would learn nothing.
     base = base_model(config.model, config.device, config.recipe.dtype)
-    batch, _ = next(iter(scored_batches(validation_set(config), base, 1)()))
-    inputs = {key: value for key, value in batch.items() if key != "labels"}
-    if "pixel_values" in inputs:
-        check_against_forward(base.partition, layers_used_by_forward(base.model, inputs))
+    for batch, _ in scored_batches(validation_set(config), base, 1)():
+        inputs = {key: value for key, value in batch.items() if key != "labels"}
+        if "pixel_values" in inputs:
+            check_against_forward(base.partition, layers_used_by_forward(base.model, inputs))
+            return
 
 
 def _rows(

@@ -12,7 +12,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from mars_core.search import Constraint, MaxAdapterBytes, MaxTrainableParameters, SameParametersAsUniform
 from mars_core.training.recipe import Recipe
+from tasks.store import replacing
 
 Rank = Annotated[int, Field(ge=0, le=4096)]
 
@@ -58,6 +60,7 @@ class CalibrationConfig(_Section):
     smallest_size: int = Field(64, ge=1, description="Smallest effective dataset size that is measured")
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="One calibration run per pair and seed")
     data_seed: int = Field(0, description="Seed of the order in which runs see the samples")
+    parallel: int = Field(1, ge=1, description="Runs trained at the same time, each in its own process: 1 on a GPU")
 
     @model_validator(mode="after")
     def _distinct(self) -> CalibrationConfig:
@@ -83,7 +86,7 @@ class FitConfig(_Section):
 
     delta: float = Field(1e-3, gt=0, description="Huber threshold on log residuals")
     starts: int = Field(64, ge=1, description="Starting points of each fit")
-    bootstrap: int = Field(200, ge=0, description="Bootstrap draws behind every interval")
+    bootstrap: int = Field(200, ge=20, description="Bootstrap draws behind every interval")
     signal: Literal["slice"] = Field("slice", description="How a convergence time is given to a module")
     level: Literal["common", "own"] = Field("common", description="Loss level that counts as converged")
 
@@ -101,7 +104,18 @@ class SearchConfig(_Section):
     same_parameters_as_uniform: int | None = Field(
         None, ge=1, description="Only pairs with as many LoRA parameters as this uniform rank, within 10%"
     )
-    margin: float = Field(0.0025, ge=0, description="Relative excess loss that a cheaper pair may have")
+    margin: float = Field(0.0025, ge=0, lt=1, description="Relative excess loss that a cheaper pair may have")
+
+    def as_constraints(self) -> list[Constraint]:
+        """What the user demands of a pair, as mars_core's records."""
+        found: list[Constraint] = []
+        if self.max_trainable_parameters is not None:
+            found.append(MaxTrainableParameters(self.max_trainable_parameters))
+        if self.max_adapter_megabytes is not None:
+            found.append(MaxAdapterBytes(int(self.max_adapter_megabytes * 1e6)))
+        if self.same_parameters_as_uniform is not None:
+            found.append(SameParametersAsUniform(self.same_parameters_as_uniform))
+        return found
 
 
 class FinalConfig(_Section):
@@ -129,7 +143,9 @@ class StudyConfig(_Section):
     device: str = Field("auto", description="auto, cpu or cuda")
 
     @model_validator(mode="after")
-    def _paper_keeps_its_ranks(self) -> StudyConfig:
+    def _usable(self) -> StudyConfig:
+        if "://" in self.study:
+            raise ValueError(f"study {self.study!r} is a URL: study folders are local paths so far")
         ranks = self.search.ranks
         if ranks is not None and 0 in ranks:
             raise ValueError("search.ranks: rank 0 takes no part in a power law, give ranks of 1 or more")
@@ -163,9 +179,9 @@ def read_study(path: Path) -> StudyConfig:
 
 def write_study(config: StudyConfig, path: Path) -> None:
     """Write a study file that `read_study` reads back, with every default spelled out."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    path.write_text(text, encoding="utf-8")
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _relative_to(values: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -15,10 +15,12 @@ from mars_core.data.check import DataReport, check_samples
 from mars_core.data.collate import collate
 from mars_core.data.dataset import EncodedDataset
 from mars_core.data.hashing import data_hash
+from mars_core.data.images import content_hashes
 from mars_core.data.readers import read_rows, read_samples
 from mars_core.data.records import Sample
 from mars_core.data.splits import Splits, join_splits, split_samples
 from mars_core.data.subsets import nested_order
+from mars_core.metrics.identity import content_hash
 from mars_core.models.loading import Base
 from tasks.config import DataConfig, StudyConfig
 from tasks.progress import progress_bar
@@ -56,7 +58,10 @@ def load_data(data: DataConfig) -> StudyData:
     validation = read_samples(data.validation, data.images) if data.validation else None
     test = read_samples(data.test, data.images) if data.test else None
     splits = _split(train, validation, test, data)
-    return StudyData(splits, data_hash([*splits.train, *splits.validation, *splits.test]))
+    parts = (splits.train, splits.validation, splits.test)
+    hashes = content_hashes([sample for part in parts for sample in part])
+    # Split by split, so that a sample that moves from one to another changes the hash.
+    return StudyData(splits, content_hash([data_hash(part, hashes) for part in parts]))
 
 
 def _split(train: list[Sample], validation: list[Sample] | None, test: list[Sample] | None, data: DataConfig) -> Splits:

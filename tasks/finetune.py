@@ -15,6 +15,7 @@ from mars_core.metrics.identity import content_hash
 from mars_core.models.loading import Base
 from mars_core.models.lora import RankPair, add_adapters, remove_adapters, trainable_parameters
 from mars_core.models.processor import save_processor
+from mars_core.search.choice import json_safe
 from mars_core.training.finetune import FinalRun, all_logits, finetune
 from mars_core.training.memory import peak_memory_bytes
 from tasks import tracking
@@ -30,7 +31,7 @@ RELOAD_TOLERANCE = 1e-5
 
 def final_steps(config: StudyConfig) -> int:
     """Optimizer steps of a final run: epochs over the training set in batches, at least one."""
-    samples = len(load_data(config.data).splits.train)
+    samples = len(training_set(config))
     return max(1, round(config.final.epochs * samples / config.recipe.batch_size))
 
 
@@ -93,7 +94,7 @@ def finetune_pair(config: StudyConfig, revision: Revision, pair: RankPair, role:
             tracking.log_steps(tracked, curves(run))
             tracking.log_file(tracked, folder / "adapter", "adapter")
             record = _record(run, pair, role, base, difference, tracked)
-            write_json(folder / "training.json", record)
+            write_json(folder / "training.json", json_safe(record))
             for leftover in folder.glob("checkpoints-*"):
                 shutil.rmtree(leftover)
     finally:

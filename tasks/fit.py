@@ -21,19 +21,27 @@ from mars_core.fitting import choose_form, fit_law
 from mars_core.search.choice import json_safe
 from tasks.calibrate import CalibrationPlan, collect_metrics
 from tasks.config import FitConfig, StudyConfig
-from tasks.data import load_data
+from tasks.data import training_set
+from tasks.retrying import IO_RETRIES
 from tasks.store import Revision, read_json, write_json
 
 MODULES = ("me", "llm")
+# Seeds of their own: with one seed, the n-th draw of both law C fits would take the same runs by position.
+BOOTSTRAP_SEEDS = {"performance": 0, "me": 1, "llm": 2}
 
 
-def fit_inputs(config: StudyConfig) -> dict[str, Any]:
+def fit_inputs(config: StudyConfig, plan: CalibrationPlan) -> dict[str, Any]:
     """Settings that decide the fitted laws, beside the metrics."""
     reference = config.calibration.reference_rank
-    return {"fit": config.fit.model_dump(mode="json"), "reference": reference, "law": config.search.law}
+    return {
+        "fit": config.fit.model_dump(mode="json"),
+        "reference": reference,
+        "law": config.search.law,
+        "plan": plan.inputs_hash,
+    }
 
 
-@task(name="fit-laws", cache_policy=NO_CACHE, persist_result=False)
+@task(name="fit-laws", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
 def fit_laws(config: StudyConfig, revision: Revision, plan: CalibrationPlan) -> str:
     """Fit both laws and store coefficients, intervals and diagnostics; returns the path of laws.json."""
     metrics, notes = collect_metrics(revision, plan)
@@ -42,8 +50,11 @@ def fit_laws(config: StudyConfig, revision: Revision, plan: CalibrationPlan) -> 
     return str(laws_path(revision))
 
 
-def laws_from(metrics: pd.DataFrame, config: StudyConfig, levels: LossLevels) -> dict[str, Any]:
-    """Fit law P to checkpoint metrics and law C to the convergence times of both modules, as JSON values."""
+def laws_from(metrics: pd.DataFrame, config: StudyConfig, levels: LossLevels | None) -> dict[str, Any]:
+    """Fit law P to checkpoint metrics and law C to the convergence times of both modules, as JSON values.
+
+    levels: the revision's frozen loss levels, None where its first runs allowed none.
+    """
     reference = (config.calibration.reference_rank,) * 2
     times, cause = _times(metrics, config.fit, reference, levels)
     points = metrics_as_points(metrics)
@@ -80,20 +91,26 @@ def _form(points: pd.DataFrame, config: StudyConfig) -> dict[str, Any]:
         return {"law": "performance", "reason": f"Eq. 1 by default: {error}"}
 
 
-def frozen_levels(config: StudyConfig, revision: Revision, plan: CalibrationPlan, metrics: pd.DataFrame) -> LossLevels:
+def frozen_levels(
+    config: StudyConfig, revision: Revision, plan: CalibrationPlan, metrics: pd.DataFrame
+) -> LossLevels | None:
     """Loss levels of the revision's first fit: pairs added or diverged later must move no other pair's time."""
     path = revision.path("levels.json")
     reference = (config.calibration.reference_rank,) * 2
-    design = {"signal": config.fit.signal, "horizon": plan.horizon, "reference": list(reference)}
+    design: dict[str, Any] = {"signal": config.fit.signal, "horizon": plan.horizon, "reference": list(reference)}
+    design["steps"] = list(plan.checkpoint_steps)
     if path.is_file() and (stored := read_json(path))["design"] == design:
         return LossLevels.from_json(stored["levels"])
-    levels = freeze_levels(metrics, signal=config.fit.signal, reference=reference)
+    try:
+        levels = freeze_levels(metrics, signal=config.fit.signal, reference=reference)
+    except NoConvergenceTimes:  # reading the times will fail alike, and say why
+        return None
     write_json(path, {"design": design, "levels": levels.to_json()})
     return levels
 
 
 def _times(
-    metrics: pd.DataFrame, fit: FitConfig, reference: tuple[int, int], levels: LossLevels
+    metrics: pd.DataFrame, fit: FitConfig, reference: tuple[int, int], levels: LossLevels | None
 ) -> tuple[pd.DataFrame, str | None]:
     try:
         times = convergence_times(metrics, signal=fit.signal, level=fit.level, reference=reference, levels=levels)
@@ -113,7 +130,14 @@ def _fit_or_cause(
         if isinstance(points, str):
             continue
         try:
-            fit = fit_law(law, points, delta=settings.delta, n_starts=settings.starts, n_bootstrap=settings.bootstrap)
+            fit = fit_law(
+                law,
+                points,
+                delta=settings.delta,
+                n_starts=settings.starts,
+                n_bootstrap=settings.bootstrap,
+                seed=BOOTSTRAP_SEEDS[name],
+            )
             fits[name] = (with_separability(fit, points) if law == "convergence" else fit).to_json()
         except ValueError as error:  # too few or unusable points: the search falls back and says why
             causes[name] = str(error)
@@ -133,4 +157,4 @@ def read_laws(revision: Revision) -> dict[str, Any]:
 
 def target_size(config: StudyConfig) -> int:
     """Dataset size to choose ranks for: as set, else the size of the training set."""
-    return config.search.target_samples or len(load_data(config.data).splits.train)
+    return config.search.target_samples or len(training_set(config))

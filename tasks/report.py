@@ -20,22 +20,31 @@ from tasks import tracking
 from tasks.calibrate import CalibrationPlan, calibration_cost, collect_metrics
 from tasks.config import StudyConfig
 from tasks.data import calibration_set, load_data
-from tasks.evaluate import evaluation_path, read_evaluation
+from tasks.evaluate import read_evaluation
 from tasks.finetune import final_folder, read_final
 from tasks.fit import laws_path, read_laws, target_size
 from tasks.resources import base_model
+from tasks.retrying import IO_RETRIES
 from tasks.search import choice_path, read_choice
 from tasks.store import Revision, replacing, stage_details
 
 VERSIONED = ("mars-rank-search", "torch", "transformers", "peft", "accelerate", "prefect", "mlflow", "scipy", "numpy")
 
 
-@task(name="write-report", cache_policy=NO_CACHE, persist_result=False)
+@task(name="write-report", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
 def write_report(
-    config: StudyConfig, revision: Revision, plan: CalibrationPlan, finals: dict[str, RankPair], command: str
+    config: StudyConfig,
+    revision: Revision,
+    plan: CalibrationPlan,
+    finals: dict[str, RankPair],
+    evaluated: bool,
+    command: str,
 ) -> str:
-    """Write the revision's report as one HTML file; returns its path."""
-    html = render_report(gather(config, revision, plan, finals, command))
+    """Write the revision's report as one HTML file; returns its path.
+
+    finals: the final runs that have finished, by role. evaluated: whether the stored test scores are theirs.
+    """
+    html = render_report(gather(config, revision, plan, finals, evaluated, command))
     path = report_path(revision)
     with replacing(path) as temporary:
         temporary.write_text(html, encoding="utf-8")
@@ -43,7 +52,12 @@ def write_report(
 
 
 def gather(
-    config: StudyConfig, revision: Revision, plan: CalibrationPlan, finals: dict[str, RankPair], command: str
+    config: StudyConfig,
+    revision: Revision,
+    plan: CalibrationPlan,
+    finals: dict[str, RankPair],
+    evaluated: bool,
+    command: str,
 ) -> ReportData:
     """Read everything that the report shows; stages that have not run are left out."""
     metrics, _ = collect_metrics(revision, plan)
@@ -65,7 +79,7 @@ def gather(
         choice=choice.to_json() if choice else None,
         adapter=str(final_folder(revision, chosen) / "adapter") if chosen else None,
         finals=trained,
-        evaluation=read_evaluation(revision) if evaluation_path(revision).is_file() else None,
+        evaluation=read_evaluation(revision) if evaluated else None,
         costs=costs(revision, plan, trained),
         notes=[*plan.notes, *load_data(config.data).splits.notes, *laws["notes"], *_stability(choice)],
     )
@@ -117,15 +131,15 @@ def partition_summary(partition: Partition) -> dict[str, dict[str, int]]:
     }
 
 
-@task(name="publish-to-mlflow", cache_policy=NO_CACHE, persist_result=False)
-def publish_to_mlflow(revision: Revision, parent: str) -> None:
+@task(name="publish-to-mlflow", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
+def publish_to_mlflow(revision: Revision, evaluated: bool, parent: str) -> None:
     """Put the choice, the laws, the report and the test scores on the study's parent run."""
     choice = read_choice(revision) if choice_path(revision).is_file() else None
     if choice is not None:
         values = {"chosen_r_me": choice.pair[0], "chosen_r_llm": choice.pair[1]}
         tracking.tag(parent, {"mars.verdict": choice.verdict, "mars.reason": choice.reason})
         tracking.log_values(parent, values)
-    if evaluation_path(revision).is_file():
+    if evaluated:
         scores = read_evaluation(revision)
         tracking.log_values(
             parent,
@@ -140,7 +154,7 @@ def publish_to_mlflow(revision: Revision, parent: str) -> None:
             tracking.log_file(parent, path)
 
 
-@task(name="publish-artifacts", cache_policy=NO_CACHE, persist_result=False)
+@task(name="publish-artifacts", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
 def publish_artifacts(revision: Revision) -> None:
     """Show the laws, the candidates and the choice in the Prefect UI."""
     choice = read_choice(revision)

@@ -47,7 +47,7 @@ def device_name(device: torch.device) -> str:
 
 @lru_cache(maxsize=4)
 def model_fingerprint(model: str) -> str:
-    """Hash of a checkpoint: of its configuration and of the names, shapes and sizes of its weights.
+    """Hash of a checkpoint: of its configuration, tokenizer and processor, and of the layout of its weights.
 
     Two checkpoints that differ in values alone, file for file of equal size, hash alike unless they are small
     enough (64 MiB) to be read whole. A hub id stands for itself.
@@ -56,7 +56,7 @@ def model_fingerprint(model: str) -> str:
     folder = Path(model)
     if not folder.is_dir():
         return content_hash({"hub": model})
-    files = sorted([folder / "config.json", *folder.glob("*.safetensors")])
+    files = sorted(path for pattern in ("*.json", "*.jinja", "*.safetensors", "*.txt") for path in folder.glob(pattern))
     return content_hash({file.name: _weights_digest(file) for file in files})
 
 

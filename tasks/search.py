@@ -16,18 +16,15 @@ from mars_core.fitting import LawFit
 from mars_core.models.lora import RankPair, trainable_parameters
 from mars_core.search import (
     Choice,
-    Constraint,
-    MaxAdapterBytes,
-    MaxTrainableParameters,
-    SameParametersAsUniform,
     choose_pair,
     stability_over_draws,
     stability_over_seeds,
 )
 from tasks.calibrate import CalibrationPlan, collect_metrics
-from tasks.config import SearchConfig, StudyConfig
+from tasks.config import StudyConfig
 from tasks.fit import frozen_levels, laws_from, metrics_as_points, read_laws, target_size
 from tasks.resources import base_model
+from tasks.retrying import IO_RETRIES
 from tasks.store import Revision, read_json, write_json
 
 STABILITY_DRAWS = 100
@@ -43,7 +40,7 @@ def search_inputs(config: StudyConfig) -> dict[str, Any]:
     }
 
 
-@task(name="choose-ranks", cache_policy=NO_CACHE, persist_result=False)
+@task(name="choose-ranks", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
 def choose_ranks(config: StudyConfig, revision: Revision, plan: CalibrationPlan) -> str:
     """Apply the balance condition and law P, and store the choice with its reasons; returns its path."""
     laws = read_laws(revision)
@@ -64,7 +61,7 @@ def choose_ranks(config: StudyConfig, revision: Revision, plan: CalibrationPlan)
     return str(choice_path(revision))
 
 
-def _refit_and_choose(config: StudyConfig, levels: LossLevels, metrics: pd.DataFrame) -> Choice:
+def _refit_and_choose(config: StudyConfig, levels: LossLevels | None, metrics: pd.DataFrame) -> Choice:
     laws = laws_from(metrics, config, levels)
     return _choose(config, laws["reference"], _missing(laws), metrics_as_points(metrics), *_fits(laws))
 
@@ -92,22 +89,10 @@ def _choose(
         reference=(reference[0], reference[1]),
         margin=config.search.margin,
         rule=config.search.law,
-        constraints=constraints(config.search),
+        constraints=config.search.as_constraints(),
         missing=missing,
         evidence=evidence,
     )
-
-
-def constraints(search: SearchConfig) -> list[Constraint]:
-    """What the user demands of a pair."""
-    found: list[Constraint] = []
-    if search.max_trainable_parameters is not None:
-        found.append(MaxTrainableParameters(search.max_trainable_parameters))
-    if search.max_adapter_megabytes is not None:
-        found.append(MaxAdapterBytes(int(search.max_adapter_megabytes * 1e6)))
-    if search.same_parameters_as_uniform is not None:
-        found.append(SameParametersAsUniform(search.same_parameters_as_uniform))
-    return found
 
 
 def _fits(laws: Mapping[str, Any]) -> tuple[LawFit | None, LawFit | None, LawFit | None]:

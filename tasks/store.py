@@ -53,9 +53,9 @@ class Revision:
 
 
 def revisions(study: Path) -> list[Revision]:
-    """Revisions of a study folder, oldest first."""
-    folder = study / "revisions"
-    numbers = sorted(int(path.name) for path in folder.glob("[0-9][0-9][0-9]")) if folder.is_dir() else []
+    """Revisions of a study folder, oldest first; one that was never opened to the end does not count."""
+    found = (study / "revisions").glob("[0-9][0-9][0-9]/revision.json")
+    numbers = sorted(int(path.parent.name) for path in found)
     return [Revision(study, number) for number in numbers]
 
 
@@ -135,7 +135,9 @@ def outputs_hash(revision: Revision, *stages: str) -> str:
     """
     for stage in stages:
         if not revision.manifest(stage).is_file():
-            raise ValueError(f"stage {stage!r} has not finished in {revision.folder}: run `mars {stage.partition('-')[0]}` first")
+            raise ValueError(
+                f"stage {stage!r} has not finished in {revision.folder}: run `mars {stage.partition('-')[0]}` first"
+            )
     return content_hash([read_json(revision.manifest(stage))["outputs"] for stage in stages])
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ EXPERIMENT_PREFIX = "mars/"
 SYSTEM_METRICS_SECONDS = 5
 
 logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
+logging.getLogger("mlflow.store.db").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
@@ -28,11 +30,16 @@ def tracking_uri(study: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{study / 'mlflow.db'}"
 
 
-def open_experiment(study: Path) -> str:
-    """Point MLflow at the study's store and return the id of its experiment, made if it is not there."""
-    study.mkdir(parents=True, exist_ok=True)
+def use_store(study: Path) -> None:
+    """Point this process's MLflow at the study's store."""
     mlflow.set_tracking_uri(tracking_uri(study))
     mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_SECONDS)
+
+
+def open_experiment(study: Path) -> str:
+    """Return the id of the study's experiment in its store, made if it is not there."""
+    study.mkdir(parents=True, exist_ok=True)
+    use_store(study)
     name = EXPERIMENT_PREFIX + study.name
     experiment = mlflow.get_experiment_by_name(name)
     if experiment is not None:
@@ -82,8 +89,9 @@ def find_run(experiment: str, tags: Mapping[str, str]) -> str | None:
 
 def log_steps(run_id: str, rows: Sequence[Mapping[str, float]], *, step_key: str = "step") -> None:
     """Log rows of metrics, each at its step, in one request per thousand values."""
+    now = int(time.time() * 1000)  # of equal steps, MLflow takes the one with the latest time for the current value
     metrics = [
-        Metric(key, float(value), 0, int(row[step_key]))
+        Metric(key, float(value), now, int(row[step_key]))
         for row in rows
         for key, value in row.items()
         if key != step_key and isinstance(value, (int, float))

@@ -13,8 +13,6 @@ DEFAULTS = {
     "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
     # The temporary server applies its database migrations on the first start.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-    # Threads that spin at barriers cost a small model dearly where other processes share the cores.
-    "OMP_WAIT_POLICY": "PASSIVE",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     # After Ctrl-C the temporary server is gone too: do not wait for it for minutes.
     "PREFECT_CLIENT_MAX_RETRIES": "1",

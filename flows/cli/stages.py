@@ -94,17 +94,17 @@ def finetune(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train the chosen pair at the full budget and save its adapter."""
+    """Train the chosen pair at the full budget and save its adapter; the uniform-rank default too, to compare."""
     config = load_study(study)
-    from flows.stages import finetune_flow
+    from flows.stages import final_pairs, finetune_flow
     from tasks.revision import newest_revision
-    from tasks.search import chosen_pair
 
-    role = "chosen" if ranks is None else "asked for"
-    if ranks is None:
-        pair = chosen_pair(newest_revision(Path(config.study)))
-        ranks = (pair.r_me, pair.r_llm)
-    print_result({"adapter": finetune_flow(config, *ranks, role=role)}, as_json)
+    if ranks is not None:
+        adapters = {"asked for": finetune_flow(config, *ranks, role="asked for")}
+    else:
+        finals = final_pairs(config, newest_revision(Path(config.study)))
+        adapters = {role: finetune_flow(config, pair.r_me, pair.r_llm, role) for role, pair in finals.items()}
+    print_result(adapters, as_json)
 
 
 @one_message
@@ -138,6 +138,8 @@ def load_study(path: Path) -> StudyConfig:
     from tasks.store import revisions
 
     config = read_study(path / "study.yaml" if path.is_dir() else path)
+    if path.is_dir():  # also where the folder was moved or copied since
+        config = config.model_copy(update={"study": str(path.resolve())})
     known = bool(revisions(Path(config.study)))
     check_data(config.data, decode=not known).raise_if_bad()
     plan_calibration(config)

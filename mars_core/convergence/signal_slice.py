@@ -7,6 +7,7 @@ curve of Eq. 3 passes through (ref, ref) whatever the data say.
 from collections.abc import Sequence
 
 from mars_core.convergence.curve import Curve
+from mars_core.convergence.errors import NoReferenceRun
 from mars_core.convergence.reference import reference_pair
 from mars_core.convergence.selection import ModuleCurve, Selection
 
@@ -26,7 +27,7 @@ def select_slices(curves: Sequence[Curve], reference: tuple[int, int] | None) ->
 def _require_reference(curves: Sequence[Curve], reference: tuple[int, int]) -> None:
     pairs = sorted({(curve.r_me, curve.r_llm) for curve in curves})
     if reference not in pairs:
-        raise ValueError(
+        raise NoReferenceRun(
             f"no run at the reference pair (r_me, r_llm) = {reference}; the runs have {pairs}: "
             "calibrate the reference pair or pass reference= one of these."
         )

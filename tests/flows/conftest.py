@@ -23,7 +23,7 @@ def write_small_study(folder: Path, data: Path) -> StudyConfig:
             images=str(data / "images"),
         ),
         recipe=RecipeConfig(learning_rate=1e-3, max_tokens=512),
-        calibration=CalibrationConfig(ranks=(2, 4), samples=64, smallest_size=8),
+        calibration=CalibrationConfig(ranks=(2, 4), samples=64, smallest_size=8, parallel=2),
         device="cpu",
     )
     write_study(config, folder / "study.yaml")
@@ -52,6 +52,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, demo_data: Path) -> Study
 def copied(finished: StudyConfig, tmp_path: Path) -> StudyConfig:
     """A copy of the finished study in a folder of its own."""
     shutil.copytree(finished.study, tmp_path / "study")
-    config = finished.model_copy(update={"study": str(tmp_path / "study")})
+    alone = finished.calibration.model_copy(update={"parallel": 1})
+    config = finished.model_copy(update={"study": str(tmp_path / "study"), "calibration": alone})
     write_study(config, tmp_path / "study.yaml")
     return config
