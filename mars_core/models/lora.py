@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -163,9 +162,3 @@ def adapter_state(wrapped: nn.Module) -> Mapping[str, torch.Tensor]:
 def _exact_patterns(ranks: Mapping[str, int]) -> dict[str, int]:
     # PEFT matches `(.*\.)?({key})$`, so an escaped full path matches that layer alone.
     return {re.escape(name): rank for name, rank in ranks.items()}
-
-
-def config_as_json(config: LoraConfig) -> dict[str, Any]:
-    """The PEFT configuration as plain JSON values."""
-    values: dict[str, Any] = config.to_dict()
-    return {key: sorted(value) if isinstance(value, set) else value for key, value in values.items()}

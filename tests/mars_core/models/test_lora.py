@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import warnings
 
 import pytest
@@ -18,7 +17,6 @@ from mars_core.models.lora import (
     add_adapters,
     check_adapters,
     check_ranks,
-    config_as_json,
     lora_config,
     parameters_by_group,
     remove_adapters,
@@ -239,12 +237,6 @@ def test_half_precision_bases_get_adapters_in_full_precision(llava, partition):
     """PEFT's own convention: adapters train in fp32 over a bf16 backbone."""
     wrapped = add_adapters(llava.to(torch.bfloat16), partition, RankPair(2, 4), seed=0)
     assert {parameter.dtype for parameter in trained_by_peft(wrapped).values()} == {torch.float32}
-
-
-def test_a_configuration_is_plain_json(partition):
-    values = json.loads(json.dumps(config_as_json(lora_config(partition, RankPair(2, 4), dropout=0.25))))
-    assert (values["r"], values["lora_alpha"], values["lora_dropout"]) == (4, 8, 0.25)
-    assert values["target_modules"] == sorted(layer.name for group in GROUPS for layer in partition.group(group))
 
 
 def test_pairs_name_themselves():
