@@ -127,8 +127,8 @@ def test_how_often_law_c_is_disqualified():
         gain = rng.uniform(0.15, 0.4)
         return lambda r: gain * (r == 8)
 
-    assert share_disqualified(power, 200, noise=0.02) <= 0.05
-    assert share_disqualified(partial(power, weakest=-0.1), 200, noise=0.02, seeds=[1]) <= 0.05
-    assert share_disqualified(u_shaped, 100, noise=0.02) >= 0.9
-    assert share_disqualified(levelling_off, 100, noise=0.02) >= 0.9
-    assert share_disqualified(lambda _: np.zeros_like, 100, noise=0.02) >= 0.75
+    assert share_disqualified(power, 100, noise=0.02) <= 0.05
+    assert share_disqualified(partial(power, weakest=-0.1), 100, noise=0.02, seeds=[1]) <= 0.05
+    assert share_disqualified(u_shaped, 50, noise=0.02) >= 0.9
+    assert share_disqualified(levelling_off, 50, noise=0.02) >= 0.9
+    assert share_disqualified(lambda _: np.zeros_like, 50, noise=0.02) >= 0.75
