@@ -18,6 +18,7 @@ DEFAULTS = {
     "PREFECT_CLIENT_MAX_RETRIES": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
+    "PYTHONWARNINGS": "ignore::FutureWarning:transformers.modeling_utils",  # for the processes of parallel runs
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }
 

@@ -59,3 +59,22 @@ def test_search_prints_the_choice_as_json(finished):
     choice = json.loads(result.stdout[result.stdout.index("{") :])
     assert choice["pair"]
     assert choice["reason"]
+
+
+@pytest.mark.slow
+def test_six_commands_in_order_make_a_whole_study(study):
+    commands = ["calibrate", "fit", "search", "finetune", "evaluate", "report"]
+    for command in commands:
+        result = CliRunner().invoke(app, [command, str(study)])
+        assert result.exit_code == 0, result.output
+    assert (study.parent / "study" / "revisions" / "001" / "report.html").is_file()
+
+
+def test_a_stage_whose_settings_changed_names_the_one_to_run_first(copied, tmp_path):
+    from tasks.config import write_study
+
+    calibration = copied.calibration.model_copy(update={"seeds": (0, 1)})
+    write_study(copied.model_copy(update={"calibration": calibration}), tmp_path / "study.yaml")
+    result = CliRunner().invoke(app, ["fit", str(tmp_path / "study.yaml")])
+    assert result.exit_code == 2
+    assert "mars calibrate" in " ".join(result.output.split())
