@@ -27,7 +27,16 @@ from mars_core.training.calibration import CalibrationRun, train_run
 from mars_core.training.schedule import geometric_steps
 from tasks import tracking
 from tasks.config import StudyConfig
-from tasks.data import StudyData, calibration_set, load_data, scored_batches, train_batches, validation_set
+from tasks.data import (
+    StudyData,
+    calibration_set,
+    dropped_samples,
+    load_data,
+    scored_batches,
+    train_batches,
+    usable_samples,
+    validation_set,
+)
 from tasks.progress import progress_bar
 from tasks.resources import base_model, device_name, model_fingerprint, resolve_device
 from tasks.revision import recipe_hash
@@ -102,13 +111,13 @@ def _count_parameters(partition: Partition, pair: tuple[int, int]) -> int:
 
 
 def _horizon(config: StudyConfig) -> tuple[int, tuple[str, ...]]:
-    dataset, wanted = calibration_set(config), config.calibration.samples
-    available, smallest = len(dataset), max(config.calibration.smallest_size, config.recipe.batch_size)
-    notes = []
-    if dataset.dropped:
-        notes.append(
-            f"{dataset.dropped} training samples are longer than {config.recipe.max_tokens} tokens and left out"
-        )
+    available, wanted = len(usable_samples(config, "train")), config.calibration.samples
+    smallest = max(config.calibration.smallest_size, config.recipe.batch_size)
+    notes = [
+        f"{dropped} {split} samples are longer than {config.recipe.max_tokens} tokens and left out"
+        for split in ("train", "validation", "test")
+        if (dropped := dropped_samples(config, split))
+    ]
     if available < smallest:
         raise ValueError(
             f"the training set has {available} usable samples, fewer than the smallest calibration size "

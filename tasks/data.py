@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from mars_core.data.collate import collate
 from mars_core.data.dataset import EncodedDataset
 from mars_core.data.hashing import data_hash
 from mars_core.data.images import content_hashes
+from mars_core.data.lengths import TokenCounter
 from mars_core.data.readers import read_rows, read_samples
 from mars_core.data.records import Sample
 from mars_core.data.splits import Splits, join_splits, split_samples
@@ -24,7 +26,8 @@ from mars_core.metrics.identity import content_hash
 from mars_core.models.loading import Base
 from tasks.config import DataConfig, StudyConfig
 from tasks.progress import progress_bar
-from tasks.resources import base_model
+from tasks.resources import base_model, model_fingerprint
+from tasks.store import read_json, write_json
 
 SPLIT_SEED = 0
 
@@ -88,45 +91,70 @@ def check_data(data: DataConfig, *, decode: bool = True) -> DataReport:
 
 @lru_cache(maxsize=1)
 def calibration_set(config: StudyConfig) -> EncodedDataset:
-    """The first `calibration.samples` training samples of the nested order that are short enough.
+    """The first `calibration.samples` usable training samples of the nested order.
 
-    Every prefix of the order keeps the mixture of task types. Where samples are too long, later ones move up.
+    Every prefix of the order keeps the mixture of task types.
     """
-    ordered = ordered_training_samples(config, config.calibration.data_seed)
-    taken = min(config.calibration.samples, len(ordered))
-    dataset = _encoded(config, ordered[:taken])
-    while len(dataset) < config.calibration.samples and taken < len(ordered):
-        taken = min(taken + config.calibration.samples - len(dataset), len(ordered))
-        dataset = _encoded(config, ordered[:taken])
-    return dataset
+    usable = usable_samples(config, "train")
+    order = nested_order([sample.task for sample in usable], config.calibration.data_seed)
+    return _encoded(config, [usable[index] for index in order[: config.calibration.samples]])
 
 
 @lru_cache(maxsize=1)
 def validation_set(config: StudyConfig) -> EncodedDataset:
     """The calibration validation set."""
-    return _encoded(config, load_data(config.data).splits.validation)
+    return _encoded(config, usable_samples(config, "validation"))
 
 
 @lru_cache(maxsize=1)
 def training_set(config: StudyConfig) -> EncodedDataset:
     """The whole training set."""
-    return _encoded(config, load_data(config.data).splits.train)
+    return _encoded(config, usable_samples(config, "train"))
 
 
 def test_set(config: StudyConfig) -> EncodedDataset:
     """The test set; only the evaluation reads it."""
-    return _encoded(config, load_data(config.data).splits.test)
+    return _encoded(config, usable_samples(config, "test"))
 
 
-def ordered_training_samples(config: StudyConfig, seed: int) -> list[Sample]:
-    """Training samples in the nested order of `seed`."""
-    train = load_data(config.data).splits.train
-    return [train[index] for index in nested_order([sample.task for sample in train], seed)]
+def dropped_samples(config: StudyConfig, split: str) -> int:
+    """How many samples of a split are longer than `recipe.max_tokens`."""
+    return len(getattr(load_data(config.data).splits, split)) - len(usable_samples(config, split))
+
+
+@lru_cache(maxsize=3)
+def usable_samples(config: StudyConfig, split: str) -> tuple[Sample, ...]:
+    """Samples of a split (train, validation or test) that are short enough.
+
+    Measuring takes about a millisecond a sample, so its result is kept in the study folder.
+
+    Raises:
+        ValueError: no sample is short enough.
+    """
+    samples: tuple[Sample, ...] = getattr(load_data(config.data).splits, split)
+    kept = _measured(config, split, samples)
+    if not kept:
+        raise ValueError(
+            f"every one of the {len(samples)} {split} samples has more than {config.recipe.max_tokens} tokens: "
+            "raise recipe.max_tokens"
+        )
+    return tuple(samples[index] for index in kept)
+
+
+def _measured(config: StudyConfig, split: str, samples: Sequence[Sample]) -> list[int]:
+    limit = config.recipe.max_tokens
+    made_of = [load_data(config.data).data_hash, model_fingerprint(config.model), limit, split]
+    path = Path(config.study) / "cache" / f"short-enough-{content_hash(made_of)}.json"
+    if path.is_file():
+        return [int(index) for index in read_json(path)]
+    count = TokenCounter(base_model(config.model, config.device, config.recipe.dtype).processor)
+    kept = [index for index, sample in enumerate(samples) if count(sample) <= limit]
+    write_json(path, kept)
+    return kept
 
 
 def _encoded(config: StudyConfig, samples: Sequence[Sample]) -> EncodedDataset:
-    processor = base_model(config.model, config.device, config.recipe.dtype).processor
-    return EncodedDataset(samples, processor, config.recipe.max_tokens)
+    return EncodedDataset(samples, base_model(config.model, config.device, config.recipe.dtype).processor)
 
 
 def train_batches(dataset: EncodedDataset, base: Base, batch_size: int) -> Iterator[dict[str, Tensor]]:

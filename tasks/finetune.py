@@ -20,7 +20,7 @@ from mars_core.training.finetune import FinalRun, all_logits, finetune
 from mars_core.training.memory import peak_memory_bytes
 from tasks import tracking
 from tasks.config import StudyConfig
-from tasks.data import load_data, scored_batches, training_set, validation_set
+from tasks.data import load_data, scored_batches, training_set, usable_samples, validation_set
 from tasks.progress import progress_bar
 from tasks.resources import base_model, model_fingerprint
 from tasks.store import Revision, read_json, replacing_folder, write_json
@@ -31,7 +31,7 @@ RELOAD_TOLERANCE = 1e-5
 
 def final_steps(config: StudyConfig) -> int:
     """Optimizer steps of a final run: epochs over the training set in batches, at least one."""
-    samples = len(training_set(config))
+    samples = len(usable_samples(config, "train"))
     return max(1, round(config.final.epochs * samples / config.recipe.batch_size))
 
 

@@ -21,7 +21,7 @@ from mars_core.fitting import choose_form, fit_law
 from mars_core.search.choice import json_safe
 from tasks.calibrate import CalibrationPlan, collect_metrics
 from tasks.config import FitConfig, StudyConfig
-from tasks.data import training_set
+from tasks.data import usable_samples
 from tasks.retrying import IO_RETRIES
 from tasks.store import Revision, read_json, write_json
 
@@ -157,4 +157,4 @@ def read_laws(revision: Revision) -> dict[str, Any]:
 
 def target_size(config: StudyConfig) -> int:
     """Dataset size to choose ranks for: as set, else the size of the training set."""
-    return config.search.target_samples or len(training_set(config))
+    return config.search.target_samples or len(usable_samples(config, "train"))

@@ -19,7 +19,7 @@ from mars_core.search import Choice
 from tasks import tracking
 from tasks.calibrate import CalibrationPlan, calibration_cost, collect_metrics
 from tasks.config import StudyConfig
-from tasks.data import calibration_set, load_data
+from tasks.data import dropped_samples, load_data
 from tasks.evaluate import read_evaluation
 from tasks.finetune import final_folder, read_final
 from tasks.fit import laws_path, read_laws, target_size
@@ -72,7 +72,7 @@ def gather(
         command=command,
         versions={name: version(name) for name in VERSIONED} | {"python": platform.python_version()},
         model=_model(config),
-        data=load_data(config.data).summary() | {"dropped_too_long": calibration_set(config).dropped},
+        data=load_data(config.data).summary() | {"dropped_too_long": dropped_samples(config, "train")},
         recipe=config.recipe.model_dump(mode="json"),
         metrics=metrics,
         laws=laws,

@@ -22,6 +22,7 @@ def summarise(config: StudyConfig, revision: Revision) -> dict[str, Any]:
         "verdict": choice.verdict,
         "reason": choice.reason,
         "revision": revision.number,
+        "calibration_runs": calibration["runs"],
         "calibration_seconds": calibration["seconds"],
         "final_seconds": read_final(revision, pair)["seconds"],
         "test": {role: score["overall"] for role, score in read_evaluation(revision).items()},

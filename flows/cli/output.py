@@ -27,8 +27,8 @@ def print_summary(summary: dict[str, Any]) -> None:
     lines.append(f"  ({summary['verdict']})\n")
     lines.append(f"Why: {summary['reason']}\n")
     lines.append(
-        f"Cost: calibration {minutes(summary['calibration_seconds'])}, "
-        f"final fine-tune {minutes(summary['final_seconds'])}\n"
+        f"Cost: {minutes(summary['calibration_seconds'])} of training in {summary['calibration_runs']} calibration "
+        f"runs, {minutes(summary['final_seconds'])} in the final fine-tune\n"
     )
     lines.append(f"Adapter: {summary['adapter']}\n")
     lines.append(f"Report:  {summary['report']}")
