@@ -88,6 +88,7 @@ def test_paths_stay_in_the_revision(revision):
 
 def test_revisions_are_listed_in_order(tmp_path):
     for number in (2, 1, 10):
-        Revision(tmp_path, number).folder.mkdir(parents=True)
+        write_json(Revision(tmp_path, number).path("revision.json"), {})
+    Revision(tmp_path, 11).folder.mkdir()  # killed before it was opened to the end
     (tmp_path / "revisions" / "notes").mkdir()
     assert [revision.number for revision in revisions(tmp_path)] == [1, 2, 10]

@@ -171,7 +171,7 @@ def test_a_run_that_diverges_says_when_and_gives_the_base_back(run, base, batch_
 
 
 def test_an_absurd_learning_rate_is_a_divergence_not_a_crash(run):
-    recipe = replace(RECIPE, learning_rate=1e6, warmup_ratio=0.0, max_grad_norm=0.0)
+    recipe = replace(RECIPE, learning_rate=1e200, warmup_ratio=0.0, max_grad_norm=0.0)
     result, _ = run(RankPair(2, 2), recipe=recipe, checkpoint_steps=(5,))
     assert result.diverged_at is not None
     assert result.checkpoints == ()
