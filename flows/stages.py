@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
-from prefect.futures import as_completed
 from prefect.task_runners import ProcessPoolTaskRunner
 
 from mars_core.metrics.identity import content_hash
@@ -71,7 +70,8 @@ def _train_in_processes(
         progress_bar(f"calibration runs, {processes} at a time", len(runs)) as advance,
     ):
         futures = [runner.submit(calibrate_pair, shared | {"run": run}) for run in runs]
-        for done, future in enumerate(as_completed(futures), start=1):
+        # In order: prefect's as_completed can miss a wake-up and wait for ever (seen with 3.8.8).
+        for done, future in enumerate(futures, start=1):
             future.result()
             advance(done)
 
