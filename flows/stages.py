@@ -15,12 +15,13 @@ from mars_core.models.lora import RankPair
 from tasks import tracking
 from tasks.calibrate import (
     CalibrationPlan,
-    PlannedRun,
-    calibrate_pair,
+    PlannedPack,
+    calibrate_pack,
     calibration_cost,
     calibration_outputs,
     missing_runs,
     plan_calibration,
+    plan_packs,
     share_cores,
 )
 from tasks.config import StudyConfig
@@ -47,29 +48,29 @@ def calibrate_flow(config: StudyConfig, new_revision: bool = False) -> str:
         say("calibrate: already done")
         return str(revision.folder)
     missing = missing_runs(revision, plan)
-    done = len(plan.runs) - len(missing)
+    packs = plan_packs(missing)
     say(f"calibrate: {len(missing)} of {len(plan.runs)} runs to train, {plan.horizon} steps each")
     with tracking.study_run(Path(config.study), revision.number, config.model_dump(mode="json")) as parent:
         if config.calibration.parallel > 1:
-            _train_in_processes(config, revision, plan, missing, parent)
+            _train_in_processes(config, revision, plan, packs, parent)
         else:
-            for number, run in enumerate(missing, start=done + 1):
-                calibrate_pair(config, revision, plan, run, parent, f"run {number}/{len(plan.runs)} {run.pair}")
+            for number, pack in enumerate(packs, start=1):
+                calibrate_pack(config, revision, plan, pack, parent, f"pack {number}/{len(packs)} {pack.name}")
     cost = calibration_cost(revision, plan)
     finish(revision, "calibrate", plan.inputs_hash, calibration_outputs(revision, plan), cost)
     return str(revision.folder)
 
 
 def _train_in_processes(
-    config: StudyConfig, revision: Revision, plan: CalibrationPlan, runs: Sequence[PlannedRun], parent: str
+    config: StudyConfig, revision: Revision, plan: CalibrationPlan, packs: Sequence[PlannedPack], parent: str
 ) -> None:
-    processes = min(config.calibration.parallel, len(runs))
+    processes = min(config.calibration.parallel, len(packs))
     shared = {"config": config, "revision": revision, "plan": plan, "parent": parent, "label": None}
     with (
         ProcessPoolTaskRunner(max_workers=processes, initializer=share_cores, initargs=(processes,)) as runner,
-        progress_bar(f"calibration runs, {processes} at a time", len(runs)) as advance,
+        progress_bar(f"calibration packs, {processes} at a time", len(packs)) as advance,
     ):
-        futures = [runner.submit(calibrate_pair, shared | {"run": run}) for run in runs]
+        futures = [runner.submit(calibrate_pack, shared | {"pack": pack}) for pack in packs]
         # In order: prefect's as_completed can miss a wake-up and wait for ever (seen with 3.8.8).
         for done, future in enumerate(futures, start=1):
             future.result()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -57,6 +57,24 @@ class PlannedRun:
     def name(self) -> str:
         """How the run is called where people see it."""
         return f"{self.pair.slug} seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class PlannedPack:
+    """Calibration runs that one worker trains together over one frozen backbone."""
+
+    runs: tuple[PlannedRun, ...]
+
+    @property
+    def pack_id(self) -> str:
+        """Hash of the runs in it, whatever their order."""
+        return content_hash(sorted(run.run_id for run in self.runs))
+
+    @property
+    def name(self) -> str:
+        """How the pack is called where people see it."""
+        first, *others = self.runs
+        return f"{first.name} and {len(others)} more" if others else first.name
 
 
 @dataclass(frozen=True)
@@ -151,6 +169,11 @@ def missing_runs(revision: Revision, plan: CalibrationPlan) -> list[PlannedRun]:
     return [run for run in plan.runs if not _is_stored(revision, run, plan)]
 
 
+def plan_packs(runs: Sequence[PlannedRun]) -> list[PlannedPack]:
+    """Group runs into packs."""
+    return [PlannedPack((run,)) for run in runs]
+
+
 def _is_stored(revision: Revision, run: PlannedRun, plan: CalibrationPlan) -> bool:
     summary, metrics = _summary_path(revision, run.run_id), _metrics_path(revision, run.run_id)
     if not (summary.is_file() and metrics.is_file()):
@@ -164,20 +187,26 @@ def _is_stored(revision: Revision, run: PlannedRun, plan: CalibrationPlan) -> bo
 
 
 @task(
-    name="calibrate-pair",
-    task_run_name="calibrate {run.pair} seed {run.seed}",
+    name="calibrate-pack",
+    task_run_name="calibrate {pack.name}",
     cache_policy=NO_CACHE,
     persist_result=False,
     tags=["calibration"],
 )
-def calibrate_pair(
-    config: StudyConfig, revision: Revision, plan: CalibrationPlan, run: PlannedRun, parent: str, label: str | None
-) -> str:
-    """Train one run and store its checkpoint metrics; returns the path of the Parquet file.
+def calibrate_pack(
+    config: StudyConfig, revision: Revision, plan: CalibrationPlan, pack: PlannedPack, parent: str, label: str | None
+) -> list[str]:
+    """Train the runs of a pack and store their checkpoint metrics; returns the paths of the Parquet files.
 
-    label: of the progress bar, None for none (several runs at once share the flow's bar).
+    label: of the progress bar, None for none (several packs at once share the flow's bar).
     """
     tracking.use_store(Path(config.study))
+    return [_calibrate_run(config, revision, plan, run, parent, label) for run in pack.runs]
+
+
+def _calibrate_run(
+    config: StudyConfig, revision: Revision, plan: CalibrationPlan, run: PlannedRun, parent: str, label: str | None
+) -> str:
     data = load_data(config.data)
     base = base_model(config.model, config.device, config.recipe.dtype)
     train = calibration_set(config)
