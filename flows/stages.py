@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from prefect import flow
-from prefect.task_runners import ProcessPoolTaskRunner
 
 from mars_core.metrics.identity import content_hash
 from mars_core.models.lora import RankPair
 from tasks import tracking
 from tasks.calibrate import (
     CalibrationPlan,
-    PlannedPack,
-    calibrate_pack,
     calibration_cost,
     calibration_outputs,
     missing_runs,
     plan_calibration,
-    plan_packs,
-    share_cores,
 )
 from tasks.config import StudyConfig
 from tasks.evaluate import evaluate_finals, evaluation_path
 from tasks.finetune import final_folder, final_inputs, final_outputs, finetune_pair
 from tasks.fit import fit_inputs, fit_laws, laws_path
-from tasks.progress import progress_bar, say
+from tasks.packs import begin_packs, calibrate_pack
+from tasks.progress import say
 from tasks.report import publish_artifacts, publish_to_mlflow, report_path, write_report
 from tasks.revision import open_revision
 from tasks.search import choice_path, choose_ranks, chosen_pair, search_inputs
@@ -48,33 +44,14 @@ def calibrate_flow(config: StudyConfig, new_revision: bool = False) -> str:
         say("calibrate: already done")
         return str(revision.folder)
     missing = missing_runs(revision, plan)
-    packs = plan_packs(missing)
     say(f"calibrate: {len(missing)} of {len(plan.runs)} runs to train, {plan.horizon} steps each")
+    packs, expected = begin_packs(config, revision, plan, missing)
     with tracking.study_run(Path(config.study), revision.number, config.model_dump(mode="json")) as parent:
-        if config.calibration.parallel > 1:
-            _train_in_processes(config, revision, plan, packs, parent)
-        else:
-            for number, pack in enumerate(packs, start=1):
-                calibrate_pack(config, revision, plan, pack, parent, f"pack {number}/{len(packs)} {pack.name}")
-    cost = calibration_cost(revision, plan)
+        for number, pack in enumerate(packs, start=1):
+            calibrate_pack(config, revision, plan, pack, parent, f"pack {number}/{len(packs)}, {len(pack.runs)} runs")
+    cost = calibration_cost(revision, plan) | expected
     finish(revision, "calibrate", plan.inputs_hash, calibration_outputs(revision, plan), cost)
     return str(revision.folder)
-
-
-def _train_in_processes(
-    config: StudyConfig, revision: Revision, plan: CalibrationPlan, packs: Sequence[PlannedPack], parent: str
-) -> None:
-    processes = min(config.calibration.parallel, len(packs))
-    shared = {"config": config, "revision": revision, "plan": plan, "parent": parent, "label": None}
-    with (
-        ProcessPoolTaskRunner(max_workers=processes, initializer=share_cores, initargs=(processes,)) as runner,
-        progress_bar(f"calibration packs, {processes} at a time", len(packs)) as advance,
-    ):
-        futures = [runner.submit(calibrate_pack, shared | {"pack": pack}) for pack in packs]
-        # In order: prefect's as_completed can miss a wake-up and wait for ever (seen with 3.8.8).
-        for done, future in enumerate(futures, start=1):
-            future.result()
-            advance(done)
 
 
 @flow(name="mars-fit", flow_run_name="fit {config.study}", **JSON_RESULTS)

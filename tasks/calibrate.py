@@ -1,46 +1,34 @@
-"""Calibration: plan the runs of every rank pair and seed, train what is missing, store checkpoint metrics."""
+"""Calibration: plan the runs of every rank pair and seed, and read what has been stored of them."""
 
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow.parquet as pq
-import torch
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
-from mars_core import __version__
 from mars_core.metrics.identity import content_hash, run_id
-from mars_core.metrics.schema import SCHEMA, SCHEMA_VERSION, from_table, to_table
+from mars_core.metrics.schema import from_table
 from mars_core.models.lora import RankPair, check_ranks, trainable_parameters
 from mars_core.models.partition import GROUPS, Partition, check_against_forward, layers_used_by_forward
 from mars_core.search.constraints import allowed_pairs
-from mars_core.training.calibration import CalibrationRun, train_run
 from mars_core.training.schedule import geometric_steps
-from tasks import tracking
 from tasks.config import StudyConfig
 from tasks.data import (
     StudyData,
-    calibration_set,
     dropped_samples,
     load_data,
     scored_batches,
-    train_batches,
     usable_samples,
     validation_set,
 )
-from tasks.progress import progress_bar
-from tasks.resources import base_model, device_name, model_fingerprint, resolve_device
+from tasks.resources import base_model, model_fingerprint
 from tasks.revision import recipe_hash
-from tasks.store import Revision, read_json, replacing, write_json
+from tasks.store import Revision, read_json
 
 CHECKPOINTS_PER_DOUBLING = 2
 
@@ -169,13 +157,8 @@ def missing_runs(revision: Revision, plan: CalibrationPlan) -> list[PlannedRun]:
     return [run for run in plan.runs if not _is_stored(revision, run, plan)]
 
 
-def plan_packs(runs: Sequence[PlannedRun]) -> list[PlannedPack]:
-    """Group runs into packs."""
-    return [PlannedPack((run,)) for run in runs]
-
-
 def _is_stored(revision: Revision, run: PlannedRun, plan: CalibrationPlan) -> bool:
-    summary, metrics = _summary_path(revision, run.run_id), _metrics_path(revision, run.run_id)
+    summary, metrics = summary_path(revision, run.run_id), metrics_path(revision, run.run_id)
     if not (summary.is_file() and metrics.is_file()):
         return False
     if read_json(summary)["diverged_at"] is not None:
@@ -184,67 +167,6 @@ def _is_stored(revision: Revision, run: PlannedRun, plan: CalibrationPlan) -> bo
         return tuple(read_metrics(metrics)["step"]) == plan.checkpoint_steps
     except ValueError:  # a damaged file (pyarrow's errors are ValueErrors too): the run is trained again
         return False
-
-
-@task(
-    name="calibrate-pack",
-    task_run_name="calibrate {pack.name}",
-    cache_policy=NO_CACHE,
-    persist_result=False,
-    tags=["calibration"],
-)
-def calibrate_pack(
-    config: StudyConfig, revision: Revision, plan: CalibrationPlan, pack: PlannedPack, parent: str, label: str | None
-) -> list[str]:
-    """Train the runs of a pack and store their checkpoint metrics; returns the paths of the Parquet files.
-
-    label: of the progress bar, None for none (several packs at once share the flow's bar).
-    """
-    tracking.use_store(Path(config.study))
-    return [_calibrate_run(config, revision, plan, run, parent, label) for run in pack.runs]
-
-
-def _calibrate_run(
-    config: StudyConfig, revision: Revision, plan: CalibrationPlan, run: PlannedRun, parent: str, label: str | None
-) -> str:
-    data = load_data(config.data)
-    base = base_model(config.model, config.device, config.recipe.dtype)
-    train = calibration_set(config)
-    validation = validation_set(config)
-    parameters = {
-        "r_me": run.pair.r_me,
-        "r_llm": run.pair.r_llm,
-        "seed": run.seed,
-        "trainable_parameters": trainable_parameters(base.partition, run.pair),
-        "data_hash": data.data_hash,
-        "recipe": config.recipe.model_dump(mode="json"),
-    }
-    tags = {"mars.kind": "calibration", "mars.revision": str(revision.number), "mars.run_id": run.run_id}
-    with (
-        tracking.child_run(parent, run.name, parameters, tags) as tracked,
-        progress_bar(label, plan.horizon) if label else nullcontext() as advance,
-    ):
-        result = train_run(
-            base.model,
-            base.partition,
-            run.pair,
-            seed=run.seed,
-            train_batches=train_batches(train, base, config.recipe.batch_size),
-            validation=scored_batches(validation, base, config.evaluation_batch_size),
-            recipe=config.recipe.as_recipe(),
-            horizon=plan.horizon,
-            checkpoint_steps=plan.checkpoint_steps,
-            on_step=advance,
-        )
-        rows = _rows(config, revision, data, run, result)
-        tracking.log_steps(tracked, _curves(rows))
-        _store(revision, run, rows, result, tracked)
-    return str(_metrics_path(revision, run.run_id))
-
-
-def share_cores(processes: int) -> None:
-    """Give this process its share of the cores: more threads than cores cost far more than they bring."""
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
 
 
 def _check_partition(config: StudyConfig) -> None:
@@ -257,55 +179,6 @@ def _check_partition(config: StudyConfig) -> None:
             return
 
 
-def _rows(
-    config: StudyConfig, revision: Revision, data: StudyData, run: PlannedRun, result: CalibrationRun
-) -> pd.DataFrame:
-    shared = {
-        "schema_version": SCHEMA_VERSION,
-        "study_id": revision.study.name,
-        "revision": revision.number,
-        "run_id": run.run_id,
-        "pack_id": run.run_id,  # one run per pack
-        "r_me": run.pair.r_me,
-        "r_llm": run.pair.r_llm,
-        "seed": run.seed,
-        "data_seed": config.calibration.data_seed,
-        "device": device_name(resolve_device(config.device)),
-        "recipe_hash": recipe_hash(config),
-        "data_hash": data.data_hash,
-        "model_id": config.model,
-        "code_version": __version__,
-    }
-    rows = []
-    for checkpoint in result.checkpoints:
-        seen = checkpoint.step * config.recipe.batch_size
-        sizes = {"samples_seen": seen, "unique_samples": min(seen, len(data.splits.train))}
-        rows.append(shared | sizes | asdict(checkpoint) | {"val_perplexity": math.exp(checkpoint.val_loss)})
-    return pd.DataFrame(rows, columns=SCHEMA.names)
-
-
-def _curves(rows: pd.DataFrame) -> list[Mapping[str, float]]:
-    names = ["train_loss", "val_loss", "val_perplexity", "val_accuracy", "lr", "grad_norm_me", "grad_norm_llm"]
-    curves: list[Mapping[str, float]] = rows[["step", *names]].to_dict("records")
-    return curves
-
-
-def _store(revision: Revision, run: PlannedRun, rows: pd.DataFrame, result: CalibrationRun, tracked: str) -> None:
-    with replacing(_metrics_path(revision, run.run_id)) as temporary:
-        pq.write_table(to_table(rows), temporary)
-    last = result.checkpoints[-1] if result.checkpoints else None
-    summary = {
-        "run_id": run.run_id,
-        "pair": [run.pair.r_me, run.pair.r_llm],
-        "seed": run.seed,
-        "diverged_at": result.diverged_at,
-        "wall_seconds": last.wall_seconds if last else 0.0,
-        "peak_memory_bytes": last.peak_memory_bytes if last else 0,
-        "mlflow_run_id": tracked,
-    }
-    write_json(_summary_path(revision, run.run_id), summary)
-
-
 def read_metrics(path: Path) -> pd.DataFrame:
     """Checkpoint metrics of one run, validated."""
     return from_table(pq.read_table(path))
@@ -315,9 +188,9 @@ def collect_metrics(revision: Revision, plan: CalibrationPlan) -> tuple[pd.DataF
     """Metrics of all planned runs that did not diverge, and a note on each that did."""
     frames, notes = [], []
     for run in plan.runs:
-        diverged_at = read_json(_summary_path(revision, run.run_id))["diverged_at"]
+        diverged_at = read_json(summary_path(revision, run.run_id))["diverged_at"]
         if diverged_at is None:
-            frames.append(read_metrics(_metrics_path(revision, run.run_id)))
+            frames.append(read_metrics(metrics_path(revision, run.run_id)))
         else:
             notes.append(f"run {run.name} diverged at step {diverged_at} and is left out of the laws")
     if not frames:
@@ -327,12 +200,12 @@ def collect_metrics(revision: Revision, plan: CalibrationPlan) -> tuple[pd.DataF
 
 def calibration_outputs(revision: Revision, plan: CalibrationPlan) -> list[Path]:
     """Files that a finished calibration consists of."""
-    return [path(revision, run.run_id) for run in plan.runs for path in (_metrics_path, _summary_path)]
+    return [path(revision, run.run_id) for run in plan.runs for path in (metrics_path, summary_path)]
 
 
 def calibration_cost(revision: Revision, plan: CalibrationPlan) -> dict[str, Any]:
     """What the planned runs took, as they recorded it themselves."""
-    summaries = [read_json(_summary_path(revision, run.run_id)) for run in plan.runs]
+    summaries = [read_json(summary_path(revision, run.run_id)) for run in plan.runs]
     return {
         "seconds": sum(summary["wall_seconds"] for summary in summaries),
         "peak_memory_bytes": max(summary["peak_memory_bytes"] for summary in summaries),
@@ -342,11 +215,13 @@ def calibration_cost(revision: Revision, plan: CalibrationPlan) -> dict[str, Any
     }
 
 
-def _metrics_path(revision: Revision, run: str) -> Path:
+def metrics_path(revision: Revision, run: str) -> Path:
+    """Checkpoint metrics of a run."""
     return revision.path("calibration", f"{run}.parquet")
 
 
-def _summary_path(revision: Revision, run: str) -> Path:
+def summary_path(revision: Revision, run: str) -> Path:
+    """What else is kept of a run: whether it diverged, time and memory, its MLflow run."""
     return revision.path("calibration", f"{run}.json")
 
 

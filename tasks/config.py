@@ -60,7 +60,20 @@ class CalibrationConfig(_Section):
     smallest_size: int = Field(64, ge=1, description="Smallest effective dataset size that is measured")
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="One calibration run per pair and seed")
     data_seed: int = Field(0, description="Seed of the order in which runs see the samples")
-    parallel: int = Field(1, ge=1, description="Runs trained at the same time, each in its own process: 1 on a GPU")
+    parallel: int | None = Field(
+        None,
+        ge=1,
+        description="Groups of runs trained at the same time, each with its share of the cores; changes no result "
+        "(default: one per core on a CPU, one on a GPU)",
+    )
+    pack_runs: int | None = Field(
+        None, ge=1, description="Most runs in one pack; smaller packs spread over more workers (default: all runs)"
+    )
+    pack_hours: float | None = Field(None, gt=0, description="Longest predicted time of one pack (default: no limit)")
+    memory_gigabytes: float | None = Field(
+        None, gt=0, description="Memory that a pack may use, the model included (default: 90% of what is free)"
+    )
+    snapshots: bool = Field(False, description="Keep every run's adapter at every checkpoint, as PEFT stores it")
 
     @model_validator(mode="after")
     def _distinct(self) -> CalibrationConfig:
@@ -139,6 +152,12 @@ class StudyConfig(_Section):
     fit: FitConfig = FitConfig()
     search: SearchConfig = SearchConfig()
     final: FinalConfig = FinalConfig()
+    micro_batch_size: int | None = Field(
+        None,
+        ge=1,
+        description="Samples per forward pass; gradients are accumulated to recipe.batch_size, which changes no result "
+        "(default: the whole batch)",
+    )
     evaluation_batch_size: int = Field(32, ge=1, description="Samples per forward pass when scoring; changes no result")
     device: str = Field("auto", description="auto, cpu or cuda")
 

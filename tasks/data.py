@@ -157,12 +157,20 @@ def _encoded(config: StudyConfig, samples: Sequence[Sample]) -> EncodedDataset:
     return EncodedDataset(samples, base_model(config.model, config.device, config.recipe.dtype).processor)
 
 
-def train_batches(dataset: EncodedDataset, base: Base, batch_size: int) -> Iterator[dict[str, Tensor]]:
-    """Batches in the dataset's order, on the model's device."""
+def step_batches(
+    dataset: EncodedDataset, base: Base, batch_size: int, micro_batch_size: int | None, done: int
+) -> Iterator[list[dict[str, Tensor]]]:
+    """The batches of each optimizer step after `done` steps, in the dataset's order, on the model's device.
+
+    A step sees `batch_size` samples, `micro_batch_size` at a time.
+    """
     device = next(base.model.parameters()).device
-    for start in range(0, len(dataset), batch_size):
-        items = [dataset[index] for index in range(start, min(start + batch_size, len(dataset)))]
-        yield to_device(collate(items, base.pad_token_id), device)
+    micro = micro_batch_size or batch_size
+    for start in range(done * batch_size, len(dataset), batch_size):
+        stop = min(start + batch_size, len(dataset))
+        items = [dataset[index] for index in range(start, stop)]
+        parts = [items[first : first + micro] for first in range(0, len(items), micro)]
+        yield [to_device(collate(part, base.pad_token_id), device) for part in parts]
 
 
 def scored_batches(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-from mlflow.entities import Metric
+from mlflow.entities import Metric, Param
 
 EXPERIMENT_PREFIX = "mars/"
 # Sampling machine load more often than this tells nothing new about runs of seconds to hours.
@@ -80,9 +80,35 @@ def child_run(parent: str | None, name: str, parameters: Mapping[str, Any], tags
         yield run.info.run_id
 
 
-def find_run(experiment: str, tags: Mapping[str, str]) -> str | None:
-    """Id of the newest run with these tags, None if there is none."""
-    query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+def begin_child(parent: str, name: str, parameters: Mapping[str, Any], tags: Mapping[str, str]) -> str:
+    """Begin a run nested under `parent` that ends with `end_child`; one with these tags still open is gone on with.
+
+    Unlike `child_run`, many can be open at once.
+    """
+    client = mlflow.MlflowClient()
+    experiment = client.get_run(parent).info.experiment_id
+    tags = {"mlflow.parentRunId": parent, **tags}
+    known = find_run(experiment, tags, "attributes.status = 'RUNNING'")
+    if known is not None:
+        return known
+    run_id = str(client.create_run(experiment, tags=tags, run_name=name).info.run_id)
+    client.log_batch(run_id, params=[Param(key, str(value)) for key, value in flatten(parameters).items()])
+    return run_id
+
+
+def end_child(run_id: str, status: str = "FINISHED") -> None:
+    """End a run that `begin_child` began, as FINISHED, FAILED or KILLED."""
+    mlflow.MlflowClient().set_terminated(run_id, status)
+
+
+def logged_steps(run_id: str, metric: str) -> set[int]:
+    """Steps at which a run has this metric."""
+    return {point.step for point in mlflow.MlflowClient().get_metric_history(run_id, metric)}
+
+
+def find_run(experiment: str, tags: Mapping[str, str], *conditions: str) -> str | None:
+    """Id of the newest run with these tags (and conditions in MLflow's words), None if there is none."""
+    query = " and ".join([*(f"tags.`{key}` = '{value}'" for key, value in tags.items()), *conditions])
     found = mlflow.MlflowClient().search_runs([experiment], query, max_results=1)
     return str(found[0].info.run_id) if found else None
 

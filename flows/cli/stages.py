@@ -39,15 +39,20 @@ def run(study: Study, new_revision: NewRevision = False, as_json: AsJson = False
 def calibrate(
     study: Study,
     new_revision: NewRevision = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; train nothing.")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Print plan and predicted cost, from a few steps measured here; store nothing."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train the short calibration runs of every rank pair."""
     config = load_study(study)
     if dry_run:
         from tasks.calibrate import describe_plan, plan_calibration
+        from tasks.packs import forecast
 
-        print_result(describe_plan(plan_calibration(config)), as_json)
+        plan = plan_calibration(config)
+        print_result(describe_plan(plan) | {"cost": forecast(config, plan, plan.runs).as_json()}, as_json)
         return
     from flows.stages import calibrate_flow
 

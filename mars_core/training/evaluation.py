@@ -50,13 +50,16 @@ class Evaluation:
 
 
 @dataclass
-class _Totals:
+class Totals:
+    """Sums over answers: nats and tokens, answers and how many of them were matched exactly."""
+
     nats: float = 0.0
     tokens: int = 0
     exact: int = 0
     answers: int = 0
 
     def score(self) -> Score:
+        """The averages of these sums."""
         return Score(self.nats / max(self.tokens, 1), self.exact / max(self.answers, 1), self.tokens, self.answers)
 
 
@@ -75,7 +78,7 @@ def evaluate(
     """
     was_training = model.training
     model.eval()
-    totals: dict[str, _Totals] = defaultdict(_Totals)
+    totals: dict[str, Totals] = defaultdict(Totals)
     try:
         with torch.inference_mode():
             for batch, tasks in batches:
@@ -84,30 +87,55 @@ def evaluate(
                     on_batch(len(tasks))
     finally:
         model.train(was_training)
-    if not any(total.tokens for total in totals.values()):
-        raise ValueError("nothing to evaluate: expected at least one batch with answer tokens, got none")
-    overall = _Totals(*(sum(values) for values in zip(*map(_as_tuple, totals.values()), strict=True)))
-    return Evaluation(overall.score(), {task: total.score() for task, total in sorted(totals.items())})
+    return Evaluation(overall(totals).score(), {task: total.score() for task, total in sorted(totals.items())})
 
 
-def _as_tuple(totals: _Totals) -> tuple[float, int, int, int]:
+def _as_tuple(totals: Totals) -> tuple[float, int, int, int]:
     return totals.nats, totals.tokens, totals.exact, totals.answers
 
 
-def _add_batch(totals: dict[str, _Totals], model: nn.Module, batch: Mapping[str, Tensor], tasks: Sequence[str]) -> None:
+def _add_batch(totals: dict[str, Totals], model: nn.Module, batch: Mapping[str, Tensor], tasks: Sequence[str]) -> None:
     logits, targets = answer_logits(model, batch)
     wide = logits if logits.dtype == torch.float64 else logits.float()
-    losses = functional.cross_entropy(wide, targets, reduction="none").double()
-    right = wide.argmax(dim=-1) == targets
-    row, answer = answer_numbers(batch["labels"])
-    for index, task in enumerate(tasks):
-        here = row == index
+    losses = functional.cross_entropy(wide, targets, reduction="none")
+    add_answers(totals, losses, wide.argmax(dim=-1) == targets, batch["labels"], tasks)
+
+
+def add_answers(totals: dict[str, Totals], losses: Tensor, right: Tensor, labels: Tensor, tasks: Sequence[str]) -> None:
+    """Add a batch's answer tokens to the totals of their task types.
+
+    Args:
+        totals: by task type; changed.
+        losses: nats, and right: whether the token was the most likely one; both of shape (n_answer_tokens,).
+        labels: shape (batch, length), -100 where there is no answer token. tasks: task type of each row.
+    """
+    kinds = sorted(set(tasks))
+    row, answer = (numbers.cpu() for numbers in answer_numbers(labels))
+    kind = torch.tensor([kinds.index(task) for task in tasks])[row]
+    first = torch.ones_like(row, dtype=torch.bool)
+    first[1:] = (row[1:] != row[:-1]) | (answer[1:] != answer[:-1])
+    wrong_tokens = torch.bincount(first.cumsum(0) - 1, weights=(~right.cpu()).double())
+    nats = torch.bincount(kind, weights=losses.detach().cpu().double(), minlength=len(kinds))
+    tokens = torch.bincount(kind, minlength=len(kinds))
+    exact = torch.bincount(kind[first], weights=(wrong_tokens == 0).double(), minlength=len(kinds))
+    answers = torch.bincount(kind[first], minlength=len(kinds))
+    for number, task in enumerate(kinds):
         total = totals[task]
-        total.nats += float(losses[here].sum())
-        total.tokens += int(here.sum())
-        for number in torch.unique(answer[here]):
-            total.answers += 1
-            total.exact += bool(right[here & (answer == number)].all())
+        total.nats += float(nats[number])
+        total.tokens += int(tokens[number])
+        total.exact += int(exact[number])
+        total.answers += int(answers[number])
+
+
+def overall(totals: Mapping[str, Totals]) -> Totals:
+    """Totals over all task types.
+
+    Raises:
+        ValueError: there is no answer to score.
+    """
+    if not any(total.tokens for total in totals.values()):
+        raise ValueError("nothing to evaluate: expected at least one batch with answer tokens, got none")
+    return Totals(*(sum(values) for values in zip(*map(_as_tuple, totals.values()), strict=True)))
 
 
 def answer_numbers(labels: Tensor) -> tuple[Tensor, Tensor]:

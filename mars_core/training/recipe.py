@@ -36,8 +36,8 @@ class Recipe:
 
 
 def make_optimizer(parameters: list[torch.nn.Parameter], recipe: Recipe) -> torch.optim.Adam:
-    """Adam with its default settings (paper, G.1)."""
-    return torch.optim.Adam(parameters, lr=recipe.learning_rate)
+    """Adam with its default settings (paper, G.1), in one fused operation."""
+    return torch.optim.Adam(parameters, lr=recipe.learning_rate, fused=True)
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, horizon: int) -> Any:

@@ -13,10 +13,11 @@ from torch.utils.data import SequentialSampler
 from transformers import TrainingArguments
 
 from mars_core.data.collate import collate
-from mars_core.models import lora
 from mars_core.models.lora import RankPair, adapter_state, add_adapters
+from mars_core.packing.adapters import layout_of, to_peft
+from mars_core.packing.member import PackMember
+from mars_core.packing.train import train_pack
 from mars_core.training.answer_loss import token_losses
-from mars_core.training.calibration import train_run
 from mars_core.training.evaluation import evaluate
 from mars_core.training.finetune import AnswerTrainer, FinetuneDiverged, all_logits, finetune
 from mars_core.training.recipe import Recipe
@@ -70,24 +71,19 @@ def test_the_trainer_gives_the_loss_curve_of_a_calibration_run(tune, adapted, ba
     monkeypatch.setattr(
         AnswerTrainer, "_get_train_sampler", lambda self, dataset=None: SequentialSampler(self.train_dataset)
     )
-    kept = {}
-    monkeypatch.setattr(
-        "mars_core.training.calibration.remove_adapters",
-        lambda wrapped: kept.update(adapter_state(wrapped)) or lora.remove_adapters(wrapped),
-    )
     order = [batch_of(start, start + 1) for _ in range(3) for start in range(0, 8, 2)]
     steps = tuple(range(1, 13))
-    reference = train_run(
+    pack = train_pack(
         base.model,
         base.partition,
-        PAIR,
-        seed=3,
-        train_batches=order,
+        [PackMember(PAIR, 3)],
+        train_steps=lambda done: [[batch] for batch in order[done:]],
         validation=validation,
         recipe=RECIPE,
         horizon=12,
         checkpoint_steps=steps,
     )
+    reference, kept = pack.runs[0], to_peft(pack.weights[0], layout_of(base.partition, PAIR))
     wrapped = adapted()
     last = {}
     run = tune(wrapped, steps=12, on_step=lambda step: last.update(adapter_state(wrapped)) if step == 12 else None)

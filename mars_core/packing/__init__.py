@@ -1,0 +1,17 @@
+"""Packed training: many rank pairs over one frozen backbone in one pass, each as if it were trained alone.
+
+A *pack* is a list of members (rank pair, seed) that share backbone and batch order. Members are trained in
+*lanes*: a lane is one forward and backward pass through the model with the rows of its members one after
+another (run-major), so its width bounds the memory for activations.
+
+| symbol | meaning | shape |
+|---|---|---|
+| M | members in a lane | |
+| N | rows that one member sends through a linear layer (tokens or patches) | |
+| W | frozen weight of the layer | (out, in) |
+| A, B | adapter weights of one member; alpha/r is 2 everywhere | (r, in), (out, r) |
+
+What is shared, exactly: data and preprocessing, patch embedding, masks and positions, frozen weights. What is
+left out, exactly: logits without a label, padding, gradients of frozen weights, and what the last layer would
+compute for positions that no label reads.
+"""

@@ -1,0 +1,93 @@
+"""Causal attention inside each sequence of a pass, where the language model sees all real tokens as one row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from mars_core.packing.lane import Pass, current_pass
+
+NAME = "mars_unpadded"
+
+
+MARK = "mars_answers_only"
+"""Attribute of an attention module of which only the output at the answer rows is ever read."""
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """Attention function of transformers' interface.
+
+    Args:
+        query: shape (1, heads, M T, head size), all members' tokens; key, value: with as many or fewer heads.
+
+    Returns:
+        shape (1, M T, heads, head size), and no weights.
+
+    Raises:
+        NotImplementedError: the model asks for what this attention does not do, so that padding must stay.
+    """
+    this = current_pass()
+    window_cuts = sliding_window is not None and this is not None and sliding_window < max(this.batch.lengths)
+    if this is None or window_cuts or dropout or others.get("softcap") is not None:
+        raise NotImplementedError("only plain causal attention within a pass")
+    q, k, v = (_by_member(tensor, this.lane.width) for tensor in (query, key, value))
+    grouped = query.shape[1] != key.shape[1]
+    attend_rows = _at_answers if hasattr(module, MARK) else _everywhere
+    return attend_rows(this, q, k, v, {"scale": scaling, "enable_gqa": grouped}), None
+
+
+def _by_member(tensor: Tensor, width: int) -> Tensor:
+    heads, tokens, size = tensor.shape[1:]
+    return tensor[0].view(heads, width, tokens // width, size).transpose(0, 1)
+
+
+def _everywhere(this: Pass, q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> Tensor:
+    parts = zip(*(torch.split(tensor, list(this.batch.lengths), dim=2) for tensor in (q, k, v)), strict=True)
+    done = [functional.scaled_dot_product_attention(a, b, c, is_causal=True, **options) for a, b, c in parts]
+    return torch.cat([part.transpose(1, 2) for part in done], dim=1).flatten(0, 1)[None]
+
+
+def _at_answers(this: Pass, q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> Tensor:
+    done = []
+    for rows, (start, stop) in this.batch.answers_by_sequence:
+        visible = torch.arange(start, stop, device=q.device)[None] <= rows[:, None]
+        done.append(
+            functional.scaled_dot_product_attention(
+                q.index_select(2, rows), k[:, :, start:stop], v[:, :, start:stop], attn_mask=visible, **options
+            )
+        )
+    at_answers = torch.cat([part.transpose(1, 2) for part in done], dim=1)
+    full = at_answers.new_zeros((q.shape[0], q.shape[2], *at_answers.shape[2:]))
+    return full.index_copy(1, this.batch.answer_rows, at_answers).flatten(0, 1)[None]
+
+
+@contextmanager
+def attention_within_sequences(language_model: Any) -> Iterator[None]:
+    """Give the language model this attention while the block runs."""
+    config = language_model.config
+    before = config._attn_implementation
+    config._attn_implementation = NAME
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+
+
+AttentionInterface.register(NAME, attend)
+AttentionMaskInterface.register(NAME, lambda **_: None)

@@ -1,0 +1,167 @@
+"""What a calibration will cost, from a few steps measured on the model and data at hand."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice, pairwise
+
+import torch
+from torch import Tensor, nn
+
+from mars_core.models.families import family_of
+from mars_core.models.lora import RankPair, trainable_parameters
+from mars_core.models.partition import Partition
+from mars_core.packing.adapters import layout_of
+from mars_core.packing.batch import pack_batch
+from mars_core.packing.examine import examine
+from mars_core.packing.forward import lane_losses
+from mars_core.packing.lane import Pass, make_lane
+from mars_core.packing.member import PackMember
+from mars_core.packing.train import Batch, Lanes, Step, train_pack
+from mars_core.packing.wiring import wired
+from mars_core.training.recipe import Recipe
+
+# Weights, gradient and Adam's two moments, each in 4 bytes (adapters are kept in full precision).
+BYTES_PER_TRAINABLE = 16
+# Buffers of the backward pass, and what allocators round up, on top of what the forward pass keeps.
+ACTIVATION_MARGIN = 1.5
+WIDEST_LANE = {"cpu": 4, "cuda": 32}
+"""On a CPU more members at once only crowd the caches."""
+
+PROBE_STEPS = 4
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Measured costs of a model on this device.
+
+    base_bytes: the frozen model. activation_bytes: what the forward pass of one member and one batch keeps for the
+    backward pass. step_seconds: one optimizer step of one member, evaluation_seconds: scoring the validation set
+    once for one member; both as a share, with all lanes busy. startup_seconds: before the first step.
+    """
+
+    base_bytes: int
+    activation_bytes: int
+    step_seconds: float
+    evaluation_seconds: float
+    startup_seconds: float
+
+    def seconds(self, runs: int, steps: int, checkpoints: int) -> float:
+        """Predicted time of `runs` runs of `steps` steps, scored at `checkpoints` checkpoints."""
+        return self.startup_seconds + runs * (steps * self.step_seconds + checkpoints * self.evaluation_seconds)
+
+    def memory_bytes(self, partition: Partition, pairs: Sequence[RankPair], lanes: Lanes) -> int:
+        """Predicted memory of a pack: the model once, every run's adapters, the activations of the lanes under way."""
+        adapters = sum(trainable_parameters(partition, pair) for pair in pairs) * BYTES_PER_TRAINABLE
+        under_way = min(lanes.width * lanes.at_once, len(pairs))
+        return self.base_bytes + adapters + int(under_way * self.activation_bytes * ACTIVATION_MARGIN)
+
+
+def lanes_for(
+    cost_of_one: int, base_bytes: int, state_bytes: int, memory_bytes: int, *, at_once: int, device: str
+) -> Lanes:
+    """The widest lanes whose activations fit a memory budget.
+
+    Args:
+        cost_of_one: activation bytes of one member. state_bytes: adapters of all runs of the pack.
+
+    Raises:
+        ValueError: not even one member fits.
+    """
+    room = memory_bytes - base_bytes - state_bytes
+    fit = int(room / (cost_of_one * ACTIVATION_MARGIN))
+    if fit < 1:
+        needed = base_bytes + state_bytes + cost_of_one * ACTIVATION_MARGIN
+        raise ValueError(
+            f"calibration needs about {needed / 1e9:.1f} GB for one run at a time, and "
+            f"{memory_bytes / 1e9:.1f} GB are available: lower micro_batch_size, recipe.max_tokens or calibration."
+            "pack_runs, or raise calibration.memory_gigabytes"
+        )
+    at_once = min(at_once, fit)
+    return Lanes(min(WIDEST_LANE.get(device, 1), fit // at_once), at_once)
+
+
+def activation_bytes(model: nn.Module, partition: Partition, batch: Batch, pair: RankPair) -> int:
+    """Bytes that the forward pass of one member keeps for the backward pass, frozen weights left out."""
+    family = family_of(model.config.model_type)  # type: ignore[union-attr, arg-type]
+    structure = examine(model, family, partition, batch)
+    layout = layout_of(partition, pair)
+    parameter = next(model.parameters())
+    flat = torch.zeros(layout.size, device=parameter.device, dtype=torch.float32)
+    if parameter.dtype == torch.float64:
+        flat = flat.double()
+    lane = make_lane([layout], [flat], [torch.zeros_like(flat)])
+    frozen = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in frozen:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with wired(model, family, partition, structure), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+        lane_losses(model, Pass(lane, pack_batch(batch, unpadded=structure.unpadded))).mean()
+    return sum(kept.values())
+
+
+def measure_cost(
+    model: nn.Module,
+    partition: Partition,
+    pairs: Sequence[RankPair],
+    *,
+    steps: Callable[[int], Iterable[Step]],
+    validation: Callable[[], Iterable[tuple[Batch, Sequence[str]]]],
+    validation_samples: int,
+    recipe: Recipe,
+    memory_bytes: int,
+    at_once: int,
+) -> tuple[Cost, Lanes]:
+    """Train a few steps of as many runs as go at once, and say what one step and one evaluation take.
+
+    Args:
+        pairs: of all runs; those with the largest ranks are tried.
+        validation_samples: size of the validation set, of which only the first batches are scored here.
+        memory_bytes: the budget that the lanes must fit.
+
+    Raises:
+        ValueError: one run does not fit the budget.
+    """
+    started = time.perf_counter()
+    largest = sorted(pairs, key=lambda pair: trainable_parameters(partition, pair))
+    base_bytes = sum(weight.nbytes for weight in model.parameters())
+    first = next(iter(steps(0)))
+    each = activation_bytes(model, partition, max(first, key=lambda batch: batch["labels"].numel()), largest[-1])
+    state = sum(trainable_parameters(partition, pair) for pair in pairs) * BYTES_PER_TRAINABLE
+    lanes = lanes_for(
+        each, base_bytes, state, memory_bytes, at_once=at_once, device=next(model.parameters()).device.type
+    )
+    spread = [largest[number % len(largest)] for number in range(0, lanes.width * lanes.at_once)]
+    members = [PackMember(pair, seed) for seed, pair in enumerate(spread)]
+    some = list(islice(validation(), 2))
+    stamps: list[float] = []
+    scored = train_pack(
+        model,
+        partition,
+        members,
+        train_steps=lambda done: islice(steps(done), PROBE_STEPS),
+        validation=lambda: iter(some),
+        recipe=recipe,
+        horizon=PROBE_STEPS,
+        checkpoint_steps=[PROBE_STEPS],
+        lanes=lanes,
+        on_step=lambda _: stamps.append(time.perf_counter()),
+    )
+    del scored
+    step_seconds = statistics.median(_differences(stamps[:-1])) / len(members)
+    evaluation = max(0.0, stamps[-1] - stamps[-2] - step_seconds * len(members))
+    share = sum(len(tasks) for _, tasks in some) / validation_samples
+    startup = max(0.0, stamps[0] - started - step_seconds * len(members))
+    return Cost(base_bytes, each, step_seconds, evaluation / len(members) / share, startup), lanes
+
+
+def _differences(stamps: Sequence[float]) -> Iterator[float]:
+    return (after - before for before, after in pairwise(stamps))

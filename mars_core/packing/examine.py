@@ -1,0 +1,179 @@
+"""Find out, on a real batch, what a model's forward pass allows to leave out.
+
+Nothing here is taken from the name of a model: each saving is tried, and used only where it changes no result.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mars_core.models.families import Family
+from mars_core.models.lora import RankPair
+from mars_core.models.partition import Partition
+from mars_core.packing.adapters import layout_of
+from mars_core.packing.batch import PackedBatch, pack_batch
+from mars_core.packing.forward import lane_logits
+from mars_core.packing.lane import Lane, Pass, make_lane
+from mars_core.packing.wiring import Structure, wired
+from mars_core.training.answer_loss import answer_logits
+
+# Logits of the same pass with sums in another order: several units in the last place per layer.
+LOGIT_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 1e-1, torch.float16: 2e-2}
+
+
+def examine(model: nn.Module, family: Family, partition: Partition, batch: Mapping[str, Tensor]) -> Structure:
+    """Try every saving on `batch`, which should hold an image and several sequences of unequal length."""
+    was_training = model.training
+    model.eval()
+    try:
+        structure = Structure(unpadded=_works_unpadded(model, family, partition, batch))
+        packed = pack_batch(batch, unpadded=structure.unpadded)
+        convolutions = [name for name, module in _below(model, family.me) if isinstance(module, _CONVOLUTIONS)]
+        shared = _same_for_all(model, family, partition, structure, packed, RankPair(1, 1), convolutions)
+        projector = [layer.name for layer in partition.projector]
+        doors = _same_for_all(model, family, partition, structure, packed, RankPair(0, 1), projector)
+        structure = replace(
+            structure, shared=shared, answers_only=_answers_only(model, family, partition, structure, packed)
+        )
+        with_doors = replace(structure, projector_doors=doors)
+        return with_doors if _encoder_can_be_shared(model, family, partition, with_doors, batch) else structure
+    finally:
+        model.train(was_training)
+
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def _below(model: nn.Module, path: str) -> Iterable[tuple[str, nn.Module]]:
+    return ((f"{path}.{name}", module) for name, module in model.get_submodule(path).named_modules() if name)
+
+
+def _plain_lane(model: nn.Module) -> Lane:
+    device = next(model.parameters()).device
+    return Lane(1, {}, False, torch.zeros((), device=device, requires_grad=True))
+
+
+@torch.no_grad()
+def _works_unpadded(model: nn.Module, family: Family, partition: Partition, batch: Mapping[str, Tensor]) -> bool:
+    expected, _ = answer_logits(model, batch)
+    this = Pass(_plain_lane(model), pack_batch(batch, unpadded=True))
+    try:
+        with wired(model, family, partition, Structure(unpadded=True)):
+            found = lane_logits(model, this)[0]
+    except (NotImplementedError, RuntimeError, ValueError, TypeError, IndexError):
+        return False  # attention of another kind, or arguments of another shape: padding stays
+    return _close(found, expected)
+
+
+@torch.no_grad()
+def _same_for_all(
+    model: nn.Module,
+    family: Family,
+    partition: Partition,
+    structure: Structure,
+    batch: PackedBatch,
+    pair: RankPair,
+    names: list[str],
+) -> frozenset[str]:
+    """Those modules whose input is the same for two members with unlike adapters of `pair`, and that are called."""
+    same: dict[str, bool] = {}
+
+    def note(name: str) -> Any:
+        def hook(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+            first, second = arguments[0].chunk(2)
+            same[name] = first.shape == second.shape and torch.equal(first, second)
+
+        return hook
+
+    handles = [model.get_submodule(name).register_forward_pre_hook(note(name)) for name in names]
+    lane = replace(_random_lane(model, partition, pair), frozen_me=False)
+    try:
+        with wired(model, family, partition, structure):
+            lane_logits(model, Pass(lane, batch))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return frozenset(name for name, is_same in same.items() if is_same)
+
+
+@torch.no_grad()
+def _encoder_can_be_shared(
+    model: nn.Module, family: Family, partition: Partition, structure: Structure, batch: Mapping[str, Tensor]
+) -> bool:
+    """Whether members without vision adapters get the same logits from features that were computed once, and kept."""
+    if not structure.projector_doors:
+        return False
+    lane = _random_lane(model, partition, RankPair(0, 1))
+    packed = pack_batch(batch, unpadded=structure.unpadded)
+    with wired(model, family, partition, structure):
+        expected = lane_logits(model, Pass(replace(lane, frozen_me=False), packed))
+        try:
+            found = [lane_logits(model, Pass(lane, packed)) for _ in range(2)]
+        except (RuntimeError, ValueError, TypeError, IndexError):
+            return False  # something between the blocks and the projector counts rows
+    return all(_close(logits, expected) for logits in found)
+
+
+def _close(found: Tensor, expected: Tensor) -> bool:
+    largest = float((found - expected).abs().max())
+    return largest <= LOGIT_TOLERANCE[expected.dtype] * max(1.0, float(expected.abs().max()))
+
+
+def _random_lane(model: nn.Module, partition: Partition, pair: RankPair) -> Lane:
+    parameter = next(model.parameters())
+    layout = layout_of(partition, pair)
+    generator = torch.Generator().manual_seed(0)
+    dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
+    weights = [torch.randn(layout.size, generator=generator, dtype=dtype).to(parameter.device) * 0.1 for _ in range(2)]
+    return make_lane([layout, layout], weights, [torch.zeros_like(weight) for weight in weights])
+
+
+def _answers_only(
+    model: nn.Module, family: Family, partition: Partition, structure: Structure, batch: PackedBatch
+) -> frozenset[str]:
+    """Layers of the language model's last block whose output reaches the answers' logits from the answer rows alone."""
+    zeros: dict[str, Tensor] = {}
+    names = _last_block(partition)
+    with wired(model, family, partition, structure), _zeros_added(model, names, zeros), torch.enable_grad():
+        logits = lane_logits(model, Pass(_plain_lane(model), batch)).float()
+        weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(0)).to(logits.device)
+        gradients = torch.autograd.grad((logits * weights).sum(), tuple(zeros.values()), allow_unused=True)
+    found = dict(zip(zeros, gradients, strict=True))
+    return frozenset(name for name, gradient in found.items() if _only_at(gradient, batch.answer_rows))
+
+
+def _only_at(gradient: Tensor | None, rows: Tensor) -> bool:
+    if gradient is None:
+        return False
+    reached = gradient.flatten(0, -2).any(dim=-1).nonzero()[:, 0]
+    return bool(torch.isin(reached, rows).all()) and gradient.shape[:-1].numel() > len(rows)
+
+
+def _last_block(partition: Partition) -> list[str]:
+    block = re.compile(r".*\.\d+\.")
+    found = block.match(partition.llm[-1].name)
+    return [] if found is None else [layer.name for layer in partition.llm if layer.name.startswith(found[0])]
+
+
+@contextmanager
+def _zeros_added(model: nn.Module, names: list[str], zeros: dict[str, Tensor]) -> Iterator[None]:
+    def add(name: str) -> Any:
+        def hook(_: nn.Module, __: Any, output: Tensor) -> Tensor:
+            zeros[name] = torch.zeros_like(output, requires_grad=True)
+            return output + zeros[name]
+
+        return hook
+
+    handles = [model.get_submodule(name).register_forward_hook(add(name)) for name in names]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

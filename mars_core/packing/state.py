@@ -1,0 +1,87 @@
+"""The state of a pack at a checkpoint, as plain tensors and JSON values: enough to go on as if never stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mars_core.packing.member import TrainedMember
+from mars_core.training.calibration import Checkpoint
+
+
+@dataclass(frozen=True)
+class PackState:
+    """Where a pack stands after `step` optimizer steps.
+
+    tensors: by `NUMBER.NAME` of each member still trained: weights, exp_avg, exp_avg_sq (all flat) and the state of its
+    dropout generator. members: by number, its pair, seed, checkpoints and diverged_at, as JSON values. seconds: trained
+    so far.
+    """
+
+    step: int
+    seconds: float
+    tensors: Mapping[str, Tensor]
+    members: Sequence[Mapping[str, Any]]
+
+
+def take_state(step: int, seconds: float, trained: Sequence[TrainedMember]) -> PackState:
+    """Copy the state of a pack to the CPU."""
+    tensors: dict[str, Tensor] = {}
+    for number, one in enumerate(trained):
+        if one.diverged_at is None:
+            moments = one.optimizer.state[one.weights]
+            tensors[f"{number}.weights"] = one.weights.detach().cpu().clone()
+            tensors[f"{number}.exp_avg"] = moments["exp_avg"].cpu().clone()
+            tensors[f"{number}.exp_avg_sq"] = moments["exp_avg_sq"].cpu().clone()
+            tensors[f"{number}.generator"] = one.generator.get_state().cpu()
+    return PackState(step, seconds, tensors, [_describe(one) for one in trained])
+
+
+def restore_state(state: PackState, trained: Sequence[TrainedMember]) -> None:
+    """Bring fresh members to where `state` was taken.
+
+    Raises:
+        ValueError: the state is of another pack.
+    """
+    expected = [_identity(_describe(one)) for one in trained]
+    if [_identity(stored) for stored in state.members] != expected:
+        raise ValueError(
+            f"the state at step {state.step} is of another pack: it holds {[_identity(m) for m in state.members]}, "
+            f"expected {expected}; delete it to train from the start"
+        )
+    for number, (one, stored) in enumerate(zip(trained, state.members, strict=True)):
+        one.checkpoints = [Checkpoint(**checkpoint) for checkpoint in stored["checkpoints"]]
+        one.diverged_at = stored["diverged_at"]
+        if one.diverged_at is None:
+            _restore_tensors(state, number, one)
+
+
+def _restore_tensors(state: PackState, number: int, one: TrainedMember) -> None:
+    one.weights.data.copy_(state.tensors[f"{number}.weights"])
+    one.generator.set_state(state.tensors[f"{number}.generator"])
+    moments = {name: state.tensors[f"{number}.{name}"] for name in ("exp_avg", "exp_avg_sq")}
+    step = torch.tensor(float(state.step))
+    one.optimizer.load_state_dict(one.optimizer.state_dict() | {"state": {0: {"step": step, **moments}}})
+    schedule = one.schedule
+    rate = schedule.base_lrs[0] * schedule.lr_lambdas[0](state.step)
+    counted = {"last_epoch": state.step, "_step_count": state.step + 1, "_last_lr": [rate]}
+    schedule.load_state_dict(schedule.state_dict() | counted)
+    one.optimizer.param_groups[0]["lr"] = rate
+
+
+def _describe(one: TrainedMember) -> dict[str, Any]:
+    return {
+        "pair": [one.member.pair.r_me, one.member.pair.r_llm],
+        "seed": one.member.seed,
+        "checkpoints": [asdict(checkpoint) for checkpoint in one.checkpoints],
+        "diverged_at": one.diverged_at,
+    }
+
+
+def _identity(stored: Mapping[str, Any]) -> tuple[int, int, int]:
+    r_me, r_llm = stored["pair"]
+    return r_me, r_llm, stored["seed"]

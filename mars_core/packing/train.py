@@ -1,0 +1,385 @@
+"""Train a pack: every member as if it were alone, side by side over one frozen backbone."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mars_core.models.families import family_of
+from mars_core.models.partition import Partition
+from mars_core.packing.adapters import initial_weights, layout_of
+from mars_core.packing.batch import PackedBatch, pack_batch
+from mars_core.packing.examine import examine
+from mars_core.packing.forward import lane_logits, lane_losses, losses_of
+from mars_core.packing.lane import Dropout, Pass, make_lane
+from mars_core.packing.member import PackMember, TrainedMember, start_member, take_step
+from mars_core.packing.state import PackState, restore_state, take_state
+from mars_core.packing.wiring import Structure, wired
+from mars_core.training.calibration import CalibrationRun, Checkpoint
+from mars_core.training.evaluation import LARGEST_LOSS, Score, Totals, add_answers, overall
+from mars_core.training.memory import peak_memory_bytes
+from mars_core.training.recipe import Recipe
+
+Batch = Mapping[str, Tensor]
+Step = Sequence[Batch]
+"""The batches whose answer tokens make one optimizer step (several where they are accumulated)."""
+
+KEPT_VALIDATION_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """How a pack goes through the model.
+
+    width: members in one forward pass; it bounds the memory for activations. at_once: lanes trained at the same time,
+    each in a thread of its own with its share of the cores (1 on a GPU).
+    """
+
+    width: int = 2
+    at_once: int = 1
+
+
+@dataclass(frozen=True)
+class TrainedPack:
+    """Results of a pack.
+
+    runs: of each member, in the order given. weights: flat adapter weights at the end (of a diverged member, before the
+    step that broke it). seconds: training and evaluation, of all calls together. width: members in the widest lane at
+    the end, less than asked for where memory ran out.
+    """
+
+    runs: tuple[CalibrationRun, ...]
+    weights: tuple[Tensor, ...]
+    seconds: float
+    width: int
+
+
+def train_pack(
+    model: nn.Module,
+    partition: Partition,
+    members: Sequence[PackMember],
+    *,
+    train_steps: Callable[[int], Iterable[Step]],
+    validation: Callable[[], Iterable[tuple[Batch, Sequence[str]]]],
+    recipe: Recipe,
+    horizon: int,
+    checkpoint_steps: Sequence[int],
+    lanes: Lanes = Lanes(),
+    resume: PackState | None = None,
+    on_step: Callable[[int], Any] | None = None,
+    on_checkpoint: Callable[[PackState], Any] | None = None,
+) -> TrainedPack:
+    """Fine-tune fresh adapters of every member on `model` and measure them at `checkpoint_steps`.
+
+    Each member has its own loss (mean over the answer tokens of a step), Adam state, schedule, clipping and dropout
+    masks; nothing of it depends on who else is in the pack. A member whose loss is not finite any more is dropped.
+
+    Args:
+        model: base model with frozen weights; it is returned to that state.
+        members: rank pairs with their seeds; equal to what PEFT gives with the same seed at the start.
+        train_steps: called with the number of steps to leave out, gives the batches of every step after them, in
+            the order shared by all members.
+        validation: gives the batches of the calibration validation set and the task type of each row.
+        horizon: steps that the learning-rate schedule spans.
+        checkpoint_steps: increasing steps, the last at most `horizon`.
+        resume: a state given to `on_checkpoint` by an earlier call with the same arguments.
+        on_checkpoint: called with the state after every checkpoint.
+
+    Raises:
+        ValueError: the ranks do not fit the model, the base model has dropout of its own, the checkpoint steps are not
+            increasing within the horizon, there are fewer batches than steps, or `resume` is of another pack.
+    """
+    check_steps(checkpoint_steps, horizon)
+    refuse_dropout(model)
+    family = family_of(model.config.model_type)  # type: ignore[union-attr, arg-type]
+    trained = [
+        start_member(
+            member,
+            layout_of(partition, member.pair),
+            initial_weights(model, partition, member.pair, member.seed),
+            recipe,
+            horizon,
+        )
+        for member in members
+    ]
+    if resume is not None:
+        restore_state(resume, trained)
+    was_training = model.training
+    model.eval()
+    try:
+        structure = _structure(model, partition, validation)
+        if recipe.lora_dropout:
+            structure = replace(structure, answers_only=frozenset())  # masks are drawn for every token
+        with wired(model, family, partition, structure), _threads(lanes.at_once) as run_all:
+            pack = _Pack(model, structure, recipe, trained, lanes.width, run_all)
+            return _train(pack, train_steps, validation, checkpoint_steps, resume, on_step, on_checkpoint)
+    finally:
+        model.train(was_training)
+
+
+def check_steps(steps: Sequence[int], horizon: int) -> None:
+    """Insist that checkpoint steps increase within the horizon.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if not steps or any(before >= after for before, after in pairwise([0, *steps, horizon + 1])):
+        raise ValueError(
+            f"checkpoint steps must increase from 1 or more to at most the horizon of {horizon} steps, "
+            f"got {list(steps)}"
+        )
+
+
+def refuse_dropout(model: nn.Module) -> None:
+    """Insist that the base model draws no random numbers: its masks could not be the same for a run in any pack.
+
+    Raises:
+        ValueError: a dropout layer or an attention dropout above 0.
+    """
+    for name, module in model.named_modules():
+        probability = module.p if isinstance(module, nn.Dropout) else _attention_dropout(module)
+        if probability > 0:
+            raise ValueError(
+                f"the base model drops out {probability:.0%} in {name}: set that dropout to 0 in its config.json. "
+                "Calibration refuses it, because a run's random masks would depend on the runs beside it"
+            )
+
+
+def _attention_dropout(module: nn.Module) -> float:
+    # transformers' attention modules keep it as a number, under one of these names
+    found = (getattr(module, name, None) for name in ("attention_dropout", "dropout"))
+    return max((value for value in found if isinstance(value, float)), default=0.0)
+
+
+@dataclass
+class _Pack:
+    model: nn.Module
+    structure: Structure
+    recipe: Recipe
+    trained: Sequence[TrainedMember]
+    width: int
+    run_all: Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]]
+
+    @property
+    def alive(self) -> list[TrainedMember]:
+        """Members that have not diverged, those without vision adapters together, so that they share its features."""
+        alive = [one for one in self.trained if one.diverged_at is None]
+        return sorted(alive, key=lambda one: (one.member.pair.r_me > 0, one.member.pair.r_llm, one.member.pair.r_me))
+
+    def lanes(self) -> list[list[TrainedMember]]:
+        """The members still trained, `width` at a time."""
+        alive = self.alive
+        frozen = sum(one.member.pair.r_me == 0 for one in alive)
+        parts = (alive[:frozen], alive[frozen:])
+        return [part[start : start + self.width] for part in parts for start in range(0, len(part), self.width)]
+
+
+def _structure(model: nn.Module, partition: Partition, validation: Callable[[], Iterable[Any]]) -> Structure:
+    family = family_of(model.config.model_type)  # type: ignore[union-attr, arg-type]
+    first = None
+    for batch, _ in validation():
+        first = first or batch
+        if "pixel_values" in batch:
+            return examine(model, family, partition, batch)
+    if first is None:
+        raise ValueError("the validation set is empty: give at least one batch with answer tokens")
+    return examine(model, family, partition, first)
+
+
+def _train(
+    pack: _Pack,
+    train_steps: Callable[[int], Iterable[Step]],
+    validation: Callable[[], Iterable[tuple[Batch, Sequence[str]]]],
+    checkpoint_steps: Sequence[int],
+    resume: PackState | None,
+    on_step: Callable[[int], Any] | None,
+    on_checkpoint: Callable[[PackState], Any] | None,
+) -> TrainedPack:
+    done, earlier = (0, 0.0) if resume is None else (resume.step, resume.seconds)
+    started, last = time.perf_counter() - earlier, checkpoint_steps[-1]
+    kept = _Kept(validation, pack.structure)
+    batches = iter(train_steps(done))
+    while done < last and pack.alive:
+        step = next(batches, None)
+        if step is None:
+            raise ValueError(f"the training batches ran out before step {last}: give one batch per optimizer step")
+        done += 1
+        _train_step(pack, step, done)
+        if done in checkpoint_steps:
+            _measure(pack, kept, done, lambda: time.perf_counter() - started)
+            if on_checkpoint is not None:
+                on_checkpoint(take_state(done, time.perf_counter() - started, pack.trained))
+        if on_step is not None:
+            on_step(done)
+    runs = tuple(CalibrationRun(tuple(one.checkpoints), one.diverged_at) for one in pack.trained)
+    weights = tuple(one.weights.detach() for one in pack.trained)
+    return TrainedPack(runs, weights, time.perf_counter() - started, pack.width)
+
+
+def _train_step(pack: _Pack, step: Step, number: int) -> None:
+    batches = [pack_batch(batch, unpadded=pack.structure.unpadded) for batch in step]
+    _over_lanes(pack, lambda lane: _step_lane(pack, lane, batches, number))
+
+
+def _step_lane(pack: _Pack, lane: Sequence[TrainedMember], batches: Sequence[PackedBatch], number: int) -> None:
+    adapters = make_lane(
+        [one.layout for one in lane], [one.weights.data for one in lane], [one.gradient for one in lane]
+    )
+    probability = pack.recipe.lora_dropout
+    dropout = Dropout(probability, tuple(one.generator for one in lane)) if probability else None
+    total = sum(len(batch.targets) for batch in batches)
+    losses = torch.zeros(len(lane), dtype=torch.float64)
+    before = [one.generator.get_state() for one in lane] if dropout else []
+    try:
+        for batch in batches:
+            with _autocast(pack):
+                by_member = lane_losses(pack.model, Pass(adapters, batch, dropout)).sum(dim=1) / total
+            if by_member.requires_grad:  # not where vision adapters alone meet a batch of text alone
+                by_member.sum().backward()  # type: ignore[no-untyped-call]
+            losses += by_member.detach().double().cpu()
+    except RuntimeError:
+        for one, state in zip(lane, before, strict=False):
+            one.generator.set_state(state)  # so that the step can be taken again with the same masks
+        raise
+    for one, loss in zip(lane, losses.tolist(), strict=True):
+        if math.isfinite(loss):
+            one.losses.append(loss)
+            take_step(one, pack.recipe)
+        else:
+            one.diverged_at = number
+
+
+def _over_lanes(pack: _Pack, work: Callable[[Sequence[TrainedMember]], Any]) -> list[Any]:
+    """Do `work` for every lane; where memory runs out, narrow the lanes and do what is left."""
+    lanes = pack.lanes()
+    results = pack.run_all(lambda lane: _caught(lambda: work(lane)), lanes)
+    failed = [lane for lane, (out_of_memory, _) in zip(lanes, results, strict=True) if out_of_memory]
+    done = [result for out_of_memory, result in results if not out_of_memory]
+    while failed:
+        if all(len(lane) == 1 for lane in failed):
+            raise MemoryError(
+                "out of memory with a single run: lower recipe.micro_batch_size (samples per forward pass) or "
+                "evaluation_batch_size"
+            )
+        pack.width = max(1, max(map(len, failed)) // 2)
+        for one in (member for lane in failed for member in lane):
+            one.gradient.zero_()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        halves = [
+            list(lane[start : start + pack.width]) for lane in failed for start in range(0, len(lane), pack.width)
+        ]
+        results = [_caught(lambda lane=lane: work(lane)) for lane in halves]  # type: ignore[misc]
+        failed = [lane for lane, (out_of_memory, _) in zip(halves, results, strict=True) if out_of_memory]
+        done += [result for out_of_memory, result in results if not out_of_memory]
+    return done
+
+
+def _caught(work: Callable[[], Any]) -> tuple[bool, Any]:
+    try:
+        return False, work()
+    except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU's allocator raises the plain class
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            return True, None
+        raise
+
+
+def _measure(pack: _Pack, kept: _Kept, number: int, seconds: Callable[[], float]) -> None:
+    def score(lane: Sequence[TrainedMember]) -> list[tuple[TrainedMember, Score]]:
+        return list(zip(lane, _evaluate_lane(pack, lane, kept), strict=True))
+
+    scores = [pair for lane in _over_lanes(pack, score) for pair in lane]
+    share = seconds() / len(pack.trained)
+    for one, found in scores:
+        if found.loss <= LARGEST_LOSS:  # false for NaN
+            one.checkpoints.append(_checkpoint(one, number, found, share))
+            one.losses.clear()
+        else:
+            one.diverged_at = number
+
+
+def _checkpoint(one: TrainedMember, number: int, score: Score, seconds: float) -> Checkpoint:
+    last = one.last
+    assert last is not None
+    return Checkpoint(
+        step=number,
+        train_loss=sum(one.losses) / len(one.losses),
+        val_loss=score.loss,
+        val_accuracy=score.accuracy,
+        lr=last.lr,
+        grad_norm_me=last.grad_norm_me,
+        grad_norm_llm=last.grad_norm_llm,
+        wall_seconds=seconds,
+        peak_memory_bytes=peak_memory_bytes(),
+    )
+
+
+@torch.no_grad()
+def _evaluate_lane(pack: _Pack, lane: Sequence[TrainedMember], kept: _Kept) -> list[Score]:
+    adapters = make_lane(
+        [one.layout for one in lane], [one.weights.data for one in lane], [one.gradient for one in lane]
+    )
+    totals: list[dict[str, Totals]] = [defaultdict(Totals) for _ in lane]
+    for batch, tasks in kept.batches():
+        with _autocast(pack):
+            logits = lane_logits(pack.model, Pass(adapters, batch))
+            losses = losses_of(logits, batch.targets)
+        right = logits.argmax(dim=-1) == batch.targets
+        for total, loss_of_one, right_of_one in zip(totals, losses, right, strict=True):
+            add_answers(total, loss_of_one, right_of_one, batch.labels, tasks)
+    return [overall(total).score() for total in totals]
+
+
+class _Kept:
+    """Validation batches, kept between checkpoints if they fit a budget."""
+
+    def __init__(self, validation: Callable[[], Iterable[tuple[Batch, Sequence[str]]]], structure: Structure) -> None:
+        self._validation, self._structure = validation, structure
+        self._kept: list[tuple[PackedBatch, Sequence[str]]] = []
+        size = 0
+        for packed in self._packed():
+            size += packed[0].nbytes
+            if size > KEPT_VALIDATION_BYTES:
+                self._kept = []
+                return
+            self._kept.append(packed)
+
+    def batches(self) -> Iterable[tuple[PackedBatch, Sequence[str]]]:
+        """The batches, made again where they did not fit."""
+        return self._kept or self._packed()
+
+    def _packed(self) -> Iterator[tuple[PackedBatch, Sequence[str]]]:
+        for batch, tasks in self._validation():
+            yield pack_batch(batch, unpadded=self._structure.unpadded), tasks
+
+
+def _autocast(pack: _Pack) -> Any:
+    if pack.recipe.dtype not in ("bfloat16", "float16"):
+        return nullcontext()
+    device = next(pack.model.parameters()).device
+    return torch.autocast(device.type, dtype=getattr(torch, pack.recipe.dtype))
+
+
+@contextmanager
+def _threads(at_once: int) -> Iterator[Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]]]:
+    if at_once == 1:
+        yield lambda work, items: [work(item) for item in items]
+        return
+    before = torch.get_num_threads()
+    share = max(1, (os.cpu_count() or 1) // at_once)
+    with ThreadPoolExecutor(at_once, initializer=torch.set_num_threads, initargs=(share,)) as pool:
+        try:
+            yield lambda work, items: list(pool.map(work, items))
+        finally:
+            torch.set_num_threads(before)

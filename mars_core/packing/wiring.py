@@ -1,0 +1,211 @@
+"""Lead a model's forward pass through the current `Pass`, without changing its classes.
+
+Only instances are touched, and given back as they were: `forward` of the adapted linear layers and of what comes
+before them, hooks at the doors of vision tower, language model and output head, the name of the
+attention function.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mars_core.models.families import Family
+from mars_core.models.partition import GROUPS, Partition
+from mars_core.packing.attention import MARK, attention_within_sequences
+from mars_core.packing.lane import Adapters, Pass, current_pass
+from mars_core.packing.linear import add_low_rank, merged_linear, merging_pays
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What a model's forward pass allows to leave out; found by `mars_core.packing.examine`, never assumed.
+
+    unpadded: attention is plain and causal, so the language model can be given the real tokens alone.
+    answers_only: adapted layers whose output is read at the answer rows alone (those of the last block).
+    shared: modules with parameters whose input is the same for every member (patch embeddings).
+    projector_doors: projector layers that read what the vision tower gives, the first ones there.
+    """
+
+    unpadded: bool
+    answers_only: frozenset[str] = frozenset()
+    shared: frozenset[str] = frozenset()
+    projector_doors: frozenset[str] = frozenset()
+
+
+@contextmanager
+def wired(model: nn.Module, family: Family, partition: Partition, structure: Structure) -> Iterator[None]:
+    """While the block runs, forward passes of `model` in a thread with a current pass are those of its lane."""
+    language_model = model.get_submodule(family.llm)
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    with ExitStack() as stack:
+        for group in GROUPS:
+            for layer in partition.group(group):
+                linear = model.get_submodule(layer.name)
+                assert isinstance(linear, nn.Linear)  # as the partition found it
+                forward = partial(_linear, linear, layer.name, structure, linear.forward)
+                stack.enter_context(_forward_of(linear, forward))
+        for name in structure.shared:
+            module = model.get_submodule(name)
+            stack.enter_context(_forward_of(module, partial(_once_for_all, module.forward)))
+        if structure.projector_doors:
+            for number, block in enumerate(vision_blocks(model, family, partition)):
+                forward = partial(_vision_block, number == 0, block.forward)
+                stack.enter_context(_forward_of(block, forward))
+        for name in structure.answers_only:
+            stack.enter_context(_marked(model.get_submodule(name.rpartition(".")[0])))
+        if structure.unpadded:
+            stack.enter_context(attention_within_sequences(language_model))
+            stack.enter_context(_hook(language_model.register_forward_pre_hook(_drop_padding, with_kwargs=True)))
+        stack.enter_context(_hook(head.register_forward_pre_hook(_gather_answers)))
+        yield
+
+
+@contextmanager
+def _forward_of(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward  # the class's own shows again
+
+
+@contextmanager
+def _marked(module: nn.Module) -> Iterator[None]:
+    setattr(module, MARK, True)
+    try:
+        yield
+    finally:
+        if hasattr(module, MARK):  # siblings share the mark
+            delattr(module, MARK)
+
+
+@contextmanager
+def _hook(handle: Any) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _linear(
+    layer: nn.Linear, name: str, structure: Structure, original: Callable[[Tensor], Tensor], x: Tensor
+) -> Tensor:
+    this = current_pass()
+    adapters = None if this is None else this.lane.adapters.get(name)
+    if this is None or adapters is None:
+        return original(x)
+    if this.lane.frozen_me and name in structure.projector_doors:
+        return _door(layer, name, original, x, adapters, this)
+    by_member = x.reshape(this.lane.width, -1, layer.in_features)
+    if name in structure.answers_only:
+        rows = this.batch.answer_rows
+        y = _product(layer, original, by_member.index_select(1, rows), adapters, this)
+        y = y.new_zeros((*by_member.shape[:2], layer.out_features)).index_copy(1, rows, y)
+    else:
+        y = _product(layer, original, by_member, adapters, this)
+    return y.view(*x.shape[:-1], layer.out_features)
+
+
+def _door(
+    layer: nn.Linear, name: str, original: Callable[[Tensor], Tensor], x: Tensor, adapters: Adapters, this: Pass
+) -> Tensor:
+    """The first layer that tells members apart: it reads the same features for all of them."""
+    x = this.batch.features.setdefault(name, x.detach())
+    width = this.lane.width
+    y = _product(layer, original, x.reshape(1, -1, layer.in_features).expand(width, -1, -1), adapters, this)
+    return y.view(width * x.shape[0], *x.shape[1:-1], layer.out_features)
+
+
+def _product(
+    layer: nn.Linear, original: Callable[[Tensor], Tensor], x: Tensor, adapters: Adapters, this: Pass
+) -> Tensor:
+    anchor, dropout = this.lane.anchor, this.dropout
+    if dropout is None and _full_precision(layer) and merging_pays(x.shape[1], layer.in_features, layer.out_features):
+        return merged_linear(x, layer.weight, layer.bias, adapters, anchor)
+    return add_low_rank(original(x), x, adapters, anchor, dropout)
+
+
+def _full_precision(layer: nn.Linear) -> bool:
+    # A quantized layer is a subclass with a weight of another dtype.
+    return layer.weight.dtype in (torch.float32, torch.float64)
+
+
+def _vision_block(first: bool, original: Callable[..., Any], hidden: Tensor, *arguments: Any, **named: Any) -> Any:
+    """A block of a frozen encoder sees the rows of one member; the projector's doors read them for all."""
+    this = current_pass()
+    if this is None or not this.lane.frozen_me:
+        return original(hidden, *arguments, **named)
+    width = this.lane.width
+    hidden = hidden[: hidden.shape[0] // width] if first else hidden
+    if this.batch.features:
+        return hidden  # nobody reads it: the doors have the features already
+    rows = hidden.shape[0] * width
+    share = partial(_share_of_one, rows=rows, width=width)
+    return original(hidden, *map(share, arguments), **{name: share(value) for name, value in named.items()})
+
+
+def _share_of_one(value: Any, *, rows: int, width: int) -> Any:
+    """The first member's part of what comes with `rows` rows: a value per row, or where its sequences begin and end."""
+    if isinstance(value, tuple):
+        return tuple(_share_of_one(part, rows=rows, width=width) for part in value)
+    if not isinstance(value, Tensor) or value.dim() == 0:
+        return value
+    if value.shape[0] == rows:
+        return value[: rows // width]
+    begins_and_ends = value.dim() == 1 and not value.is_floating_point() and int(value[-1]) == rows
+    return value[: (len(value) - 1) // width + 1] if begins_and_ends else value
+
+
+def vision_blocks(model: nn.Module, family: Family, partition: Partition) -> list[nn.Module]:
+    """The vision tower's repeated blocks: the outermost list elements that hold adapted layers of the ME."""
+    path = re.compile(re.escape(family.me) + r"\.(?:[^.]+\.)*?\d+(?=\.)")
+    names = dict.fromkeys(found[0] for layer in partition.me if (found := path.match(layer.name)))
+    return [model.get_submodule(name) for name in names]
+
+
+def _once_for_all(original: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    this = current_pass()
+    if this is None or this.lane.width == 1:
+        return original(x)
+    y = original(x[: x.shape[0] // this.lane.width])
+    return y.repeat(this.lane.width, *[1] * (y.dim() - 1))
+
+
+def _gather_answers(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    this = current_pass()
+    if this is None:
+        return None
+    hidden, *rest = arguments
+    by_member = hidden.reshape(this.lane.width, -1, hidden.shape[-1])
+    return (by_member.index_select(1, this.batch.answer_rows), *rest)
+
+
+def _drop_padding(_: nn.Module, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Any, Any] | None:
+    this = current_pass()
+    if this is None:
+        return None
+    mask = this.batch.mask.repeat(this.lane.width, 1)
+    if named.get("position_ids") is None:
+        named = {**named, "position_ids": (mask.cumsum(dim=1) - 1).clamp(min=0)}
+    kept = mask.flatten().nonzero()[:, 0]
+    flat = {name: _real_tokens(value, mask.shape, kept) for name, value in named.items() if name != "attention_mask"}
+    # Masks by kind of layer, none of them needed: the attention function knows the sequences.
+    return arguments, flat | {"attention_mask": {"full_attention": None, "sliding_attention": None}}
+
+
+def _real_tokens(value: Any, shape: torch.Size, kept: Tensor) -> Any:
+    """Rows (rows, length, ...) or (k, rows, length, ...) become (1, tokens, ...) or (k, 1, tokens, ...)."""
+    if not isinstance(value, Tensor):
+        return value
+    for first in (0, 1):
+        if value.shape[first : first + 2] == shape:
+            return value.flatten(first, first + 1).index_select(first, kept).unsqueeze(first)
+    return value

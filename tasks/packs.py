@@ -1,0 +1,373 @@
+"""Packs: which runs are trained together, at what cost, and their training with all that is kept of it."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psutil
+import pyarrow.parquet as pq
+import torch
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from mars_core import __version__
+from mars_core.metrics.schema import SCHEMA, SCHEMA_VERSION, to_table
+from mars_core.models.loading import Base
+from mars_core.models.lora import trainable_parameters
+from mars_core.packing.cost import BYTES_PER_TRAINABLE, Cost, activation_bytes, lanes_for, measure_cost
+from mars_core.packing.export import save_adapter
+from mars_core.packing.member import PackMember
+from mars_core.packing.state import PackState
+from mars_core.packing.train import Lanes, TrainedPack, train_pack
+from mars_core.training.calibration import CalibrationRun, Checkpoint
+from tasks import tracking
+from tasks.calibrate import CalibrationPlan, PlannedPack, PlannedRun, metrics_path, summary_path
+from tasks.config import StudyConfig
+from tasks.data import calibration_set, load_data, scored_batches, step_batches, validation_set
+from tasks.pack_state import drop_state, read_state, state_folder, write_state
+from tasks.progress import progress_bar, say
+from tasks.resources import base_model, device_name, resolve_device
+from tasks.revision import recipe_hash
+from tasks.store import Revision, read_json, replacing, replacing_folder, write_json
+
+
+@dataclass(frozen=True)
+class PackForecast:
+    """What a calibration is expected to take on this machine.
+
+    packs: the packs. pair_steps: optimizer steps of all runs. seconds: on one device, packs one after another.
+    memory_bytes: of the largest pack, the model included. lanes: how it goes through the model.
+    """
+
+    packs: tuple[PlannedPack, ...]
+    pair_steps: int
+    seconds: float
+    memory_bytes: int
+    lanes: Lanes
+    device: str
+
+    def as_json(self) -> dict[str, Any]:
+        """The forecast in the units that people plan with."""
+        hours = self.seconds / 3600
+        kind = "cpu" if self.device == "cpu" else "gpu"
+        return {
+            "packs": [len(pack.runs) for pack in self.packs],
+            "pair_steps": self.pair_steps,
+            "hours": round(hours, 4),
+            f"{kind}_hours": round(hours * (os.cpu_count() or 1 if kind == "cpu" else 1), 4),
+            "memory_gigabytes": round(self.memory_bytes / 1e9, 3),
+            "runs_side_by_side": self.lanes.width * self.lanes.at_once,
+            "device": self.device,
+        }
+
+    def __str__(self) -> str:
+        """One line for people."""
+        return (
+            f"{self.pair_steps} pair-steps in about {_duration(self.seconds)} on {self.device}: {len(self.packs)} "
+            f"{'pack' if len(self.packs) == 1 else 'packs'}, {self.lanes.width * self.lanes.at_once} runs side by "
+            f"side, about {self.memory_bytes / 1e9:.1f} GB for model, adapters and activations"
+        )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def forecast(config: StudyConfig, plan: CalibrationPlan, runs: Sequence[PlannedRun]) -> PackForecast:
+    """Measure a few steps and say what training `runs` will take; no run is stored.
+
+    Raises:
+        ValueError: not even one run fits the memory.
+    """
+    base = base_model(config.model, config.device, config.recipe.dtype)
+    cost, lanes = _measured_cost(config, runs)
+    packs = plan_packs(config, runs, cost)
+    largest = max(packs, key=lambda pack: len(pack.runs))
+    seconds = cost.seconds(len(runs), plan.horizon, len(plan.checkpoint_steps)) + cost.startup_seconds * (
+        len(packs) - 1
+    )
+    return PackForecast(
+        packs=tuple(packs),
+        pair_steps=len(runs) * plan.horizon,
+        seconds=seconds,
+        memory_bytes=cost.memory_bytes(base.partition, [run.pair for run in largest.runs], lanes),
+        lanes=lanes,
+        device=device_name(resolve_device(config.device)),
+    )
+
+
+def begin_packs(
+    config: StudyConfig, revision: Revision, plan: CalibrationPlan, missing: Sequence[PlannedRun]
+) -> tuple[list[PlannedPack], dict[str, Any]]:
+    """The packs that train `missing`, those begun earlier first, and what they are expected to take (also told)."""
+    begun = unfinished_packs(revision, missing)
+    taken = {run.run_id for pack in begun for run in pack.runs}
+    fresh = [run for run in missing if run.run_id not in taken]
+    if begun:
+        say(f"calibrate: going on with {len(begun)} unfinished packs of {len(taken)} runs")
+    if not fresh:
+        return begun, {}
+    expected = forecast(config, plan, fresh)
+    say(f"calibrate: expected to take {expected}")
+    return [*begun, *expected.packs], {
+        "expected_seconds": expected.seconds,
+        "expected_memory_bytes": expected.memory_bytes,
+    }
+
+
+def _measured_cost(config: StudyConfig, runs: Sequence[PlannedRun]) -> tuple[Cost, Lanes]:
+    base = base_model(config.model, config.device, config.recipe.dtype)
+    return measure_cost(
+        base.model,
+        base.partition,
+        [run.pair for run in runs],
+        steps=partial(step_batches, calibration_set(config), base, config.recipe.batch_size, config.micro_batch_size),
+        validation=scored_batches(validation_set(config), base, config.evaluation_batch_size),
+        validation_samples=len(validation_set(config)),
+        recipe=config.recipe.as_recipe(),
+        memory_bytes=memory_budget(config),
+        at_once=lanes_at_once(config),
+    )
+
+
+def plan_packs(config: StudyConfig, runs: Sequence[PlannedRun], cost: Cost | None = None) -> list[PlannedPack]:
+    """Group runs into packs of nearly equal size, as few as `calibration.pack_runs` and `pack_hours` allow.
+
+    cost: needed where packs are limited in time.
+    """
+    limits = [len(runs)]
+    if config.calibration.pack_runs is not None:
+        limits.append(config.calibration.pack_runs)
+    if config.calibration.pack_hours is not None and cost is not None:
+        limits.append(_runs_within(config, cost, config.calibration.pack_hours * 3600))
+    packs = math.ceil(len(runs) / max(1, min(limits))) if runs else 0
+    bounds = [round(len(runs) * number / packs) for number in range(packs + 1)] if packs else []
+    return [PlannedPack(tuple(runs[start:stop])) for start, stop in pairwise(bounds)]
+
+
+def _runs_within(config: StudyConfig, cost: Cost, seconds: float) -> int:
+    steps = min(len(calibration_set(config)), config.calibration.samples) // config.recipe.batch_size
+    one = cost.seconds(1, steps, 1) - cost.startup_seconds
+    return max(1, int((seconds - cost.startup_seconds) / one))
+
+
+def memory_budget(config: StudyConfig) -> int:
+    """Bytes that a pack may use: as configured, else nine tenths of what the device has free, the model counted in."""
+    if config.calibration.memory_gigabytes is not None:
+        return int(config.calibration.memory_gigabytes * 1e9)
+    base = base_model(config.model, config.device, config.recipe.dtype)
+    model = sum(weight.nbytes for weight in base.model.parameters())
+    device = resolve_device(config.device)
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    return int(0.9 * free) + model
+
+
+def lanes_at_once(config: StudyConfig) -> int:
+    """Lanes trained at the same time: as configured, else one per core on a CPU and one on a GPU."""
+    if config.calibration.parallel is not None:
+        return config.calibration.parallel
+    return 1 if resolve_device(config.device).type == "cuda" else max(1, len(psutil.Process().cpu_affinity() or [0]))
+
+
+@task(
+    name="calibrate-pack",
+    task_run_name="calibrate {pack.name}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    tags=["calibration"],
+)
+def calibrate_pack(
+    config: StudyConfig, revision: Revision, plan: CalibrationPlan, pack: PlannedPack, parent: str, label: str | None
+) -> list[str]:
+    """Train the runs of a pack and store their checkpoint metrics; returns the paths of the Parquet files.
+
+    label: of the progress bar, None for none.
+    """
+    tracking.use_store(Path(config.study))
+    folder = state_folder(revision, pack.pack_id)
+    write_json(folder / PACK_FILE, [run.run_id for run in pack.runs])
+    base = base_model(config.model, config.device, config.recipe.dtype)
+    tracked = {run: _begin(config, revision, base, run, pack, parent) for run in pack.runs}
+    try:
+        trained = _train(config, revision, plan, pack, tracked, label)
+    except BaseException as error:
+        # A run that was killed outright stays open, and the next process goes on with it; this one is going on no more.
+        status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+        for run_id in tracked.values():
+            tracking.end_child(run_id, status)
+        raise
+    for run, result in zip(pack.runs, trained.runs, strict=True):
+        rows = _rows(config, revision, pack, run, result.checkpoints)
+        _log_new(tracked[run], rows)
+        _store(revision, run, rows, result, tracked[run])
+        tracking.end_child(tracked[run], "FINISHED" if result.diverged_at is None else "FAILED")
+    drop_state(folder)
+    return [str(metrics_path(revision, run.run_id)) for run in pack.runs]
+
+
+PACK_FILE = "runs.json"
+"""Beside the state of a pack: the ids of its runs."""
+
+
+def unfinished_packs(revision: Revision, runs: Sequence[PlannedRun]) -> list[PlannedPack]:
+    """Packs that were begun and not finished, all of whose runs are still missing: they go on where they stopped."""
+    missing = {run.run_id: run for run in runs}
+    found = []
+    for path in sorted(revision.path("calibration", "state").glob(f"*/{PACK_FILE}")):
+        ids = read_json(path)
+        if read_state(path.parent) is not None and all(run_id in missing for run_id in ids):
+            found.append(PlannedPack(tuple(missing.pop(run_id) for run_id in ids)))
+    return found
+
+
+def _train(
+    config: StudyConfig,
+    revision: Revision,
+    plan: CalibrationPlan,
+    pack: PlannedPack,
+    tracked: Mapping[PlannedRun, str],
+    label: str | None,
+) -> TrainedPack:
+    base = base_model(config.model, config.device, config.recipe.dtype)
+    folder = state_folder(revision, pack.pack_id)
+    validation = scored_batches(validation_set(config), base, config.evaluation_batch_size)
+    steps = partial(step_batches, calibration_set(config), base, config.recipe.batch_size, config.micro_batch_size)
+
+    def keep(state: PackState) -> None:
+        write_state(folder, state)
+        for run, member in zip(pack.runs, state.members, strict=True):
+            checkpoints = [Checkpoint(**checkpoint) for checkpoint in member["checkpoints"]]
+            if checkpoints:
+                _log_new(tracked[run], _rows(config, revision, pack, run, checkpoints))
+        if config.calibration.snapshots:
+            _keep_snapshots(revision, base, pack, state)
+
+    with progress_bar(label, plan.horizon) if label else nullcontext() as advance:
+        return train_pack(
+            base.model,
+            base.partition,
+            [PackMember(run.pair, run.seed) for run in pack.runs],
+            train_steps=steps,
+            validation=validation,
+            recipe=config.recipe.as_recipe(),
+            horizon=plan.horizon,
+            checkpoint_steps=plan.checkpoint_steps,
+            lanes=_lanes(config, base, pack),
+            resume=read_state(folder),
+            on_step=advance,
+            on_checkpoint=keep,
+        )
+
+
+def _lanes(config: StudyConfig, base: Base, pack: PlannedPack) -> Lanes:
+    pairs = [run.pair for run in pack.runs]
+    steps = step_batches(calibration_set(config), base, config.recipe.batch_size, config.micro_batch_size, 0)
+    first = max(next(iter(steps)), key=lambda batch: batch["labels"].numel())
+    largest = max(pairs, key=partial(trainable_parameters, base.partition))
+    return lanes_for(
+        activation_bytes(base.model, base.partition, first, largest),
+        sum(weight.nbytes for weight in base.model.parameters()),
+        sum(trainable_parameters(base.partition, pair) for pair in pairs) * BYTES_PER_TRAINABLE,
+        memory_budget(config),
+        at_once=lanes_at_once(config),
+        device=resolve_device(config.device).type,
+    )
+
+
+def _begin(config: StudyConfig, revision: Revision, base: Base, run: PlannedRun, pack: PlannedPack, parent: str) -> str:
+    parameters = {
+        "r_me": run.pair.r_me,
+        "r_llm": run.pair.r_llm,
+        "seed": run.seed,
+        "trainable_parameters": trainable_parameters(base.partition, run.pair),
+        "data_hash": load_data(config.data).data_hash,
+        "pack_runs": len(pack.runs),
+        "recipe": config.recipe.model_dump(mode="json"),
+    }
+    tags = {
+        "mars.kind": "calibration",
+        "mars.revision": str(revision.number),
+        "mars.run_id": run.run_id,
+        "mars.pack_id": pack.pack_id,
+    }
+    return tracking.begin_child(parent, run.name, parameters, tags)
+
+
+def _keep_snapshots(revision: Revision, base: Base, pack: PlannedPack, state: PackState) -> None:
+    for number, run in enumerate(pack.runs):
+        flat = state.tensors.get(f"{number}.weights")
+        if flat is not None:
+            folder = revision.path("calibration", "snapshots", run.run_id, f"step-{state.step:06d}")
+            with replacing_folder(folder) as temporary:
+                save_adapter(flat, base.partition, run.pair, temporary, model_id=base.model_id)
+
+
+def _log_new(tracked: str, rows: pd.DataFrame) -> None:
+    """Log the checkpoints that MLflow does not have yet: a resumed pack comes by some of them again."""
+    known = tracking.logged_steps(tracked, "val_loss")
+    tracking.log_steps(tracked, [row for row in _curves(rows) if row["step"] not in known])
+
+
+def _rows(
+    config: StudyConfig,
+    revision: Revision,
+    pack: PlannedPack,
+    run: PlannedRun,
+    checkpoints: Sequence[Checkpoint],
+) -> pd.DataFrame:
+    data = load_data(config.data)
+    shared = {
+        "schema_version": SCHEMA_VERSION,
+        "study_id": revision.study.name,
+        "revision": revision.number,
+        "run_id": run.run_id,
+        "pack_id": pack.pack_id,
+        "r_me": run.pair.r_me,
+        "r_llm": run.pair.r_llm,
+        "seed": run.seed,
+        "data_seed": config.calibration.data_seed,
+        "device": device_name(resolve_device(config.device)),
+        "recipe_hash": recipe_hash(config),
+        "data_hash": data.data_hash,
+        "model_id": config.model,
+        "code_version": __version__,
+    }
+    rows = []
+    for checkpoint in checkpoints:
+        seen = checkpoint.step * config.recipe.batch_size
+        sizes = {"samples_seen": seen, "unique_samples": min(seen, len(data.splits.train))}
+        rows.append(shared | sizes | asdict(checkpoint) | {"val_perplexity": math.exp(checkpoint.val_loss)})
+    return pd.DataFrame(rows, columns=SCHEMA.names)
+
+
+def _curves(rows: pd.DataFrame) -> list[Mapping[str, float]]:
+    names = ["train_loss", "val_loss", "val_perplexity", "val_accuracy", "lr", "grad_norm_me", "grad_norm_llm"]
+    curves: list[Mapping[str, float]] = rows[["step", *names]].to_dict("records")
+    return curves
+
+
+def _store(revision: Revision, run: PlannedRun, rows: pd.DataFrame, result: CalibrationRun, tracked: str) -> None:
+    with replacing(metrics_path(revision, run.run_id)) as temporary:
+        pq.write_table(to_table(rows), temporary)
+    last = result.checkpoints[-1] if result.checkpoints else None
+    summary = {
+        "run_id": run.run_id,
+        "pair": [run.pair.r_me, run.pair.r_llm],
+        "seed": run.seed,
+        "diverged_at": result.diverged_at,
+        "wall_seconds": last.wall_seconds if last else 0.0,
+        "peak_memory_bytes": last.peak_memory_bytes if last else 0,
+        "mlflow_run_id": tracked,
+    }
+    write_json(summary_path(revision, run.run_id), summary)

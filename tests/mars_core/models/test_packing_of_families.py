@@ -1,0 +1,93 @@
+"""Every known family goes through the packed engine unchanged, and gives peft's gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mars_core.models.families import family_of
+from mars_core.models.lora import RankPair, add_adapters, remove_adapters
+from mars_core.models.partition import partition_of
+from mars_core.packing.adapters import PEFT_A, PEFT_B, initial_weights, layout_of
+from mars_core.packing.batch import pack_batch
+from mars_core.packing.examine import examine
+from mars_core.packing.forward import lane_losses
+from mars_core.packing.lane import Pass, make_lane
+from mars_core.packing.wiring import wired
+from mars_core.training.answer_loss import token_losses
+
+
+@pytest.fixture
+def two_rows(image_batch):
+    """Two questions about pictures, of unequal length, padded on the right; floats in double precision."""
+
+    def make(model_type):
+        first = image_batch(model_type)
+        batch = {}
+        for name, value in first.items():
+            value = value.double() if value.is_floating_point() else value
+            batch[name] = torch.cat([value, value.flip(-1) if name == "pixel_values" else value])
+        padding = torch.zeros(2, 3, dtype=torch.long)
+        for name in ("input_ids", "attention_mask", "mm_token_type_ids"):
+            if name in batch:
+                batch[name] = torch.cat([batch[name], padding], dim=1)
+        for name, values in (("input_ids", [9, 10, 11]), ("attention_mask", [1, 1, 1])):
+            batch[name][1, -3:] = torch.tensor(values)
+        labels = torch.full_like(batch["input_ids"], -100)
+        length = first["input_ids"].shape[1]
+        labels[0, length - 1] = batch["input_ids"][0, length - 1]
+        labels[1, -3:] = batch["input_ids"][1, -3:]
+        return batch | {"labels": labels}
+
+    return make
+
+
+@pytest.mark.parametrize("pairs", [[(2, 4), (4, 1), (0, 3), (3, 0)], [(0, 2), (0, 4)]], ids=["mixed", "frozen encoder"])
+def test_losses_and_gradients_are_pefts(family_model, two_rows, pairs):
+    """fp64; rotary tables and norms inside transformers are fp32, so roundings differ by up to 1e-8."""
+    model_type, model = family_model
+    model = model.double().requires_grad_(False)
+    family, batch = family_of(model_type), two_rows(model_type)
+    partition = partition_of(model, family)
+    structure = examine(model, family, partition, batch)
+    assert structure.unpadded
+    assert structure.answers_only  # the last block's queries, output and MLP
+    assert len(structure.shared) == 1  # the patch embedding
+    assert len(structure.projector_doors) == 1
+    pairs = [RankPair(*pair) for pair in pairs]
+    layouts = [layout_of(partition, pair) for pair in pairs]
+    generator = torch.Generator().manual_seed(0)
+    weights = [initial_weights(model, partition, pair, 0) for pair in pairs]
+    weights = [w + 0.1 * torch.randn(w.shape, generator=generator, dtype=w.dtype) for w in weights]
+    gradients = [torch.zeros_like(w) for w in weights]
+    packed = pack_batch(batch, unpadded=True)
+    for _ in range(2):  # the second pass of a frozen encoder reads the features that the first one kept
+        for gradient in gradients:
+            gradient.zero_()
+        with wired(model, family, partition, structure):
+            losses = lane_losses(model, Pass(make_lane(layouts, weights, gradients), packed)).mean(dim=1)
+            losses.sum().backward()
+        for pair, layout, flat, gradient, loss in zip(pairs, layouts, weights, gradients, losses, strict=True):
+            expected_loss, expected = peft_gradients(model, partition, pair, layout, flat, batch)
+            assert float(loss) == pytest.approx(float(expected_loss), rel=1e-8)
+            for slot in layout.slots:
+                a, b = expected[slot.layer.name]
+                torch.testing.assert_close(slot.a(gradient), a, rtol=1e-5, atol=1e-8)
+                torch.testing.assert_close(slot.b_transposed(gradient), b.T, rtol=1e-5, atol=1e-8)
+    assert bool(packed.features) == (pairs[0].r_me == 0)
+
+
+def peft_gradients(model, partition, pair, layout, flat, batch):
+    wrapped = add_adapters(model, partition, pair, seed=0)
+    try:
+        named = dict(wrapped.named_parameters())
+        with torch.no_grad():
+            for slot in layout.slots:
+                named[PEFT_A.format(slot.layer.name)].copy_(slot.a(flat))
+                named[PEFT_B.format(slot.layer.name)].copy_(slot.b_transposed(flat).T)
+        loss = token_losses(wrapped, batch).mean()
+        loss.backward()
+        names = [slot.layer.name for slot in layout.slots]
+        return loss.detach(), {n: (named[PEFT_A.format(n)].grad, named[PEFT_B.format(n)].grad) for n in names}
+    finally:
+        remove_adapters(wrapped)

@@ -1,0 +1,138 @@
+"""Packs of small runs, and the same runs as people write them with peft and torch alone."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch.nn import functional
+from transformers import get_cosine_schedule_with_warmup
+
+from mars_core.models.partition import GROUPS
+from mars_core.packing.adapters import layout_of, to_peft
+from mars_core.packing.member import PackMember
+from mars_core.packing.train import Lanes, train_pack
+from mars_core.training.recipe import Recipe
+
+# Rows of every optimizer step in two micro-batches; the last step is uneven.
+ROWS = [[(0, 1), (2,)], [(2, 3), (0,)], [(4, 5), (1,)], [(6, 7), (3,)], [(1,), (4,)]]
+STEPS = (1, 3, 5)
+HORIZON = 6
+TWO_WIDE = Lanes(2, 1)
+RECIPE = Recipe(learning_rate=3e-3, batch_size=3, warmup_ratio=0.34, max_grad_norm=0.5, dtype="float64")
+
+
+@pytest.fixture(scope="session")
+def micro_batches(batch_of):
+    """The micro-batches of every step."""
+    return [[batch_of(*rows) for rows in step] for step in ROWS]
+
+
+@pytest.fixture
+def pack(base, micro_batches, scored):
+    """Trains a pack of (pair, seed); returns its result and, by step, the adapters of every member in PEFT's names."""
+
+    def start(members, *, base=base, lanes=TWO_WIDE, **changes):
+        states = {}
+        arguments = {
+            "train_steps": lambda done: micro_batches[done:],
+            "validation": scored(4),
+            "recipe": RECIPE,
+            "horizon": HORIZON,
+            "checkpoint_steps": STEPS,
+            "on_checkpoint": lambda state: states.update({state.step: state}),
+        } | changes
+        members = [PackMember(*member) for member in members]
+        result = train_pack(base.model, base.partition, members, lanes=lanes, **arguments)
+        layouts = [layout_of(base.partition, member.pair) for member in members]
+        weights = {
+            step: [
+                to_peft(state.tensors[f"{number}.weights"], layout) if f"{number}.weights" in state.tensors else None
+                for number, layout in enumerate(layouts)
+            ]
+            for step, state in states.items()
+        }
+        return result, weights
+
+    return start
+
+
+def dense_losses(model, batch):
+    """The usual loss on `labels`, summed, and the number of answer tokens."""
+    logits = model(**{key: value for key, value in batch.items() if key != "labels"}).logits
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    targets = batch["labels"][:, 1:].flatten()
+    return functional.cross_entropy(logits[:, :-1].flatten(0, 1), targets, reduction="sum"), int(
+        (targets != -100).sum()
+    )
+
+
+def plain_model(base, pair, seed):
+    """A copy of the base model with fresh adapters of `pair`, by peft alone."""
+    model = copy.deepcopy(base.model)
+    names = {group: [layer.name for layer in base.partition.group(group)] for group in GROUPS}
+    ranks = dict.fromkeys(names["me"], pair.r_me) | dict.fromkeys(names["projector"] + names["llm"], pair.r_llm)
+    ranks = {name: rank for name, rank in ranks.items() if rank}
+    config = LoraConfig(
+        r=1,
+        lora_alpha=1,
+        target_modules=list(ranks),
+        rank_pattern={f"^{name}$": rank for name, rank in ranks.items()},
+        alpha_pattern={f"^{name}$": 2 * rank for name, rank in ranks.items()},
+    )
+    torch.manual_seed(seed)
+    return get_peft_model(model, config).train()
+
+
+def plain_run(base, pair, seed, micro_batches, validation, *, recipe=RECIPE, prepare=lambda model: None):
+    """The run alone, with peft and torch; yields what it measures, step by step."""
+    model = plain_model(base, pair, seed)
+    prepare(model)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    me = {layer.name for layer in base.partition.me}
+    vision = [p for name, p in trained.items() if name.removeprefix("base_model.model.").split(".lora_")[0] in me]
+    others = [p for p in trained.values() if not any(p is other for other in vision)]
+    optimizer = torch.optim.Adam(trained.values(), lr=recipe.learning_rate)
+    schedule = get_cosine_schedule_with_warmup(optimizer, num_warmup_steps=2, num_training_steps=HORIZON)
+    for step in micro_batches:
+        optimizer.zero_grad()
+        total = sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in step)
+        loss = 0.0
+        for batch in step:
+            part = dense_losses(model, batch)[0] / total
+            if part.requires_grad:  # vision adapters alone learn nothing from text alone
+                part.backward()
+            loss += part.item()
+        norms = [math.sqrt(sum(float((p.grad.double() ** 2).sum()) for p in group)) for group in (vision, others)]
+        torch.nn.utils.clip_grad_norm_(trained.values(), recipe.max_grad_norm)
+        lr = optimizer.param_groups[0]["lr"]
+        optimizer.step()
+        schedule.step()
+        model.eval()
+        with torch.no_grad():
+            parts = [dense_losses(model, part) for part, _ in validation()]
+        model.train()
+        val_loss = sum(float(nats) for nats, _ in parts) / sum(tokens for _, tokens in parts)
+        yield loss, val_loss, lr, norms, {name: p.detach().clone() for name, p in trained.items()}
+
+
+@pytest.fixture(scope="session")
+def single_precision(shared_base, encoded, batch_of):
+    """The base model and what makes batches, in fp32."""
+    base = replace(shared_base, model=copy.deepcopy(shared_base.model).float())
+
+    def single(batch):
+        return {name: value.float() if value.is_floating_point() else value for name, value in batch.items()}
+
+    return base, single
+
+
+@pytest.fixture(scope="session")
+def plain():
+    """What the oracle is made of: `run`, `model`, and the settings that it shares with `pack`."""
+    return SimpleNamespace(run=plain_run, model=plain_model, recipe=RECIPE, steps=STEPS, horizon=HORIZON)
