@@ -43,7 +43,10 @@ def examine(model: nn.Module, family: Family, partition: Partition, batch: Mappi
             structure, shared=shared, answers_only=_answers_only(model, family, partition, structure, packed)
         )
         with_doors = replace(structure, projector_doors=doors)
-        return with_doors if _encoder_can_be_shared(model, family, partition, with_doors, batch) else structure
+        if _encoder_can_be_shared(model, family, partition, with_doors, batch):
+            structure = with_doors
+        distinct = _pictures_can_be_seen_once(model, family, partition, structure, batch)
+        return replace(structure, distinct_pictures=distinct)
     finally:
         model.train(was_training)
 
@@ -119,6 +122,42 @@ def _encoder_can_be_shared(
         except (RuntimeError, ValueError, TypeError, IndexError):
             return False  # something between the blocks and the projector counts rows
     return all(_close(logits, expected) for logits in found)
+
+
+@torch.no_grad()
+def _pictures_can_be_seen_once(
+    model: nn.Module, family: Family, partition: Partition, structure: Structure, batch: Mapping[str, Tensor]
+) -> bool:
+    """Whether equal pictures, seen once, give the same logits, with and without vision adapters."""
+    pictures = batch.get("pixel_values")
+    if pictures is None or len(pictures) < 2 or pictures[0].dim() < 3:
+        return False  # patches of a picture see each other, so rows of patches cannot be taken apart
+    changed = pictures.clone()
+    changed[1] = changed[0]
+    for pair in (RankPair(1, 1), RankPair(0, 1)):
+        lane = _random_lane(model, partition, pair)
+        try:
+            expected, found = (
+                _logits(model, family, partition, tried, lane, dict(batch) | {"pixel_values": changed})
+                for tried in (structure, replace(structure, distinct_pictures=True))
+            )
+        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
+            return False
+        if not _close(found, expected):
+            return False
+    return True
+
+
+def _logits(
+    model: nn.Module,
+    family: Family,
+    partition: Partition,
+    structure: Structure,
+    lane: Lane,
+    batch: Mapping[str, Tensor],
+) -> Tensor:
+    with wired(model, family, partition, structure):
+        return lane_logits(model, Pass(lane, pack_batch(batch, unpadded=structure.unpadded)))
 
 
 def _close(found: Tensor, expected: Tensor) -> bool:
