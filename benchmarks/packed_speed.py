@@ -294,6 +294,11 @@ def _lanes(options: argparse.Namespace) -> Lanes:
     return Lanes(options.width or WIDEST_LANE[options.device], 1 if options.device == "cuda" else CORES)
 
 
+def _arguments(options: argparse.Namespace) -> list[str]:
+    names = ("shape", "device", "steps", "data", "width")
+    return [text for name in names for text in (f"--{name}", str(getattr(options, name)))]
+
+
 def compare(options: argparse.Namespace) -> dict[str, Any]:
     """Time the three ways in turns; medians over rounds of the mean seconds per pair-step."""
     shared = [
@@ -444,7 +449,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=["demo", *SHAPES], default="demo")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=6, help="optimizer steps per run and round")
+    parser.add_argument("--steps", type=int, default=12, help="optimizer steps per run and round")
     parser.add_argument("--width", type=int, default=0, help="members of a lane (default: the planner's)")
     parser.add_argument("--data", default="", help=argparse.SUPPRESS)
     parser.add_argument("--work", choices=["plain", "packed"], help=argparse.SUPPRESS)

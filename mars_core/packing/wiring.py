@@ -22,6 +22,7 @@ from mars_core.models.partition import GROUPS, Partition
 from mars_core.packing.attention import MARK, attention_within_sequences
 from mars_core.packing.lane import Adapters, Pass, current_pass
 from mars_core.packing.linear import add_low_rank, merged_linear, merging_pays
+from mars_core.packing.norm import rms_norm
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Structure:
     answers_only: adapted layers whose output is read at the answer rows alone (those of the last block).
     shared: modules with parameters whose input is the same for every member (patch embeddings).
     projector_doors: projector layers that read what the vision tower gives, the first ones there.
+    norms: modules that compute what `mars_core.packing.norm` does.
     distinct_pictures: the vision tower works row by row on what it is given, so that equal rows (a picture asked about
     twice, or equal to its own crop) need be seen once.
     """
@@ -40,6 +42,7 @@ class Structure:
     answers_only: frozenset[str] = frozenset()
     shared: frozenset[str] = frozenset()
     projector_doors: frozenset[str] = frozenset()
+    norms: frozenset[str] = frozenset()
     distinct_pictures: bool = False
 
 
@@ -62,6 +65,9 @@ def wired(model: nn.Module, family: Family, partition: Partition, structure: Str
             for number, block in enumerate(vision_blocks(model, family, partition)):
                 forward = partial(_vision_block, number == 0, block.forward)
                 stack.enter_context(_forward_of(block, forward))
+        for name in structure.norms:
+            norm = model.get_submodule(name)
+            stack.enter_context(_forward_of(norm, partial(_norm, norm)))
         if structure.distinct_pictures:
             tower = model.get_submodule(family.me)
             stack.enter_context(_forward_of(tower, partial(_each_picture_once, tower.forward)))
@@ -142,6 +148,10 @@ def _product(
 def _full_precision(layer: nn.Linear) -> bool:
     # A quantized layer is a subclass with a weight of another dtype.
     return layer.weight.dtype in (torch.float32, torch.float64)
+
+
+def _norm(norm: Any, x: Tensor) -> Tensor:
+    return rms_norm(x, norm.weight, norm.variance_epsilon)
 
 
 def _each_picture_once(original: Callable[..., Any], pictures: Tensor, *arguments: Any, **named: Any) -> Any:
