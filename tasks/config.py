@@ -165,6 +165,10 @@ class StudyConfig(_Section):
     def _usable(self) -> StudyConfig:
         if "://" in self.study:
             raise ValueError(f"study {self.study!r} is a URL: study folders are local paths so far")
+        if self.micro_batch_size is not None and self.recipe.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"micro_batch_size {self.micro_batch_size} does not divide recipe.batch_size {self.recipe.batch_size}"
+            )
         ranks = self.search.ranks
         if ranks is not None and 0 in ranks:
             raise ValueError("search.ranks: rank 0 takes no part in a power law, give ranks of 1 or more")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from mars_core.demo import build_demo_data, demo_backbone_path
@@ -34,7 +33,7 @@ def prepare_demo(folder: Path) -> StudyConfig:
             images=str(data.images.resolve()),
         ),
         recipe=RecipeConfig(learning_rate=2e-3, max_tokens=512),
-        calibration=CalibrationConfig(ranks=(2, 4, 8, 16), parallel=min(4, os.cpu_count() or 1)),
+        calibration=CalibrationConfig(ranks=(2, 4, 8, 16)),
         evaluation_batch_size=64,
     )
     write_study(config, study)

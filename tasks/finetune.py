@@ -86,6 +86,7 @@ def finetune_pair(config: StudyConfig, revision: Revision, pair: RankPair, role:
                 steps=steps,
                 seed=config.final.seed,
                 checkpoints=checkpoints,
+                micro_batch_size=config.micro_batch_size,
                 on_step=advance,
             )
             _save_adapter(wrapped, base, folder / "adapter")

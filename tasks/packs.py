@@ -245,13 +245,13 @@ def _train(
     steps = partial(step_batches, calibration_set(config), base, config.recipe.batch_size, config.micro_batch_size)
 
     def keep(state: PackState) -> None:
-        write_state(folder, state)
+        if config.calibration.snapshots:
+            _keep_snapshots(revision, base, pack, state)
         for run, member in zip(pack.runs, state.members, strict=True):
             checkpoints = [Checkpoint(**checkpoint) for checkpoint in member["checkpoints"]]
             if checkpoints:
                 _log_new(tracked[run], _rows(config, revision, pack, run, checkpoints))
-        if config.calibration.snapshots:
-            _keep_snapshots(revision, base, pack, state)
+        write_state(folder, state)  # last: what is repeated after a kill in between replaces its equal
 
     with progress_bar(label, plan.horizon) if label else nullcontext() as advance:
         return train_pack(

@@ -77,7 +77,8 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         Raises:
             FinetuneDiverged: the loss is not finite.
         """
-        score = evaluate(self.accelerator.unwrap_model(self.model), self.validation()).overall
+        with self.accelerator.autocast():
+            score = evaluate(self.accelerator.unwrap_model(self.model), self.validation()).overall
         if not math.isfinite(score.loss):
             raise FinetuneDiverged(
                 f"the final fine-tune diverged by step {self.state.global_step} (validation loss {score.loss}): "
@@ -111,22 +112,33 @@ def finetune(
     steps: int,
     seed: int,
     checkpoints: Path,
+    micro_batch_size: int | None = None,
     on_step: Callable[[int], Any] | None = None,
 ) -> FinalRun:
     """Train the adapters of `wrapped` for `steps` optimizer steps; it ends holding the best checkpoint's weights.
 
-    It trains where `wrapped` lies, in one process on one device, so that a step is `recipe.batch_size` samples. A whole
-    checkpoint already in `checkpoints` is resumed from, so that a run that was killed goes on where it was.
+    It trains where `wrapped` lies, in one process on one device, so that a step is `recipe.batch_size` samples,
+    `micro_batch_size` of them at a time (default: all). Half-precision weights are trained under autocast, as
+    calibration does. A whole checkpoint already in `checkpoints` is resumed from, so that a run that was killed goes
+    on where it was.
 
     Raises:
         FinetuneDiverged: the validation loss is not finite.
-        ValueError: several processes train together, or `checkpoints` holds those of a run of another length.
+        ValueError: several processes train together, `checkpoints` holds those of a run of another length, or the
+            micro-batches do not make up the batch.
     """
+    micro = micro_batch_size or recipe.batch_size
+    if recipe.batch_size % micro:
+        raise ValueError(
+            f"micro_batch_size {micro} does not divide the batch of {recipe.batch_size}: use a divisor of it"
+        )
     every = max(1, steps // EVALUATIONS_PER_RUN)
     arguments = TrainingArguments(
         output_dir=str(checkpoints),
         max_steps=steps,
-        per_device_train_batch_size=recipe.batch_size,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=recipe.batch_size // micro,
+        bf16=recipe.dtype == "bfloat16",
         learning_rate=recipe.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=recipe.warmup_steps(steps),

@@ -101,6 +101,17 @@ def test_the_trainer_gives_the_loss_curve_of_a_calibration_run(tune, adapted, ba
         torch.testing.assert_close(weight, kept[name], rtol=1e-5, atol=1e-7)
 
 
+def test_accumulated_micro_batches_give_the_same_curve(tune, adapted):
+    """The loss is the mean over the answer tokens of the whole step, so only sums are made in another order."""
+    whole, parts = (tune(adapted(), folder=f"micro-{micro}", micro_batch_size=micro) for micro in (None, 1))
+    assert validation_losses(parts) == pytest.approx(validation_losses(whole), rel=1e-7)
+
+
+def test_micro_batches_that_do_not_make_up_the_batch_are_refused(tune, adapted):
+    with pytest.raises(ValueError, match="micro_batch_size 3 does not divide the batch of 2"):
+        tune(adapted(), micro_batch_size=3)
+
+
 def test_an_interrupted_run_ends_where_an_undisturbed_one_does(tune, adapted):
     undisturbed = adapted()
     whole = tune(undisturbed, folder="whole", steps=16)

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mars_core.models.lora import RankPair
+from mars_core.packing.cost import ACTIVATION_MARGIN, Cost, lanes_for
+from mars_core.packing.state import PackState
+from mars_core.packing.train import Lanes
+from tasks.calibrate import PlannedPack, PlannedRun
+from tasks.config import CalibrationConfig, DataConfig, StudyConfig
+from tasks.pack_state import drop_state, read_state, state_folder, write_state
+from tasks.packs import plan_packs, unfinished_packs
+from tasks.store import Revision, write_json
+
+RUNS = [PlannedRun(f"run{number:02d}", RankPair(2, 2 + number), 0) for number in range(10)]
+
+
+def study(**calibration) -> StudyConfig:
+    data = DataConfig(train="train.json")
+    return StudyConfig(study="study", model="model", data=data, calibration=CalibrationConfig(**calibration))
+
+
+@pytest.mark.parametrize(
+    ("limit", "sizes"), [(None, [10]), (10, [10]), (4, [3, 4, 3]), (3, [2, 3, 2, 3]), (1, [1] * 10)]
+)
+def test_packs_are_as_few_and_as_even_as_the_limit_allows(limit, sizes):
+    packs = plan_packs(study(pack_runs=limit), RUNS)
+    assert sorted(len(pack.runs) for pack in packs) == sorted(sizes)
+    assert [run for pack in packs for run in pack.runs] == RUNS
+    assert plan_packs(study(pack_runs=limit), []) == []
+
+
+def test_the_id_of_a_pack_is_that_of_its_runs_whatever_their_order():
+    assert PlannedPack(tuple(RUNS)).pack_id == PlannedPack(tuple(reversed(RUNS))).pack_id
+    assert PlannedPack(tuple(RUNS)).pack_id != PlannedPack(tuple(RUNS[1:])).pack_id
+
+
+def a_state() -> PackState:
+    generator = torch.Generator().manual_seed(0)
+    tensors = {"0.weights": torch.randn(5, generator=generator), "0.generator": generator.get_state()}
+    checkpoint = {"step": 2, "val_loss": 1.25}
+    return PackState(2, 1.5, tensors, [{"pair": [2, 4], "seed": 0, "checkpoints": [checkpoint], "diverged_at": None}])
+
+
+def test_a_state_comes_back_as_it_was_and_replaces_the_one_before(tmp_path):
+    assert read_state(tmp_path / "pack") is None
+    for _ in range(2):
+        write_state(tmp_path / "pack", a_state())
+    assert [path.name for path in (tmp_path / "pack").iterdir()] == ["state.safetensors"]
+    found, stored = read_state(tmp_path / "pack"), a_state()
+    assert (found.step, found.seconds, found.members) == (stored.step, stored.seconds, stored.members)
+    assert found.tensors.keys() == stored.tensors.keys()
+    assert all(torch.equal(tensor, stored.tensors[name]) for name, tensor in found.tensors.items())
+    drop_state(tmp_path / "pack")
+    assert read_state(tmp_path / "pack") is None
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"x" * 99])
+def test_a_damaged_state_is_no_state(tmp_path, damage):
+    write_state(tmp_path, a_state())
+    path = tmp_path / "state.safetensors"
+    path.write_bytes(damage(path.read_bytes()))
+    assert read_state(tmp_path) is None
+
+
+def test_unfinished_packs_go_on_as_they_were_if_all_their_runs_are_missing(tmp_path):
+    revision = Revision(Path(tmp_path), 1)
+    packs = [PlannedPack(tuple(RUNS[:4])), PlannedPack(tuple(RUNS[4:6])), PlannedPack(tuple(RUNS[6:8]))]
+    for pack in packs:
+        folder = state_folder(revision, pack.pack_id)
+        write_json(folder / "runs.json", [run.run_id for run in pack.runs])
+        if pack is not packs[2]:  # this one was killed before its first checkpoint
+            write_state(folder, a_state())
+    assert unfinished_packs(revision, RUNS[1:]) == [packs[1]]  # a run of the first is stored already
+    assert {pack.pack_id for pack in unfinished_packs(revision, RUNS)} == {packs[0].pack_id, packs[1].pack_id}
+
+
+def test_lanes_are_as_wide_as_memory_allows():
+    one = 100
+    fit = int(one * ACTIVATION_MARGIN)
+    assert lanes_for(one, 1000, 50, 1050 + 8 * fit, at_once=2, device="cpu") == Lanes(4, 2)
+    assert lanes_for(one, 1000, 50, 1050 + 80 * fit, at_once=2, device="cpu") == Lanes(4, 2)  # wider brings nothing
+    assert lanes_for(one, 1000, 50, 1050 + 5 * fit, at_once=2, device="cpu") == Lanes(2, 2)
+    assert lanes_for(one, 1000, 50, 1050 + 1 * fit, at_once=2, device="cpu") == Lanes(1, 1)
+    assert lanes_for(one, 1000, 50, 1050 + 20 * fit, at_once=1, device="cuda") == Lanes(20, 1)
+    with pytest.raises(ValueError, match="lower micro_batch_size"):
+        lanes_for(one, 1000, 50, 1050 + fit - 1, at_once=2, device="cpu")
+
+
+def test_the_cost_of_runs_is_that_of_their_steps_and_evaluations():
+    cost = Cost(base_bytes=0, activation_bytes=0, step_seconds=0.5, evaluation_seconds=2.0, startup_seconds=3.0)
+    assert cost.seconds(runs=4, steps=10, checkpoints=5) == 3 + 4 * (10 * 0.5 + 5 * 2)
