@@ -14,9 +14,9 @@ def table(**changes):
     return pd.DataFrame(columns | changes)
 
 
-def problems_of(raw, sizes=Sizes(8)):
+def problems_of(raw):
     with pytest.raises(BadRows) as refused:
-        read_runs(raw, sizes)
+        read_runs(raw, Sizes(8))
     return {problem.where: problem.reason for problem in refused.value.problems}
 
 
