@@ -141,6 +141,9 @@ def _require_columns(raw: pd.DataFrame, sizes: Sizes) -> None:
             f"the table lacks {', '.join(missing)}; it has {list(raw.columns)}: name your columns with --r-me, "
             "--r-llm and --loss"
         )
+    for name, value in (("--batch-size", sizes.batch_size), ("--dataset-size", sizes.dataset_size)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} is {value}, expected 1 or more")
     has_batch = sizes.batch_size is not None or "batch_size" in raw
     if "D" not in raw and not ("step" in raw and has_batch):
         raise ValueError(

@@ -85,6 +85,7 @@ def test_rank_0_and_the_loss_before_training_are_left_out_and_said():
     [
         (table().drop(columns="loss"), Sizes(8), "lacks loss"),
         (table(), Sizes(), "--batch-size"),
+        (table(), Sizes(0), "--batch-size is 0"),
         (table().drop(columns="step"), Sizes(8), "--size"),
         (table(r_me=0, seed=[0, 0, 1, 1]), Sizes(8), "no usable row"),
         (table().head(0), Sizes(8), "the table is empty"),
