@@ -10,6 +10,7 @@ from mars_core.laws import get_law
 RANKS = (8, 16, 32, 64)
 PLANTED = {"A": 3.0, "alpha_m": 0.05, "alpha_l": 0.2, "beta": 0.3, "E": 1.0}
 FEW = Question(target_samples=20_000, starts=16, bootstrap=60)
+QUICK = Question(target_samples=20_000, starts=8, bootstrap=20)
 
 
 def losses(seeds=(0, 1, 2), noise=0.002, draw=1):
@@ -55,7 +56,7 @@ def test_intervals_cover_the_planted_coefficients_as_often_as_they_say():
 
 def test_given_times_give_law_c_and_the_balance_worked_out_by_hand():
     """r_me^-0.3 = 16^0.2 r_llm^-0.5 at balance: r_me = 16^(-2/3) r_llm^(5/3), that is 16 at 16 and 5.04 at 8."""
-    found = analyse(read_runs(with_times(losses()), Sizes()), FEW)
+    found = analyse(read_runs(with_times(losses(seeds=(0,))), Sizes()), QUICK)
     gammas = {m: found.laws["convergence"][m]["coefficients"]["gamma"] for m in ("me", "llm")}
     assert gammas == pytest.approx({"me": -0.3, "llm": -0.5}, abs=0.02)
     balance = {point.r_llm: point.r_me for point in found.choice.balance_curve}
@@ -87,7 +88,7 @@ def test_curves_with_enough_checkpoints_give_law_c():
                     error = 0.001 * (of_run + rng.standard_normal())
                     rows.append((m, n, seed, s, (1 + 2 * (1 + s / tau) ** -0.35) * np.exp(error)))
     table = pd.DataFrame(rows, columns=["r_me", "r_llm", "seed", "step", "loss"])
-    found = analyse(read_runs(table, Sizes(batch_size=8)), FEW)
+    found = analyse(read_runs(table, Sizes(batch_size=8)), QUICK)
     for module, gamma in (("me", -0.3), ("llm", -0.25)):
         fit = found.laws["convergence"][module]
         assert fit["coefficients"]["gamma"] == pytest.approx(gamma, abs=0.03)
@@ -97,7 +98,7 @@ def test_curves_with_enough_checkpoints_give_law_c():
 
 def test_too_few_checkpoints_say_why_there_is_no_law_c():
     table = losses(seeds=(0,))
-    found = analyse(read_runs(table[table["D"] >= 1024], Sizes()), FEW)
+    found = analyse(read_runs(table[table["D"] >= 1024], Sizes()), QUICK)
     assert found.laws["convergence"]["me"] is None
     assert "checkpoints" in found.laws["causes"]["me"]
     assert found.choice.verdict == "fallback"
@@ -114,13 +115,13 @@ def test_recorded_parameter_counts_give_the_cost_of_pairs_that_were_not_run():
 
 
 def test_without_counts_the_cost_is_said_to_be_assumed():
-    found = analyse(read_runs(losses(seeds=(0,)), Sizes()), FEW)
+    found = analyse(read_runs(losses(seeds=(0,)), Sizes()), QUICK)
     assert any("--parameters-per-rank" in note for note in found.notes)
 
 
 def test_later_epochs_leave_one_point_per_size():
     table = losses(seeds=(0,)).rename(columns={"D": "step"}).astype({"step": int})
-    found = analyse(read_runs(table, Sizes(batch_size=1, dataset_size=1024)), FEW)
+    found = analyse(read_runs(table, Sizes(batch_size=1, dataset_size=1024)), QUICK)
     assert found.laws["performance"]["n_points"] == 16 * 5
 
 
