@@ -141,6 +141,18 @@ class FinalConfig(_Section):
     compare_uniform: bool = Field(True, description="Also train the uniform-rank default at the same budget")
 
 
+class RetentionConfig(_Section):
+    """What `mars clean` keeps of what a study no longer needs; what it needs is kept in any case."""
+
+    revisions: int = Field(3, ge=1, description="Newest revisions that are kept whole")
+    snapshots: bool = Field(False, description="Keep adapter snapshots after the laws were fitted")
+    checkpoints: bool = Field(False, description="Keep resume states and checkpoints that nothing will go on from")
+    other_adapters: bool = Field(
+        True, description="Keep final adapters that are neither chosen nor the uniform default"
+    )
+    caches: bool = Field(True, description="Keep caches; they are made again when needed")
+
+
 class StudyConfig(_Section):
     """One base model, one dataset, one recipe; everything it produces lies under `study`."""
 
@@ -158,6 +170,7 @@ class StudyConfig(_Section):
         description="Samples per forward pass; gradients are accumulated to recipe.batch_size, which changes no result "
         "(default: the whole batch)",
     )
+    retention: RetentionConfig = RetentionConfig()
     evaluation_batch_size: int = Field(32, ge=1, description="Samples per forward pass when scoring; changes no result")
     device: str = Field("auto", description="auto, cpu or cuda")
 
@@ -194,6 +207,13 @@ def read_study(path: Path) -> StudyConfig:
         return StudyConfig.model_validate(_relative_to(values, path.parent))
     except ValidationError as error:
         raise ValueError(f"{path}: {_explain(error)}") from error
+
+
+def read_study_or_folder(path: Path) -> StudyConfig:
+    """Read a study file, or the one in a study folder: that folder is then the study, also where it was moved since."""
+    if not path.is_dir():
+        return read_study(path)
+    return read_study(path / "study.yaml").model_copy(update={"study": str(path.resolve())})
 
 
 def write_study(config: StudyConfig, path: Path) -> None:

@@ -138,13 +138,11 @@ def report(study: Study, as_json: AsJson = False) -> None:
 def load_study(path: Path) -> StudyConfig:
     """Read a study file, or the one that lies in a study folder, and check data and model before anything expensive."""
     from tasks.calibrate import plan_calibration
-    from tasks.config import read_study
+    from tasks.config import read_study_or_folder
     from tasks.data import check_data
     from tasks.store import revisions
 
-    config = read_study(path / "study.yaml" if path.is_dir() else path)
-    if path.is_dir():  # also where the folder was moved or copied since
-        config = config.model_copy(update={"study": str(path.resolve())})
+    config = read_study_or_folder(path)
     known = bool(revisions(Path(config.study)))
     check_data(config.data, decode=not known).raise_if_bad()
     plan_calibration(config)
