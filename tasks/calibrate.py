@@ -40,6 +40,8 @@ from tasks.data import (
 from tasks.progress import progress_bar
 from tasks.resources import base_model, device_name, model_fingerprint, resolve_device
 from tasks.revision import recipe_hash
+from tasks.storage.location import working_folder
+from tasks.storage.study import publish_part, pull
 from tasks.store import Revision, read_json, replacing, write_json
 
 CHECKPOINTS_PER_DOUBLING = 2
@@ -164,9 +166,11 @@ def _identity(
     )
 
 
-def missing_runs(revision: Revision, plan: CalibrationPlan) -> list[PlannedRun]:
-    """Planned runs whose metrics are not there yet or not whole."""
-    return [run for run in plan.runs if not _is_stored(revision, run, plan)]
+def missing_runs(
+    revision: Revision, plan: CalibrationPlan, runs: Sequence[PlannedRun] | None = None
+) -> list[PlannedRun]:
+    """Those of the planned runs (or of some of them) whose metrics are not there yet or not whole."""
+    return [run for run in (plan.runs if runs is None else runs) if not _is_stored(revision, run, plan)]
 
 
 def plan_packs(runs: Sequence[PlannedRun]) -> list[PlannedPack]:
@@ -196,17 +200,21 @@ def _is_stored(revision: Revision, run: PlannedRun, plan: CalibrationPlan) -> bo
 def calibrate_pack(
     config: StudyConfig, revision: Revision, plan: CalibrationPlan, pack: PlannedPack, parent: str, label: str | None
 ) -> list[str]:
-    """Train the runs of a pack and store their checkpoint metrics; returns the paths of the Parquet files.
+    """Train the runs of a pack that are still missing and store their metrics; returns the paths of the Parquet files.
 
     label: of the progress bar, None for none (several packs at once share the flow's bar).
     """
-    tracking.use_store(Path(config.study))
-    return [_calibrate_run(config, revision, plan, run, parent, label) for run in pack.runs]
+    tracking.use_store(working_folder(config.study))
+    pull(config.study)  # another machine may have trained some of them since the packs were planned
+    for run in missing_runs(revision, plan, pack.runs):
+        _calibrate_run(config, revision, plan, run, parent, label)
+    publish_part(config.study, revision, "calibrate", run_files(revision, pack.runs))
+    return [str(_metrics_path(revision, run.run_id)) for run in pack.runs]
 
 
 def _calibrate_run(
     config: StudyConfig, revision: Revision, plan: CalibrationPlan, run: PlannedRun, parent: str, label: str | None
-) -> str:
+) -> None:
     data = load_data(config.data)
     base = base_model(config.model, config.device, config.recipe.dtype)
     train = calibration_set(config)
@@ -239,7 +247,6 @@ def _calibrate_run(
         rows = _rows(config, revision, data, run, result)
         tracking.log_steps(tracked, _curves(rows))
         _store(revision, run, rows, result, tracked)
-    return str(_metrics_path(revision, run.run_id))
 
 
 def share_cores(processes: int) -> None:
@@ -327,7 +334,12 @@ def collect_metrics(revision: Revision, plan: CalibrationPlan) -> tuple[pd.DataF
 
 def calibration_outputs(revision: Revision, plan: CalibrationPlan) -> list[Path]:
     """Files that a finished calibration consists of."""
-    return [path(revision, run.run_id) for run in plan.runs for path in (_metrics_path, _summary_path)]
+    return run_files(revision, plan.runs)
+
+
+def run_files(revision: Revision, runs: Sequence[PlannedRun]) -> list[Path]:
+    """Files of finished runs, the summary of each last."""
+    return [path(revision, run.run_id) for run in runs for path in (_metrics_path, _summary_path)]
 
 
 def calibration_cost(revision: Revision, plan: CalibrationPlan) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def frozen_levels(
     config: StudyConfig, revision: Revision, plan: CalibrationPlan, metrics: pd.DataFrame
 ) -> LossLevels | None:
     """Loss levels of the revision's first fit: pairs added or diverged later must move no other pair's time."""
-    path = revision.path("levels.json")
+    path = levels_path(revision)
     reference = (config.calibration.reference_rank,) * 2
     design: dict[str, Any] = {"signal": config.fit.signal, "horizon": plan.horizon, "reference": list(reference)}
     design["steps"] = list(plan.checkpoint_steps)
@@ -142,6 +142,11 @@ def _fit_or_cause(
         except ValueError as error:  # too few or unusable points: the search falls back and says why
             causes[name] = str(error)
     return fits, causes
+
+
+def levels_path(revision: Revision) -> Path:
+    """Where the frozen loss levels lie, if the first runs allowed any."""
+    return revision.path("levels.json")
 
 
 def laws_path(revision: Revision) -> Path:
