@@ -134,11 +134,14 @@ def load_study(where: str) -> StudyConfig:
     """Read a study file, or the one that lies in a study folder, and check data and model before anything expensive."""
     from tasks.calibrate import plan_calibration
     from tasks.data import check_data
-    from tasks.storage.location import working_folder
+    from tasks.progress import say
+    from tasks.storage.location import is_remote, working_folder
     from tasks.storage.study import pull
     from tasks.store import revisions
 
     config = find_study(where)
+    if is_remote(config.study):
+        say(f"working copy of {config.study}: {working_folder(config.study)}")
     pull(config.study)
     known = bool(revisions(working_folder(config.study)))
     check_data(config.data, decode=not known).raise_if_bad()
