@@ -67,7 +67,7 @@ def cache_folder() -> Path:
     """Folder for working copies: MARS_CACHE when set, else `mars` in the user's cache folder."""
     chosen = os.environ.get(CACHE_VARIABLE)
     if chosen:
-        return Path(chosen).expanduser()
+        return Path(chosen).expanduser().absolute()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mars"
 
 

@@ -148,7 +148,6 @@ def write_study_at_urls(folder: Path, data: Path) -> Path:
     write_small_study(folder, data)
     values = yaml.safe_load((folder / "study.yaml").read_text())
     values["study"] = STUDY
-    values["calibration"]["parallel"] = 1  # so that a kill falls between two runs
     files = {name: f"s3://{BUCKET}/data/{name}.json" for name in ("train", "validation", "test")}
     values["data"] |= files | {"images": f"s3://{BUCKET}/data/images"}
     (folder / "study.yaml").write_text(yaml.safe_dump(values))
