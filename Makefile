@@ -12,7 +12,7 @@ install: $(VENV)/.installed  ## make the virtual environment
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo,dev,s3]'
 	touch $@
 
 demo: install    ## the whole pipeline on the bundled data and backbone

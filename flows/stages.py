@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,14 @@ from tasks.calibrate import (
 from tasks.config import StudyConfig
 from tasks.evaluate import evaluate_finals, evaluation_path
 from tasks.finetune import final_folder, final_inputs, final_outputs, finetune_pair
-from tasks.fit import fit_inputs, fit_laws, laws_path
+from tasks.fit import fit_inputs, fit_laws, laws_path, levels_path
 from tasks.packs import begin_packs, calibrate_pack
 from tasks.progress import say
 from tasks.report import publish_artifacts, publish_to_mlflow, report_path, write_report
 from tasks.revision import open_revision
 from tasks.search import choice_path, choose_ranks, chosen_pair, search_inputs
+from tasks.storage.location import address, working_folder
+from tasks.storage.study import publish_stage, pull
 from tasks.store import Revision, finish, is_finished, outputs_hash
 
 JSON_RESULTS = {"persist_result": True, "result_serializer": "json"}
@@ -42,16 +45,23 @@ def calibrate_flow(config: StudyConfig, new_revision: bool = False) -> str:
         say(f"note: {note}")
     if is_finished(revision, "calibrate", plan.inputs_hash):
         say("calibrate: already done")
-        return str(revision.folder)
+        publish_stage(config.study, revision, "calibrate")
+        return address(config.study, revision.folder)
     missing = missing_runs(revision, plan)
     say(f"calibrate: {len(missing)} of {len(plan.runs)} runs to train, {plan.horizon} steps each")
     packs, expected = begin_packs(config, revision, plan, missing)
-    with tracking.study_run(Path(config.study), revision.number, config.model_dump(mode="json")) as parent:
+    with _parent_run(config, revision) as parent:
         for number, pack in enumerate(packs, start=1):
             calibrate_pack(config, revision, plan, pack, parent, f"pack {number}/{len(packs)}, {len(pack.runs)} runs")
+    pull(config.study)  # the runs that other machines trained
     cost = calibration_cost(revision, plan) | expected
     finish(revision, "calibrate", plan.inputs_hash, calibration_outputs(revision, plan), cost)
-    return str(revision.folder)
+    publish_stage(config.study, revision, "calibrate")
+    return address(config.study, revision.folder)
+
+
+def _parent_run(config: StudyConfig, revision: Revision) -> AbstractContextManager[str]:
+    return tracking.study_run(working_folder(config.study), revision.number, config.model_dump(mode="json"))
 
 
 @flow(name="mars-fit", flow_run_name="fit {config.study}", **JSON_RESULTS)
@@ -60,13 +70,14 @@ def fit_flow(config: StudyConfig) -> str:
     revision = open_revision(config, new=False)
     plan = plan_calibration(config)
     _stage(
+        config,
         revision,
         "fit",
         fit_hash(config, revision, plan),
-        [laws_path(revision)],
+        [laws_path(revision), levels_path(revision)],
         lambda: fit_laws(config, revision, plan),
     )
-    return str(laws_path(revision))
+    return address(config.study, laws_path(revision))
 
 
 @flow(name="mars-search", flow_run_name="search {config.study}", **JSON_RESULTS)
@@ -79,7 +90,7 @@ def search_flow(config: StudyConfig) -> dict[str, int]:
         choose_ranks(config, revision, plan)
         publish_artifacts(revision)
 
-    _stage(revision, "search", search_hash(config, revision, plan), [choice_path(revision)], work)
+    _stage(config, revision, "search", search_hash(config, revision, plan), [choice_path(revision)], work)
     pair = chosen_pair(revision)
     return {"r_me": pair.r_me, "r_llm": pair.r_llm}
 
@@ -91,11 +102,11 @@ def finetune_flow(config: StudyConfig, r_me: int, r_llm: int, role: str = "chose
     pair = RankPair(r_me, r_llm)
 
     def work() -> None:
-        with tracking.study_run(Path(config.study), revision.number, config.model_dump(mode="json")) as parent:
+        with _parent_run(config, revision) as parent:
             finetune_pair(config, revision, pair, role, parent)
 
-    _stage(revision, finetune_stage(pair), final_inputs(config, pair), final_outputs(revision, pair), work)
-    return str(final_folder(revision, pair) / "adapter")
+    _stage(config, revision, finetune_stage(pair), final_inputs(config, pair), final_outputs(revision, pair), work)
+    return address(config.study, final_folder(revision, pair) / "adapter")
 
 
 @flow(name="mars-evaluate", flow_run_name="evaluate {config.study}", **JSON_RESULTS)
@@ -105,11 +116,11 @@ def evaluate_flow(config: StudyConfig) -> str:
     finals = final_pairs(config, revision)
 
     def work() -> None:
-        tracking.open_experiment(Path(config.study))
+        tracking.open_experiment(working_folder(config.study))
         evaluate_finals(config, revision, finals)
 
-    _stage(revision, "evaluate", evaluate_hash(config, revision), [evaluation_path(revision)], work)
-    return str(evaluation_path(revision))
+    _stage(config, revision, "evaluate", evaluate_hash(config, revision), [evaluation_path(revision)], work)
+    return address(config.study, evaluation_path(revision))
 
 
 @flow(name="mars-report", flow_run_name="report {config.study}", **JSON_RESULTS)
@@ -128,11 +139,11 @@ def report_flow(config: StudyConfig, command: str = "mars report") -> str:
 
     def work() -> None:
         write_report(config, revision, plan, finals, evaluated, command)
-        with tracking.study_run(Path(config.study), revision.number, config.model_dump(mode="json")) as parent:
+        with _parent_run(config, revision) as parent:
             publish_to_mlflow(revision, evaluated, parent)
 
-    _stage(revision, "report", inputs, [report_path(revision)], work)
-    return str(report_path(revision))
+    _stage(config, revision, "report", inputs, [report_path(revision)], work)
+    return address(config.study, report_path(revision))
 
 
 def fit_hash(config: StudyConfig, revision: Revision, plan: CalibrationPlan) -> str:
@@ -194,13 +205,17 @@ def trained_pairs(config: StudyConfig, revision: Revision) -> dict[str, RankPair
     }
 
 
-def _stage(revision: Revision, name: str, inputs: str, outputs: Iterable[Path], work: Callable[[], Any]) -> bool:
+def _stage(
+    config: StudyConfig, revision: Revision, name: str, inputs: str, outputs: Iterable[Path], work: Callable[[], Any]
+) -> bool:
     """Do a stage's work unless it has finished with these inputs; returns whether it was done now."""
     if is_finished(revision, name, inputs):
         say(f"{name}: already done")
+        publish_stage(config.study, revision, name)  # where it was killed before its results were all up
         return False
     say(f"{name}: running")
     started = time.perf_counter()
     work()
     finish(revision, name, inputs, outputs, {"seconds": time.perf_counter() - started})
+    publish_stage(config.study, revision, name)
     return True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from prefect import flow
@@ -19,6 +18,7 @@ from flows.stages import (
 )
 from tasks.config import StudyConfig
 from tasks.revision import newest_revision
+from tasks.storage.location import working_folder
 from tasks.summary import summarise
 
 
@@ -28,7 +28,7 @@ def study_flow(config: StudyConfig, new_revision: bool = False, command: str = "
     calibrate_flow(config, new_revision)
     fit_flow(config)
     search_flow(config)
-    revision = newest_revision(Path(config.study))
+    revision = newest_revision(working_folder(config.study))
     for role, pair in final_pairs(config, revision).items():
         finetune_flow(config, pair.r_me, pair.r_llm, role)
     evaluate_flow(config)

@@ -6,6 +6,7 @@ at the tasks: mars_core receives plain values.
 
 from __future__ import annotations
 
+import posixpath
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from mars_core.search import Constraint, MaxAdapterBytes, MaxTrainableParameters, SameParametersAsUniform
 from mars_core.training.recipe import Recipe
+from tasks.storage.location import check_location, is_remote, local_path, read_text
 from tasks.store import replacing
 
 Rank = Annotated[int, Field(ge=0, le=4096)]
@@ -26,7 +28,7 @@ class _Section(BaseModel):
 class DataConfig(_Section):
     """Where the samples are and how they are split."""
 
-    train: str = Field(description="Training file: LLaVA JSON or Parquet")
+    train: str = Field(description="Training file: LLaVA JSON or Parquet; a path or a URL, as all of these")
     images: str | None = Field(None, description="Folder that image paths are relative to (default: the file's folder)")
     validation: str | None = Field(
         None, description="Calibration validation file; split off the training file if absent"
@@ -156,7 +158,9 @@ class RetentionConfig(_Section):
 class StudyConfig(_Section):
     """One base model, one dataset, one recipe; everything it produces lies under `study`."""
 
-    study: str = Field(description="Study folder: everything the study produces lies here")
+    study: str = Field(
+        description="Study folder: everything the study produces lies here; a path or a URL such as s3://bucket/study"
+    )
     model: str = Field(description="Base checkpoint: a local folder or a hub id")
     data: DataConfig
     recipe: RecipeConfig = RecipeConfig()
@@ -176,8 +180,9 @@ class StudyConfig(_Section):
 
     @model_validator(mode="after")
     def _usable(self) -> StudyConfig:
-        if "://" in self.study:
-            raise ValueError(f"study {self.study!r} is a URL: study folders are local paths so far")
+        data = self.data
+        for location in (self.study, data.train, data.images, data.validation, data.test):
+            check_location(location or "")
         ranks = self.search.ranks
         if ranks is not None and 0 in ranks:
             raise ValueError("search.ranks: rank 0 takes no part in a power law, give ranks of 1 or more")
@@ -189,31 +194,33 @@ class StudyConfig(_Section):
         return tuple(sorted(self.search.ranks or self.calibration.ranks))
 
 
-def read_study(path: Path) -> StudyConfig:
-    """Read and validate a study file; relative paths in it are relative to the file.
+def read_study(path: Path | str) -> StudyConfig:
+    """Read and validate a study file, local or at a URL; relative paths in it are relative to the file.
 
     Raises:
         ValueError: the file is missing, is not YAML, or has fields that are unknown, missing or out of range.
     """
-    if not path.is_file():
-        raise ValueError(f"there is no study file {path}: give the path of a STUDY.yaml (`mars demo` writes one)")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.safe_load(_study_text(path))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not readable YAML: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds {type(values).__name__}, expected a mapping with study, model and data")
     try:
-        return StudyConfig.model_validate(_relative_to(values, path.parent))
+        return StudyConfig.model_validate(_relative_to(values, str(path)))
     except ValidationError as error:
         raise ValueError(f"{path}: {_explain(error)}") from error
 
 
-def read_study_or_folder(path: Path) -> StudyConfig:
-    """Read a study file, or the one in a study folder: that folder is then the study, also where it was moved since."""
-    if not path.is_dir():
-        return read_study(path)
-    return read_study(path / "study.yaml").model_copy(update={"study": str(path.resolve())})
+def _study_text(path: Path | str) -> str:
+    try:
+        if is_remote(str(path)):
+            return read_text(str(path))
+        return local_path(str(path)).read_text(encoding="utf-8")
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise ValueError(
+            f"there is no study file {path}: give the path of a STUDY.yaml (`mars demo` writes one)"
+        ) from error
 
 
 def write_study(config: StudyConfig, path: Path) -> None:
@@ -223,21 +230,28 @@ def write_study(config: StudyConfig, path: Path) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def _relative_to(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _relative_to(values: dict[str, Any], file: str) -> dict[str, Any]:
     resolved = dict(values)
     if isinstance(study := resolved.get("study"), str):
-        resolved["study"] = _resolve(study, folder)
+        resolved["study"] = _resolve(study, file)
     if isinstance(data := resolved.get("data"), dict):
         paths = ("train", "validation", "test", "images")
-        resolved["data"] = data | {key: _resolve(data[key], folder) for key in paths if isinstance(data.get(key), str)}
+        resolved["data"] = data | {key: _resolve(data[key], file) for key in paths if isinstance(data.get(key), str)}
     # A model that names a folder beside the study file is that folder; anything else may be a hub id.
-    if isinstance(model := resolved.get("model"), str) and (folder / Path(model).expanduser()).is_dir():
-        resolved["model"] = _resolve(model, folder)
+    if isinstance(model := resolved.get("model"), str) and Path(local := _resolve(model, file)).is_dir():
+        resolved["model"] = local
     return resolved
 
 
-def _resolve(path: str, folder: Path) -> str:
-    return path if "://" in path else str((folder / Path(path).expanduser()).resolve())
+def _resolve(path: str, file: str) -> str:
+    """A location as it is meant in a study file: an absolute path or a URL."""
+    if "://" in path:
+        return path if is_remote(path) else str(local_path(path))
+    beside = Path(path).expanduser()
+    if is_remote(file) and not beside.is_absolute():
+        protocol, _, folder = file.rpartition("/")[0].partition("://")
+        return f"{protocol}://{posixpath.normpath(f'{folder}/{path}')}"
+    return str((local_path(file).parent / beside).resolve())
 
 
 def _explain(error: ValidationError) -> str:

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +26,8 @@ from mars_core.models.loading import Base
 from tasks.config import DataConfig, StudyConfig
 from tasks.progress import progress_bar
 from tasks.resources import base_model, model_fingerprint
+from tasks.storage.data import local_data
+from tasks.storage.location import working_folder
 from tasks.store import read_json, write_json
 
 SPLIT_SEED = 0
@@ -57,6 +58,7 @@ def load_data(data: DataConfig) -> StudyData:
     Raises:
         ValueError: rows that make no sample, images in two splits, or too few samples.
     """
+    data = local_data(data)
     train = read_samples(data.train, data.images)
     validation = read_samples(data.validation, data.images) if data.validation else None
     test = read_samples(data.test, data.images) if data.test else None
@@ -83,6 +85,7 @@ def _split(train: list[Sample], validation: list[Sample] | None, test: list[Samp
 
 def check_data(data: DataConfig, *, decode: bool = True) -> DataReport:
     """Check every row of a study's files in one pass, and with `decode` every image to its last pixel."""
+    data = local_data(data)
     files = [file for file in (data.train, data.validation, data.test) if file]
     rows = [row for file in files for row in read_rows(file, data.images)]
     with progress_bar("checking the data", len(rows)) as advance:
@@ -144,7 +147,7 @@ def usable_samples(config: StudyConfig, split: str) -> tuple[Sample, ...]:
 def _measured(config: StudyConfig, split: str, samples: Sequence[Sample]) -> list[int]:
     limit = config.recipe.max_tokens
     made_of = [load_data(config.data).data_hash, model_fingerprint(config.model), limit, split]
-    path = Path(config.study) / "cache" / f"short-enough-{content_hash(made_of)}.json"
+    path = working_folder(config.study) / "cache" / f"short-enough-{content_hash(made_of)}.json"
     if path.is_file():
         return [int(index) for index in read_json(path)]
     count = TokenCounter(base_model(config.model, config.device, config.recipe.dtype).processor)

@@ -59,7 +59,7 @@ def frozen_levels(
     config: StudyConfig, revision: Revision, plan: CalibrationPlan, metrics: pd.DataFrame
 ) -> LossLevels | None:
     """Loss levels of the revision's first fit: pairs added or diverged later must move no other pair's time."""
-    path = revision.path("levels.json")
+    path = levels_path(revision)
     reference = (config.calibration.reference_rank,) * 2
     design: dict[str, Any] = {"signal": config.fit.signal, "horizon": plan.horizon, "reference": list(reference)}
     design["steps"] = list(plan.checkpoint_steps)
@@ -71,6 +71,11 @@ def frozen_levels(
         return None
     write_json(path, {"design": design, "levels": levels.to_json()})
     return levels
+
+
+def levels_path(revision: Revision) -> Path:
+    """Where the frozen loss levels lie, if the first runs allowed any."""
+    return revision.path("levels.json")
 
 
 def laws_path(revision: Revision) -> Path:

@@ -9,7 +9,6 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -30,13 +29,23 @@ from mars_core.packing.state import PackState
 from mars_core.packing.train import Lanes, TrainedPack, train_pack
 from mars_core.training.calibration import CalibrationRun, Checkpoint
 from tasks import tracking
-from tasks.calibrate import CalibrationPlan, PlannedPack, PlannedRun, metrics_path, summary_path
+from tasks.calibrate import (
+    CalibrationPlan,
+    PlannedPack,
+    PlannedRun,
+    metrics_path,
+    missing_runs,
+    run_files,
+    summary_path,
+)
 from tasks.config import StudyConfig
 from tasks.data import calibration_set, load_data, scored_batches, step_batches, validation_set
 from tasks.pack_state import drop_state, read_state, state_folder, write_state
 from tasks.progress import progress_bar, say
 from tasks.resources import base_model, device_name, resolve_device
 from tasks.revision import recipe_hash
+from tasks.storage.location import working_folder
+from tasks.storage.study import publish_part, pull
 from tasks.store import Revision, read_json, replacing, replacing_folder, write_json
 
 
@@ -190,11 +199,22 @@ def lanes_at_once(config: StudyConfig) -> int:
 def calibrate_pack(
     config: StudyConfig, revision: Revision, plan: CalibrationPlan, pack: PlannedPack, parent: str, label: str | None
 ) -> list[str]:
-    """Train the runs of a pack and store their checkpoint metrics; returns the paths of the Parquet files.
+    """Train the runs of a pack that are still missing and store their metrics; returns the paths of the Parquet files.
 
     label: of the progress bar, None for none.
     """
-    tracking.use_store(Path(config.study))
+    tracking.use_store(working_folder(config.study))
+    pull(config.study)  # another machine may have trained some of them since the packs were planned
+    missing = tuple(missing_runs(revision, plan, pack.runs))
+    if missing:
+        _train_and_store(config, revision, plan, PlannedPack(missing), parent, label)
+    publish_part(config.study, revision, "calibrate", run_files(revision, pack.runs))
+    return [str(metrics_path(revision, run.run_id)) for run in pack.runs]
+
+
+def _train_and_store(
+    config: StudyConfig, revision: Revision, plan: CalibrationPlan, pack: PlannedPack, parent: str, label: str | None
+) -> None:
     folder = state_folder(revision, pack.pack_id)
     write_json(folder / PACK_FILE, [run.run_id for run in pack.runs])
     base = base_model(config.model, config.device, config.recipe.dtype)
@@ -213,7 +233,6 @@ def calibrate_pack(
         _store(revision, run, rows, result, tracked[run])
         tracking.end_child(tracked[run], "FINISHED" if result.diverged_at is None else "FAILED")
     drop_state(folder)
-    return [str(metrics_path(revision, run.run_id)) for run in pack.runs]
 
 
 PACK_FILE = "runs.json"

@@ -14,7 +14,7 @@ console = Console(stderr=True)
 
 def say(message: str) -> None:
     """Tell the user one line."""
-    console.print(message, highlight=False)
+    console.print(message, highlight=False, soft_wrap=True)  # paths stay whole
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from tasks.fit import laws_path, read_laws, target_size
 from tasks.resources import base_model
 from tasks.retrying import IO_RETRIES
 from tasks.search import choice_path, read_choice
+from tasks.storage.location import address
 from tasks.store import Revision, replacing, stage_details
 
 VERSIONED = ("mars-rank-search", "torch", "transformers", "peft", "accelerate", "prefect", "mlflow", "scipy", "numpy")
@@ -77,7 +78,7 @@ def gather(
         metrics=metrics,
         laws=laws,
         choice=choice.to_json() if choice else None,
-        adapter=str(final_folder(revision, chosen) / "adapter") if chosen else None,
+        adapter=address(config.study, final_folder(revision, chosen) / "adapter") if chosen else None,
         finals=trained,
         evaluation=read_evaluation(revision) if evaluated else None,
         costs=costs(revision, plan, trained),

@@ -16,6 +16,7 @@ from pathlib import Path
 from tasks.champion import Champions
 from tasks.config import StudyConfig
 from tasks.deletion import DELETED_PREFIX, plain_below
+from tasks.storage.location import is_remote, working_folder
 from tasks.store import Revision, read_json, revisions
 
 # Written beside what they are to replace (tasks.store), and left behind only by a process that was killed.
@@ -66,9 +67,14 @@ def require_study(config: StudyConfig) -> Path:
     """The study folder of a configuration.
 
     Raises:
-        ValueError: it is no study folder, or nothing has run in it.
+        ValueError: it is remote or no study folder, or nothing has run in it.
     """
-    study = Path(config.study).resolve()
+    if is_remote(config.study):
+        raise ValueError(
+            f"{config.study} is not on this machine: `mars clean` cleans local study folders only. Delete old "
+            f"revisions there with the store's own tools; the working copy {working_folder(config.study)} may be deleted whole"
+        )
+    study = working_folder(config.study).resolve()
     if not (study / "study.yaml").is_file() or not (study / "revisions").is_dir():
         raise ValueError(f"{study} is not a study folder (it has no study.yaml and revisions/): nothing is deleted")
     if not revisions(study):
@@ -159,7 +165,7 @@ def _left_by_the_killed(study: Path) -> Iterator[_Found]:
 
 def _inside_kept(kept: list[Revision], config: StudyConfig, champions: Champions) -> Iterator[_Found]:
     """What kept revisions need no longer; of the newest one, only where the stage that needs it has finished."""
-    newest = revisions(Path(config.study).resolve())[-1]
+    newest = revisions(working_folder(config.study).resolve())[-1]
     for revision in kept:
         for found, stage in _intermediate(revision, config):
             if revision != newest or not _needed_by_newest(newest, found.path, stage):

@@ -9,6 +9,8 @@ from mars_core.metrics.identity import content_hash
 from tasks.config import StudyConfig, write_study
 from tasks.data import load_data
 from tasks.resources import model_fingerprint
+from tasks.storage.location import working_folder
+from tasks.storage.study import STUDY_FILE, publish_config, publish_files, pull
 from tasks.store import Revision, read_json, revisions, write_json
 
 
@@ -34,7 +36,8 @@ def open_revision(config: StudyConfig, *, new: bool) -> Revision:
     Raises:
         ValueError: the newest revision was made with another model, data or recipe.
     """
-    study = Path(config.study)
+    pull(config.study)
+    study = working_folder(config.study)
     known = revisions(study)
     current = identity(config)
     if known and not new:
@@ -49,7 +52,9 @@ def open_revision(config: StudyConfig, *, new: bool) -> Revision:
         revision = Revision(study, known[-1].number + 1 if known else 1)
         write_json(revision.path("splits.json"), _splits(config))
         write_json(revision.path("revision.json"), current)
-    write_study(config, study / "study.yaml")
+    publish_files(config.study, [revision.path("splits.json"), revision.path("revision.json")])
+    write_study(config, study / STUDY_FILE)
+    publish_config(config.study)
     return revision
 
 

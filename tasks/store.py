@@ -1,7 +1,7 @@
 """The study folder: where things lie in it, atomic writes, and manifests that say which stages are done.
 
 STUDY/study.yaml                          the configuration as resolved
-STUDY/mlflow.db, STUDY/mlartifacts/       MLflow's embedded store
+STUDY/mlflow.db, STUDY/mlartifacts/       MLflow's embedded store, never in a remote study folder
 STUDY/revisions/001/                      one calibration-and-choice cycle
     manifests/STAGE.json                  inputs' hash and outputs' hashes of a finished stage
     splits.json                           which samples train, validate and test

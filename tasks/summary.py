@@ -10,6 +10,7 @@ from tasks.evaluate import read_evaluation
 from tasks.finetune import final_folder, read_final
 from tasks.report import report_path
 from tasks.search import chosen_pair, read_choice
+from tasks.storage.location import address
 from tasks.store import Revision
 
 
@@ -26,6 +27,6 @@ def summarise(config: StudyConfig, revision: Revision) -> dict[str, Any]:
         "calibration_seconds": calibration["seconds"],
         "final_seconds": read_final(revision, pair)["seconds"],
         "test": {role: score["overall"] for role, score in read_evaluation(revision).items()},
-        "adapter": str(final_folder(revision, pair) / "adapter"),
-        "report": str(report_path(revision)),
+        "adapter": address(config.study, final_folder(revision, pair) / "adapter"),
+        "report": address(config.study, report_path(revision)),
     }

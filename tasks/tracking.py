@@ -15,6 +15,10 @@ from typing import Any
 
 import mlflow
 from mlflow.entities import Metric, Param
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+
+from tasks.progress import say
 
 EXPERIMENT_PREFIX = "mars/"
 # Sampling machine load more often than this tells nothing new about runs of seconds to hours.
@@ -130,6 +134,18 @@ def log_steps(run_id: str, rows: Sequence[Mapping[str, float]], *, step_key: str
 def log_values(run_id: str, values: Mapping[str, float]) -> None:
     """Log single values."""
     log_steps(run_id, [{"step": 0, **values}])
+
+
+def log_values_if_known(run_id: str, values: Mapping[str, float]) -> None:
+    """Log single values to a run, unless it was tracked in another machine's store."""
+    try:
+        mlflow.MlflowClient().get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+            raise
+        say(f"MLflow run {run_id} is in the store of the machine that trained it: values are not logged to it")
+        return
+    log_values(run_id, values)
 
 
 def log_file(run_id: str, path: Path, folder: str | None = None) -> None:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from flows.cli.errors import FAILURE, one_message
 from flows.cli.output import console, print_json
-from flows.cli.stages import AsJson, Study
+from flows.cli.stages import AsJson, Study, find_study
 
 if TYPE_CHECKING:
     from tasks.retention import Cleaning
@@ -31,11 +31,10 @@ def clean(
     # A person waits: MLflow's own retries would take minutes to say that no registry is there.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     from tasks.champion import find_champions
-    from tasks.config import read_study_or_folder
     from tasks.deletion import Deletion, delete
     from tasks.retention import plan_cleaning, require_study
 
-    config = read_study_or_folder(study)
+    config = find_study(study)
     champions = find_champions(require_study(config))
     cleaning = plan_cleaning(config, champions, include_resume=include_resume)
     failed = []

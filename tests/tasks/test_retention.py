@@ -304,3 +304,9 @@ def test_a_registry_that_does_not_answer_is_not_known(config, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:21299")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     assert find_champions(Path(config.study)).known is False
+
+
+def test_a_study_at_a_url_is_refused(config, monkeypatch, tmp_path):
+    monkeypatch.setenv("MARS_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(ValueError, match="local study folders only"):
+        plan_cleaning(config.model_copy(update={"study": "memory://studies/remote"}), NOBODY)
