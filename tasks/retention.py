@@ -72,7 +72,8 @@ def require_study(config: StudyConfig) -> Path:
     if is_remote(config.study):
         raise ValueError(
             f"{config.study} is not on this machine: `mars clean` cleans local study folders only. Delete old "
-            f"revisions there with the store's own tools; the working copy {working_folder(config.study)} may be deleted whole"
+            f"revisions there with the store's own tools; the working copy "
+            f"{working_folder(config.study)} may be deleted whole"
         )
     study = working_folder(config.study).resolve()
     if not (study / "study.yaml").is_file() or not (study / "revisions").is_dir():
