@@ -7,6 +7,7 @@ PostgreSQL's server programs (Debian, Ubuntu: apt-get install postgresql), and r
 from __future__ import annotations
 
 import base64
+import dataclasses
 import importlib.util
 import json
 import os
@@ -143,6 +144,10 @@ class Stack:
             "OMP_NUM_THREADS": "1",
         }
 
+    @property
+    def superuser_password(self) -> str:
+        return self.settings["POSTGRES_PASSWORD"]
+
     def home(self, service: str) -> Path:
         home = self.folder / service
         home.mkdir(exist_ok=True)
@@ -271,7 +276,7 @@ def stack(
     folder = tmp_path_factory.mktemp("stack")
     stack = Stack(compose(awkward)["services"], awkward, programs, ports, folder)
     with ExitStack() as running:
-        running.enter_context(running_postgres(programs, ports["postgres"], awkward["POSTGRES_PASSWORD"]))
+        running.enter_context(running_postgres(programs, ports["postgres"], stack.superuser_password))
         set_up_databases(stack)
         for service in SERVERS:
             running.enter_context(stack.running(service))
@@ -289,8 +294,7 @@ def set_up_databases(stack: Stack) -> None:
         volume for volume in stack.services["postgres"]["volumes"] if "/docker-entrypoint-initdb.d/" in volume
     )
     script = DOCKER / mounted.partition(":")[0]
-    environment = {**stack.environment("postgres"), "PGHOST": "127.0.0.1"}
-    environment["PGPASSWORD"] = environment["POSTGRES_PASSWORD"]
+    environment = {**stack.environment("postgres"), "PGHOST": "127.0.0.1", "PGPASSWORD": stack.superuser_password}
     done = subprocess.run([script], env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     health = stack.health("postgres")
@@ -367,6 +371,34 @@ def test_the_upgrades_of_the_readme_run(stack):
     for command in commands:
         done = stack.run("mlflow-server", shlex.split(command))
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_backup_of_the_readme_restores_into_a_new_cluster(stack, tmp_path):
+    readme = (DOCKER / "README.md").read_text()
+    dump, restore = re.findall(r"docker compose exec -T postgres (pg_[^<>]+) [<>] ", readme)
+    other = dataclasses.replace(stack, ports={**stack.ports, "postgres": free_port()})
+    questions = {
+        "prefect": ("prefect", "SELECT count(*), max(created) FROM flow_run"),
+        "mlflow": ("mlflow", "SELECT count(*), max(start_time) FROM runs"),
+        "mlflow_auth": ("mlflow", "SELECT count(*), max(password_hash) FROM users"),
+    }
+
+    def run(where: Stack, command: str, database: str, **files: Any) -> None:
+        environment = {**where.environment("postgres"), "PGHOST": "127.0.0.1", "PGPASSWORD": where.superuser_password}
+        words = shlex.split(command.replace("$database", database))
+        done = subprocess.run(words, env=environment, stderr=subprocess.PIPE, text=True, check=False, **files)
+        assert done.returncode == 0, done.stderr
+
+    with running_postgres(other.programs, other.ports["postgres"], other.superuser_password):
+        set_up_databases(other)
+        for database, (role, question) in questions.items():
+            with (tmp_path / database).open("wb") as file:
+                run(stack, dump, database, stdout=file)
+            with (tmp_path / database).open("rb") as file:
+                run(other, restore, database, stdin=file)
+            before, after = (where.query(role, database, question) for where in (stack, other))
+            assert after.stdout == before.stdout
+            assert not before.stdout.startswith("0|")
 
 
 def test_another_user_of_mlflow_reads_and_writes_nothing(stack):
