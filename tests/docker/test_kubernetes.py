@@ -131,7 +131,7 @@ def test_default_job_is_a_valid_gpu_job(template):
     assert pod(manifest)["securityContext"]["runAsUser"] == 1000
     assert "runtimeClassName" not in pod(manifest)
     mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
-    assert mounts == {"/data": "study", "/models": "study", "/dev/shm": "shared-memory"}
+    assert mounts == {"/data": "study", "/models": "study", "/dev/shm": "shared-memory", "/home/mars": "home"}
 
 
 def test_variables_reach_the_job(template):
@@ -160,11 +160,13 @@ def test_variables_reach_the_job(template):
     assert pod(manifest)["runtimeClassName"] == "nvidia"
     assert pod(manifest)["imagePullSecrets"] == [{"name": "registry"}]
     assert pod(manifest)["securityContext"]["fsGroup"] == 2000
-    study, memory = pod(manifest)["volumes"]
+    study, memory, _home = pod(manifest)["volumes"]
     assert study["persistentVolumeClaim"] == {"claimName": "other-study"}
     assert memory["emptyDir"] == {"medium": "Memory", "sizeLimit": "32Gi"}
     assert container["envFrom"] == [{"secretRef": {"name": "other-client"}}]
     assert {"name": "HF_HUB_OFFLINE", "value": "1"} in container["env"]
+    # A deployment's own variables add to the pool's: workers still share what runs return.
+    assert {"name": "PREFECT_RESULTS_LOCAL_STORAGE_PATH", "value": "/data/.prefect/results"} in container["env"]
 
 
 def test_login_is_referred_to_and_never_written_into_a_job(template):

@@ -43,7 +43,7 @@ FLOW = """
 import mlflow
 from prefect import flow
 
-@flow
+@flow(persist_result=True, result_serializer="json")
 def hello(number: int) -> int:
     mlflow.set_experiment("stack")
     with mlflow.start_run(run_name="from the worker"):
@@ -59,7 +59,7 @@ from prefect.deployments import run_deployment
 hello = flow.from_source(source=sys.argv[1], entrypoint="hello.py:hello")
 hello.deploy("test", work_pool_name="mars-cpu", build=False, push=False, print_next_steps=False)
 run = run_deployment("hello/test", parameters={"number": 7}, timeout=180, poll_interval=1)
-print(run.state.type.value, run.state.message)
+print(run.state.type.value, run.state.result())
 """
 
 
@@ -125,6 +125,7 @@ class Stack:
             "PREFECT_SERVER_DATABASE_PORT": str(self.ports["postgres"]),
             "PREFECT_API_URL": f"{self.url('prefect-server')}/api",
             "PREFECT_WORKER_WEBSERVER_PORT": str(self.ports.get(service)),
+            "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(self.folder / "data" / ".prefect" / "results"),
             "MLFLOW_HOST": "127.0.0.1",
             "MLFLOW_PORT": str(self.ports["mlflow-server"]),
             "MLFLOW_TRACKING_URI": self.url("mlflow-server"),
@@ -343,7 +344,7 @@ def test_flow_run_goes_through_the_worker_into_both_databases(stack):
     done = stack.run("worker-cpu", [sys.executable, "-c", CLIENT, str(source)])
 
     outcome = (done.stdout.splitlines() or [""])[-1]
-    assert outcome.startswith("COMPLETED"), done.stdout + done.stderr + stack.log("worker-cpu")[-4000:]
+    assert outcome == "COMPLETED 7", done.stdout + done.stderr + stack.log("worker-cpu")[-4000:]
     flows = "SELECT state_type, parameters FROM flow_run JOIN flow ON flow.id = flow_id WHERE flow.name = 'hello'"
     assert stack.query("prefect", "prefect", flows).stdout.splitlines() == ['COMPLETED|{"number": 7}']
     runs = "SELECT name, status, value FROM runs JOIN latest_metrics USING (run_uuid) WHERE key = 'number'"
