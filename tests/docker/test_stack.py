@@ -356,6 +356,18 @@ def test_flow_run_goes_through_the_worker_into_both_databases(stack):
     assert [note.read_text() for note in notes] == ["an artifact"]
 
 
+@pytest.mark.skipif(not importlib.util.find_spec("deployments.register"), reason="there are no deployments to register")
+def test_registration_filled_the_pools_that_the_workers_serve(stack):
+    question = """
+        SELECT DISTINCT work_pool.name FROM deployment
+        JOIN work_queue ON work_queue.id = work_queue_id JOIN work_pool ON work_pool.id = work_pool_id
+        JOIN flow ON flow.id = flow_id WHERE flow.name LIKE 'mars-%'
+    """
+    pools = set(stack.query("prefect", "prefect", question).stdout.split())
+    commands = [stack.services[worker]["command"] for worker in WORKERS]
+    assert pools == {command[command.index("--pool") + 1] for command in commands}
+
+
 def test_server_takes_the_kubernetes_pool(stack):
     template = DOCKER / "kubernetes" / "base-job-template.json"
     create = ["prefect", "work-pool", "create", "cluster", "--type", "kubernetes", "--base-job-template", str(template)]
