@@ -165,7 +165,7 @@ class Stack:
     def log(self, service: str) -> str:
         return (self.home(service) / "log").read_text(errors="replace")
 
-    def wait(self, service: str, process: subprocess.Popen[bytes], seconds: float = 180) -> None:
+    def wait(self, service: str, process: subprocess.Popen[bytes], seconds: float = 420) -> None:
         """Wait until a service's health check passes."""
         deadline = time.monotonic() + seconds
         while self.health(service).returncode != 0:
