@@ -13,6 +13,7 @@ from prefect.task_runners import ProcessPoolTaskRunner
 from mars_core.metrics.identity import content_hash
 from mars_core.models.lora import RankPair
 from tasks import tracking
+from tasks.adopt import adopt_runs
 from tasks.calibrate import (
     CalibrationPlan,
     PlannedPack,
@@ -28,10 +29,12 @@ from tasks.config import StudyConfig
 from tasks.evaluate import evaluate_finals, evaluation_path
 from tasks.finetune import final_folder, final_inputs, final_outputs, finetune_pair
 from tasks.fit import fit_inputs, fit_laws, laws_path
+from tasks.hours import publish_calibration
 from tasks.progress import progress_bar, say
 from tasks.report import publish_artifacts, publish_to_mlflow, report_path, write_report
 from tasks.revision import open_revision
 from tasks.search import choice_path, choose_ranks, chosen_pair, search_inputs
+from tasks.standing import accept_by_hand, accept_if_better
 from tasks.store import Revision, finish, is_finished, outputs_hash
 
 JSON_RESULTS = {"persist_result": True, "result_serializer": "json"}
@@ -47,6 +50,9 @@ def calibrate_flow(config: StudyConfig, new_revision: bool = False) -> str:
     if is_finished(revision, "calibrate", plan.inputs_hash):
         say("calibrate: already done")
         return str(revision.folder)
+    adopted = adopt_runs(revision, plan)
+    if adopted:
+        say(f"calibrate: {len(adopted)} runs taken over from older revisions")
     missing = missing_runs(revision, plan)
     packs = plan_packs(missing)
     say(f"calibrate: {len(missing)} of {len(plan.runs)} runs to train, {plan.horizon} steps each")
@@ -56,6 +62,7 @@ def calibrate_flow(config: StudyConfig, new_revision: bool = False) -> str:
         else:
             for number, pack in enumerate(packs, start=1):
                 calibrate_pack(config, revision, plan, pack, parent, f"pack {number}/{len(packs)} {pack.name}")
+        publish_calibration(config, revision, plan, missing, parent)
     cost = calibration_cost(revision, plan)
     finish(revision, "calibrate", plan.inputs_hash, calibration_outputs(revision, plan), cost)
     return str(revision.folder)
@@ -133,6 +140,29 @@ def evaluate_flow(config: StudyConfig) -> str:
 
     _stage(revision, "evaluate", evaluate_hash(config, revision), [evaluation_path(revision)], work)
     return str(evaluation_path(revision))
+
+
+@flow(name="mars-accept", flow_run_name="accept {config.study}", **JSON_RESULTS)
+def accept_flow(config: StudyConfig) -> dict[str, Any]:
+    """Make the chosen pair's final run the standing choice if it is better on validation; returns the decision."""
+    revision, pair = _finished_final(config)
+    decision = accept_if_better(config, revision, pair)
+    say(f"final run of {pair}: {'accepted' if decision['accepted'] else 'not accepted'}, {decision['reason']}")
+    return decision
+
+
+@flow(name="mars-accept-by-hand", flow_run_name="accept by hand {config.study}", **JSON_RESULTS)
+def accept_by_hand_flow(config: StudyConfig) -> dict[str, Any]:
+    """Make the chosen pair's final run the standing choice because a person says so; returns the decision."""
+    revision, pair = _finished_final(config)
+    return accept_by_hand(config, revision, pair)
+
+
+def _finished_final(config: StudyConfig) -> tuple[Revision, RankPair]:
+    revision = open_revision(config, new=False)
+    pair = chosen_pair(revision)
+    require(revision, finetune_stage(pair), final_inputs(config, pair))
+    return revision, pair
 
 
 @flow(name="mars-report", flow_run_name="report {config.study}", **JSON_RESULTS)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,11 @@ logging.getLogger("alembic").setLevel(logging.WARNING)
 def tracking_uri(study: Path) -> str:
     """Where runs of a study are tracked."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{study / 'mlflow.db'}"
+
+
+def shown_uri(study: Path) -> str:
+    """The same as people may see it: without a password."""
+    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", tracking_uri(study))
 
 
 def use_store(study: Path) -> None:

@@ -133,17 +133,23 @@ def report(study: Study, as_json: AsJson = False) -> None:
 def load_study(path: Path) -> StudyConfig:
     """Read a study file, or the one that lies in a study folder, and check data and model before anything expensive."""
     from tasks.calibrate import plan_calibration
-    from tasks.config import read_study
     from tasks.data import check_data
     from tasks.store import revisions
 
-    config = read_study(path / "study.yaml" if path.is_dir() else path)
-    if path.is_dir():  # also where the folder was moved or copied since
-        config = config.model_copy(update={"study": str(path.resolve())})
+    config = read_config(path)
     known = bool(revisions(Path(config.study)))
     check_data(config.data, decode=not known).raise_if_bad()
     plan_calibration(config)
     return config
+
+
+def read_config(path: Path) -> StudyConfig:
+    """Read a study file, or the one that lies in a study folder, and nothing else."""
+    from tasks.config import read_study
+
+    config = read_study(path / "study.yaml" if path.is_dir() else path)
+    # The folder is where it is now, also if it was moved or copied since.
+    return config.model_copy(update={"study": str(path.resolve())}) if path.is_dir() else config
 
 
 def print_result(result: dict[str, object], as_json: bool) -> None:
