@@ -38,7 +38,11 @@ def shown_uri(study: Path) -> str:
 
 def use_store(study: Path) -> None:
     """Point this process's MLflow at the study's store."""
+    users = os.environ.get("MLFLOW_TRACKING_URI")
     mlflow.set_tracking_uri(tracking_uri(study))
+    # MLflow writes the variable too: it would pass for the user's own, and the next study would share this store.
+    if users is None:
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
     mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_SECONDS)
 
 

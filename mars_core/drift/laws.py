@@ -35,6 +35,7 @@ class LawSummary:
 class CoefficientDrift:
     """One coefficient before and now; None where a fit or its form lacks it.
 
+    `same_form`: both fits have the same form; in another form a coefficient of the same name means something else.
     `apart`: the intervals do not meet. Intervals that meet are no proof that nothing changed.
     """
 
@@ -44,11 +45,12 @@ class CoefficientDrift:
     before_interval: Interval | None
     now: float | None
     now_interval: Interval | None
+    same_form: bool = True
 
     @property
     def apart(self) -> bool:
         """Whether the intervals do not meet."""
-        if self.before_interval is None or self.now_interval is None:
+        if not self.same_form or self.before_interval is None or self.now_interval is None:
             return False
         return self.before_interval[1] < self.now_interval[0] or self.now_interval[1] < self.before_interval[0]
 
@@ -66,7 +68,8 @@ def compare_laws(
 
 def _compare_law(name: str, before: LawSummary | None, now: LawSummary | None) -> list[CoefficientDrift]:
     symbols = dict.fromkeys(symbol for law in (now, before) if law is not None for symbol in law.coefficients)
-    return [CoefficientDrift(name, symbol, *_of(before, symbol), *_of(now, symbol)) for symbol in symbols]
+    same_form = before is None or now is None or before.law == now.law
+    return [CoefficientDrift(name, symbol, *_of(before, symbol), *_of(now, symbol), same_form) for symbol in symbols]
 
 
 def _of(law: LawSummary | None, symbol: str) -> tuple[float | None, Interval | None]:

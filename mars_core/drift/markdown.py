@@ -94,7 +94,7 @@ def _laws(drifts: Sequence[CoefficientDrift]) -> str:
             d.symbol,
             _value(d.before, d.before_interval),
             _value(d.now, d.now_interval),
-            "apart" if d.apart else "",
+            "apart" if d.apart else "" if d.same_form else "another form of the law",
         ]
         for d in drifts
     ]
