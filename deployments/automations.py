@@ -25,6 +25,8 @@ OURS: list[Any] = [
 EACH_RUN = {"prefect.resource.id"}
 ENDED = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "TimedOut", "Crashed", "Cancelled")}
 WAITING = {f"prefect.flow-run.{state}" for state in ("Paused", "Suspended", "Cancelling")}
+# Without a window the server may fire twice for one event (seen with 3.8.8, when events arrive out of order).
+ONCE_WITHIN = timedelta(minutes=5)
 HEARTBEAT = "prefect.flow-run.heartbeat"
 
 SUBJECT = "MARS: {{ automation.name }}"
@@ -34,7 +36,8 @@ Flow run: {{ flow_run.name }} ({{ flow_run.state.name }})
 {{ flow_run | ui_url }}
 """
 PAYLOAD = """{"subject": {{ automation.name | tojson }}, "flow_run": {{ flow_run.name | tojson }},
- "state": {{ flow_run.state.name | tojson }}, "url": {{ flow_run | ui_url | tojson }}}"""
+ "flow_run_id": {{ flow_run.id | string | tojson }}, "state": {{ flow_run.state.name | tojson }},
+ "url": {{ flow_run | ui_url | tojson }}}"""
 
 
 class AutomationSettings(BaseModel):
@@ -106,9 +109,15 @@ def _automation(name: str, description: str, trigger: EventTrigger, actions: lis
 
 
 def _seen(events: set[str]) -> EventTrigger:
-    """Fires when one of the events is seen."""
+    """Fires when one of the events is seen, and for each run once in `ONCE_WITHIN`."""
     return EventTrigger(
-        match=RUN, match_related=OURS, for_each=EACH_RUN, expect=events, posture=Posture.Reactive, threshold=1
+        match=RUN,
+        match_related=OURS,
+        for_each=EACH_RUN,
+        expect=events,
+        posture=Posture.Reactive,
+        threshold=1,
+        within=ONCE_WITHIN,
     )
 
 

@@ -25,7 +25,8 @@ from prefect import flow
 def crash():
     os.kill(os.getpid(), signal.SIGKILL)
 
-crash.serve(name="crash")
+if __name__ == "__main__":
+    crash.serve(name="crash")
 """
 
 
@@ -107,6 +108,7 @@ def test_a_run_whose_process_dies_is_notified(client, served, receiver):
     assert received[0]["subject"] == "mars: run failed"
     assert received[0]["flow_run"] == run.name
     assert received[0]["state"] == "Crashed"
+    assert received[0]["flow_run_id"] == str(run.id)
     assert str(run.id) in received[0]["url"]
     automation = client.read_automations_by_name("mars: run failed")[0]
     fired = waited_for(lambda: events(client, "prefect.automation.action.executed"))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tasks.config import read_study
@@ -35,7 +36,8 @@ def client(prefect_server: str) -> Iterator[SyncPrefectClient]:
 
 def reports(client: SyncPrefectClient) -> list[str]:
     """What the nights showed in Prefect; no night may have failed."""
-    ended = [run.state for run in client.read_flow_runs() if run.deployment_id and run.state.is_final()]
+    ours = DeploymentFilter(name=DeploymentFilterName(any_=["nightly-recalibration"]))
+    ended = [run.state for run in client.read_flow_runs(deployment_filter=ours) if run.state.is_final()]
     assert all(state.is_completed() for state in ended), ended
     return [str(artifact.data) for artifact in client.read_artifacts() if artifact.key == "mars-nightly"]
 
