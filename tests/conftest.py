@@ -69,7 +69,11 @@ def served(prefect_server: str, tmp_path: Path) -> Iterator[Callable[[str], None
         file.write_text(script)
         settings = {"PREFECT_API_URL": prefect_server, "PREFECT_HOME": str(tmp_path / "prefect-client")}
         with (tmp_path / "serve.log").open("wb") as log:
-            environment = {**os.environ, **settings, "PYTHONPATH": str(ROOT)}
+            environment = {
+                **os.environ,
+                **settings,
+                "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+            }
             command = [sys.executable, str(file)]
             processes.append(
                 subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True, cwd=tmp_path)
