@@ -1,6 +1,7 @@
 """Nightly recalibration: look, calibrate only what is new, compare with what stands, act on a material change."""
 
-from __future__ import annotations
+# No `from __future__ import annotations` here: Prefect loads a served flow's file as a module that it does not name
+# in sys.modules, where annotations that are strings cannot be resolved.
 
 import time
 from collections.abc import Callable
