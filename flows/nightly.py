@@ -107,7 +107,7 @@ def _act(
 ) -> tuple[Outcome, str]:
     if not choice.needs_final_run:
         return "kept", "No final run is needed."
-    standing, pair = read_standing(revision.study), RankPair(*choice.chosen)
+    standing, pair = read_standing(revision.study), final_pairs(config, revision)["chosen"]
     decided = _decided(revision, pair, standing)
     if decided is None and trigger == "run":
         run_final(config)

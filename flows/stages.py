@@ -160,7 +160,7 @@ def accept_by_hand_flow(config: StudyConfig) -> dict[str, Any]:
 
 def _finished_final(config: StudyConfig) -> tuple[Revision, RankPair]:
     revision = open_revision(config, new=False)
-    pair = chosen_pair(revision)
+    pair = final_pairs(config, revision)["chosen"]
     require(revision, finetune_stage(pair), final_inputs(config, pair))
     return revision, pair
 

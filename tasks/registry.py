@@ -17,18 +17,19 @@ CHAMPION = "champion"
 
 
 def model_name(study: Path) -> str:
-    """Name of the study's registered model: its experiment's, without what the registry forbids."""
+    """Name of a study's first registered model: its experiment's, without what the registry forbids."""
     experiment = MlflowClient().get_experiment(tracking.open_experiment(study))
     return str(experiment.name).replace("/", "-").replace(":", "-")
 
 
-def register_adapter(study: Path, run_id: str, tags: Mapping[str, str], description: str) -> str:
-    """Register the adapter of a final run; returns the version, the same one if it is registered already.
+def register_adapter(study: Path, name: str, run_id: str, tags: Mapping[str, str], description: str) -> str:
+    """Register the adapter of a final run under a model; returns the version, the same one if it is there already.
 
     Raises:
         ValueError: the tracking store does not hold the run.
     """
-    name, client = model_name(study), MlflowClient()
+    tracking.use_store(study)
+    client = MlflowClient()
     _require_run(client, run_id, study)
     _make_model(client, name)
     known = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
@@ -40,9 +41,10 @@ def register_adapter(study: Path, run_id: str, tags: Mapping[str, str], descript
     return str(version.version)
 
 
-def move_champion(study: Path, version: str) -> None:
-    """Let `champion` name a version."""
-    MlflowClient().set_registered_model_alias(model_name(study), CHAMPION, version)
+def move_champion(study: Path, name: str, version: str) -> None:
+    """Let `champion` name a version of a model."""
+    tracking.use_store(study)
+    MlflowClient().set_registered_model_alias(name, CHAMPION, version)
 
 
 def _require_run(client: MlflowClient, run_id: str, study: Path) -> None:

@@ -23,7 +23,7 @@ from tasks.data import load_data, scored_batches, usable_digests, usable_samples
 from tasks.evaluate import evaluation_path, read_evaluation
 from tasks.finetune import final_folder, read_final
 from tasks.fit import laws_path, read_laws
-from tasks.registry import move_champion, register_adapter
+from tasks.registry import model_name, move_champion, register_adapter
 from tasks.resources import base_model, model_fingerprint
 from tasks.retrying import IO_RETRIES
 from tasks.revision import recipe_hash
@@ -41,12 +41,13 @@ class Standing:
 
     `validation_hash`: of the samples that `validation_loss` was measured on, and of how. `laws`: coefficients and
     intervals at the time (`performance`, `me`, `llm`). `evaluation`: its test scores, for people; nothing is decided
-    by them. `model_version`: its version in MLflow's registry. `adapter`: its folder, relative to the study's.
+    by them. `registered_model`, `model_version`: it in MLflow's registry. `adapter`: its folder in the study's.
     """
 
     revision: int
     pair: tuple[int, int]
     adapter: str
+    registered_model: str
     model_version: str
     mlflow_run_id: str
     validation_loss: float
@@ -180,10 +181,11 @@ def _decide(
 ) -> dict[str, Any]:
     study, record = Path(config.study), read_final(revision, pair)
     tags = {"mars.revision": str(revision.number), "mars.pair": pair.slug, "mars.accepted": str(decision.accepted)}
-    version = register_adapter(study, record["mlflow_run_id"], tags, f"{pair}: {decision.reason}")
+    name = standing.registered_model if standing else model_name(study)  # kept where the folder moves
+    version = register_adapter(study, name, record["mlflow_run_id"], tags, f"{pair}: {decision.reason}")
     if decision.accepted:  # the file last: a crash before it repeats all of this
-        move_champion(study, version)
-        accepted = _standing(config, revision, pair, record, version, decision)
+        move_champion(study, name, version)
+        accepted = _standing(config, revision, pair, record, (name, version), decision)
         write_json(standing_path(study), accepted.to_json())
     against = {"standing": standing_hash(standing), "run": record["mlflow_run_id"]}
     write_json(_acceptance_path(revision, pair), {"decision": decision.to_json(), "against": against})
@@ -195,14 +197,15 @@ def _standing(
     revision: Revision,
     pair: RankPair,
     record: Mapping[str, Any],
-    version: str,
+    registered: tuple[str, str],
     decision: Acceptance,
 ) -> Standing:
     return Standing(
         revision=revision.number,
         pair=(pair.r_me, pair.r_llm),
         adapter=(final_folder(revision, pair) / "adapter").relative_to(revision.study).as_posix(),
-        model_version=version,
+        registered_model=registered[0],
+        model_version=registered[1],
         mlflow_run_id=record["mlflow_run_id"],
         validation_loss=record["best_val_loss"],
         validation_hash=validation_hash(config),

@@ -17,7 +17,7 @@ from flows.study import study_flow
 from mars_core.drift import Acceptance
 from mars_core.models.lora import RankPair
 from mars_core.training.evaluation import evaluate
-from tasks import registry, resources, tracking
+from tasks import resources, tracking
 from tasks.config import StudyConfig
 from tasks.data import forget_data, scored_batches, validation_set
 from tasks.nightly import look
@@ -44,17 +44,18 @@ def rewrite(path: str, change) -> None:
 
 
 def champion(config: StudyConfig) -> str:
+    """Version that the alias names, of the model that the standing choice names."""
     tracking.use_store(Path(config.study))
-    client = mlflow.MlflowClient()
-    return str(client.get_model_version_by_alias(registry.model_name(Path(config.study)), "champion").version)
+    name = read_standing(Path(config.study)).registered_model
+    return str(mlflow.MlflowClient().get_model_version_by_alias(name, "champion").version)
 
 
 def test_a_finished_study_stands_and_its_adapter_is_champion(copied, tmp_path):
     standing = read_standing(Path(copied.study))
     assert standing.pair == tuple(read_json(Path(copied.study, "revisions/001/choice.json"))["pair"])
     assert champion(copied) == standing.model_version == "1"
-    name = registry.model_name(Path(copied.study))
-    got = Path(mlflow.artifacts.download_artifacts(f"models:/{name}@champion", dst_path=str(tmp_path / "got")))
+    uri = f"models:/{standing.registered_model}@champion"
+    got = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(tmp_path / "got")))
     weights = "adapter_model.safetensors"
     assert (got / weights).read_bytes() == Path(copied.study, standing.adapter, weights).read_bytes()
     assert not [path for path in got.rglob("*") if path.suffix in (".pkl", ".pickle", ".bin", ".pt", ".pth")]
