@@ -108,11 +108,13 @@ def _act(
     if not choice.needs_final_run:
         return "kept", "No final run is needed."
     standing, pair = read_standing(revision.study), final_pairs(config, revision)["chosen"]
-    decided = _decided(revision, pair, standing)
-    if decided is None and trigger == "run":
-        run_final(config)
-        decided = _decided(revision, pair, standing) or ("triggered", f"A final run of {pair} was set off.")
-    return decided or ("proposed", f"A final run of {pair} is proposed; `mars nightly --trigger run` makes it.")
+    before = _decided(revision, pair, standing)
+    if before is not None and before[0] == "refused":
+        return before
+    if trigger == "propose":
+        return "proposed", f"A final run of {pair} is proposed; `mars nightly --trigger run` makes it."
+    run_final(config)
+    return _decided(revision, pair, standing) or ("triggered", f"A final run of {pair} was set off.")
 
 
 def _decided(revision: Revision, pair: RankPair, standing: Standing | None) -> tuple[Outcome, str] | None:

@@ -99,7 +99,7 @@ def accept_if_better(config: StudyConfig, revision: Revision, pair: RankPair) ->
     if standing is not None and _is(standing, revision, pair):
         return Acceptance(True, standing.accepted_because).to_json()
     known = read_acceptance(revision, pair, standing)
-    if known is not None:
+    if known is not None and not known.accepted:  # an accepted one that does not stand was lost: decide again
         return known.to_json()
     return _decide(config, revision, pair, standing, _judge(config, revision, pair, standing))
 
