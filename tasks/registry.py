@@ -18,8 +18,8 @@ CHAMPION = "champion"
 
 def model_name(study: Path) -> str:
     """Name of a study's first registered model: its experiment's, without what the registry forbids."""
-    experiment = MlflowClient().get_experiment(tracking.open_experiment(study))
-    return str(experiment.name).replace("/", "-").replace(":", "-")
+    experiment = tracking.open_experiment(study)  # first: a client keeps the store that was set when it was made
+    return str(MlflowClient().get_experiment(experiment).name).replace("/", "-").replace(":", "-")
 
 
 def register_adapter(study: Path, name: str, run_id: str, tags: Mapping[str, str], description: str) -> str:
