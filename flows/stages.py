@@ -13,6 +13,7 @@ from prefect import flow
 from mars_core.metrics.identity import content_hash
 from mars_core.models.lora import RankPair
 from tasks import tracking
+from tasks.adopt import adopt_runs
 from tasks.calibrate import (
     CalibrationPlan,
     calibration_cost,
@@ -24,11 +25,13 @@ from tasks.config import StudyConfig
 from tasks.evaluate import evaluate_finals, evaluation_path
 from tasks.finetune import final_folder, final_inputs, final_outputs, finetune_pair
 from tasks.fit import fit_inputs, fit_laws, laws_path, levels_path
+from tasks.hours import publish_calibration
 from tasks.packs import begin_packs, calibrate_pack
 from tasks.progress import say
 from tasks.report import publish_artifacts, publish_to_mlflow, report_path, write_report
 from tasks.revision import open_revision
 from tasks.search import choice_path, choose_ranks, chosen_pair, search_inputs
+from tasks.standing import accept_by_hand, accept_if_better
 from tasks.storage.location import address, working_folder
 from tasks.storage.study import publish_stage, pull
 from tasks.store import Revision, finish, is_finished, outputs_hash
@@ -47,13 +50,17 @@ def calibrate_flow(config: StudyConfig, new_revision: bool = False) -> str:
         say("calibrate: already done")
         publish_stage(config.study, revision, "calibrate")
         return address(config.study, revision.folder)
+    adopted = adopt_runs(revision, plan)
+    if adopted:
+        say(f"calibrate: {len(adopted)} runs taken over from older revisions")
     missing = missing_runs(revision, plan)
     say(f"calibrate: {len(missing)} of {len(plan.runs)} runs to train, {plan.horizon} steps each")
     packs, expected = begin_packs(config, revision, plan, missing)
     with _parent_run(config, revision) as parent:
         for number, pack in enumerate(packs, start=1):
             calibrate_pack(config, revision, plan, pack, parent, f"pack {number}/{len(packs)}, {len(pack.runs)} runs")
-    pull(config.study)  # the runs that other machines trained
+        pull(config.study)  # the runs that other machines trained
+        publish_calibration(config, revision, plan, missing, parent)
     cost = calibration_cost(revision, plan) | expected
     finish(revision, "calibrate", plan.inputs_hash, calibration_outputs(revision, plan), cost)
     publish_stage(config.study, revision, "calibrate")
@@ -121,6 +128,29 @@ def evaluate_flow(config: StudyConfig) -> str:
 
     _stage(config, revision, "evaluate", evaluate_hash(config, revision), [evaluation_path(revision)], work)
     return address(config.study, evaluation_path(revision))
+
+
+@flow(name="mars-accept", flow_run_name="accept {config.study}", **JSON_RESULTS)
+def accept_flow(config: StudyConfig) -> dict[str, Any]:
+    """Make the chosen pair's final run the standing choice if it is better on validation; returns the decision."""
+    revision, pair = _finished_final(config)
+    decision = accept_if_better(config, revision, pair)
+    say(f"final run of {pair}: {'accepted' if decision['accepted'] else 'not accepted'}, {decision['reason']}")
+    return decision
+
+
+@flow(name="mars-accept-by-hand", flow_run_name="accept by hand {config.study}", **JSON_RESULTS)
+def accept_by_hand_flow(config: StudyConfig) -> dict[str, Any]:
+    """Make the chosen pair's final run the standing choice because a person says so; returns the decision."""
+    revision, pair = _finished_final(config)
+    return accept_by_hand(config, revision, pair)
+
+
+def _finished_final(config: StudyConfig) -> tuple[Revision, RankPair]:
+    revision = open_revision(config, new=False)
+    pair = final_pairs(config, revision)["chosen"]
+    require(revision, finetune_stage(pair), final_inputs(config, pair))
+    return revision, pair
 
 
 @flow(name="mars-report", flow_run_name="report {config.study}", **JSON_RESULTS)

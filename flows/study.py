@@ -8,6 +8,7 @@ from prefect import flow
 
 from flows.stages import (
     JSON_RESULTS,
+    accept_flow,
     calibrate_flow,
     evaluate_flow,
     final_pairs,
@@ -32,5 +33,6 @@ def study_flow(config: StudyConfig, new_revision: bool = False, command: str = "
     for role, pair in final_pairs(config, revision).items():
         finetune_flow(config, pair.r_me, pair.r_llm, role)
     evaluate_flow(config)
+    accept_flow(config)
     report_flow(config, command)
     return summarise(config, revision)

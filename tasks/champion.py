@@ -10,9 +10,8 @@ from pathlib import Path
 import mlflow
 from mlflow.exceptions import MlflowException
 
+from tasks.registry import CHAMPION
 from tasks.tracking import tracking_uri
-
-CHAMPION = "champion"
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from tasks.champion import Champions
 from tasks.config import StudyConfig
 from tasks.deletion import DELETED_PREFIX, plain_below
 from tasks.storage.location import is_remote, working_folder
+from tasks.storage.study import STANDING_FILE
 from tasks.store import Revision, read_json, revisions
 
 # Written beside what they are to replace (tasks.store), and left behind only by a process that was killed.
@@ -117,7 +118,7 @@ def _kept_revisions(study: Path, config: StudyConfig, champions: Champions) -> t
     newest = known[-config.retention.revisions :]
     chosen = [revision for revision in known if revision.manifest("search").is_file()]
     trained = [revision for revision in known if _has_chosen_adapter(revision)]
-    standing = {revision.number for revision in (*chosen[-1:], *trained[-1:])}
+    standing = {revision.number for revision in (*chosen[-1:], *trained[-1:])} | _accepted_revision(study)
     notes, kept = [], []
     for revision in known:
         champion = revision.number in champions.revisions or bool(_runs(revision) & champions.runs)
@@ -129,6 +130,16 @@ def _kept_revisions(study: Path, config: StudyConfig, champions: Champions) -> t
             reason = f"holds {why}" if champions.known else "the model registry could not be asked for the champion"
             notes.append(f"revision {revision.number} is kept: {reason}")
     return kept, notes
+
+
+def _accepted_revision(study: Path) -> set[int]:
+    """The revision of the standing choice, nothing where no final run was accepted."""
+    return {int(read_json(study / STANDING_FILE)["revision"])} if (study / STANDING_FILE).is_file() else set()
+
+
+def _accepted_adapter(study: Path) -> Path | None:
+    path = study / STANDING_FILE
+    return study / str(read_json(path)["adapter"]) if path.is_file() else None
 
 
 def _has_chosen_adapter(revision: Revision) -> bool:
@@ -216,6 +227,8 @@ def _other_adapters(revision: Revision, config: StudyConfig, champions: Champion
         if _pair_of(folder.name) in (None, chosen, (reference, reference)) or not record.is_file():
             continue
         training = read_json(record)
+        if folder / "adapter" == _accepted_adapter(revision.study):
+            continue
         if training["role"] == "uniform" or training.get("mlflow_run_id") in champions.runs:
             continue
         if not any(folder.glob("checkpoints-*")):

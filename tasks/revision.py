@@ -9,8 +9,9 @@ from mars_core.metrics.identity import content_hash
 from tasks.config import StudyConfig, write_study
 from tasks.data import load_data
 from tasks.resources import model_fingerprint
+from tasks.snapshot import snapshot_path, write_snapshot
 from tasks.storage.location import working_folder
-from tasks.storage.study import STUDY_FILE, publish_config, publish_files, pull
+from tasks.storage.study import STUDY_FILE, publish_files, publish_newest, pull
 from tasks.store import Revision, read_json, revisions, write_json
 
 
@@ -51,10 +52,12 @@ def open_revision(config: StudyConfig, *, new: bool) -> Revision:
     else:
         revision = Revision(study, known[-1].number + 1 if known else 1)
         write_json(revision.path("splits.json"), _splits(config))
+        write_snapshot(revision, config)
         write_json(revision.path("revision.json"), current)
-    publish_files(config.study, [revision.path("splits.json"), revision.path("revision.json")])
+    records = [revision.path("splits.json"), snapshot_path(revision), revision.path("revision.json")]
+    publish_files(config.study, [path for path in records if path.is_file()])
     write_study(config, study / STUDY_FILE)
-    publish_config(config.study)
+    publish_newest(config.study, STUDY_FILE)
     return revision
 
 
@@ -82,11 +85,20 @@ def _stored(revision: Revision) -> dict[str, Any]:
     return stored
 
 
-def _refuse_other(revision: Revision, current: dict[str, Any]) -> None:
-    stored = _stored(revision)
-    differences = [
+def changes_since(revision: Revision, current: dict[str, Any]) -> list[str]:
+    """What differs between the identity that a revision was made with and a present one, in words."""
+    return differences(_stored(revision), current)
+
+
+def differences(stored: dict[str, Any], current: dict[str, Any]) -> list[str]:
+    """What differs between two nested settings, in words."""
+    return [
         f"{name} was {was!r} and is {now!r}" for name, was, now in _differing(stored, current) if name != "recipe_hash"
     ]
+
+
+def _refuse_other(revision: Revision, current: dict[str, Any]) -> None:
+    differences = changes_since(revision, current)
     if differences:
         raise ValueError(
             f"study folder {revision.study} (revision {revision.number}) was made with other settings: "

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,9 +35,18 @@ def tracking_uri(study: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{study / 'mlflow.db'}"
 
 
+def shown_uri(study: Path) -> str:
+    """The same as people may see it: without a password."""
+    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", tracking_uri(study))
+
+
 def use_store(study: Path) -> None:
     """Point this process's MLflow at the study's store."""
+    users = os.environ.get("MLFLOW_TRACKING_URI")
     mlflow.set_tracking_uri(tracking_uri(study))
+    # MLflow writes the variable too: it would pass for the user's own, and the next study would share this store.
+    if users is None:
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
     mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_SECONDS)
 
 
@@ -138,14 +148,21 @@ def log_values(run_id: str, values: Mapping[str, float]) -> None:
 
 def log_values_if_known(run_id: str, values: Mapping[str, float]) -> None:
     """Log single values to a run, unless it was tracked in another machine's store."""
+    if is_tracked(run_id):
+        log_values(run_id, values)
+    else:
+        say(f"MLflow run {run_id} is in the store of the machine that trained it: values are not logged to it")
+
+
+def is_tracked(run_id: str) -> bool:
+    """Whether this store has a run; one that another machine tracked may be in that machine's own."""
     try:
         mlflow.MlflowClient().get_run(run_id)
     except MlflowException as error:
         if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
             raise
-        say(f"MLflow run {run_id} is in the store of the machine that trained it: values are not logged to it")
-        return
-    log_values(run_id, values)
+        return False
+    return True
 
 
 def log_file(run_id: str, path: Path, folder: str | None = None) -> None:

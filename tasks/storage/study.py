@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ from tasks.storage.mirror import (
 )
 from tasks.store import Revision, is_finished, read_json
 
-STUDY_FILE = "study.yaml"
+STUDY_FILE, STANDING_FILE, NIGHT_FILE = "study.yaml", "standing.json", "night.json"
+STUDY_FILES = (STUDY_FILE, STANDING_FILE, NIGHT_FILE)
 _ATTEMPTS = 3
 _REVISION = re.compile(r"revisions/(\d{3})/(.+)")
 _NEVER = re.compile(r"(^|/)\.|(^|/)(cache|mlartifacts)/|/checkpoints-|\.(db|sqlite)(-\w+)?$")
@@ -43,7 +45,7 @@ class StudyChangedError(RuntimeError):
 def pull(study: str) -> None:
     """Bring the working copy of a remote study up to date; a local study is its own working copy.
 
-    Adapters of older revisions stay where they are: no stage reads them.
+    Adapters of older revisions stay where they are, but for the standing one: no stage reads them.
 
     Raises:
         ValueError: the store holds nothing any more of a study that this machine knows.
@@ -53,7 +55,9 @@ def pull(study: str) -> None:
     mirror = open_mirror(study, "studies")
     with mirror.lock():
         mirror.folder.mkdir(parents=True, exist_ok=True)
-        fetch(mirror, lambda: _refuse_vanished(mirror, _versions(mirror)), _needed, _order)
+        look = partial(_look, mirror)
+        fetch(mirror, look, lambda versions: [name for name in versions if name in STUDY_FILES], _order)
+        fetch(mirror, look, partial(_needed, _standing_adapter(mirror)), _order)
 
 
 def publish_stage(study: str, revision: Revision, stage: str) -> None:
@@ -157,16 +161,16 @@ def publish_files(study: str, files: Sequence[Path]) -> None:
         raise _changed(error) from error
 
 
-def publish_config(study: str) -> None:
-    """Bring up the study file as this machine resolved it: no result hangs on it, so the last one stands."""
+def publish_newest(study: str, name: str) -> None:
+    """Bring up one of `STUDY_FILES` as it is here: no other file's hash hangs on it, so the last one stands."""
     if not is_remote(study):
         return
     mirror = open_mirror(study, "studies")
     with mirror.lock():
-        version = find_version(mirror, STUDY_FILE)
-        versions = {} if version is None else {STUDY_FILE: version}
-        if differing(mirror, [STUDY_FILE], versions):
-            overwrite(mirror, STUDY_FILE)
+        version = find_version(mirror, name)
+        versions = {} if version is None else {name: version}
+        if differing(mirror, [name], versions):
+            overwrite(mirror, name)
 
 
 def remove_files(study: str, files: Iterable[Path]) -> None:
@@ -188,23 +192,32 @@ def _changed(error: ChangedThereError) -> StudyChangedError:
 
 
 def _versions(mirror: Mirror) -> dict[str, str]:
-    config = find_version(mirror, STUDY_FILE)
-    return list_versions(mirror, "revisions") | ({} if config is None else {STUDY_FILE: config})
+    found = {name: find_version(mirror, name) for name in STUDY_FILES}
+    return list_versions(mirror, "revisions") | {name: there for name, there in found.items() if there is not None}
 
 
-def _needed(versions: Mapping[str, str]) -> list[str]:
+def _standing_adapter(mirror: Mirror) -> str:
+    """Name of the standing adapter's folder in the study; empty where none stands."""
+    path = mirror.here(STANDING_FILE)
+    return str(read_json(path)["adapter"]) if path.is_file() else ""
+
+
+def _needed(standing: str, versions: Mapping[str, str]) -> list[str]:
     newest = max((match[1] for name in versions if (match := _REVISION.fullmatch(name))), default="")
-    return [name for name in versions if _is_needed(name, newest)]
+    return [name for name in versions if _is_needed(name, newest, standing)]
 
 
-def _is_needed(name: str, newest: str) -> bool:
+def _is_needed(name: str, newest: str, standing: str) -> bool:
     match = _REVISION.fullmatch(name)
     if match is None:
-        return name == STUDY_FILE
+        return name in STUDY_FILES
+    if standing and name.startswith(f"{standing}/"):
+        return True
     return not _NEVER.search(name) and (match[1] == newest or "/adapter/" not in name)
 
 
-def _refuse_vanished(mirror: Mirror, versions: dict[str, str]) -> dict[str, str]:
+def _look(mirror: Mirror) -> dict[str, str]:
+    versions = _versions(mirror)
     if read_ledger(mirror) and not versions:
         raise ValueError(
             f"{mirror.url} is empty, but this machine has a working copy of the study that was there: if it was "

@@ -310,3 +310,17 @@ def test_a_study_at_a_url_is_refused(config, monkeypatch, tmp_path):
     monkeypatch.setenv("MARS_CACHE", str(tmp_path / "cache"))
     with pytest.raises(ValueError, match="local study folders only"):
         plan_cleaning(config.model_copy(update={"study": "memory://studies/remote"}), NOBODY)
+
+
+def test_the_accepted_final_run_is_kept_wherever_it_lies(config):
+    first = revision(config, 1, finals=((2, 4), (4, 4)))
+    write_json(
+        Path(config.study) / "standing.json", {"revision": 1, "adapter": "revisions/001/final/me4-llm4/adapter"}
+    )
+    revision(config, 2)
+    revision(config, 3)
+    policy = with_policy(config, revisions=1, other_adapters=False)
+    plan_cleaning(policy, NOBODY)
+    assert clean(policy) == []
+    assert first.path("final", "me4-llm4").is_dir()
+    assert sorted(path.name for path in (Path(config.study) / "revisions").iterdir()) == ["001", "003"]

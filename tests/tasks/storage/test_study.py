@@ -9,7 +9,15 @@ import pytest
 
 from tasks.storage.location import working_folder
 from tasks.storage.mirror import open_mirror
-from tasks.storage.study import StudyChangedError, publish_config, publish_files, publish_part, pull, remove_files
+from tasks.storage.study import (
+    STUDY_FILE,
+    StudyChangedError,
+    publish_files,
+    publish_newest,
+    publish_part,
+    pull,
+    remove_files,
+)
 from tasks.store import read_json, write_json
 from tests.tasks.storage.conftest import STUDY
 
@@ -226,7 +234,7 @@ def test_the_last_study_file_stands(machine, store):
         each.be(each.cache)
         working_folder(STUDY).mkdir(parents=True, exist_ok=True)
         (working_folder(STUDY) / "study.yaml").write_text(f"study: {name}")
-        publish_config(STUDY)
+        publish_newest(STUDY, STUDY_FILE)
         assert store.cat_file(f"{ROOT}/study.yaml").decode() == f"study: {name}"
 
 
