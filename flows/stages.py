@@ -9,9 +9,12 @@ from typing import Any
 
 from prefect import flow
 
+from flows.packs import DATA_CHECKS, PACK_TRAINERS, Where
+from flows.results import JSON_RESULTS
 from mars_core.metrics.identity import content_hash
 from mars_core.models.lora import RankPair
 from tasks import tracking
+from tasks.approval import pair_to_train
 from tasks.calibrate import (
     CalibrationPlan,
     calibration_cost,
@@ -23,19 +26,24 @@ from tasks.config import StudyConfig
 from tasks.evaluate import evaluate_finals, evaluation_path
 from tasks.finetune import final_folder, final_inputs, final_outputs, finetune_pair
 from tasks.fit import fit_inputs, fit_laws, laws_path
-from tasks.packs import begin_packs, calibrate_pack
+from tasks.packs import begin_packs
 from tasks.progress import say
 from tasks.report import publish_artifacts, publish_to_mlflow, report_path, write_report
 from tasks.revision import open_revision
 from tasks.search import choice_path, choose_ranks, chosen_pair, search_inputs
 from tasks.store import Revision, finish, is_finished, outputs_hash
 
-JSON_RESULTS = {"persist_result": True, "result_serializer": "json"}
-
 
 @flow(name="mars-calibrate", flow_run_name="calibrate {config.study}", **JSON_RESULTS)
-def calibrate_flow(config: StudyConfig, new_revision: bool = False) -> str:
-    """Train the calibration runs that are missing; returns the revision's folder."""
+def calibrate_flow(config: StudyConfig, new_revision: bool = False, where: Where = "here") -> str:
+    """Train the calibration runs that are missing; returns the revision's folder.
+
+    Args:
+        config: The study.
+        new_revision: Open a new revision in the study folder, for a new model, new data or a new recipe.
+        where: Train in this process, or each pack in a run of its own on the workers of pool mars-gpu.
+    """
+    DATA_CHECKS[where](config)
     plan = plan_calibration(config)
     revision = open_revision(config, new=new_revision)
     for note in plan.notes:
@@ -47,8 +55,7 @@ def calibrate_flow(config: StudyConfig, new_revision: bool = False) -> str:
     say(f"calibrate: {len(missing)} of {len(plan.runs)} runs to train, {plan.horizon} steps each")
     packs, expected = begin_packs(config, revision, plan, missing)
     with tracking.study_run(Path(config.study), revision.number, config.model_dump(mode="json")) as parent:
-        for number, pack in enumerate(packs, start=1):
-            calibrate_pack(config, revision, plan, pack, parent, f"pack {number}/{len(packs)}, {len(pack.runs)} runs")
+        PACK_TRAINERS[where](config, revision, plan, packs, parent)
     cost = calibration_cost(revision, plan) | expected
     finish(revision, "calibrate", plan.inputs_hash, calibration_outputs(revision, plan), cost)
     return str(revision.folder)
@@ -175,8 +182,8 @@ def finetune_stage(pair: RankPair) -> str:
 
 
 def final_pairs(config: StudyConfig, revision: Revision) -> dict[str, RankPair]:
-    """Pairs of the final runs by role: the chosen one, and the uniform-rank default where it is another."""
-    chosen = chosen_pair(revision)
+    """Pairs of the final runs by role: the chosen one (or what a person put in its place), and the uniform default."""
+    chosen = pair_to_train(revision)
     uniform = RankPair(config.calibration.reference_rank, config.calibration.reference_rank)
     if not config.final.compare_uniform or uniform == chosen:
         return {"chosen": chosen}
