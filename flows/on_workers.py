@@ -22,7 +22,7 @@ from tasks.revision import newest_revision
 from tasks.store import Revision
 
 
-@flow(name="mars-calibrate-pack", flow_run_name="pack of {config.study}", **JSON_RESULTS)
+@flow(name="mars-calibrate-pack", **JSON_RESULTS)
 def calibrate_pack_flow(config: StudyConfig, revision: int, runs: list[str], parent: str) -> list[str]:
     """Train one calibration pack. A calibration starts these runs, one per pack; there is no need to do it by hand.
 
@@ -47,7 +47,7 @@ def calibrate_pack_flow(config: StudyConfig, revision: int, runs: list[str], par
         return calibrate_pack(config, opened, plan, pack, parent, pack.name)
 
 
-@flow(name="mars-final", flow_run_name="final run of {config.study}", **JSON_RESULTS)
+@flow(name="mars-final", **JSON_RESULTS)
 def final_flow(config: StudyConfig, r_me: int | None = None, r_llm: int | None = None) -> str:
     """Train one pair at the full budget, by default the one that the search chose; returns its adapter's path.
 
@@ -75,7 +75,7 @@ def _role(config: StudyConfig, revision: Revision, pair: RankPair) -> str:
     return roles.get(pair, "asked for")
 
 
-@flow(name="mars-score", flow_run_name="score {config.study}", **JSON_RESULTS)
+@flow(name="mars-score", **JSON_RESULTS)
 def score_flow(config: StudyConfig) -> str:
     """Score the base model and the final adapters on the test split; returns the path of the scores.
 

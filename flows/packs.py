@@ -8,6 +8,7 @@ from typing import Any, Literal
 from mars_core.metrics.identity import content_hash
 from tasks.calibrate import CalibrationPlan, PlannedPack
 from tasks.check import check_study_data
+from tasks.check import prepare_for_workers
 from tasks.config import StudyConfig
 from tasks.packs import calibrate_pack
 from tasks.progress import progress_artifact, progress_bar
@@ -71,4 +72,4 @@ def check_nothing(config: StudyConfig) -> None:
 
 
 PACK_TRAINERS: dict[Where, PackTrainer] = {"here": train_packs_here, "workers": train_packs_on_workers}
-DATA_CHECKS: dict[Where, Callable[[StudyConfig], Any]] = {"here": check_nothing, "workers": check_study_data}
+DATA_CHECKS: dict[Where, Callable[[StudyConfig], Any]] = {"here": check_nothing, "workers": prepare_for_workers}

@@ -9,9 +9,15 @@ from prefect import task
 
 from mars_core import __version__
 from mars_core.metrics.identity import content_hash
-from tasks.config import StudyConfig
+from tasks.config import StudyConfig, require_full_paths
 from tasks.data import check_data, load_data
 from tasks.revision import recipe_hash
+
+
+def prepare_for_workers(config: StudyConfig) -> None:
+    """Refuse a study that workers cannot run: relative paths, bad rows, bad images."""
+    require_full_paths(config)
+    check_study_data(config)
 
 
 def content_key(context: Any, parameters: Mapping[str, Any]) -> str:

@@ -118,6 +118,7 @@ def _worker(stack: Stack, name: str, pool: str, options: tuple[str, ...], enviro
         environment={
             **stack.settings,
             "PREFECT_HOME": str(stack.folder / "prefect"),
+            "PREFECT_WORKER_QUERY_SECONDS": "2",  # the server is on this machine: a free GPU need not wait for work
             "MLFLOW_DISABLE_TELEMETRY": "true",
             **environment,
         },
