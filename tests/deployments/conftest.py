@@ -84,7 +84,7 @@ def wait_until(holds: Callable[[], object], seconds: float = WAIT_SECONDS) -> fl
 
 def mars(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run a `mars` command in a process of its own."""
-    command = [sys.executable, "-m", "flows.cli.main", *arguments]
+    command = [str(Path(sys.executable).with_name("mars")), *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=WAIT_SECONDS)
 
 
@@ -101,16 +101,16 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("stack")
     prefect, mlflow = free_ports(2)
     ports = ("--prefect-port", str(prefect), "--mlflow-port", str(mlflow))
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_API", "MLFLOW_T"))}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_API", "MLFLOW_T"))
+    }
     environment["CUDA_VISIBLE_DEVICES"] = ""  # one training worker, whatever the machine has
     up = mars("up", *ports, "--folder", str(folder), "--json", environment=environment)
     try:
         assert up.returncode == 0, up.stdout + up.stderr
         said = json.loads(up.stdout)
         settings = said["settings"]
-        yield Running(
-            folder, settings["PREFECT_API_URL"], said["prefect"], said["mlflow"], {**environment, **settings}
-        )
+        yield Running(folder, settings["PREFECT_API_URL"], said["prefect"], said["mlflow"], {**environment, **settings})
     finally:
         mars("down", "--folder", str(folder))
 
@@ -120,3 +120,19 @@ def small_study(tmp_path: Path, demo_data: Path) -> StudyConfig:
     """A study that has not run, whose data a test may spoil."""
     shutil.copytree(demo_data, tmp_path / "data")
     return write_small_study(tmp_path, tmp_path / "data")
+
+
+@pytest.fixture(scope="session")
+def served(stack: Running, tmp_path_factory: pytest.TempPathFactory, demo_data: Path) -> StudyConfig:
+    """A study that the deployment ran from start to end. Tests that change it work on a copy."""
+    config = write_small_study(tmp_path_factory.mktemp("served"), demo_data)
+    state = stack.finish(stack.start("mars-study/study", config=config.model_dump(mode="json")))
+    assert state["type"] == "COMPLETED", state
+    return config
+
+
+@pytest.fixture
+def copied(served: StudyConfig, tmp_path: Path) -> StudyConfig:
+    """A copy of the served study in a folder of its own."""
+    shutil.copytree(served.study, tmp_path / "study")
+    return served.model_copy(update={"study": str(tmp_path / "study")})

@@ -10,10 +10,9 @@ import pandas as pd
 import psutil
 import pytest
 
-from tasks.config import StudyConfig
 from tasks.store import Revision
 from tasks.tracking import experiment_name
-from tests.deployments.conftest import Running, wait_until
+from tests.deployments.conftest import wait_until
 
 pytestmark = pytest.mark.stack
 
@@ -33,38 +32,28 @@ def assert_whole(study: str) -> None:
 def flow_process(worker: int) -> psutil.Process | None:
     """The process of the flow run that a worker runs."""
     family = psutil.Process(worker).children(recursive=True)
-    return next((one for one in family if "prefect" in " ".join(one.cmdline()) and "engine" in str(one.cmdline())), None)
+    return next(
+        (one for one in family if "prefect" in " ".join(one.cmdline()) and "engine" in str(one.cmdline())), None
+    )
 
 
-@pytest.fixture(scope="module")
-def ran(stack: Running, tmp_path_factory: pytest.TempPathFactory, demo_data: Path) -> StudyConfig:
-    """A study that the deployment ran from start to end."""
-    from tests.flows.conftest import write_small_study
-
-    config = write_small_study(tmp_path_factory.mktemp("served"), demo_data)
-    run = stack.start("mars-study/study", config=config.model_dump(mode="json"))
-    state = stack.finish(run)
-    assert state["type"] == "COMPLETED", state
-    return config
-
-
-def test_every_pack_and_final_run_is_a_flow_run_of_its_own(stack, ran):
-    packs = stack.runs_of("mars-calibrate-pack/calibrate-pack", ran.study)
-    finals = stack.runs_of("mars-final/final-finetune", ran.study)
+def test_every_pack_and_final_run_is_a_flow_run_of_its_own(stack, served):
+    packs = stack.runs_of("mars-calibrate-pack/calibrate-pack", served.study)
+    finals = stack.runs_of("mars-final/final-finetune", served.study)
     assert [run["state"]["type"] for run in packs] == ["COMPLETED"] * 4
     assert all(run["state"]["type"] == "COMPLETED" for run in finals)
     pairs = {(run["parameters"]["r_me"], run["parameters"]["r_llm"]) for run in finals}
     assert len(pairs) == len(finals)
-    assert tuple(json.loads(Revision(Path(ran.study), 1).path("choice.json").read_text())["pair"]) in pairs
-    assert_whole(ran.study)
-    assert Revision(Path(ran.study), 1).path("report.html").is_file()
+    assert tuple(json.loads(Revision(Path(served.study), 1).path("choice.json").read_text())["pair"]) in pairs
+    assert_whole(served.study)
+    assert Revision(Path(served.study), 1).path("report.html").is_file()
 
 
-def test_prefect_and_mlflow_link_to_each_other(stack, ran):
+def test_prefect_and_mlflow_link_to_each_other(stack, served):
     client = mlflow.MlflowClient(stack.mlflow)
-    experiment = client.get_experiment_by_name(experiment_name(Path(ran.study)))
+    experiment = client.get_experiment_by_name(experiment_name(Path(served.study)))
     runs = client.search_runs([experiment.experiment_id])
-    packs = {run["id"]: run for run in stack.runs_of("mars-calibrate-pack/calibrate-pack", ran.study)}
+    packs = {run["id"]: run for run in stack.runs_of("mars-calibrate-pack/calibrate-pack", served.study)}
     children = [run for run in runs if run.data.tags["mars.kind"] == "calibration"]
     assert {run.data.tags["prefect.flow_run_id"] for run in children} == set(packs)
     for child in children:
@@ -75,17 +64,17 @@ def test_prefect_and_mlflow_link_to_each_other(stack, ran):
         assert f"{stack.mlflow}/#/experiments/{experiment.experiment_id}/runs/{child.info.run_id}" in link["data"]
 
 
-def test_progress_ends_at_a_hundred(stack, ran):
+def test_progress_ends_at_a_hundred(stack, served):
     shown = stack.post("/artifacts/filter", {"artifacts": {"key": {"any_": ["mars-calibration-progress"]}}})
     assert any(one["data"] == 100.0 and "4 of 4" in one["description"] for one in shown)
 
 
-def test_a_finished_study_starts_nothing_again(stack, ran):
-    before = metrics(ran.study)
-    run = stack.start("mars-study/study", config=ran.model_dump(mode="json"))
+def test_a_finished_study_starts_nothing_again(stack, served):
+    before = metrics(served.study)
+    run = stack.start("mars-study/study", config=served.model_dump(mode="json"))
     assert stack.finish(run)["type"] == "COMPLETED"
-    assert len(stack.runs_of("mars-calibrate-pack/calibrate-pack", ran.study)) == 4
-    pd.testing.assert_frame_equal(metrics(ran.study), before)
+    assert len(stack.runs_of("mars-calibrate-pack/calibrate-pack", served.study)) == 4
+    pd.testing.assert_frame_equal(metrics(served.study), before)
 
 
 def test_relative_paths_are_refused(stack, small_study):
