@@ -57,7 +57,8 @@ def open_experiment(study: Path) -> str:
     if experiment is not None:
         return str(experiment.experiment_id)
     artifacts = None if os.environ.get("MLFLOW_TRACKING_URI") else (study / "mlartifacts").resolve().as_uri()
-    tags = {"mars.study": str(study.resolve())}
+    # Without the kind, MLflow's UI opens the experiment among those of GenAI applications.
+    tags = {"mars.study": str(study.resolve()), "mlflow.experimentKind": "custom_model_development"}
     try:
         return str(mlflow.create_experiment(name, artifact_location=artifacts, tags=tags))
     except MlflowException as error:  # another process of the study was faster

@@ -21,7 +21,7 @@ import pytest
 from tasks.config import StudyConfig
 from tests.flows.conftest import write_small_study
 
-WAIT_SECONDS = 600
+WAIT_SECONDS = 1800  # every flow run is a process that imports torch, on a machine that may be busy
 
 
 @dataclass(frozen=True)
