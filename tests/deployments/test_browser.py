@@ -137,7 +137,8 @@ def look_at_mlflow(stack: Running, page: Any, shots: Path, study: Path) -> None:
     page.goto(f"{stack.mlflow}/#/experiments/{experiment}/runs")
     page.get_by_text("scenes r001").first.wait_for()
     close_assistant(page)
-    page.locator("[class*='parent-child-expand-button'], [data-testid*='parent-child-expand-button']").first.click()
+    row = page.locator("[role=row]").filter(has_text="scenes r001").first
+    row.locator("[role=gridcell]").nth(1).locator("button").first.click()
     page.get_by_text("me4-llm4 seed0").first.wait_for()
     shoot(page, shots / "mlflow-experiment.png", settle=6)
     page.goto(f"{stack.mlflow}/#/experiments/{experiment}/runs/{runs['scenes r001'].info.run_id}")
