@@ -35,12 +35,12 @@ class Running:
     environment: dict[str, str]
 
     def post(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        answer = httpx.post(f"{self.api}{path}", json=body or {}, timeout=30)
+        answer = httpx.post(f"{self.api}{path}", json=body or {}, timeout=300)
         answer.raise_for_status()
         return answer.json()
 
     def get(self, path: str) -> Any:
-        answer = httpx.get(f"{self.api}{path}", timeout=30)
+        answer = httpx.get(f"{self.api}{path}", timeout=300)
         answer.raise_for_status()
         return answer.json()
 

@@ -92,13 +92,15 @@ def open_form(page: Any, stack: Running) -> None:
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 def test_study_from_the_form_to_its_charts(stack: Running, page: Any, shots: Path, tmp_path: Path, demo_data: Path):
     study = tmp_path / "scenes"
+    submit_study(stack, page, shots, study, demo_data)
+    (run,) = stack.runs_of("mars-study/study", str(study))
+    follow(stack, page, shots, study, run["id"])
+    look_at_mlflow(stack, page, shots, study)
+
+
+def submit_study(stack: Running, page: Any, shots: Path, study: Path, data: Path) -> None:
     open_form(page, stack)
-    fill(page, "Study", study)
-    fill(page, "Model", demo_backbone_path())
-    fill(page, "Train", demo_data / "train.json")
-    fill(page, "Images (Optional)", demo_data / "images")
-    fill(page, "Validation (Optional)", demo_data / "validation.json")
-    fill(page, "Test (Optional)", demo_data / "test.json")
+    fill_paths(page, Path("/runs/scenes"), Path("/models/backbone"), Path("/data/scenes"))  # what a reader sees
     fill(page, "Learning rate (Optional)", 0.001)
     fill(page, "Max tokens (Optional)", 512)
     fill_ranks(page, (2, 4))
@@ -106,12 +108,25 @@ def test_study_from_the_form_to_its_charts(stack: Running, page: Any, shots: Pat
     fill(page, "Smallest size (Optional)", 8)
     page.locator("span.schema-form-property__label").first.scroll_into_view_if_needed()
     shoot(page, shots / "prefect-form.png")
+    fill_paths(page, study, demo_backbone_path(), data)
+    before = len(stack.runs_of("mars-study/study", str(study)))
     page.get_by_role("button", name="Submit").click()
+    wait_until(lambda: len(stack.runs_of("mars-study/study", str(study))) > before)
 
-    wait_until(lambda: stack.runs_of("mars-study/study", str(study)), seconds=60)
-    (run,) = stack.runs_of("mars-study/study", str(study))
-    page.goto(f"{stack.ui}/runs/flow-run/{run['id']}")
-    state = stack.finish(run["id"])
+
+def fill_paths(page: Any, study: Path, model: Path, data: Path) -> None:
+    fill(page, "Study", study)
+    fill(page, "Model", model)
+    fill(page, "Train", data / "train.json")
+    fill(page, "Images (Optional)", data / "images")
+    fill(page, "Validation (Optional)", data / "validation.json")
+    fill(page, "Test (Optional)", data / "test.json")
+
+
+def follow(stack: Running, page: Any, shots: Path, study: Path, run: str) -> None:
+    """Follow a study's run to its end, and look at its artifacts."""
+    page.goto(f"{stack.ui}/runs/flow-run/{run}")
+    state = stack.finish(run)
     assert state["type"] == "COMPLETED", state
     page.reload()
     page.get_by_text("Completed", exact=True).first.wait_for()
@@ -120,14 +135,11 @@ def test_study_from_the_form_to_its_charts(stack: Running, page: Any, shots: Pat
     assert finals
     assert all(final["state"]["type"] == "COMPLETED" for final in finals)
     assert Revision(study, 1).path("report.html").is_file()
-
     page.goto(f"{stack.ui}/artifacts")
     page.get_by_text("mars-choice").first.wait_for()
     page.get_by_text("mars-choice").first.click()
     page.get_by_text("Rank pair (r_me, r_llm)").first.wait_for()
     shoot(page, shots / "prefect-artifacts.png")
-
-    look_at_mlflow(stack, page, shots, study)
 
 
 def look_at_mlflow(stack: Running, page: Any, shots: Path, study: Path) -> None:

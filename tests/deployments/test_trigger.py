@@ -25,10 +25,10 @@ pytestmark = pytest.mark.stack
 def paused_queue(stack: Running):
     """Nothing is taken from the queue of final runs, so that what is triggered stays as it is."""
     queue = f"{stack.api}/work_pools/mars-gpu/queues/final"
-    httpx.patch(queue, json={"is_paused": True}).raise_for_status()
+    httpx.patch(queue, json={"is_paused": True}, timeout=300).raise_for_status()
     with temporary_settings({PREFECT_API_URL: stack.api}):
         yield
-    httpx.patch(queue, json={"is_paused": False}).raise_for_status()
+    httpx.patch(queue, json={"is_paused": False}, timeout=300).raise_for_status()
 
 
 def request_for(study: StudyConfig) -> Request:
