@@ -136,10 +136,13 @@ def follow(stack: Running, page: Any, shots: Path, study: Path, run: str) -> Non
     assert all(final["state"]["type"] == "COMPLETED" for final in finals)
     assert Revision(study, 1).path("report.html").is_file()
     page.goto(f"{stack.ui}/artifacts")
-    page.get_by_text("mars-choice").first.wait_for()
-    page.get_by_text("mars-choice").first.click()
-    page.get_by_text("Rank pair (r_me, r_llm)").first.wait_for()
+    for key in ("mars-laws", "mars-candidates", "mars-choice", "mars-calibration-progress", "mars-mlflow"):
+        page.get_by_text(key, exact=True).first.wait_for()
     shoot(page, shots / "prefect-artifacts.png")
+    only = {"artifacts": {"key": {"any_": ["mars-choice"]}}, "sort": "CREATED_DESC"}
+    page.goto(f"{stack.ui}/artifacts/artifact/{stack.post('/artifacts/filter', only)[0]['id']}")
+    page.get_by_text("Rank pair (r_me, r_llm)").first.wait_for()
+    shoot(page, shots / "prefect-choice.png")
 
 
 def look_at_mlflow(stack: Running, page: Any, shots: Path, study: Path) -> None:
