@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 from mars_core.metrics.identity import content_hash
 from tasks.calibrate import CalibrationPlan, PlannedPack
-from tasks.check import check_study_data
 from tasks.check import prepare_for_workers
 from tasks.config import StudyConfig
 from tasks.packs import calibrate_pack
