@@ -119,13 +119,18 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 def small_study(tmp_path: Path, demo_data: Path) -> StudyConfig:
     """A study that has not run, whose data a test may spoil."""
     shutil.copytree(demo_data, tmp_path / "data")
-    return write_small_study(tmp_path, tmp_path / "data")
+    return one_run_per_pack(write_small_study(tmp_path, tmp_path / "data"))
+
+
+def one_run_per_pack(config: StudyConfig) -> StudyConfig:
+    """The same study in as many packs as runs, for workers to share."""
+    return config.model_copy(update={"calibration": config.calibration.model_copy(update={"pack_runs": 1})})
 
 
 @pytest.fixture(scope="session")
 def served(stack: Running, tmp_path_factory: pytest.TempPathFactory, demo_data: Path) -> StudyConfig:
     """A study that the deployment ran from start to end. Tests that change it work on a copy."""
-    config = write_small_study(tmp_path_factory.mktemp("served"), demo_data)
+    config = one_run_per_pack(write_small_study(tmp_path_factory.mktemp("served"), demo_data))
     state = stack.finish(stack.start("mars-study/study", config=config.model_dump(mode="json")))
     assert state["type"] == "COMPLETED", state
     return config
