@@ -71,6 +71,15 @@ def register_automations(client: SyncPrefectClient, settings: AutomationSettings
     return {wanted.name: _register(client, wanted) for wanted in automations(settings, tell)}
 
 
+def add_automations(client: SyncPrefectClient) -> list[str]:
+    """Create the automations that are missing, with default settings; returns their names. Those that are there stay.
+
+    What a team set with `register_automations` must outlive the next start of the stack.
+    """
+    missing = [one for one in automations(DEFAULTS, DoNothing()) if not client.read_automations_by_name(one.name)]
+    return [wanted.name for wanted in missing if client.create_automation(wanted)]
+
+
 def automations(settings: AutomationSettings, tell: ActionTypes) -> tuple[AutomationCore, ...]:
     """The automations; `tell` is the action that tells people."""
     lost: list[ActionTypes] = [

@@ -4,23 +4,15 @@
 # in sys.modules, where annotations that are strings cannot be resolved.
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 from prefect import flow
 
-from flows.stages import (
-    JSON_RESULTS,
-    accept_flow,
-    calibrate_flow,
-    evaluate_flow,
-    final_pairs,
-    finetune_flow,
-    fit_flow,
-    report_flow,
-    search_flow,
-)
+from flows.finals import EVALUATORS, FINAL_TRAINERS
+from flows.packs import Where
+from flows.results import JSON_RESULTS
+from flows.stages import accept_flow, calibrate_flow, final_pairs, fit_flow, report_flow, search_flow
 from mars_core.drift import ChoiceDrift, Night, quiet_night_as_markdown
 from mars_core.models.lora import RankPair
 from tasks import tracking
@@ -28,38 +20,33 @@ from tasks.config import StudyConfig
 from tasks.data import check_data
 from tasks.nightly import Seen, find_drift, last_findings, look, publish_night, show_night, stored_runs
 from tasks.progress import say
-from tasks.revision import newest_revision
+from tasks.revision import current_revision
 from tasks.standing import Standing, read_acceptance, read_standing
 from tasks.storage.location import address, working_folder
 from tasks.store import Revision, revisions
 
 Trigger = Literal["propose", "run"]
 Outcome = Literal["kept", "proposed", "refused", "accepted", "triggered"]
-RunFinal = Callable[[StudyConfig], None]
 
 
 @flow(name="mars-nightly", flow_run_name="nightly {config.study}", **JSON_RESULTS)
-def nightly_flow(config: StudyConfig, trigger: Trigger = "propose") -> dict[str, Any]:
+def nightly_flow(config: StudyConfig, trigger: Trigger = "propose", where: Where = "here") -> dict[str, Any]:
     """See whether data, model, recipe or settings changed; if so recalibrate, compare, and propose or run a final run.
 
     Args:
         config: the study.
         trigger: on a material change, `propose` a final run in the report, or `run` it.
+        where: Train in this process, or in runs of their own on the workers of pool mars-gpu.
 
     Returns:
         What was found and done.
     """
-    return run_night(config, trigger, final_run_here)
-
-
-def run_night(config: StudyConfig, trigger: Trigger, run_final: RunFinal) -> dict[str, Any]:
-    """One night. `run_final` makes the final run of the newest revision's choice, or sets it off elsewhere."""
     started = time.perf_counter()
     seen = look(config)
-    night = None if seen.unchanged else _recalibrate(config, seen)
-    revision = newest_revision(working_folder(config.study))
+    night = None if seen.unchanged else _recalibrate(config, seen, where)
+    revision = current_revision(config)
     choice = night.choice if night else _stored_findings(config, revision, seen)
-    outcome, done = _act(config, revision, choice, trigger, run_final)
+    outcome, done = _act(config, revision, choice, trigger, where)
     report = _publish(config, revision, night, choice, done)
     say(f"nightly: {outcome}. {choice.reason} {done}")
     return {
@@ -78,23 +65,23 @@ def run_night(config: StudyConfig, trigger: Trigger, run_final: RunFinal) -> dic
     }
 
 
-def final_run_here(config: StudyConfig) -> None:
-    """Make the final runs of the newest revision's choice in this process: train, score, accept, report."""
-    for role, pair in final_pairs(config, newest_revision(working_folder(config.study))).items():
-        finetune_flow(config, pair.r_me, pair.r_llm, role)
-    evaluate_flow(config)
+def final_run(config: StudyConfig, where: Where) -> None:
+    """Make the final runs of the newest revision's choice: train, score, accept, report."""
+    revision = current_revision(config)
+    FINAL_TRAINERS[where](config, revision, final_pairs(config, revision))
+    EVALUATORS[where](config)
     accept_flow(config)
     report_flow(config, command="mars nightly")
 
 
-def _recalibrate(config: StudyConfig, seen: Seen) -> Night:
+def _recalibrate(config: StudyConfig, seen: Seen, where: Where) -> Night:
     study = working_folder(config.study)
     check_data(config.data).raise_if_bad()  # before anything expensive
-    before = set() if seen.opens_revision or not revisions(study) else stored_runs(newest_revision(study))
-    calibrate_flow(config, new_revision=seen.opens_revision)
+    before = set() if seen.opens_revision or not revisions(study) else stored_runs(current_revision(config))
+    calibrate_flow(config, seen.opens_revision, where)
     fit_flow(config)
     search_flow(config)
-    revision = newest_revision(study)
+    revision = current_revision(config)
     return find_drift(config, revision, seen, stored_runs(revision) - before)
 
 
@@ -104,7 +91,7 @@ def _stored_findings(config: StudyConfig, revision: Revision, seen: Seen) -> Cho
 
 
 def _act(
-    config: StudyConfig, revision: Revision, choice: ChoiceDrift, trigger: Trigger, run_final: RunFinal
+    config: StudyConfig, revision: Revision, choice: ChoiceDrift, trigger: Trigger, where: Where
 ) -> tuple[Outcome, str]:
     if not choice.needs_final_run:
         return "kept", "No final run is needed."
@@ -114,7 +101,7 @@ def _act(
         return before
     if trigger == "propose":
         return "proposed", f"A final run of {pair} is proposed; `mars nightly --trigger run` makes it."
-    run_final(config)
+    final_run(config, where)
     return _decided(revision, pair, standing) or ("triggered", f"A final run of {pair} was set off.")
 
 

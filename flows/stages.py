@@ -10,10 +10,13 @@ from typing import Any
 
 from prefect import flow
 
+from flows.packs import DATA_CHECKS, PACK_PLANNERS, PACK_TRAINERS, Where
+from flows.results import JSON_RESULTS
 from mars_core.metrics.identity import content_hash
 from mars_core.models.lora import RankPair
 from tasks import tracking
 from tasks.adopt import adopt_runs
+from tasks.approval import pair_to_train
 from tasks.calibrate import (
     CalibrationPlan,
     calibration_cost,
@@ -26,7 +29,6 @@ from tasks.evaluate import evaluate_finals, evaluation_path
 from tasks.finetune import final_folder, final_inputs, final_outputs, finetune_pair
 from tasks.fit import fit_inputs, fit_laws, laws_path, levels_path
 from tasks.hours import publish_calibration
-from tasks.packs import begin_packs, calibrate_pack
 from tasks.progress import say
 from tasks.report import publish_artifacts, publish_to_mlflow, report_path, write_report
 from tasks.revision import open_revision
@@ -36,12 +38,17 @@ from tasks.storage.location import address, working_folder
 from tasks.storage.study import publish_stage, pull
 from tasks.store import Revision, finish, is_finished, outputs_hash
 
-JSON_RESULTS = {"persist_result": True, "result_serializer": "json"}
-
 
 @flow(name="mars-calibrate", flow_run_name="calibrate {config.study}", **JSON_RESULTS)
-def calibrate_flow(config: StudyConfig, new_revision: bool = False) -> str:
-    """Train the calibration runs that are missing; returns the revision's folder."""
+def calibrate_flow(config: StudyConfig, new_revision: bool = False, where: Where = "here") -> str:
+    """Train the calibration runs that are missing; returns the revision's folder.
+
+    Args:
+        config: The study.
+        new_revision: Open a new revision in the study folder, for a new model, new data or a new recipe.
+        where: Train in this process, or each pack in a run of its own on the workers of pool mars-gpu.
+    """
+    DATA_CHECKS[where](config)
     plan = plan_calibration(config)
     revision = open_revision(config, new=new_revision)
     for note in plan.notes:
@@ -55,10 +62,9 @@ def calibrate_flow(config: StudyConfig, new_revision: bool = False) -> str:
         say(f"calibrate: {len(adopted)} runs taken over from older revisions")
     missing = missing_runs(revision, plan)
     say(f"calibrate: {len(missing)} of {len(plan.runs)} runs to train, {plan.horizon} steps each")
-    packs, expected = begin_packs(config, revision, plan, missing)
+    packs, expected = PACK_PLANNERS[where](config, revision, plan, missing)
     with _parent_run(config, revision) as parent:
-        for number, pack in enumerate(packs, start=1):
-            calibrate_pack(config, revision, plan, pack, parent, f"pack {number}/{len(packs)}, {len(pack.runs)} runs")
+        PACK_TRAINERS[where](config, revision, plan, packs, parent)
         pull(config.study)  # the runs that other machines trained
         publish_calibration(config, revision, plan, missing, parent)
     cost = calibration_cost(revision, plan) | expected
@@ -216,8 +222,8 @@ def finetune_stage(pair: RankPair) -> str:
 
 
 def final_pairs(config: StudyConfig, revision: Revision) -> dict[str, RankPair]:
-    """Pairs of the final runs by role: the chosen one, and the uniform-rank default where it is another."""
-    chosen = chosen_pair(revision)
+    """Pairs of the final runs by role: the chosen one (or what a person put in its place), and the uniform default."""
+    chosen = pair_to_train(revision)
     uniform = RankPair(config.calibration.reference_rank, config.calibration.reference_rank)
     if not config.final.compare_uniform or uniform == chosen:
         return {"chosen": chosen}

@@ -21,14 +21,41 @@ from tasks.store import replacing
 Rank = Annotated[int, Field(ge=0, le=4096)]
 
 
+def _title(name: str, info: Any) -> str:
+    return name.replace("_", " ").capitalize()
+
+
+def _for_the_form(schema: dict[str, Any]) -> None:
+    # A form shows a choice of types as tabs with "None" chosen; an optional value is better one empty field.
+    for field in schema.get("properties", {}).values():
+        kinds = [kind for kind in field.get("anyOf", []) if kind != {"type": "null"}]
+        if len(kinds) == 1:
+            del field["anyOf"]
+            del field["default"]
+            field |= kinds[0]
+
+
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, field_title_generator=_title, json_schema_extra=_for_the_form
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_absent(cls, values: Any) -> Any:
+        """A field that was emptied in a form is one that was not given."""
+        if not isinstance(values, dict):
+            return values
+        optional = {name for name, field in cls.model_fields.items() if field.default is None}
+        return {name: value for name, value in values.items() if not (name in optional and value in ("", []))}
 
 
 class DataConfig(_Section):
     """Where the samples are and how they are split."""
 
-    train: str = Field(description="Training file: LLaVA JSON or Parquet; a path or a URL, as all of these")
+    train: str = Field(
+        min_length=1, description="Training file: LLaVA JSON or Parquet; a path or a URL, as all of these"
+    )
     images: str | None = Field(None, description="Folder that image paths are relative to (default: the file's folder)")
     validation: str | None = Field(
         None, description="Calibration validation file; split off the training file if absent"
@@ -69,9 +96,13 @@ class CalibrationConfig(_Section):
         "(default: one per core on a CPU, one on a GPU)",
     )
     pack_runs: int | None = Field(
-        None, ge=1, description="Most runs in one pack; smaller packs spread over more workers (default: all runs)"
+        None,
+        ge=1,
+        description="Most runs in one pack; smaller packs spread over more workers (default: all runs; 4 on workers)",
     )
-    pack_hours: float | None = Field(None, gt=0, description="Longest predicted time of one pack (default: no limit)")
+    pack_hours: float | None = Field(
+        None, gt=0, description="Longest predicted time of one pack (default: no limit); not on workers"
+    )
     memory_gigabytes: float | None = Field(
         None, gt=0, description="Memory that a pack may use, the model included (default: 90% of what is free)"
     )
@@ -159,10 +190,12 @@ class StudyConfig(_Section):
     """One base model, one dataset, one recipe; everything it produces lies under `study`."""
 
     study: str = Field(
-        description="Study folder: everything the study produces lies here; a path or a URL such as s3://bucket/study"
+        min_length=1,
+        description="Study folder: everything the study produces lies here; a path (in a form a full one) or a URL "
+        "such as s3://bucket/study",
     )
-    model: str = Field(description="Base checkpoint: a local folder or a hub id")
-    data: DataConfig
+    model: str = Field(min_length=1, description="Base checkpoint: a hub id, or the full path of a folder")
+    data: DataConfig = Field(title="Data")
     recipe: RecipeConfig = RecipeConfig()
     calibration: CalibrationConfig = CalibrationConfig()
     fit: FitConfig = FitConfig()
@@ -176,7 +209,9 @@ class StudyConfig(_Section):
     )
     retention: RetentionConfig = RetentionConfig()
     evaluation_batch_size: int = Field(32, ge=1, description="Samples per forward pass when scoring; changes no result")
-    device: str = Field("auto", description="auto, cpu or cuda")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Where to train; `auto` takes the GPU if there is one (which: CUDA_VISIBLE_DEVICES)"
+    )
 
     @model_validator(mode="after")
     def _usable(self) -> StudyConfig:
@@ -221,6 +256,25 @@ def _study_text(path: Path | str) -> str:
         raise ValueError(
             f"there is no study file {path}: give the path of a STUDY.yaml (`mars demo` writes one)"
         ) from error
+
+
+def require_full_paths(config: StudyConfig) -> None:
+    """Refuse paths that depend on a working directory: a worker's is not the user's.
+
+    Raises:
+        ValueError: a path is relative.
+    """
+    named = {"study": config.study} | {f"data.{name}": value for name, value in _files(config.data).items()}
+    relative = [f"{name} = {path!r}" for name, path in named.items() if not ("://" in path or Path(path).is_absolute())]
+    if relative:
+        raise ValueError(
+            f"relative paths mean nothing on a worker: got {', '.join(relative)}; give full paths that every worker has"
+        )
+
+
+def _files(data: DataConfig) -> dict[str, str]:
+    named = {"train": data.train, "images": data.images, "validation": data.validation, "test": data.test}
+    return {name: path for name, path in named.items() if path is not None}
 
 
 def write_study(config: StudyConfig, path: Path) -> None:

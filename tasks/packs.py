@@ -48,6 +48,9 @@ from tasks.storage.location import working_folder
 from tasks.storage.study import publish_part, pull
 from tasks.store import Revision, read_json, replacing, replacing_folder, write_json
 
+# Where workers share the packs: enough runs for the frozen backbone to pay off, few enough to keep several GPUs busy.
+RUNS_PER_PACK_ON_WORKERS = 4
+
 
 @dataclass(frozen=True)
 class PackForecast:
@@ -135,6 +138,21 @@ def begin_packs(
     }
 
 
+def packs_for_workers(
+    config: StudyConfig, revision: Revision, plan: CalibrationPlan, missing: Sequence[PlannedRun]
+) -> tuple[list[PlannedPack], dict[str, Any]]:
+    """The packs that workers train, those begun earlier first. Nothing is measured: this machine may have no GPU.
+
+    `calibration.pack_hours` needs a measurement and is left out of account; without `pack_runs`, a pack holds at most
+    `RUNS_PER_PACK_ON_WORKERS` runs.
+    """
+    begun = unfinished_packs(revision, missing)
+    taken = {run.run_id for pack in begun for run in pack.runs}
+    fresh = [run for run in missing if run.run_id not in taken]
+    limit = config.calibration.pack_runs or RUNS_PER_PACK_ON_WORKERS
+    return [*begun, *_in_packs_of(limit, fresh)], {}
+
+
 def _measured_cost(config: StudyConfig, runs: Sequence[PlannedRun]) -> tuple[Cost, Lanes]:
     base = base_model(config.model, config.device, config.recipe.dtype)
     return measure_cost(
@@ -160,7 +178,11 @@ def plan_packs(config: StudyConfig, runs: Sequence[PlannedRun], cost: Cost | Non
         limits.append(config.calibration.pack_runs)
     if config.calibration.pack_hours is not None and cost is not None:
         limits.append(_runs_within(config, cost, config.calibration.pack_hours * 3600))
-    packs = math.ceil(len(runs) / max(1, min(limits))) if runs else 0
+    return _in_packs_of(max(1, min(limits)), runs) if runs else []
+
+
+def _in_packs_of(limit: int, runs: Sequence[PlannedRun]) -> list[PlannedPack]:
+    packs = math.ceil(len(runs) / limit)
     bounds = [round(len(runs) * number / packs) for number in range(packs + 1)] if packs else []
     return [PlannedPack(tuple(runs[start:stop])) for start, stop in pairwise(bounds)]
 

@@ -17,6 +17,7 @@ from mars_core.models.partition import GROUPS, Partition
 from mars_core.report import ReportData, render_figures, render_report
 from mars_core.search import Choice
 from tasks import tracking
+from tasks.approval import approval_notes
 from tasks.calibrate import CalibrationPlan, calibration_cost, collect_metrics
 from tasks.config import StudyConfig
 from tasks.data import dropped_samples, load_data
@@ -86,7 +87,13 @@ def gather(
         finals=trained,
         evaluation=read_evaluation(revision) if evaluated else None,
         costs=costs(revision, plan, trained),
-        notes=[*plan.notes, *load_data(config.data).splits.notes, *laws["notes"], *_stability(choice)],
+        notes=[
+            *plan.notes,
+            *load_data(config.data).splits.notes,
+            *laws["notes"],
+            *_stability(choice),
+            *approval_notes(revision),
+        ],
     )
 
 
@@ -167,12 +174,13 @@ def publish_artifacts(revision: Revision) -> None:
     """Show the laws, the candidates and the choice in the Prefect UI."""
     choice = read_choice(revision)
     laws = read_laws(revision)
-    create_markdown_artifact(_choice_markdown(choice), key="mars-choice", description="The chosen rank pair and why")
+    create_markdown_artifact(choice_markdown(choice), key="mars-choice", description="The chosen rank pair and why")
     create_table_artifact(_candidate_rows(choice), key="mars-candidates", description="Candidate pairs")
     create_table_artifact(_law_rows(laws), key="mars-laws", description="Fitted coefficients with intervals")
 
 
-def _choice_markdown(choice: Choice) -> str:
+def choice_markdown(choice: Choice) -> str:
+    """The choice and its reason, for the Prefect UI."""
     lines = [
         f"# Rank pair (r_me, r_llm) = {choice.pair}",
         f"**{choice.verdict}**: {choice.reason}",

@@ -18,7 +18,7 @@ from tasks.config import StudyConfig
 from tasks.deletion import DELETED_PREFIX, plain_below
 from tasks.storage.location import is_remote, working_folder
 from tasks.storage.study import STANDING_FILE
-from tasks.store import Revision, read_json, revisions
+from tasks.store import Revision, file_hash, read_json, revisions
 
 # Written beside what they are to replace (tasks.store), and left behind only by a process that was killed.
 TEMPORARY = re.compile(r"^\..+\.[a-z0-9_]{8}$")
@@ -151,6 +151,9 @@ def _chosen(revision: Revision) -> tuple[int, int] | None:
     path = revision.folder / "choice.json"
     if not path.is_file():
         return None
+    approval = revision.folder / "approval.json"  # a person may have put another pair in the chosen one's place
+    if approval.is_file() and read_json(approval)["choice"] == file_hash(path):
+        path = approval
     r_me, r_llm = read_json(path)["pair"]
     return int(r_me), int(r_llm)
 

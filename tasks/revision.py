@@ -68,6 +68,16 @@ def _splits(config: StudyConfig) -> dict[str, Any]:
     return {"data_hash": load_data(config.data).data_hash, "notes": list(splits.notes), **ids}
 
 
+def current_revision(config: StudyConfig) -> Revision:
+    """The newest revision of a study, with what other machines have published of it.
+
+    Raises:
+        ValueError: the study holds none.
+    """
+    pull(config.study)
+    return newest_revision(working_folder(config.study))
+
+
 def newest_revision(study: Path) -> Revision:
     """The newest revision of a study folder.
 

@@ -60,7 +60,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def served(prefect_server: str, tmp_path: Path) -> Iterator[Callable[[str], None]]:
+def serving(prefect_server: str, tmp_path: Path) -> Iterator[Callable[[str], None]]:
     """Run a script that serves flows against the server, in a process of its own, until the test ends."""
     processes = []
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import clean, data, demo, doctor, imports, model, nightly, stages
+from flows.cli import clean, data, demo, doctor, imports, model, nightly, stack, stages
 from flows.cli.environment import prepare_environment
 from flows.cli.errors import DEBUG_VARIABLE
 from flows.cli.laws import laws_app
@@ -42,6 +42,8 @@ app.command("import")(imports.import_)
 app.command("clean")(clean.clean)
 app.command("nightly")(nightly.nightly)
 app.command("accept")(nightly.accept)
+app.command("up")(stack.up)
+app.command("down")(stack.down)
 app.command("doctor")(doctor.doctor)
 app.add_typer(model.app, name="model")
 app.add_typer(data.app, name="data")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.errors import one_message
-from flows.cli.stages import AsJson, Study, find_study, load_study, print_result
+from flows.cli.stages import AsJson, Place, Study, find_study, load_study, print_result
 
 
 class Trigger(StrEnum):
@@ -24,13 +24,14 @@ def nightly(
     trigger: Annotated[
         Trigger, typer.Option("--trigger", help="On a material change, propose a final run or run it.")
     ] = Trigger.propose,
+    where: Place = "here",
     as_json: AsJson = False,
 ) -> None:
     """Recalibrate what is new since the last night, and compare the new choice with the standing one."""
     config = find_study(study)
     from flows.nightly import nightly_flow
 
-    print_result(nightly_flow(config, trigger.value), as_json)
+    print_result(nightly_flow(config, trigger.value, where), as_json)
 
 
 @one_message

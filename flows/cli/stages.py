@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -22,15 +22,19 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
 NewRevision = Annotated[
     bool, typer.Option("--new-revision", help="Open a new revision in the study folder: new model, data or recipe.")
 ]
+Place = Annotated[
+    Literal["here", "workers"],
+    typer.Option("--where", help="Train in this process, or in runs of their own on the workers of a Prefect server."),
+]
 
 
 @one_message
-def run(study: Study, new_revision: NewRevision = False, as_json: AsJson = False) -> None:
+def run(study: Study, new_revision: NewRevision = False, where: Place = "here", as_json: AsJson = False) -> None:
     """Run the whole pipeline on your model and data; what is already done is kept."""
     config = load_study(study)
     from flows.study import study_flow
 
-    summary = study_flow(config, new_revision, command=this_command())
+    summary = study_flow(config, new_revision, where=where, command=this_command())
     if as_json:
         print_json(summary)
     else:
@@ -41,6 +45,7 @@ def run(study: Study, new_revision: NewRevision = False, as_json: AsJson = False
 def calibrate(
     study: Study,
     new_revision: NewRevision = False,
+    where: Place = "here",
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Print plan and predicted cost, from a few steps measured here; store nothing."),
@@ -58,7 +63,7 @@ def calibrate(
         return
     from flows.stages import calibrate_flow
 
-    print_result({"revision": calibrate_flow(config, new_revision)}, as_json)
+    print_result({"revision": calibrate_flow(config, new_revision, where)}, as_json)
 
 
 @one_message

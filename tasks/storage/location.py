@@ -63,6 +63,13 @@ def working_copy(location: str, kind: str) -> Path:
     return cache_folder() / kind / digest / url.rpartition("/")[2]
 
 
+def study_key(folder: Path) -> str:
+    """What tells a study from others, given the folder that its stages work on: the same on every machine for a URL."""
+    copies = cache_folder().resolve() / "studies"
+    path = folder.resolve()
+    return "/".join(path.relative_to(copies).parts[:2]) if path.is_relative_to(copies) else str(path)
+
+
 def cache_folder() -> Path:
     """Folder for working copies: MARS_CACHE when set, else `mars` in the user's cache folder."""
     chosen = os.environ.get(CACHE_VARIABLE)

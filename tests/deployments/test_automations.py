@@ -13,7 +13,7 @@ from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from deployments.automations import AutomationSettings, register_automations
+from deployments.automations import AutomationSettings, add_automations, register_automations
 
 pytestmark = pytest.mark.stack
 
@@ -72,6 +72,14 @@ def waited_for(found, seconds: float = 120):
     return result
 
 
+def test_what_a_team_set_outlives_a_new_registration(client):
+    added = add_automations(client)
+    assert len(added) == len(register_automations(client)) > 0
+    register_automations(client, AutomationSettings(running_hours=3))
+    assert add_automations(client) == []
+    assert set(register_automations(client, AutomationSettings(running_hours=3)).values()) == {"unchanged"}
+
+
 def test_registering_twice_changes_nothing_and_a_paused_automation_stays_paused(client):
     first = register_automations(client)
     assert set(first.values()) == {"created"}
@@ -94,11 +102,11 @@ def test_a_block_that_does_not_exist_is_a_callers_mistake(client):
     assert client.read_automations() == []
 
 
-def test_a_run_whose_process_dies_is_notified(client, served, receiver):
+def test_a_run_whose_process_dies_is_notified(client, serving, receiver):
     address, received = receiver
     Webhook(url=address, allow_private_urls=True).save("mars-test", overwrite=True)
     register_automations(client, AutomationSettings(notify="webhook/mars-test"))
-    served(SCRIPT)
+    serving(SCRIPT)
 
     def deployment():
         return next((d for d in client.read_deployments() if d.name == "crash"), None)

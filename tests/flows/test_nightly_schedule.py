@@ -42,11 +42,11 @@ def reports(client: SyncPrefectClient) -> list[str]:
     return [str(artifact.data) for artifact in client.read_artifacts() if artifact.key == "mars-nightly"]
 
 
-def test_the_schedule_opens_a_revision_for_changed_data_and_then_keeps_quiet(study, served, client):
+def test_the_schedule_opens_a_revision_for_changed_data_and_then_keeps_quiet(study, serving, client):
     config = read_study(study)
     config = config.model_copy(update={"calibration": config.calibration.model_copy(update={"parallel": 1})})
     parameters = json.dumps({"config": config.model_dump(mode="json"), "trigger": "run"})
-    served(SCRIPT.format(parameters=parameters))
+    serving(SCRIPT.format(parameters=parameters))
     folder, train = Path(config.study), Path(config.data.train)
     waited_for(lambda: any("revision 001" in text for text in reports(client)))
     assert (

@@ -314,9 +314,7 @@ def test_a_study_at_a_url_is_refused(config, monkeypatch, tmp_path):
 
 def test_the_accepted_final_run_is_kept_wherever_it_lies(config):
     first = revision(config, 1, finals=((2, 4), (4, 4)))
-    write_json(
-        Path(config.study) / "standing.json", {"revision": 1, "adapter": "revisions/001/final/me4-llm4/adapter"}
-    )
+    write_json(Path(config.study) / "standing.json", {"revision": 1, "adapter": "revisions/001/final/me4-llm4/adapter"})
     revision(config, 2)
     revision(config, 3)
     policy = with_policy(config, revisions=1, other_adapters=False)
