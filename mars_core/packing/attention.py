@@ -64,17 +64,21 @@ def _everywhere(this: Pass, q: Tensor, k: Tensor, v: Tensor, options: dict[str, 
 
 
 def _at_answers(this: Pass, q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> Tensor:
-    done = []
-    for rows, (start, stop) in this.batch.answers_by_sequence:
-        visible = torch.arange(start, stop, device=q.device)[None] <= rows[:, None]
-        done.append(
-            functional.scaled_dot_product_attention(
-                q.index_select(2, rows), k[:, :, start:stop], v[:, :, start:stop], attn_mask=visible, **options
-            )
-        )
+    batch = this.batch
+    queries = torch.split(q.index_select(2, batch.answer_rows), [len(rows) for rows in batch.answers_in], dim=2)
+    parts = zip(batch.answers_in, queries, *(torch.split(t, list(batch.lengths), dim=2) for t in (k, v)), strict=True)
+    done = [
+        functional.scaled_dot_product_attention(a, b, c, attn_mask=_seen_from(rows, b.shape[2]), **options)
+        for rows, a, b, c in parts
+        if len(rows)
+    ]
     at_answers = torch.cat([part.transpose(1, 2) for part in done], dim=1)
     full = at_answers.new_zeros((q.shape[0], q.shape[2], *at_answers.shape[2:]))
-    return full.index_copy(1, this.batch.answer_rows, at_answers).flatten(0, 1)[None]
+    return full.index_copy(1, batch.answer_rows, at_answers).flatten(0, 1)[None]
+
+
+def _seen_from(rows: Tensor, length: int) -> Tensor:
+    return torch.arange(length, device=rows.device)[None] <= rows[:, None]
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import accumulate, pairwise
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ class PackedBatch:
     labels: Tensor
     unpadded: bool
     features: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    _distinct: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
     _repeated: dict[int, dict[str, Tensor]] = field(default_factory=dict, repr=False)
 
     def repeated(self, width: int) -> dict[str, Tensor]:
@@ -70,18 +71,23 @@ class PackedBatch:
         return self.labels[:, 1:][self._predicts[:, :-1]]
 
     @cached_property
-    def answers_by_sequence(self) -> tuple[tuple[Tensor, tuple[int, int]], ...]:
-        """For each sequence with answers: its answer rows, and where it starts and stops among the tokens."""
-        bounds = list(pairwise([0, *accumulate(self.lengths)]))
-        counts = torch.bincount(
-            torch.searchsorted(self._stops, self.answer_rows, right=True), minlength=len(bounds)
-        ).tolist()
-        rows = torch.split(self.answer_rows, counts)
-        return tuple((row, bound) for row, bound in zip(rows, bounds, strict=True) if len(row))
+    def answers_in(self) -> tuple[Tensor, ...]:
+        """Answer rows of each sequence, counted from its own first token."""
+        starts = torch.tensor([0, *accumulate(self.lengths)][:-1], device=self.labels.device)
+        counts = self._predicts.sum(dim=1).tolist()
+        parts = torch.split(self.answer_rows, counts)
+        return tuple(rows - start for rows, start in zip(parts, starts, strict=True))
 
-    @property
-    def _stops(self) -> Tensor:
-        return torch.tensor(list(accumulate(self.lengths)), device=self.labels.device)
+    def distinct_rows(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Which of one member's picture rows differ, and for every row the place of its equal among those."""
+        if self._distinct is None:
+            _, places = torch.unique(pictures.flatten(1), dim=0, return_inverse=True)
+            first = torch.full((int(places.max()) + 1,), len(places), device=places.device)
+            numbers = torch.arange(len(places), device=places.device)
+            object.__setattr__(self, "_distinct", (first.scatter_reduce(0, places, numbers, "amin"), places))
+        distinct = self._distinct
+        assert distinct is not None
+        return distinct
 
     @cached_property
     def _predicts(self) -> Tensor:

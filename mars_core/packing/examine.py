@@ -21,6 +21,7 @@ from mars_core.packing.adapters import layout_of
 from mars_core.packing.batch import PackedBatch, pack_batch
 from mars_core.packing.forward import lane_logits
 from mars_core.packing.lane import Lane, Pass, make_lane
+from mars_core.packing.norm import rms_norm
 from mars_core.packing.wiring import Structure, wired
 from mars_core.training.answer_loss import answer_logits
 
@@ -39,13 +40,34 @@ def examine(model: nn.Module, family: Family, partition: Partition, batch: Mappi
         shared = _same_for_all(model, family, partition, structure, packed, RankPair(1, 1), convolutions)
         projector = [layer.name for layer in partition.projector]
         doors = _same_for_all(model, family, partition, structure, packed, RankPair(0, 1), projector)
-        structure = replace(
-            structure, shared=shared, answers_only=_answers_only(model, family, partition, structure, packed)
-        )
+        answers_only = _answers_only(model, family, partition, structure, packed)
+        norms = _root_mean_square_norms(model)
+        structure = replace(structure, shared=shared, answers_only=answers_only, norms=norms)
         with_doors = replace(structure, projector_doors=doors)
-        return with_doors if _encoder_can_be_shared(model, family, partition, with_doors, batch) else structure
+        if _encoder_can_be_shared(model, family, partition, with_doors, batch):
+            structure = with_doors
+        distinct = _pictures_can_be_seen_once(model, family, partition, structure, batch)
+        return replace(structure, distinct_pictures=distinct)
     finally:
         model.train(was_training)
+
+
+@torch.no_grad()
+def _root_mean_square_norms(model: nn.Module) -> frozenset[str]:
+    """Modules that look like transformers' RMSNorm and compute what it computes, to the last bit but one."""
+    return frozenset(name for name, module in model.named_modules() if _is_rms_norm(module))
+
+
+def _is_rms_norm(module: Any) -> bool:
+    weight, epsilon = getattr(module, "weight", None), getattr(module, "variance_epsilon", None)
+    if not isinstance(weight, Tensor) or weight.dim() != 1 or not isinstance(epsilon, float):
+        return False
+    if weight.dtype == torch.float64:
+        return False  # the norm's inside is fp32 all the same, and would be all the rounding there is
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn((4, len(weight)), generator=generator).to(device=weight.device, dtype=weight.dtype)
+    exact = torch.finfo(weight.dtype).bits >= 32
+    return torch.allclose(rms_norm(x, weight, epsilon), module(x), rtol=1e-6 if exact else 1e-2, atol=1e-6)
 
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -119,6 +141,42 @@ def _encoder_can_be_shared(
         except (RuntimeError, ValueError, TypeError, IndexError):
             return False  # something between the blocks and the projector counts rows
     return all(_close(logits, expected) for logits in found)
+
+
+@torch.no_grad()
+def _pictures_can_be_seen_once(
+    model: nn.Module, family: Family, partition: Partition, structure: Structure, batch: Mapping[str, Tensor]
+) -> bool:
+    """Whether equal pictures, seen once, give the same logits, with and without vision adapters."""
+    pictures = batch.get("pixel_values")
+    if pictures is None or len(pictures) < 2 or pictures[0].dim() < 3:
+        return False  # patches of a picture see each other, so rows of patches cannot be taken apart
+    changed = pictures.clone()
+    changed[1] = changed[0]
+    for pair in (RankPair(1, 1), RankPair(0, 1)):
+        lane = _random_lane(model, partition, pair)
+        try:
+            expected, found = (
+                _logits(model, family, partition, tried, lane, dict(batch) | {"pixel_values": changed})
+                for tried in (structure, replace(structure, distinct_pictures=True))
+            )
+        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
+            return False
+        if not _close(found, expected):
+            return False
+    return True
+
+
+def _logits(
+    model: nn.Module,
+    family: Family,
+    partition: Partition,
+    structure: Structure,
+    lane: Lane,
+    batch: Mapping[str, Tensor],
+) -> Tensor:
+    with wired(model, family, partition, structure):
+        return lane_logits(model, Pass(lane, pack_batch(batch, unpadded=structure.unpadded)))
 
 
 def _close(found: Tensor, expected: Tensor) -> bool:

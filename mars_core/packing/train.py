@@ -120,7 +120,8 @@ def train_pack(
     try:
         structure = _structure(model, partition, validation)
         if recipe.lora_dropout:
-            structure = replace(structure, answers_only=frozenset())  # masks are drawn for every token
+            # Masks are drawn for every token and every picture.
+            structure = replace(structure, answers_only=frozenset(), distinct_pictures=False)
         with wired(model, family, partition, structure), _threads(lanes.at_once) as run_all:
             pack = _Pack(model, structure, recipe, trained, lanes.width, run_all)
             return _train(pack, train_steps, validation, checkpoint_steps, resume, on_step, on_checkpoint)

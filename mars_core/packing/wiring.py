@@ -22,6 +22,7 @@ from mars_core.models.partition import GROUPS, Partition
 from mars_core.packing.attention import MARK, attention_within_sequences
 from mars_core.packing.lane import Adapters, Pass, current_pass
 from mars_core.packing.linear import add_low_rank, merged_linear, merging_pays
+from mars_core.packing.norm import rms_norm
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,17 @@ class Structure:
     answers_only: adapted layers whose output is read at the answer rows alone (those of the last block).
     shared: modules with parameters whose input is the same for every member (patch embeddings).
     projector_doors: projector layers that read what the vision tower gives, the first ones there.
+    norms: modules that compute what `mars_core.packing.norm` does.
+    distinct_pictures: the vision tower works row by row on what it is given, so that equal rows (a picture asked about
+    twice, or equal to its own crop) need be seen once.
     """
 
     unpadded: bool
     answers_only: frozenset[str] = frozenset()
     shared: frozenset[str] = frozenset()
     projector_doors: frozenset[str] = frozenset()
+    norms: frozenset[str] = frozenset()
+    distinct_pictures: bool = False
 
 
 @contextmanager
@@ -59,6 +65,12 @@ def wired(model: nn.Module, family: Family, partition: Partition, structure: Str
             for number, block in enumerate(vision_blocks(model, family, partition)):
                 forward = partial(_vision_block, number == 0, block.forward)
                 stack.enter_context(_forward_of(block, forward))
+        for name in structure.norms:
+            norm = model.get_submodule(name)
+            stack.enter_context(_forward_of(norm, partial(_norm, norm)))
+        if structure.distinct_pictures:
+            tower = model.get_submodule(family.me)
+            stack.enter_context(_forward_of(tower, partial(_each_picture_once, tower.forward)))
         for name in structure.answers_only:
             stack.enter_context(_marked(model.get_submodule(name.rpartition(".")[0])))
         if structure.unpadded:
@@ -136,6 +148,34 @@ def _product(
 def _full_precision(layer: nn.Linear) -> bool:
     # A quantized layer is a subclass with a weight of another dtype.
     return layer.weight.dtype in (torch.float32, torch.float64)
+
+
+def _norm(norm: Any, x: Tensor) -> Tensor:
+    return rms_norm(x, norm.weight, norm.variance_epsilon)
+
+
+def _each_picture_once(original: Callable[..., Any], pictures: Tensor, *arguments: Any, **named: Any) -> Any:
+    this = current_pass()
+    if this is None:
+        return original(pictures, *arguments, **named)
+    width = this.lane.width
+    by_member = pictures.view(width, -1, *pictures.shape[1:])
+    distinct, places = this.batch.distinct_rows(by_member[0])
+    if len(distinct) == by_member.shape[1]:
+        return original(pictures, *arguments, **named)
+    rows = width * len(distinct)
+    output = original(by_member.index_select(1, distinct).flatten(0, 1), *arguments, **named)
+    members = 1 if this.lane.frozen_me else width
+    back = (torch.arange(members, device=places.device)[:, None] * len(distinct) + places[None]).flatten()
+    for name, value in output.items():
+        output[name] = _put_back(value, back, {rows, len(distinct) * members})
+    return output
+
+
+def _put_back(value: Any, back: Tensor, rows: set[int]) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_put_back(part, back, rows) for part in value)
+    return value.index_select(0, back) if isinstance(value, Tensor) and value.shape[0] in rows else value
 
 
 def _vision_block(first: bool, original: Callable[..., Any], hidden: Tensor, *arguments: Any, **named: Any) -> Any:
