@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install demo test test-slow lint format clean
+.PHONY: help install demo test test-slow test-stack lint format clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -12,7 +12,7 @@ install: $(VENV)/.installed  ## make the virtual environment
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo,dev,s3]'
 	touch $@
 
 demo: install    ## the whole pipeline on the bundled data and backbone
@@ -23,6 +23,9 @@ test: install    ## the default tests
 
 test-slow: install  ## the slow tests
 	$(BIN)/python -m pytest -m 'slow and not gpu'
+
+test-stack: install  ## the tests that start real servers
+	$(BIN)/python -m pytest -m 'stack and not gpu'
 
 lint: install    ## style, types and import contracts
 	$(BIN)/ruff check .

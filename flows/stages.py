@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from prefect import flow
 
+from flows.packs import DATA_CHECKS, PACK_PLANNERS, PACK_TRAINERS, Where
+from flows.results import JSON_RESULTS
 from mars_core.metrics.identity import content_hash
 from mars_core.models.lora import RankPair
 from tasks import tracking
+from tasks.adopt import adopt_runs
+from tasks.approval import pair_to_train
 from tasks.calibrate import (
     CalibrationPlan,
     calibration_cost,
@@ -22,36 +27,54 @@ from tasks.calibrate import (
 from tasks.config import StudyConfig
 from tasks.evaluate import evaluate_finals, evaluation_path
 from tasks.finetune import final_folder, final_inputs, final_outputs, finetune_pair
-from tasks.fit import fit_inputs, fit_laws, laws_path
-from tasks.packs import begin_packs, calibrate_pack
+from tasks.fit import fit_inputs, fit_laws, laws_path, levels_path
+from tasks.hours import publish_calibration
 from tasks.progress import say
 from tasks.report import publish_artifacts, publish_to_mlflow, report_path, write_report
 from tasks.revision import open_revision
 from tasks.search import choice_path, choose_ranks, chosen_pair, search_inputs
+from tasks.standing import accept_by_hand, accept_if_better
+from tasks.storage.location import address, working_folder
+from tasks.storage.study import publish_stage, pull
 from tasks.store import Revision, finish, is_finished, outputs_hash
-
-JSON_RESULTS = {"persist_result": True, "result_serializer": "json"}
 
 
 @flow(name="mars-calibrate", flow_run_name="calibrate {config.study}", **JSON_RESULTS)
-def calibrate_flow(config: StudyConfig, new_revision: bool = False) -> str:
-    """Train the calibration runs that are missing; returns the revision's folder."""
+def calibrate_flow(config: StudyConfig, new_revision: bool = False, where: Where = "here") -> str:
+    """Train the calibration runs that are missing; returns the revision's folder.
+
+    Args:
+        config: The study.
+        new_revision: Open a new revision in the study folder, for a new model, new data or a new recipe.
+        where: Train in this process, or each pack in a run of its own on the workers of pool mars-gpu.
+    """
+    DATA_CHECKS[where](config)
     plan = plan_calibration(config)
     revision = open_revision(config, new=new_revision)
     for note in plan.notes:
         say(f"note: {note}")
     if is_finished(revision, "calibrate", plan.inputs_hash):
         say("calibrate: already done")
-        return str(revision.folder)
+        publish_stage(config.study, revision, "calibrate")
+        return address(config.study, revision.folder)
+    adopted = adopt_runs(revision, plan)
+    if adopted:
+        say(f"calibrate: {len(adopted)} runs taken over from older revisions")
     missing = missing_runs(revision, plan)
     say(f"calibrate: {len(missing)} of {len(plan.runs)} runs to train, {plan.horizon} steps each")
-    packs, expected = begin_packs(config, revision, plan, missing)
-    with tracking.study_run(Path(config.study), revision.number, config.model_dump(mode="json")) as parent:
-        for number, pack in enumerate(packs, start=1):
-            calibrate_pack(config, revision, plan, pack, parent, f"pack {number}/{len(packs)}, {len(pack.runs)} runs")
+    packs, expected = PACK_PLANNERS[where](config, revision, plan, missing)
+    with _parent_run(config, revision) as parent:
+        PACK_TRAINERS[where](config, revision, plan, packs, parent)
+        pull(config.study)  # the runs that other machines trained
+        publish_calibration(config, revision, plan, missing, parent)
     cost = calibration_cost(revision, plan) | expected
     finish(revision, "calibrate", plan.inputs_hash, calibration_outputs(revision, plan), cost)
-    return str(revision.folder)
+    publish_stage(config.study, revision, "calibrate")
+    return address(config.study, revision.folder)
+
+
+def _parent_run(config: StudyConfig, revision: Revision) -> AbstractContextManager[str]:
+    return tracking.study_run(working_folder(config.study), revision.number, config.model_dump(mode="json"))
 
 
 @flow(name="mars-fit", flow_run_name="fit {config.study}", **JSON_RESULTS)
@@ -60,13 +83,14 @@ def fit_flow(config: StudyConfig) -> str:
     revision = open_revision(config, new=False)
     plan = plan_calibration(config)
     _stage(
+        config,
         revision,
         "fit",
         fit_hash(config, revision, plan),
-        [laws_path(revision)],
+        [laws_path(revision), levels_path(revision)],
         lambda: fit_laws(config, revision, plan),
     )
-    return str(laws_path(revision))
+    return address(config.study, laws_path(revision))
 
 
 @flow(name="mars-search", flow_run_name="search {config.study}", **JSON_RESULTS)
@@ -79,7 +103,7 @@ def search_flow(config: StudyConfig) -> dict[str, int]:
         choose_ranks(config, revision, plan)
         publish_artifacts(revision)
 
-    _stage(revision, "search", search_hash(config, revision, plan), [choice_path(revision)], work)
+    _stage(config, revision, "search", search_hash(config, revision, plan), [choice_path(revision)], work)
     pair = chosen_pair(revision)
     return {"r_me": pair.r_me, "r_llm": pair.r_llm}
 
@@ -91,11 +115,11 @@ def finetune_flow(config: StudyConfig, r_me: int, r_llm: int, role: str = "chose
     pair = RankPair(r_me, r_llm)
 
     def work() -> None:
-        with tracking.study_run(Path(config.study), revision.number, config.model_dump(mode="json")) as parent:
+        with _parent_run(config, revision) as parent:
             finetune_pair(config, revision, pair, role, parent)
 
-    _stage(revision, finetune_stage(pair), final_inputs(config, pair), final_outputs(revision, pair), work)
-    return str(final_folder(revision, pair) / "adapter")
+    _stage(config, revision, finetune_stage(pair), final_inputs(config, pair), final_outputs(revision, pair), work)
+    return address(config.study, final_folder(revision, pair) / "adapter")
 
 
 @flow(name="mars-evaluate", flow_run_name="evaluate {config.study}", **JSON_RESULTS)
@@ -105,11 +129,34 @@ def evaluate_flow(config: StudyConfig) -> str:
     finals = final_pairs(config, revision)
 
     def work() -> None:
-        tracking.open_experiment(Path(config.study))
+        tracking.open_experiment(working_folder(config.study))
         evaluate_finals(config, revision, finals)
 
-    _stage(revision, "evaluate", evaluate_hash(config, revision), [evaluation_path(revision)], work)
-    return str(evaluation_path(revision))
+    _stage(config, revision, "evaluate", evaluate_hash(config, revision), [evaluation_path(revision)], work)
+    return address(config.study, evaluation_path(revision))
+
+
+@flow(name="mars-accept", flow_run_name="accept {config.study}", **JSON_RESULTS)
+def accept_flow(config: StudyConfig) -> dict[str, Any]:
+    """Make the chosen pair's final run the standing choice if it is better on validation; returns the decision."""
+    revision, pair = _finished_final(config)
+    decision = accept_if_better(config, revision, pair)
+    say(f"final run of {pair}: {'accepted' if decision['accepted'] else 'not accepted'}, {decision['reason']}")
+    return decision
+
+
+@flow(name="mars-accept-by-hand", flow_run_name="accept by hand {config.study}", **JSON_RESULTS)
+def accept_by_hand_flow(config: StudyConfig) -> dict[str, Any]:
+    """Make the chosen pair's final run the standing choice because a person says so; returns the decision."""
+    revision, pair = _finished_final(config)
+    return accept_by_hand(config, revision, pair)
+
+
+def _finished_final(config: StudyConfig) -> tuple[Revision, RankPair]:
+    revision = open_revision(config, new=False)
+    pair = final_pairs(config, revision)["chosen"]
+    require(revision, finetune_stage(pair), final_inputs(config, pair))
+    return revision, pair
 
 
 @flow(name="mars-report", flow_run_name="report {config.study}", **JSON_RESULTS)
@@ -128,11 +175,11 @@ def report_flow(config: StudyConfig, command: str = "mars report") -> str:
 
     def work() -> None:
         write_report(config, revision, plan, finals, evaluated, command)
-        with tracking.study_run(Path(config.study), revision.number, config.model_dump(mode="json")) as parent:
+        with _parent_run(config, revision) as parent:
             publish_to_mlflow(revision, evaluated, parent)
 
-    _stage(revision, "report", inputs, [report_path(revision)], work)
-    return str(report_path(revision))
+    _stage(config, revision, "report", inputs, [report_path(revision)], work)
+    return address(config.study, report_path(revision))
 
 
 def fit_hash(config: StudyConfig, revision: Revision, plan: CalibrationPlan) -> str:
@@ -175,8 +222,8 @@ def finetune_stage(pair: RankPair) -> str:
 
 
 def final_pairs(config: StudyConfig, revision: Revision) -> dict[str, RankPair]:
-    """Pairs of the final runs by role: the chosen one, and the uniform-rank default where it is another."""
-    chosen = chosen_pair(revision)
+    """Pairs of the final runs by role: the chosen one (or what a person put in its place), and the uniform default."""
+    chosen = pair_to_train(revision)
     uniform = RankPair(config.calibration.reference_rank, config.calibration.reference_rank)
     if not config.final.compare_uniform or uniform == chosen:
         return {"chosen": chosen}
@@ -194,13 +241,17 @@ def trained_pairs(config: StudyConfig, revision: Revision) -> dict[str, RankPair
     }
 
 
-def _stage(revision: Revision, name: str, inputs: str, outputs: Iterable[Path], work: Callable[[], Any]) -> bool:
+def _stage(
+    config: StudyConfig, revision: Revision, name: str, inputs: str, outputs: Iterable[Path], work: Callable[[], Any]
+) -> bool:
     """Do a stage's work unless it has finished with these inputs; returns whether it was done now."""
     if is_finished(revision, name, inputs):
         say(f"{name}: already done")
+        publish_stage(config.study, revision, name)  # where it was killed before its results were all up
         return False
     say(f"{name}: running")
     started = time.perf_counter()
     work()
     finish(revision, name, inputs, outputs, {"seconds": time.perf_counter() - started})
+    publish_stage(config.study, revision, name)
     return True

@@ -2,35 +2,45 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from prefect import flow
 
-from flows.stages import (
-    JSON_RESULTS,
-    calibrate_flow,
-    evaluate_flow,
-    final_pairs,
-    finetune_flow,
-    fit_flow,
-    report_flow,
-    search_flow,
-)
+from flows.approval import AfterChoice, may_train
+from flows.finals import EVALUATORS, FINAL_TRAINERS
+from flows.packs import Where
+from flows.results import JSON_RESULTS
+from flows.stages import accept_flow, calibrate_flow, final_pairs, fit_flow, report_flow, search_flow
 from tasks.config import StudyConfig
-from tasks.revision import newest_revision
+from tasks.revision import current_revision
 from tasks.summary import summarise
 
 
 @flow(name="mars-study", flow_run_name="study {config.study}", **JSON_RESULTS)
-def study_flow(config: StudyConfig, new_revision: bool = False, command: str = "mars run") -> dict[str, Any]:
-    """Run every stage that is missing; returns the chosen pair, why, what it cost and where things are."""
-    calibrate_flow(config, new_revision)
+def study_flow(
+    config: StudyConfig,
+    new_revision: bool = False,
+    after_choice: AfterChoice = "train",
+    where: Where = "here",
+    command: str = "mars run",
+) -> dict[str, Any]:
+    """Run every stage that is missing; returns the chosen pair, why, what it cost and where things are.
+
+    Args:
+        config: The study: model, data, recipe and what to search over.
+        new_revision: Open a new revision in the study folder, for a new model, new data or a new recipe.
+        after_choice: Train the chosen pair at once, ask a person first (this run pauses), or stop after the choice.
+        where: Train in this process, or in runs of their own on the workers of pool mars-gpu.
+        command: How the report says that the study was started.
+    """
+    calibrate_flow(config, new_revision, where)
     fit_flow(config)
-    search_flow(config)
-    revision = newest_revision(Path(config.study))
-    for role, pair in final_pairs(config, revision).items():
-        finetune_flow(config, pair.r_me, pair.r_llm, role)
-    evaluate_flow(config)
+    chosen = search_flow(config)
+    if not may_train(config, after_choice):
+        return {"pair": chosen, "stopped": "after the choice"}
+    revision = current_revision(config)
+    FINAL_TRAINERS[where](config, revision, final_pairs(config, revision))
+    EVALUATORS[where](config)
+    accept_flow(config)
     report_flow(config, command)
     return summarise(config, revision)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -152,9 +153,11 @@ def _identity(
     )
 
 
-def missing_runs(revision: Revision, plan: CalibrationPlan) -> list[PlannedRun]:
-    """Planned runs whose metrics are not there yet or not whole."""
-    return [run for run in plan.runs if not _is_stored(revision, run, plan)]
+def missing_runs(
+    revision: Revision, plan: CalibrationPlan, runs: Sequence[PlannedRun] | None = None
+) -> list[PlannedRun]:
+    """Those of the planned runs (or of some of them) whose metrics are not there yet or not whole."""
+    return [run for run in (plan.runs if runs is None else runs) if not _is_stored(revision, run, plan)]
 
 
 def _is_stored(revision: Revision, run: PlannedRun, plan: CalibrationPlan) -> bool:
@@ -200,7 +203,12 @@ def collect_metrics(revision: Revision, plan: CalibrationPlan) -> tuple[pd.DataF
 
 def calibration_outputs(revision: Revision, plan: CalibrationPlan) -> list[Path]:
     """Files that a finished calibration consists of."""
-    return [path(revision, run.run_id) for run in plan.runs for path in (metrics_path, summary_path)]
+    return run_files(revision, plan.runs)
+
+
+def run_files(revision: Revision, runs: Sequence[PlannedRun]) -> list[Path]:
+    """Files of finished runs, the summary of each last."""
+    return [path(revision, run.run_id) for run in runs for path in (metrics_path, summary_path)]
 
 
 def calibration_cost(revision: Revision, plan: CalibrationPlan) -> dict[str, Any]:

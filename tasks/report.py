@@ -14,19 +14,22 @@ from prefect.cache_policies import NO_CACHE
 
 from mars_core.models.lora import RankPair
 from mars_core.models.partition import GROUPS, Partition
-from mars_core.report import ReportData, render_report
+from mars_core.report import ReportData, render_figures, render_report
 from mars_core.search import Choice
 from tasks import tracking
+from tasks.approval import approval_notes
 from tasks.calibrate import CalibrationPlan, calibration_cost, collect_metrics
 from tasks.config import StudyConfig
 from tasks.data import dropped_samples, load_data
 from tasks.evaluate import read_evaluation
 from tasks.finetune import final_folder, read_final
 from tasks.fit import laws_path, read_laws, target_size
+from tasks.hours import revision_hours
 from tasks.resources import base_model
 from tasks.retrying import IO_RETRIES
 from tasks.search import choice_path, read_choice
-from tasks.store import Revision, replacing, stage_details
+from tasks.storage.location import address
+from tasks.store import Revision, replacing, replacing_folder, stage_details
 
 VERSIONED = ("mars-rank-search", "torch", "transformers", "peft", "accelerate", "prefect", "mlflow", "scipy", "numpy")
 
@@ -44,10 +47,13 @@ def write_report(
 
     finals: the final runs that have finished, by role. evaluated: whether the stored test scores are theirs.
     """
-    html = render_report(gather(config, revision, plan, finals, evaluated, command))
+    data = gather(config, revision, plan, finals, evaluated, command)
+    with replacing_folder(figures_path(revision)) as temporary:
+        for name, picture in render_figures(data).items():
+            (temporary / f"{name}.svg").write_text(picture, encoding="utf-8")
     path = report_path(revision)
     with replacing(path) as temporary:
-        temporary.write_text(html, encoding="utf-8")
+        temporary.write_text(render_report(data), encoding="utf-8")
     return str(path)
 
 
@@ -77,11 +83,17 @@ def gather(
         metrics=metrics,
         laws=laws,
         choice=choice.to_json() if choice else None,
-        adapter=str(final_folder(revision, chosen) / "adapter") if chosen else None,
+        adapter=address(config.study, final_folder(revision, chosen) / "adapter") if chosen else None,
         finals=trained,
         evaluation=read_evaluation(revision) if evaluated else None,
         costs=costs(revision, plan, trained),
-        notes=[*plan.notes, *load_data(config.data).splits.notes, *laws["notes"], *_stability(choice)],
+        notes=[
+            *plan.notes,
+            *load_data(config.data).splits.notes,
+            *laws["notes"],
+            *_stability(choice),
+            *approval_notes(revision),
+        ],
     )
 
 
@@ -133,7 +145,7 @@ def partition_summary(partition: Partition) -> dict[str, dict[str, int]]:
 
 @task(name="publish-to-mlflow", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
 def publish_to_mlflow(revision: Revision, evaluated: bool, parent: str) -> None:
-    """Put the choice, the laws, the report and the test scores on the study's parent run."""
+    """Put choice, laws, report with its figures, test scores and hours on the study's parent run."""
     choice = read_choice(revision) if choice_path(revision).is_file() else None
     if choice is not None:
         values = {"chosen_r_me": choice.pair[0], "chosen_r_llm": choice.pair[1]}
@@ -152,6 +164,9 @@ def publish_to_mlflow(revision: Revision, evaluated: bool, parent: str) -> None:
     for path in (laws_path(revision), choice_path(revision), report_path(revision)):
         if path.is_file():
             tracking.log_file(parent, path)
+    if figures_path(revision).is_dir():
+        tracking.log_file(parent, figures_path(revision), "figures")
+    tracking.log_values(parent, revision_hours(revision))
 
 
 @task(name="publish-artifacts", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
@@ -159,12 +174,13 @@ def publish_artifacts(revision: Revision) -> None:
     """Show the laws, the candidates and the choice in the Prefect UI."""
     choice = read_choice(revision)
     laws = read_laws(revision)
-    create_markdown_artifact(_choice_markdown(choice), key="mars-choice", description="The chosen rank pair and why")
+    create_markdown_artifact(choice_markdown(choice), key="mars-choice", description="The chosen rank pair and why")
     create_table_artifact(_candidate_rows(choice), key="mars-candidates", description="Candidate pairs")
     create_table_artifact(_law_rows(laws), key="mars-laws", description="Fitted coefficients with intervals")
 
 
-def _choice_markdown(choice: Choice) -> str:
+def choice_markdown(choice: Choice) -> str:
+    """The choice and its reason, for the Prefect UI."""
     lines = [
         f"# Rank pair (r_me, r_llm) = {choice.pair}",
         f"**{choice.verdict}**: {choice.reason}",
@@ -198,6 +214,11 @@ def _law_rows(laws: dict[str, Any]) -> list[dict[str, Any]]:
         if fit
         for symbol, value in fit["coefficients"].items()
     ]
+
+
+def figures_path(revision: Revision) -> Path:
+    """Where the report's figures lie as pictures."""
+    return revision.path("figures")
 
 
 def report_path(revision: Revision) -> Path:

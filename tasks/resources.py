@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from mars_core.metrics.identity import content_hash
-from mars_core.models.loading import Base, load_base, read_model_type
+from mars_core.models.loading import Base, load_base, read_commit, read_model_type
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -47,21 +47,29 @@ def device_name(device: torch.device) -> str:
 
 @lru_cache(maxsize=4)
 def model_fingerprint(model: str) -> str:
-    """Hash of a checkpoint: of its configuration, tokenizer and processor, and of the layout of its weights.
+    """Hash of a checkpoint: of its configuration, tokenizer and processor whole, and of its weights.
 
-    Two checkpoints that differ in values alone, file for file of equal size, hash alike unless they are small
-    enough (64 MiB) to be read whole. A hub id stands for itself.
+    Weight files of up to 64 MiB are read whole; of larger ones 64 pieces of 1 MiB, evenly spread, so that training a
+    checkpoint further shows without reading all of it. A hub id stands for itself at its present commit.
     """
     read_model_type(model)
     folder = Path(model)
     if not folder.is_dir():
-        return content_hash({"hub": model})
+        return content_hash({"hub": model, "commit": read_commit(model)})
     files = sorted(path for pattern in ("*.json", "*.jinja", "*.safetensors", "*.txt") for path in folder.glob(pattern))
     return content_hash({file.name: _weights_digest(file) for file in files})
 
 
+PIECE, PIECES = 1 << 20, 64
+
+
 def _weights_digest(file: Path) -> list[str | int]:
-    size = file.stat().st_size
+    size, digest = file.stat().st_size, hashlib.sha256()
     with file.open("rb") as stream:
-        head = stream.read(size if size <= 64 << 20 else 1 << 20)
-    return [size, hashlib.sha256(head).hexdigest()]
+        if size <= PIECE * PIECES:
+            digest.update(stream.read())
+        else:
+            for piece in range(PIECES):
+                stream.seek(piece * (size - PIECE) // (PIECES - 1))
+                digest.update(stream.read(PIECE))
+    return [size, digest.hexdigest()]

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+import httpx
 from prefect.states import State
 
-DELAYS_SECONDS = [1, 10]
+DELAYS_SECONDS = [1, 10, 60]
+# requests' errors are OSErrors; httpx has a tree of its own.
+PASSING_FAULTS = (OSError, httpx.TransportError)
+# Publishing and triggering are a few requests: one that hangs longer has lost its server.
+REQUESTS_TIMEOUT_SECONDS = 600
 
 
 def _is_io_error(task: Any, run: Any, state: State[Any]) -> bool:
-    """Whether a task failed with an OSError (disk, network); anything else would fail again."""
-    return isinstance(state.data, OSError)
+    """Whether a task failed for the disk or the network; anything else would fail again."""
+    return any(isinstance(error, PASSING_FAULTS) for error in _causes(state.data))
+
+
+def _causes(error: Any) -> Iterator[BaseException]:
+    # MLflow wraps what its connection raised.
+    seen: set[int] = set()
+    while isinstance(error, BaseException) and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 IO_RETRIES: dict[str, Any] = {

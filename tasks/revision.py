@@ -9,6 +9,9 @@ from mars_core.metrics.identity import content_hash
 from tasks.config import StudyConfig, write_study
 from tasks.data import load_data
 from tasks.resources import model_fingerprint
+from tasks.snapshot import snapshot_path, write_snapshot
+from tasks.storage.location import working_folder
+from tasks.storage.study import STUDY_FILE, publish_files, publish_newest, pull
 from tasks.store import Revision, read_json, revisions, write_json
 
 
@@ -34,7 +37,8 @@ def open_revision(config: StudyConfig, *, new: bool) -> Revision:
     Raises:
         ValueError: the newest revision was made with another model, data or recipe.
     """
-    study = Path(config.study)
+    pull(config.study)
+    study = working_folder(config.study)
     known = revisions(study)
     current = identity(config)
     if known and not new:
@@ -48,8 +52,12 @@ def open_revision(config: StudyConfig, *, new: bool) -> Revision:
     else:
         revision = Revision(study, known[-1].number + 1 if known else 1)
         write_json(revision.path("splits.json"), _splits(config))
+        write_snapshot(revision, config)
         write_json(revision.path("revision.json"), current)
-    write_study(config, study / "study.yaml")
+    records = [revision.path("splits.json"), snapshot_path(revision), revision.path("revision.json")]
+    publish_files(config.study, [path for path in records if path.is_file()])
+    write_study(config, study / STUDY_FILE)
+    publish_newest(config.study, STUDY_FILE)
     return revision
 
 
@@ -58,6 +66,16 @@ def _splits(config: StudyConfig) -> dict[str, Any]:
     parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     ids = {name: [sample.id for sample in samples] for name, samples in parts.items()}
     return {"data_hash": load_data(config.data).data_hash, "notes": list(splits.notes), **ids}
+
+
+def current_revision(config: StudyConfig) -> Revision:
+    """The newest revision of a study, with what other machines have published of it.
+
+    Raises:
+        ValueError: the study holds none.
+    """
+    pull(config.study)
+    return newest_revision(working_folder(config.study))
 
 
 def newest_revision(study: Path) -> Revision:
@@ -77,11 +95,20 @@ def _stored(revision: Revision) -> dict[str, Any]:
     return stored
 
 
-def _refuse_other(revision: Revision, current: dict[str, Any]) -> None:
-    stored = _stored(revision)
-    differences = [
+def changes_since(revision: Revision, current: dict[str, Any]) -> list[str]:
+    """What differs between the identity that a revision was made with and a present one, in words."""
+    return differences(_stored(revision), current)
+
+
+def differences(stored: dict[str, Any], current: dict[str, Any]) -> list[str]:
+    """What differs between two nested settings, in words."""
+    return [
         f"{name} was {was!r} and is {now!r}" for name, was, now in _differing(stored, current) if name != "recipe_hash"
     ]
+
+
+def _refuse_other(revision: Revision, current: dict[str, Any]) -> None:
+    differences = changes_since(revision, current)
     if differences:
         raise ValueError(
             f"study folder {revision.study} (revision {revision.number}) was made with other settings: "

@@ -1,15 +1,18 @@
 """The study folder: where things lie in it, atomic writes, and manifests that say which stages are done.
 
 STUDY/study.yaml                          the configuration as resolved
-STUDY/mlflow.db, STUDY/mlartifacts/       MLflow's embedded store
+STUDY/mlflow.db, STUDY/mlartifacts/       MLflow's embedded store, never in a remote study folder
+STUDY/standing.json                       the accepted final run
+STUDY/night.json                          what the last completed night saw
 STUDY/revisions/001/                      one calibration-and-choice cycle
     manifests/STAGE.json                  inputs' hash and outputs' hashes of a finished stage
-    splits.json                           which samples train, validate and test
+    splits.json, data.json                which samples train, validate and test; their digests
     calibration/RUN_ID.parquet            checkpoint metrics, one file per run
     laws.json, choice.json                fitted laws, the choice with its reasons
     final/PAIR/                           adapter/, checkpoints/, training.json of each final run
     evaluation.json                       test scores before and after
-    report.html
+    report.html, figures/
+    drift.json, drift.md                  what a night found
 """
 
 from __future__ import annotations

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from tasks.approval import pair_to_train
 from tasks.calibrate import calibration_cost, plan_calibration
 from tasks.config import StudyConfig
 from tasks.evaluate import read_evaluation
 from tasks.finetune import final_folder, read_final
 from tasks.report import report_path
-from tasks.search import chosen_pair, read_choice
+from tasks.search import read_choice
+from tasks.storage.location import address
 from tasks.store import Revision
 
 
 def summarise(config: StudyConfig, revision: Revision) -> dict[str, Any]:
     """The chosen pair, why, what it cost, how it scores, and where adapter and report are."""
-    choice, pair = read_choice(revision), chosen_pair(revision)
+    choice, pair = read_choice(revision), pair_to_train(revision)
     calibration = calibration_cost(revision, plan_calibration(config))
     return {
         "pair": {"r_me": pair.r_me, "r_llm": pair.r_llm},
@@ -26,6 +28,6 @@ def summarise(config: StudyConfig, revision: Revision) -> dict[str, Any]:
         "calibration_seconds": calibration["seconds"],
         "final_seconds": read_final(revision, pair)["seconds"],
         "test": {role: score["overall"] for role, score in read_evaluation(revision).items()},
-        "adapter": str(final_folder(revision, pair) / "adapter"),
-        "report": str(report_path(revision)),
+        "adapter": address(config.study, final_folder(revision, pair) / "adapter"),
+        "report": address(config.study, report_path(revision)),
     }

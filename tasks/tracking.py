@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,13 @@ from typing import Any
 
 import mlflow
 from mlflow.entities import Metric, Param
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+
+from mars_core.metrics.identity import content_hash
+from tasks import links
+from tasks.progress import say
+from tasks.storage.location import study_key
 
 EXPERIMENT_PREFIX = "mars/"
 # Sampling machine load more often than this tells nothing new about runs of seconds to hours.
@@ -30,22 +38,46 @@ def tracking_uri(study: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{study / 'mlflow.db'}"
 
 
+def shown_uri(study: Path) -> str:
+    """The same as people may see it: without a password."""
+    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", tracking_uri(study))
+
+
 def use_store(study: Path) -> None:
     """Point this process's MLflow at the study's store."""
+    users = os.environ.get("MLFLOW_TRACKING_URI")
     mlflow.set_tracking_uri(tracking_uri(study))
+    # MLflow writes the variable too: it would pass for the user's own, and the next study would share this store.
+    if users is None:
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
     mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_SECONDS)
+
+
+def experiment_name(study: Path) -> str:
+    """Name of a study's experiment: the folder's name for people, and a hash of its path.
+
+    Studies whose folders are called alike must not share runs on a shared server.
+    """
+    return f"{EXPERIMENT_PREFIX}{study.name}-{content_hash(study_key(study))[:8]}"
 
 
 def open_experiment(study: Path) -> str:
     """Return the id of the study's experiment in its store, made if it is not there."""
     study.mkdir(parents=True, exist_ok=True)
     use_store(study)
-    name = EXPERIMENT_PREFIX + study.name
+    name = experiment_name(study)
     experiment = mlflow.get_experiment_by_name(name)
     if experiment is not None:
         return str(experiment.experiment_id)
     artifacts = None if os.environ.get("MLFLOW_TRACKING_URI") else (study / "mlartifacts").resolve().as_uri()
-    return str(mlflow.create_experiment(name, artifact_location=artifacts))
+    # Without the kind, MLflow's UI opens the experiment among those of GenAI applications.
+    tags = {"mars.study": study_key(study), "mlflow.experimentKind": "custom_model_development"}
+    try:
+        return str(mlflow.create_experiment(name, artifact_location=artifacts, tags=tags))
+    except MlflowException as error:  # another process of the study was faster
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return str(mlflow.get_experiment_by_name(name).experiment_id)
 
 
 @contextmanager
@@ -53,31 +85,45 @@ def study_run(study: Path, revision: int, parameters: Mapping[str, Any]) -> Iter
     """Open the parent run of a revision, again if it exists, and yield its id."""
     experiment = open_experiment(study)
     known = find_run(experiment, {"mars.kind": "study", "mars.revision": str(revision)})
-    tags = {"mars.kind": "study", "mars.revision": str(revision)}
+    tags = {"mars.kind": "study", "mars.revision": str(revision)} | links.prefect_tags()
     name = f"{study.name} r{revision:03d}"
     with mlflow.start_run(run_id=known, experiment_id=experiment, run_name=name, tags=tags, log_system_metrics=True):
         if known is None:
             mlflow.log_params(flatten(parameters))
         run = mlflow.active_run()
         assert run is not None
+        links.link_to_mlflow(mlflow.get_tracking_uri(), experiment, run.info.run_id, name)
         yield run.info.run_id
 
 
 @contextmanager
 def child_run(parent: str | None, name: str, parameters: Mapping[str, Any], tags: Mapping[str, str]) -> Iterator[str]:
-    """Run a block as a run nested under `parent`; it ends FAILED if the block raises."""
+    """Run a block as a run nested under `parent`; it ends FAILED if the block raises.
+
+    A run of the same name that a killed process left open is closed as KILLED.
+    """
     client = mlflow.MlflowClient()
     experiment = client.get_run(parent).info.experiment_id if parent else None
+    if parent and experiment:
+        _close_abandoned(client, experiment, parent, name)
     with mlflow.start_run(
         experiment_id=experiment,
         run_name=name,
         nested=True,
         parent_run_id=parent,
-        tags=dict(tags),
+        tags=dict(tags) | links.prefect_tags(),
         log_system_metrics=True,
     ) as run:
         mlflow.log_params(flatten(parameters))
+        links.link_to_mlflow(mlflow.get_tracking_uri(), run.info.experiment_id, run.info.run_id, name)
         yield run.info.run_id
+
+
+def _close_abandoned(client: mlflow.MlflowClient, experiment: str, parent: str, name: str) -> None:
+    open_ones = f"tags.`mlflow.parentRunId` = '{parent}' and attributes.status = 'RUNNING'"
+    for run in client.search_runs([experiment], open_ones):
+        if run.info.run_name == name:
+            client.set_terminated(run.info.run_id, "KILLED")
 
 
 def begin_child(parent: str, name: str, parameters: Mapping[str, Any], tags: Mapping[str, str]) -> str:
@@ -90,9 +136,12 @@ def begin_child(parent: str, name: str, parameters: Mapping[str, Any], tags: Map
     tags = {"mlflow.parentRunId": parent, **tags}
     known = find_run(experiment, tags, "attributes.status = 'RUNNING'")
     if known is not None:
+        tag(known, links.prefect_tags())
         return known
-    run_id = str(client.create_run(experiment, tags=tags, run_name=name).info.run_id)
+    made = client.create_run(experiment, tags=tags | links.prefect_tags(), run_name=name)
+    run_id = str(made.info.run_id)
     client.log_batch(run_id, params=[Param(key, str(value)) for key, value in flatten(parameters).items()])
+    links.link_to_mlflow(mlflow.get_tracking_uri(), experiment, run_id, name)
     return run_id
 
 
@@ -130,6 +179,25 @@ def log_steps(run_id: str, rows: Sequence[Mapping[str, float]], *, step_key: str
 def log_values(run_id: str, values: Mapping[str, float]) -> None:
     """Log single values."""
     log_steps(run_id, [{"step": 0, **values}])
+
+
+def log_values_if_known(run_id: str, values: Mapping[str, float]) -> None:
+    """Log single values to a run, unless it was tracked in another machine's store."""
+    if is_tracked(run_id):
+        log_values(run_id, values)
+    else:
+        say(f"MLflow run {run_id} is in the store of the machine that trained it: values are not logged to it")
+
+
+def is_tracked(run_id: str) -> bool:
+    """Whether this store has a run; one that another machine tracked may be in that machine's own."""
+    try:
+        mlflow.MlflowClient().get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+            raise
+        return False
+    return True
 
 
 def log_file(run_id: str, path: Path, folder: str | None = None) -> None:

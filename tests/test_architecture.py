@@ -18,7 +18,15 @@ def test_import_contracts_hold():
 
 
 @pytest.mark.parametrize(
-    "module", ["mars_core.laws", "mars_core.fitting", "mars_core.convergence", "mars_core.search", "flows.cli.laws"]
+    "module",
+    [
+        "mars_core.laws",
+        "mars_core.fitting",
+        "mars_core.convergence",
+        "mars_core.search",
+        "mars_core.drift",
+        "flows.cli.laws",
+    ],
 )
 def test_laws_fit_and_search_load_no_torch(module):
     # In a process of its own, because another test may have imported torch already.

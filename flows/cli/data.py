@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from flows.cli.errors import CALLERS_MISTAKE, one_message
 from flows.cli.output import console, print_json
-from flows.cli.stages import AsJson
+from flows.cli.stages import AsJson, find_study
 
 app = typer.Typer(help="Look at a dataset.", no_args_is_help=True)
 
@@ -23,14 +22,13 @@ def _group() -> None:
 @app.command("check")
 @one_message
 def check(
-    study: Annotated[Path, typer.Argument(help="A STUDY.yaml.")],
+    study: Annotated[str, typer.Argument(help="A STUDY.yaml, a path or a URL.")],
     as_json: AsJson = False,
 ) -> None:
     """Check every row and image; list all bad rows with file, row and reason."""
-    from tasks.config import read_study
     from tasks.data import check_data, load_data
 
-    config = read_study(study)
+    config = find_study(study)
     report = check_data(config.data)
     bad = [{"file": str(row.source.file), "row": row.source.row, "reason": row.reason} for row in report.problems]
     statistics = asdict(report.images) if report.images else None

@@ -32,3 +32,8 @@ def prepare_environment(*, debug: bool) -> None:
     if not debug:
         # transformers warns about a name that PEFT and its own Trainer use.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+
+
+def services_environment() -> dict[str, str]:
+    """This process's environment for servers and workers: without what was set for a quiet command line."""
+    return {name: value for name, value in os.environ.items() if DEFAULTS.get(name) != value}

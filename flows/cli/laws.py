@@ -93,7 +93,7 @@ def fit(
     if as_json:
         print_json({key: value for key, value in fitted.to_json().items() if key != "draws"})
     else:
-        _print(fitted)
+        print_fit(fitted)
 
 
 def read_points(path: Path) -> pd.DataFrame:
@@ -138,7 +138,8 @@ def parse_hold_out(text: str, points: pd.DataFrame) -> Any:
     return getattr(points[column], comparisons[operator])(limit).to_numpy()
 
 
-def _print(fitted: LawFit) -> None:
+def print_fit(fitted: LawFit) -> None:
+    """Print a fit: equation, coefficients with intervals, held-out error and what to beware of."""
     from mars_core.laws import get_law
 
     law = get_law(fitted.law)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -14,21 +13,28 @@ from flows.cli.output import print_json, print_summary
 
 if TYPE_CHECKING:
     from tasks.config import StudyConfig
+    from tasks.store import Revision
 
-Study = Annotated[Path, typer.Argument(help="A STUDY.yaml, or the folder of a study that exists.")]
+Study = Annotated[
+    str, typer.Argument(help="A STUDY.yaml, or the folder of a study that exists; a path or a URL (s3://bucket/study).")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 NewRevision = Annotated[
     bool, typer.Option("--new-revision", help="Open a new revision in the study folder: new model, data or recipe.")
 ]
+Place = Annotated[
+    Literal["here", "workers"],
+    typer.Option("--where", help="Train in this process, or in runs of their own on the workers of a Prefect server."),
+]
 
 
 @one_message
-def run(study: Study, new_revision: NewRevision = False, as_json: AsJson = False) -> None:
+def run(study: Study, new_revision: NewRevision = False, where: Place = "here", as_json: AsJson = False) -> None:
     """Run the whole pipeline on your model and data; what is already done is kept."""
     config = load_study(study)
     from flows.study import study_flow
 
-    summary = study_flow(config, new_revision, command=this_command())
+    summary = study_flow(config, new_revision, where=where, command=this_command())
     if as_json:
         print_json(summary)
     else:
@@ -39,6 +45,7 @@ def run(study: Study, new_revision: NewRevision = False, as_json: AsJson = False
 def calibrate(
     study: Study,
     new_revision: NewRevision = False,
+    where: Place = "here",
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Print plan and predicted cost, from a few steps measured here; store nothing."),
@@ -56,7 +63,7 @@ def calibrate(
         return
     from flows.stages import calibrate_flow
 
-    print_result({"revision": calibrate_flow(config, new_revision)}, as_json)
+    print_result({"revision": calibrate_flow(config, new_revision, where)}, as_json)
 
 
 @one_message
@@ -64,11 +71,11 @@ def fit(study: Study, as_json: AsJson = False) -> None:
     """Fit law P and law C to the calibration runs."""
     config = load_study(study)
     from flows.stages import fit_flow
-    from tasks.store import read_json
+    from tasks.fit import read_laws
 
     path = fit_flow(config)
     if as_json:
-        print_json(read_json(Path(path)))
+        print_json(read_laws(_newest_revision(config)))
     else:
         print_result({"laws": path}, as_json)
 
@@ -78,12 +85,11 @@ def search(study: Study, as_json: AsJson = False) -> None:
     """Choose the rank pair from the fitted laws."""
     config = load_study(study)
     from flows.stages import search_flow
-    from tasks.revision import newest_revision
     from tasks.search import choice_path, read_choice
     from tasks.store import read_json
 
     search_flow(config)
-    revision = newest_revision(Path(config.study))
+    revision = _newest_revision(config)
     if as_json:
         print_json(read_json(choice_path(revision)))
     else:
@@ -102,12 +108,11 @@ def finetune(
     """Train the chosen pair at the full budget and save its adapter; the uniform-rank default too, to compare."""
     config = load_study(study)
     from flows.stages import final_pairs, finetune_flow
-    from tasks.revision import newest_revision
 
     if ranks is not None:
         adapters = {"asked for": finetune_flow(config, *ranks, role="asked for")}
     else:
-        finals = final_pairs(config, newest_revision(Path(config.study)))
+        finals = final_pairs(config, _newest_revision(config))
         adapters = {role: finetune_flow(config, pair.r_me, pair.r_llm, role) for role, pair in finals.items()}
     print_result(adapters, as_json)
 
@@ -117,11 +122,11 @@ def evaluate(study: Study, as_json: AsJson = False) -> None:
     """Score the base model and the final adapters on the test split."""
     config = load_study(study)
     from flows.stages import evaluate_flow
-    from tasks.store import read_json
+    from tasks.evaluate import read_evaluation
 
     path = evaluate_flow(config)
     if as_json:
-        print_json(read_json(Path(path)))
+        print_json(read_evaluation(_newest_revision(config)))
     else:
         print_result({"scores": path}, as_json)
 
@@ -135,20 +140,47 @@ def report(study: Study, as_json: AsJson = False) -> None:
     print_result({"report": report_flow(config, command=this_command())}, as_json)
 
 
-def load_study(path: Path) -> StudyConfig:
+def load_study(where: str) -> StudyConfig:
     """Read a study file, or the one that lies in a study folder, and check data and model before anything expensive."""
     from tasks.calibrate import plan_calibration
-    from tasks.config import read_study
     from tasks.data import check_data
+    from tasks.progress import say
+    from tasks.storage.location import is_remote, working_folder
+    from tasks.storage.study import pull
     from tasks.store import revisions
 
-    config = read_study(path / "study.yaml" if path.is_dir() else path)
-    if path.is_dir():  # also where the folder was moved or copied since
-        config = config.model_copy(update={"study": str(path.resolve())})
-    known = bool(revisions(Path(config.study)))
+    config = find_study(where)
+    if is_remote(config.study):
+        say(f"working copy of {config.study}: {working_folder(config.study)}")
+    pull(config.study)
+    known = bool(revisions(working_folder(config.study)))
     check_data(config.data, decode=not known).raise_if_bad()
     plan_calibration(config)
     return config
+
+
+def find_study(where: str) -> StudyConfig:
+    """Read a study file, or the one that lies in a study folder; either may be a path or a URL."""
+    from tasks.config import read_study
+    from tasks.storage.location import is_remote, local_path
+    from tasks.storage.study import STUDY_FILE
+
+    if is_remote(where):
+        if where.endswith((".yaml", ".yml")):
+            return read_study(where)
+        return read_study(f"{where.rstrip('/')}/{STUDY_FILE}").model_copy(update={"study": where.rstrip("/")})
+    path = local_path(where)
+    if not path.is_dir():
+        return read_study(path)
+    # Also where the folder was moved or copied since.
+    return read_study(path / STUDY_FILE).model_copy(update={"study": str(path.resolve())})
+
+
+def _newest_revision(config: StudyConfig) -> Revision:
+    from tasks.revision import newest_revision
+    from tasks.storage.location import working_folder
+
+    return newest_revision(working_folder(config.study))
 
 
 def print_result(result: dict[str, object], as_json: bool) -> None:

@@ -7,6 +7,7 @@ import io
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -25,6 +26,8 @@ _UNREADABLE = (
     zlib.error,
     Image.DecompressionBombError,
 )
+
+_HASHED_AT_ONCE = 4096  # images waiting in the pool's queue
 
 _ORIENTATION = 0x0112
 _SIDEWAYS = frozenset({5, 6, 7, 8})
@@ -94,12 +97,13 @@ def content_hash(image: ImageRef) -> str:
 
 
 def content_hashes(samples: Iterable[Sample]) -> dict[ImageRef, str]:
-    """Content hash of every image of `samples`; an image named often is read once."""
+    """Content hash of every image of `samples`; an image named often is read once, many are read at a time."""
+    images = list(dict.fromkeys(image for sample in samples for image in sample.images))
     hashes: dict[ImageRef, str] = {}
-    for sample in samples:
-        for image in sample.images:
-            if image not in hashes:
-                hashes[image] = content_hash(image)
+    with ThreadPoolExecutor() as pool:  # reading and hashing both let other threads run
+        for start in range(0, len(images), _HASHED_AT_ONCE):
+            batch = images[start : start + _HASHED_AT_ONCE]
+            hashes.update(zip(batch, pool.map(content_hash, batch), strict=True))
     return hashes
 
 

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers.utils.hub import cached_file, extract_commit_hash
 
 from mars_core.models.families import Family, family_of
 from mars_core.models.partition import Partition, partition_of
@@ -88,6 +89,12 @@ def read_model_type(model: str, *, trust_remote_code: bool = False) -> str:
         )
         raise ValueError(f"model {model!r} {fault}: {_first_line(error)}") from error
     return str(config.model_type)
+
+
+def read_commit(model: str) -> str | None:
+    """The commit that a hub id stands for at present, in the local cache where the hub cannot be reached."""
+    commit: str | None = extract_commit_hash(cached_file(model, "config.json"), None)
+    return commit
 
 
 def _expanded(model: str) -> str:

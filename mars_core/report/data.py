@@ -15,7 +15,7 @@ class ReportData:
 
     Attributes:
         study: the study's name.
-        revision: number of the calibration-and-choice cycle.
+        revision: number of the calibration-and-choice cycle, None for imported runs.
         created: ISO time at which the report was made.
         command: the command line that produces these results again.
         versions: package name -> version.
@@ -37,7 +37,7 @@ class ReportData:
     """
 
     study: str
-    revision: int
+    revision: int | None
     created: str
     command: str
     versions: Mapping[str, str]

@@ -21,7 +21,7 @@ from mars_core.report.figures.law_convergence import law_convergence_figure
 from mars_core.report.figures.law_performance import law_performance_figure
 from mars_core.report.figures.perplexity_heatmap import earlier_sizes_figure, heatmap_figure
 from mars_core.report.figures.predicted_heatmap import predicted_heatmap_figure
-from mars_core.report.figures.svg import inline_svg
+from mars_core.report.figures.svg import inline_svg, standalone_svg
 from mars_core.report.findings import LAW_NAMES, findings, fits
 from mars_core.report.spread import spread_sentence
 from mars_core.report.study_results import StudyResults, read_results
@@ -61,6 +61,13 @@ def render_report(data: ReportData) -> str:
     """
     results = read_results(data)
     return _environment().get_template(TEMPLATE).render(**_context(data, results))
+
+
+def render_figures(data: ReportData) -> dict[str, str]:
+    """The report's figures that the results allow, each as an SVG document by name."""
+    results = read_results(data)
+    drawn = {plot.name: plot.draw(data, results) for plot in PLOTS}
+    return {name: standalone_svg(figure) for name, figure in drawn.items() if figure is not None}
 
 
 def _context(data: ReportData, results: StudyResults) -> dict[str, Any]:

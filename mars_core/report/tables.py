@@ -40,6 +40,7 @@ MEANINGS = {
         "nu": "how over-fitting falls with dataset size",
     },
 }
+LEVELS = {"common": "the same for all pairs", "own": "close to the lowest it reached"}
 SOURCES = {
     "exact": "on the balance curve",
     "below": "next available rank below the balance rank",
@@ -114,9 +115,10 @@ def how_law_c(results: StudyResults) -> str:
     held = {
         "slice": "the other module keeps the reference rank",
         "isolated": "the other module has no adapter",
+        "given": "the times came with the runs",
         "trajectory": "here the module's adapter has come close to where it ended",
     }.get(results.signal, f"signal: {results.signal}")
-    level = "the same for all pairs" if results.level == "common" else "close to the lowest it reached"
+    level = LEVELS.get(results.level, "as its owner defined it")
     return (
         f"Each point is the step at which a run had come down to the level that counts as converged at that size "
         f"({level}); {held}. Open points with an arrow had not got there yet, so their true time is higher. Parallel "

@@ -8,7 +8,8 @@ from typer.testing import CliRunner
 from flows.cli.main import app
 from mars_core.demo import demo_backbone_path
 
-COMMANDS = ["demo", "run", "calibrate", "fit", "search", "finetune", "evaluate", "report", "doctor"]
+COMMANDS = ["demo", "run", "calibrate", "fit", "search", "finetune", "evaluate", "report", "import", "clean", "nightly"]
+COMMANDS += ["accept", "up", "down", "doctor"]
 
 
 @pytest.mark.parametrize("command", [[name] for name in COMMANDS] + [["model", "inspect"], ["data", "check"], ["laws"]])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.config import StudyConfig, read_study, write_study
+from tasks.config import StudyConfig, read_study, require_full_paths, write_study
 
 MINIMAL = "study: out\nmodel: some/model\ndata: {train: train.json}\n"
 
@@ -77,3 +77,27 @@ def test_config_is_hashable():
     # Loaded data and models are cached by configuration.
     one = StudyConfig(study="s", model="m", data={"train": "t"})
     assert hash(one) == hash(StudyConfig(study="s", model="m", data={"train": "t"}))
+
+
+def sections(schema):
+    return [schema, *schema["$defs"].values()]
+
+
+def test_every_field_of_the_form_has_one_type_and_a_description():
+    for section in sections(StudyConfig.model_json_schema()):
+        for name, field in section["properties"].items():
+            assert "anyOf" not in field, name  # the Prefect UI would show tabs
+            assert "$ref" in field or field.get("description"), name
+            assert "_" not in field.get("title", ""), name
+
+
+def test_fields_emptied_in_the_form_count_as_absent():
+    config = StudyConfig(study="/s", model="m", data={"train": "/t", "images": ""}, search={"ranks": []})
+    assert config.data.images is None
+    assert config.search.ranks is None
+
+
+def test_workers_refuse_relative_paths():
+    require_full_paths(StudyConfig(study="/s", model="some/hub-id", data={"train": "/t"}))
+    with pytest.raises(ValueError, match=r"study = 's', data\.images = 'pictures'"):
+        require_full_paths(StudyConfig(study="s", model="m", data={"train": "/t", "images": "pictures"}))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import re
+from functools import lru_cache
+from importlib.resources import files
 
 from markupsafe import Markup, escape
 from matplotlib import rc_context
@@ -37,6 +39,27 @@ def inline_svg(figure: Figure, name: str, description: str) -> Markup:
         f'style="max-width: {width:.0f}px">'
     )
     return Markup(opening + _own_ids(_page_colours(_element(document)), name) + "</svg>")
+
+
+def standalone_svg(figure: Figure) -> str:
+    """Draw `figure` as an SVG document of its own, in the page's light colours on white, text as outlines."""
+    buffer = io.StringIO()
+    with rc_context({**_RC, "svg.fonttype": "path"}):
+        FigureCanvasSVG(figure)
+        figure.savefig(buffer, format="svg", facecolor="white", metadata={"Date": None})
+    document = buffer.getvalue()
+    for placeholder, colour in _light_colours().items():
+        document = document.replace(placeholder, colour)
+    return document
+
+
+@lru_cache(maxsize=1)
+def _light_colours() -> dict[str, str]:
+    """The placeholders' colours on a light page, from the page's style sheet."""
+    css = files("mars_core.report").joinpath("report.css").read_text(encoding="utf-8").partition("@media")[0]
+    colours = {f"var({name})": value for name, value in re.findall(r"(--[a-z0-9-]+): (#[0-9a-f]{6})", css)}
+    colours["currentColor"] = colours["var(--ink)"]
+    return {placeholder: colours[name] for placeholder, name in CSS_NAMES.items()}
 
 
 def _element(document: str) -> str:

@@ -1,0 +1,84 @@
+"""Register work pools, queues, limits, deployments and automations with a Prefect server.
+
+Run as `python -m deployments.register` with PREFECT_API_URL set. Running it again changes only what differs, and keeps
+what people set in the UI: schedules, paused deployments, concurrency limits of queues.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+from prefect.deployments.runner import EntrypointType, RunnerDeployment
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.flows import Flow, load_flow_from_entrypoint
+from prefect.workers.process import ProcessWorker
+
+from deployments.automations import add_automations
+from deployments.catalogue import DEPLOYMENTS, POOLS, RUN_ENVIRONMENT, Deployed, Pool
+from mars_core import __version__
+from tasks.device_slot import register_slot
+from tasks.trigger import require_server
+
+
+def main() -> None:
+    """Register everything; say what there is now."""
+    try:
+        require_server()
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    with get_client(sync_client=True) as client:
+        for pool in POOLS:
+            register_pool(client, pool)
+            print(f"work pool {pool.name}: queues {', '.join(pool.queues)}")
+        print(f"limit {register_slot('auto')}: one training at a time on this machine's device")
+        for deployed in DEPLOYMENTS:
+            register_deployment(client, deployed)
+            print(f"deployment {deployed.name} on {deployed.pool}/{deployed.queue}")
+        for name in add_automations(client):
+            print(f"automation {name}")
+
+
+def register_pool(client: SyncPrefectClient, pool: Pool) -> None:
+    """Create a process work pool with its queues, or bring it up to date."""
+    template = ProcessWorker.get_default_base_job_template()
+    try:
+        client.create_work_pool(
+            WorkPoolCreate(name=pool.name, type="process", description=pool.description, base_job_template=template)
+        )
+    except ObjectAlreadyExists:
+        client.update_work_pool(pool.name, WorkPoolUpdate(description=pool.description))
+    for priority, queue in enumerate(pool.queues, start=1):
+        _register_queue(client, pool.name, queue, priority)
+
+
+def _register_queue(client: SyncPrefectClient, pool: str, queue: str, priority: int) -> None:
+    try:
+        known = client.read_work_queue_by_name(queue, work_pool_name=pool)
+    except ObjectNotFound:
+        client.create_work_queue(queue, work_pool_name=pool, priority=priority)
+        return
+    if known.priority != priority:
+        client.update_work_queue(known.id, priority=priority)
+
+
+def register_deployment(client: SyncPrefectClient, deployed: Deployed) -> None:
+    """Create a deployment or bring it up to date."""
+    flow: Flow[..., object] = load_flow_from_entrypoint(deployed.entrypoint)
+    RunnerDeployment.from_flow(
+        flow,
+        name=deployed.name,
+        parameters=deployed.parameters,
+        description=flow.description,
+        tags=list(deployed.tags),
+        version=__version__,
+        work_pool_name=deployed.pool,
+        work_queue_name=deployed.queue,
+        job_variables={"env": RUN_ENVIRONMENT},
+        entrypoint_type=EntrypointType.MODULE_PATH,
+    ).apply()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""Nightly recalibration: look, calibrate only what is new, compare with what stands, act on a material change."""
+
+# No `from __future__ import annotations` here: Prefect loads a served flow's file as a module that it does not name
+# in sys.modules, where annotations that are strings cannot be resolved.
+
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+from prefect import flow
+
+from flows.finals import EVALUATORS, FINAL_TRAINERS
+from flows.packs import Where
+from flows.results import JSON_RESULTS
+from flows.stages import accept_flow, calibrate_flow, final_pairs, fit_flow, report_flow, search_flow
+from mars_core.drift import ChoiceDrift, Night, quiet_night_as_markdown
+from mars_core.models.lora import RankPair
+from tasks import tracking
+from tasks.config import StudyConfig
+from tasks.data import check_data
+from tasks.nightly import Seen, find_drift, last_findings, look, publish_night, show_night, stored_runs
+from tasks.progress import say
+from tasks.revision import current_revision
+from tasks.standing import Standing, read_acceptance, read_standing
+from tasks.storage.location import address, working_folder
+from tasks.store import Revision, revisions
+
+Trigger = Literal["propose", "run"]
+Outcome = Literal["kept", "proposed", "refused", "accepted", "triggered"]
+
+
+@flow(name="mars-nightly", flow_run_name="nightly {config.study}", **JSON_RESULTS)
+def nightly_flow(config: StudyConfig, trigger: Trigger = "propose", where: Where = "here") -> dict[str, Any]:
+    """See whether data, model, recipe or settings changed; if so recalibrate, compare, and propose or run a final run.
+
+    Args:
+        config: the study.
+        trigger: on a material change, `propose` a final run in the report, or `run` it.
+        where: Train in this process, or in runs of their own on the workers of pool mars-gpu.
+
+    Returns:
+        What was found and done.
+    """
+    started = time.perf_counter()
+    seen = look(config)
+    night = None if seen.unchanged else _recalibrate(config, seen, where)
+    revision = current_revision(config)
+    choice = night.choice if night else _stored_findings(config, revision, seen)
+    outcome, done = _act(config, revision, choice, trigger, where)
+    report = _publish(config, revision, night, choice, done)
+    say(f"nightly: {outcome}. {choice.reason} {done}")
+    return {
+        "changes": list(seen.changes),
+        "revision": revision.number,
+        "trained_runs": night.trained if night else 0,
+        "adopted_runs": night.adopted if night else 0,
+        "standing": list(choice.standing) if choice.standing else None,
+        "chosen": list(choice.chosen),
+        "verdict": choice.verdict,
+        "reason": choice.reason,
+        "outcome": outcome,
+        "done": done,
+        "report": report,
+        "seconds": time.perf_counter() - started,
+    }
+
+
+def final_run(config: StudyConfig, where: Where) -> None:
+    """Make the final runs of the newest revision's choice: train, score, accept, report."""
+    revision = current_revision(config)
+    FINAL_TRAINERS[where](config, revision, final_pairs(config, revision))
+    EVALUATORS[where](config)
+    accept_flow(config)
+    report_flow(config, command="mars nightly")
+
+
+def _recalibrate(config: StudyConfig, seen: Seen, where: Where) -> Night:
+    study = working_folder(config.study)
+    check_data(config.data).raise_if_bad()  # before anything expensive
+    before = set() if seen.opens_revision or not revisions(study) else stored_runs(current_revision(config))
+    calibrate_flow(config, seen.opens_revision, where)
+    fit_flow(config)
+    search_flow(config)
+    revision = current_revision(config)
+    return find_drift(config, revision, seen, stored_runs(revision) - before)
+
+
+def _stored_findings(config: StudyConfig, revision: Revision, seen: Seen) -> ChoiceDrift:
+    """What the last night found; found again where another final run has been accepted since."""
+    return last_findings(revision) or find_drift(config, revision, seen, set()).choice
+
+
+def _act(
+    config: StudyConfig, revision: Revision, choice: ChoiceDrift, trigger: Trigger, where: Where
+) -> tuple[Outcome, str]:
+    if not choice.needs_final_run:
+        return "kept", "No final run is needed."
+    standing, pair = read_standing(revision.study), final_pairs(config, revision)["chosen"]
+    before = _decided(revision, pair, standing)
+    if before is not None and before[0] == "refused":
+        return before
+    if trigger == "propose":
+        return "proposed", f"A final run of {pair} is proposed; `mars nightly --trigger run` makes it."
+    final_run(config, where)
+    return _decided(revision, pair, standing) or ("triggered", f"A final run of {pair} was set off.")
+
+
+def _decided(revision: Revision, pair: RankPair, standing: Standing | None) -> tuple[Outcome, str] | None:
+    """What came of the pair's final run against what stood before it, None where there was none."""
+    decision = read_acceptance(revision, pair, standing)
+    if decision is None:
+        return None
+    if decision.accepted:
+        return "accepted", f"The final run of {pair} was accepted: {decision.reason}."
+    return "refused", f"The final run of {pair} was not accepted: {decision.reason}."
+
+
+def _publish(config: StudyConfig, revision: Revision, night: Night | None, choice: ChoiceDrift, done: str) -> str:
+    if night is None:
+        show_night(quiet_night_as_markdown(revision.study.name, revision.number, choice, done))
+        return address(config.study, revision.path("drift.md"))
+    with tracking.study_run(working_folder(config.study), revision.number, config.model_dump(mode="json")) as parent:
+        return address(config.study, Path(publish_night(config, revision, night, done, parent)))

@@ -1,0 +1,103 @@
+"""The flows that exist for workers: one calibration pack, one final run, the test scores, fit and search."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+
+from flows.approval import AfterChoice, may_train
+from flows.finals import trigger_finals
+from flows.results import JSON_RESULTS
+from flows.stages import evaluate_flow, final_pairs, finetune_flow, fit_flow, search_flow
+from mars_core.models.lora import RankPair
+from tasks.approval import pair_to_train
+from tasks.calibrate import PlannedPack, missing_runs, plan_calibration
+from tasks.config import StudyConfig
+from tasks.device_slot import device_slot
+from tasks.packs import calibrate_pack
+from tasks.progress import say
+from tasks.revision import current_revision
+from tasks.storage.location import working_folder
+from tasks.storage.study import pull
+from tasks.store import Revision
+
+
+@flow(name="mars-calibrate-pack", **JSON_RESULTS)
+def calibrate_pack_flow(config: StudyConfig, revision: int, runs: list[str], parent: str) -> list[str]:
+    """Train one calibration pack. A calibration starts these runs, one per pack; there is no need to do it by hand.
+
+    Args:
+        config: The study.
+        revision: Number of the revision that the pack belongs to.
+        runs: Identities of the calibration runs in the pack.
+        parent: MLflow run of the revision.
+    """
+    pull(config.study)
+    opened, plan = Revision(working_folder(config.study), revision), plan_calibration(config)
+    if unknown := set(runs) - {run.run_id for run in plan.runs}:
+        raise ValueError(
+            f"{len(unknown)} of {len(runs)} calibration runs are not in this worker's plan: data, model or code here "
+            "differ from those of the machine that asked for them; give all machines the same"
+        )
+    missing = tuple(run for run in missing_runs(opened, plan) if run.run_id in runs)
+    if not missing:
+        say("calibrate-pack: already done")
+        return []
+    pack = PlannedPack(missing)
+    with device_slot(config.device):
+        return calibrate_pack(config, opened, plan, pack, parent, pack.name)
+
+
+@flow(name="mars-final", **JSON_RESULTS)
+def final_flow(config: StudyConfig, r_me: int | None = None, r_llm: int | None = None) -> str:
+    """Train one pair at the full budget, by default the one that the search chose; returns its adapter's path.
+
+    Args:
+        config: The study; its search must have run, unless both ranks are given.
+        r_me: Rank of the vision encoder, by default the chosen one.
+        r_llm: Rank of the language model, by default the chosen one.
+    """
+    revision = current_revision(config)
+    pair = _asked_for(revision, r_me, r_llm)
+    with device_slot(config.device):
+        return finetune_flow(config, pair.r_me, pair.r_llm, _role(config, revision, pair))
+
+
+def _asked_for(revision: Revision, r_me: int | None, r_llm: int | None) -> RankPair:
+    if r_me is not None and r_llm is not None:
+        return RankPair(r_me, r_llm)
+    if (r_me, r_llm) != (None, None):
+        raise ValueError(f"one rank is missing: got r_me = {r_me} and r_llm = {r_llm}; give both, or none")
+    return pair_to_train(revision)
+
+
+def _role(config: StudyConfig, revision: Revision, pair: RankPair) -> str:
+    roles = {known: role for role, known in final_pairs(config, revision).items()}
+    return roles.get(pair, "asked for")
+
+
+@flow(name="mars-score", **JSON_RESULTS)
+def score_flow(config: StudyConfig) -> str:
+    """Score the base model and the final adapters on the test split; returns the path of the scores.
+
+    Args:
+        config: The study; its final runs must have finished.
+    """
+    with device_slot(config.device):
+        return evaluate_flow(config)
+
+
+@flow(name="mars-fit-and-search", flow_run_name="fit and search {config.study}", **JSON_RESULTS)
+def fit_and_search_flow(config: StudyConfig, after_choice: AfterChoice = "train") -> dict[str, Any]:
+    """Fit both laws, choose the pair, and trigger its final run on a worker; returns the pair and the flow runs.
+
+    Args:
+        config: The study; its calibration must have finished.
+        after_choice: train the chosen pair at once, ask a person first (this run pauses), or stop.
+    """
+    fit_flow(config)
+    chosen = search_flow(config)
+    if not may_train(config, after_choice):
+        return {"chosen": chosen, "triggered": []}
+    return {"chosen": chosen, "triggered": trigger_finals(config)}

@@ -1,0 +1,79 @@
+"""Who plans and trains the calibration packs: this process, or workers wherever they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from mars_core.metrics.identity import content_hash
+from tasks.calibrate import CalibrationPlan, PlannedPack, PlannedRun
+from tasks.check import prepare_for_workers
+from tasks.config import StudyConfig
+from tasks.packs import begin_packs, calibrate_pack, packs_for_workers
+from tasks.progress import progress_artifact, progress_bar
+from tasks.storage.location import study_key
+from tasks.store import Revision
+from tasks.trigger import Request, run_all
+
+Where = Literal["here", "workers"]
+PackPlanner = Callable[
+    [StudyConfig, Revision, CalibrationPlan, Sequence[PlannedRun]], tuple[list[PlannedPack], dict[str, Any]]
+]
+PackTrainer = Callable[[StudyConfig, Revision, CalibrationPlan, Sequence[PlannedPack], str], None]
+
+PACK_DEPLOYMENT = "mars-calibrate-pack/calibrate-pack"
+PROGRESS_KEY = "mars-calibration-progress"
+
+
+def train_packs_here(
+    config: StudyConfig, revision: Revision, plan: CalibrationPlan, packs: Sequence[PlannedPack], parent: str
+) -> None:
+    """Train packs in this process, one after the other."""
+    with progress_artifact(PROGRESS_KEY, "calibration packs", len(packs)) as show:
+        for number, pack in enumerate(packs, start=1):
+            calibrate_pack(config, revision, plan, pack, parent, f"pack {number}/{len(packs)}, {len(pack.runs)} runs")
+            show(number)
+
+
+def train_packs_on_workers(
+    config: StudyConfig, revision: Revision, plan: CalibrationPlan, packs: Sequence[PlannedPack], parent: str
+) -> None:
+    """Train each pack in a flow run of its own on the pool `mars-gpu`: as many at once as workers are free."""
+    requests = [pack_request(config, revision, plan, pack, parent) for pack in packs]
+    with (
+        progress_artifact(PROGRESS_KEY, "calibration packs", len(packs)) as show,
+        progress_bar("calibration packs on workers", len(packs)) as advance,
+    ):
+
+        def tell(done: int) -> None:
+            advance(done)
+            show(done)
+
+        run_all(requests, on_done=tell)
+
+
+def pack_request(
+    config: StudyConfig, revision: Revision, plan: CalibrationPlan, pack: PlannedPack, parent: str
+) -> Request:
+    """The flow run that trains a pack."""
+    return Request(
+        deployment=PACK_DEPLOYMENT,
+        identity=content_hash([study_key(revision.study), revision.number, plan.inputs_hash, pack.pack_id]),
+        name=f"pack {pack.name}",
+        parameters={
+            "config": config.model_dump(mode="json"),
+            "revision": revision.number,
+            "runs": [run.run_id for run in pack.runs],
+            "parent": parent,
+        },
+        tags=("calibration", f"study:{revision.study.name}", f"revision:{revision.number}"),
+    )
+
+
+def check_nothing(config: StudyConfig) -> None:
+    """The command line has checked the data before the flow began."""
+
+
+PACK_PLANNERS: dict[Where, PackPlanner] = {"here": begin_packs, "workers": packs_for_workers}
+PACK_TRAINERS: dict[Where, PackTrainer] = {"here": train_packs_here, "workers": train_packs_on_workers}
+DATA_CHECKS: dict[Where, Callable[[StudyConfig], Any]] = {"here": check_nothing, "workers": prepare_for_workers}

@@ -1,0 +1,54 @@
+"""Whether a finished final run takes the standing one's place: only where it is better on validation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ValidationScore:
+    """Validation losses (nats per answer token) of two adapters on the same samples.
+
+    `samples`: how many samples both were scored on, of `of` in the validation set.
+    """
+
+    new_loss: float
+    standing_loss: float
+    samples: int
+    of: int
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """Whether a final run was accepted, why, and by which scores."""
+
+    accepted: bool
+    reason: str
+    score: ValidationScore | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-safe form."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(stored: Mapping[str, Any]) -> Acceptance:
+        """Read what `to_json` wrote."""
+        score = stored["score"]
+        return Acceptance(stored["accepted"], stored["reason"], None if score is None else ValidationScore(**score))
+
+
+def judge_final(score: ValidationScore) -> Acceptance:
+    """Accept a final run whose validation loss is lower than the standing adapter's on the same samples."""
+    accepted = score.new_loss < score.standing_loss
+    where = (
+        f"the {score.of} validation samples"
+        if score.samples == score.of
+        else f"the {score.samples} of {score.of} validation samples that the standing adapter was not trained on"
+    )
+    relation = "lower than" if accepted else "not lower than"
+    reason = (
+        f"validation loss {score.new_loss:.4f}, {relation} the standing adapter's {score.standing_loss:.4f} on {where}"
+    )
+    return Acceptance(accepted, reason, score)

@@ -1,0 +1,19 @@
+"""Imported runs as Parquet: the checkpoint-metrics contract, as far as an import knows its columns."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pyarrow as pa
+
+from mars_core.imported.rows import METRICS
+from mars_core.metrics.schema import SCHEMA, SCHEMA_VERSION
+
+# What the runs do not say (gradients, time, device, hashes) is left out rather than made up.
+IMPORTED_SCHEMA = pa.schema([SCHEMA.field("schema_version"), *(SCHEMA.field(name) for name in METRICS)])
+
+
+def to_imported_table(metrics: pd.DataFrame) -> pa.Table:
+    """Metrics of imported runs under the contract's names, types and units."""
+    return pa.Table.from_pandas(
+        metrics.assign(schema_version=SCHEMA_VERSION), schema=IMPORTED_SCHEMA, preserve_index=False
+    )

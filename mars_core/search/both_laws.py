@@ -1,0 +1,114 @@
+"""Fit law P and the law C of both modules to checkpoint metrics: what every choice starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pandas as pd
+
+from mars_core.convergence import LossLevels, NoConvergenceTimes, convergence_times, with_separability
+from mars_core.convergence.times import LevelName, SignalName
+from mars_core.fitting import choose_form, fit_law
+
+MODULES = ("me", "llm")
+# Seeds of their own: with one seed, the n-th draw of both law C fits would take the same runs by position.
+BOOTSTRAP_SEEDS = {"performance": 0, "me": 1, "llm": 2}
+
+
+@dataclass(frozen=True)
+class LawSettings:
+    """How both laws are fitted.
+
+    reference: pair at which law C's slices cross. rule: `paper` keeps Eq. 1 as the form of law P.
+    """
+
+    reference: tuple[int, int]
+    delta: float = 1e-3
+    starts: int = 64
+    bootstrap: int = 200
+    signal: SignalName = "slice"
+    level: LevelName = "common"
+    rule: Literal["mars", "paper"] = "mars"
+
+
+@dataclass(frozen=True, eq=False)
+class Times:
+    """Convergence times of both modules, or the cause why there are none; `signal` and `level` say how they came."""
+
+    table: pd.DataFrame
+    cause: str | None
+    signal: str
+    level: str
+
+
+def times_from_curves(metrics: pd.DataFrame, settings: LawSettings, levels: LossLevels | None) -> Times:
+    """Convergence times read off the validation curves; `levels` are frozen ones, None to take them from these runs."""
+    try:
+        table = convergence_times(
+            metrics, signal=settings.signal, level=settings.level, reference=settings.reference, levels=levels
+        )
+    except NoConvergenceTimes as error:
+        return Times(pd.DataFrame({"module": []}), str(error), settings.signal, settings.level)
+    return Times(table, None, settings.signal, settings.level)
+
+
+def laws_from(points: pd.DataFrame, times: Times, settings: LawSettings) -> dict[str, Any]:
+    """Fit law P to `points` (r_me, r_llm, D, loss, run_id, seed) and law C to `times`; no fit leaves a cause."""
+    form = _form(points, settings)
+    performance, causes = _fit_or_cause({"performance": points}, form["law"], settings)
+    modules = {module: times.cause or times.table[times.table["module"] == module] for module in MODULES}
+    convergence, no_convergence = _fit_or_cause(modules, "convergence", settings)
+    return {
+        "performance": performance["performance"],
+        "form": form,
+        "convergence": convergence,
+        "causes": causes | no_convergence,
+        "convergence_times": times.table.to_dict("records"),
+        "reference": list(settings.reference),
+        "signal": times.signal,
+        "level": times.level,
+    }
+
+
+def metrics_as_points(metrics: pd.DataFrame) -> pd.DataFrame:
+    """Checkpoint metrics as the points of law P: r_me, r_llm, D, loss, and the run they come from."""
+    return metrics.rename(columns={"unique_samples": "D", "val_loss": "loss"})[
+        ["r_me", "r_llm", "D", "loss", "run_id", "seed"]
+    ]
+
+
+def _form(points: pd.DataFrame, settings: LawSettings) -> dict[str, Any]:
+    """Which form law P takes: Eq. 1 under `paper`, else the one that wins on held-out sizes and ranks."""
+    if settings.rule == "paper":
+        return {"law": "performance", "reason": "law: paper keeps Eq. 1"}
+    try:
+        return choose_form(points, delta=settings.delta).to_json()
+    except ValueError as error:  # too few points to hold any out
+        return {"law": "performance", "reason": f"Eq. 1 by default: {error}"}
+
+
+def _fit_or_cause(
+    tables: Mapping[str, pd.DataFrame | str], law: str, settings: LawSettings
+) -> tuple[dict[str, Any], dict[str, str | None]]:
+    """Fit a law to each table; a table that is a sentence, or cannot be fitted, becomes a cause."""
+    fits: dict[str, Any] = {}
+    causes: dict[str, str | None] = {}
+    for name, points in tables.items():
+        fits[name], causes[name] = None, points if isinstance(points, str) else None
+        if isinstance(points, str):
+            continue
+        try:
+            fit = fit_law(
+                law,
+                points,
+                delta=settings.delta,
+                n_starts=settings.starts,
+                n_bootstrap=settings.bootstrap,
+                seed=BOOTSTRAP_SEEDS[name],
+            )
+            fits[name] = (with_separability(fit, points) if law == "convergence" else fit).to_json()
+        except ValueError as error:  # too few or unusable points: the search falls back and says why
+            causes[name] = str(error)
+    return fits, causes

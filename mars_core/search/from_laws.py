@@ -1,0 +1,89 @@
+"""From fitted laws, as they are stored, to the choice with its stability."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import pandas as pd
+
+from mars_core.fitting import LawFit
+from mars_core.search.both_laws import metrics_as_points
+from mars_core.search.choice import Choice
+from mars_core.search.stability import Stability, stability_over_draws, stability_over_seeds
+
+STABILITY_DRAWS = 100
+LAW_NAMES = {"performance": "law_p", "me": "law_c_me", "llm": "law_c_llm"}
+
+
+class ChoosePair(Protocol):
+    """`choose_pair` with everything bound that depends on neither laws nor measurements."""
+
+    def __call__(
+        self,
+        law_p: LawFit | None,
+        law_c_me: LawFit | None,
+        law_c_llm: LawFit | None,
+        *,
+        observed: pd.DataFrame,
+        missing: Mapping[str, str],
+        evidence: Mapping[str, Any] | None = None,
+    ) -> Choice:
+        """Choose from three fits."""
+
+
+def choose_from_laws(
+    laws: Mapping[str, Any],
+    metrics: pd.DataFrame,
+    choose: ChoosePair,
+    refit: Callable[[pd.DataFrame], Mapping[str, Any]],
+) -> Choice:
+    """Choose from stored laws; how stable the choice is over seeds, else over bootstrap draws, goes with it.
+
+    refit: laws of a part of the metrics (one seed's runs), in the form of `laws`.
+    """
+    stability = _stability(laws, metrics, choose, refit)
+    evidence = {"stability": stability.to_json() if stability else None}
+    return choose(*fits_of(laws), observed=observed_losses(metrics), missing=missing_of(laws), evidence=evidence)
+
+
+def _stability(
+    laws: Mapping[str, Any],
+    metrics: pd.DataFrame,
+    choose: ChoosePair,
+    refit: Callable[[pd.DataFrame], Mapping[str, Any]],
+) -> Stability | None:
+    if metrics["seed"].nunique() > 1:
+
+        def choose_again(part: pd.DataFrame) -> Choice:
+            again = refit(part)
+            return choose(*fits_of(again), observed=observed_losses(part), missing=missing_of(again))
+
+        return stability_over_seeds(metrics, choose_again)
+    fits = fits_of(laws)
+    if not any(fits):
+        return None
+    observed, missing = observed_losses(metrics), missing_of(laws)
+    return stability_over_draws(
+        *fits, lambda *drawn: choose(*drawn, observed=observed, missing=missing), n_draws=STABILITY_DRAWS
+    )
+
+
+def fits_of(laws: Mapping[str, Any]) -> tuple[LawFit | None, LawFit | None, LawFit | None]:
+    """Law P and law C of the vision encoder and the LLM; None where there is no fit."""
+    convergence = laws["convergence"]
+    return _fit(laws["performance"]), _fit(convergence["me"]), _fit(convergence["llm"])
+
+
+def missing_of(laws: Mapping[str, Any]) -> dict[str, str]:
+    """Why a fit is missing, under the names that `choose_pair` takes."""
+    return {LAW_NAMES[name]: cause for name, cause in laws["causes"].items() if cause}
+
+
+def observed_losses(metrics: pd.DataFrame) -> pd.DataFrame:
+    """Mean loss over seeds of each pair at each size."""
+    return metrics_as_points(metrics).groupby(["r_me", "r_llm", "D"], as_index=False).agg({"loss": "mean"})
+
+
+def _fit(stored: Any) -> LawFit | None:
+    return LawFit.from_json(stored) if stored else None

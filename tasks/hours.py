@@ -1,0 +1,66 @@
+"""What a revision cost: the hours that its runs held a GPU, or a process on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks import tracking
+from tasks.calibrate import CalibrationPlan, PlannedRun, calibration_outputs
+from tasks.config import StudyConfig
+from tasks.inputs import log_datasets
+from tasks.retrying import IO_RETRIES
+from tasks.store import Revision, read_json
+
+GPU_HOURS, CPU_HOURS = "gpu_hours", "cpu_hours"
+
+
+def device_hours(seconds: float, device: str) -> dict[str, float]:
+    """Seconds on a device as hours under the name of its kind; one run holds one GPU, or one CPU process."""
+    return {CPU_HOURS if device == "cpu" else GPU_HOURS: seconds / 3600}
+
+
+def revision_hours(revision: Revision) -> dict[str, float]:
+    """Hours of everything trained in a revision so far; runs taken over from older revisions cost nothing here."""
+    parts = [
+        *(
+            _run_hours(read_json(path), path.with_suffix(".parquet"))
+            for path in revision.path("calibration").glob("*.json")
+        ),
+        *(final_hours(read_json(path)) for path in revision.path("final").glob("*/training.json")),
+    ]
+    return {kind: sum(part.get(kind, 0.0) for part in parts) for kind in (GPU_HOURS, CPU_HOURS)}
+
+
+def final_hours(record: Mapping[str, Any]) -> dict[str, float]:
+    """Hours of a final run, from its record; none where an older record does not name the device."""
+    return device_hours(record["seconds"], record["device"]) if "device" in record else {}
+
+
+def _run_hours(summary: Mapping[str, Any], metrics: Path) -> dict[str, float]:
+    if "adopted_from" in summary or not metrics.is_file():
+        return {}
+    devices = pq.read_table(metrics, columns=["device"])["device"].to_pylist()
+    return device_hours(summary["wall_seconds"], devices[0]) if devices else {}
+
+
+@task(name="publish-calibration", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
+def publish_calibration(
+    config: StudyConfig, revision: Revision, plan: CalibrationPlan, trained: Sequence[PlannedRun], parent: str
+) -> None:
+    """Put datasets and hours on the MLflow runs of what was just trained, and the revision's on its parent run."""
+    log_datasets(parent, config)
+    tracking.log_values(parent, revision_hours(revision))
+    for run in trained:
+        metrics, summary = calibration_outputs(revision, replace(plan, runs=(run,)))
+        record = read_json(summary)
+        if not tracking.is_tracked(record["mlflow_run_id"]):  # another machine trained it meanwhile
+            continue
+        log_datasets(record["mlflow_run_id"], config, ("train", "validation"))
+        tracking.log_values(record["mlflow_run_id"], _run_hours(record, metrics))

@@ -1,0 +1,1 @@
+"""The local stack: Prefect, MLflow and workers as processes of this machine."""

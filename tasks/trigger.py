@@ -1,0 +1,151 @@
+"""Start runs of deployments exactly once per attempt, and wait for them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+import httpx
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterIdempotencyKey
+from prefect.client.schemas.objects import FlowRun
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import get_current_settings
+from prefect.utilities.urls import url_for
+
+from mars_core.metrics.identity import content_hash
+from tasks.progress import say
+
+POLL_SECONDS = 2.0
+# A crash is the machine's: killed, out of memory, restarted. One that comes back twice is the run's own.
+ATTEMPTS_AFTER_CRASHES = 3
+
+
+@dataclass(frozen=True)
+class Request:
+    """A run of a deployment that shall happen once.
+
+    deployment: "flow name/deployment name". identity: hash of everything that makes two requests the same one.
+    name: of the flow run.
+    """
+
+    deployment: str
+    identity: str
+    name: str
+    parameters: Mapping[str, Any] = field(hash=False)
+    tags: tuple[str, ...] = ()
+
+    def key(self, attempt: int) -> str:
+        """Idempotency key of an attempt: the server keeps one run per key."""
+        return content_hash([self.deployment, self.identity, attempt])
+
+
+def start_once(request: Request) -> FlowRun:
+    """Return the run of a request that is under way, or start one; runs that have ended count as past attempts.
+
+    Two callers at the same moment get the same run: both ask for the same attempt, and the server keeps one run per
+    key. The caller must have looked whether the work is already done.
+
+    Raises:
+        ValueError: no Prefect server is configured, or it does not know the deployment.
+    """
+    require_server()
+    with get_client(sync_client=True) as client:
+        for attempt in count(1):
+            run = _known(client, request.key(attempt)) or _start(request, attempt)
+            if run.state is None or not run.state.is_final():
+                return run
+    raise AssertionError("unreachable")
+
+
+def require_server() -> None:
+    """Refuse to go on without a Prefect server that outlives this command.
+
+    Raises:
+        ValueError: none is configured.
+    """
+    if not get_current_settings().api.url:
+        raise ValueError(
+            "runs on workers need a Prefect server: start one with `mars up` and set PREFECT_API_URL as it says, "
+            "or train here (`--where here`)"
+        )
+
+
+def _known(client: SyncPrefectClient, key: str) -> FlowRun | None:
+    only = FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=[key]))
+    found = client.read_flow_runs(flow_run_filter=only, limit=1)
+    return found[0] if found else None
+
+
+def _start(request: Request, attempt: int) -> FlowRun:
+    try:
+        run: FlowRun = run_deployment(
+            request.deployment,
+            parameters=dict(request.parameters),
+            timeout=0,
+            flow_run_name=request.name if attempt == 1 else f"{request.name} (attempt {attempt})",
+            tags=[*request.tags, f"attempt:{attempt}"],
+            idempotency_key=request.key(attempt),
+        )
+    except ObjectNotFound as error:
+        raise ValueError(
+            f"the Prefect server has no deployment {request.deployment!r}: "
+            "register them with `python -m deployments.register`"
+        ) from error
+    say(f"{request.name}: {flow_run_url(run)}")
+    return run
+
+
+def flow_run_url(run: FlowRun) -> str:
+    """Where a flow run is shown, or its id where no UI is known."""
+    return url_for("flow-run", run.id) or f"flow run {run.id}"
+
+
+def run_all(requests: Sequence[Request], on_done: Callable[[int], None] = lambda done: None) -> None:
+    """Start every request and wait for all of them; a run that crashed is started again a few times.
+
+    on_done: told how many have completed, each time one has. A failure keeps none of the others from finishing.
+
+    Raises:
+        RuntimeError: a run failed, was cancelled or kept crashing; names each.
+    """
+    under_way = {request: start_once(request) for request in requests}
+    crashes = dict.fromkeys(requests, 0)
+    failures: list[str] = []
+    done = 0
+    while under_way:
+        time.sleep(POLL_SECONDS)
+        for request, run in _ended(under_way).items():
+            del under_way[request]
+            if run.state is not None and run.state.is_completed():
+                done += 1
+                on_done(done)
+                continue
+            crashes[request] += run.state is not None and run.state.is_crashed()
+            if run.state is not None and run.state.is_crashed() and crashes[request] < ATTEMPTS_AFTER_CRASHES:
+                say(f"{request.name} crashed, starting it again: {run.state.message}")
+                under_way[request] = start_once(request)
+            else:
+                failures.append(_describe(request, run))
+    if failures:
+        raise RuntimeError(f"{len(failures)} of {len(requests)} runs did not complete: {'; '.join(failures)}")
+
+
+def _ended(under_way: Mapping[Request, FlowRun]) -> dict[Request, FlowRun]:
+    with get_client(sync_client=True) as client:
+        try:
+            now = {request: client.read_flow_run(run.id) for request, run in under_way.items()}
+        except httpx.TransportError as error:  # the runs go on without the server; so does the wait for it
+            say(f"the Prefect server does not answer ({error}), asking again")
+            return {}
+    return {request: run for request, run in now.items() if run.state is not None and run.state.is_final()}
+
+
+def _describe(request: Request, run: FlowRun) -> str:
+    state = run.state
+    told = f"{state.name}: {state.message}" if state is not None else "no state"
+    return f"{request.name} ended {told} ({flow_run_url(run)})"

@@ -1,0 +1,228 @@
+"""Nights on a small study: quiet ones, changed data, reverted data, another rank, and who stays champion."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import mlflow
+import pytest
+from peft import PeftModel
+from PIL import ImageFile
+
+from flows.nightly import nightly_flow
+from flows.study import study_flow
+from mars_core.drift import Acceptance
+from mars_core.models.lora import RankPair
+from mars_core.training.evaluation import evaluate
+from tasks import resources, tracking
+from tasks.config import StudyConfig
+from tasks.data import forget_data, scored_batches, validation_set
+from tasks.nightly import look
+from tasks.revision import open_revision
+from tasks.search import chosen_pair
+from tasks.standing import accept_if_better, read_standing
+from tasks.store import Revision, read_json, write_json
+
+
+@pytest.fixture
+def own(copied: StudyConfig, tmp_path: Path, demo_data: Path) -> StudyConfig:
+    """The finished study with data of its own that a test may change."""
+    folder = tmp_path / "data"
+    shutil.copytree(demo_data, folder)
+    paths = {name: str(folder / f"{name}.json") for name in ("train", "validation", "test")}
+    data = copied.data.model_copy(update=paths | {"images": str(folder / "images")})
+    forget_data()
+    return copied.model_copy(update={"data": data})
+
+
+def rewrite(path: str, change) -> None:
+    file = Path(path)
+    file.write_text(json.dumps(change(json.loads(file.read_text()))))
+
+
+def champion(config: StudyConfig) -> str:
+    """Version that the alias names, of the model that the standing choice names."""
+    tracking.use_store(Path(config.study))
+    name = read_standing(Path(config.study)).registered_model
+    return str(mlflow.MlflowClient().get_model_version_by_alias(name, "champion").version)
+
+
+def test_a_finished_study_stands_and_its_adapter_is_champion(copied, tmp_path):
+    standing = read_standing(Path(copied.study))
+    assert standing.pair == tuple(read_json(Path(copied.study, "revisions/001/choice.json"))["pair"])
+    assert champion(copied) == standing.model_version == "1"
+    uri = f"models:/{standing.registered_model}@champion"
+    got = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(tmp_path / "got")))
+    weights = "adapter_model.safetensors"
+    assert (got / weights).read_bytes() == Path(copied.study, standing.adapter, weights).read_bytes()
+    assert not [path for path in got.rglob("*") if path.suffix in (".pkl", ".pickle", ".bin", ".pt", ".pth")]
+
+
+def test_runs_name_their_datasets_hours_and_figures(finished):
+    tracking.use_store(Path(finished.study))
+    client = mlflow.MlflowClient()
+    runs = client.search_runs([tracking.open_experiment(Path(finished.study))])
+    inputs = {
+        run.data.tags["mars.kind"]: {d.dataset.name: d.dataset.digest for d in run.inputs.dataset_inputs}
+        for run in runs
+    }
+    assert set(inputs["study"]) == {"train", "validation", "test"}
+    assert set(inputs["calibration"]) == set(inputs["final"]) == {"train", "validation"}
+    recorded = read_json(Path(finished.study, "revisions/001/data.json"))["hashes"]
+    assert inputs["study"] == {split: digest[:36] for split, digest in recorded.items()}
+    (parent,) = [run for run in runs if run.data.tags["mars.kind"] == "study"]
+    source = mlflow.data.get_source(parent.inputs.dataset_inputs[0].dataset)
+    assert source.uri in (finished.data.train, finished.data.validation, finished.data.test)
+    children = [run.data.metrics["cpu_hours"] for run in runs if run is not parent]
+    assert parent.data.metrics["cpu_hours"] == pytest.approx(sum(children))
+    assert min(children) > 0
+    figures = {item.path for item in client.list_artifacts(parent.info.run_id, "figures")}
+    assert {"figures/heatmap.svg", "figures/law-p.svg"} <= figures
+
+
+def test_a_quiet_night_takes_seconds_and_touches_neither_model_nor_pixels(own, monkeypatch):
+    first = nightly_flow(own)
+    assert (first["verdict"], first["outcome"], first["trained_runs"]) == ("same pair", "kept", 0)
+
+    def forbidden(*args, **kwargs):
+        raise AssertionError("a quiet night must not do this")
+
+    monkeypatch.setattr(resources, "load_base", forbidden)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", forbidden)
+    quiet = nightly_flow(own)
+    print(f"quiet night: {quiet['seconds']:.2f} s")
+    assert quiet["changes"] == []
+    assert (quiet["outcome"], quiet["revision"]) == ("kept", 1)
+    assert quiet["seconds"] < 10
+
+
+def test_an_image_of_equal_size_and_time_is_seen_to_have_changed(own):
+    nightly_flow(own)
+    image = next(Path(own.data.images).iterdir())
+    before, content = image.stat(), bytearray(image.read_bytes())
+    content[-20] ^= 1
+    image.write_bytes(content)
+    os.utime(image, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (image.stat().st_size, image.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    seen = look.fn(own)
+    assert (seen.unchanged, seen.opens_revision) == (False, True)
+    assert "data_hash" in seen.changes[0]
+
+
+def test_a_lost_output_is_no_quiet_night(own):
+    nightly_flow(own)
+    Path(own.study, "revisions/001/laws.json").unlink()
+    assert not look.fn(own).unchanged
+    assert nightly_flow(own)["outcome"] == "kept"
+    assert Path(own.study, "revisions/001/laws.json").is_file()
+
+
+def test_changed_data_open_a_revision_and_reverted_data_take_over_the_old_runs(own):
+    original = Path(own.data.train).read_text()
+    rewrite(own.data.train, lambda rows: rows[4:])
+    changed = nightly_flow(own)
+    assert (changed["revision"], changed["trained_runs"], changed["adopted_runs"]) == (2, 4, 0)
+    report = Path(changed["report"]).read_text()
+    assert "| train | 64 | 60 | 0 | 4 | 0 |" in report
+    assert "law P" in report
+    assert read_standing(Path(own.study)).revision == 1  # only an accepted final run changes it
+
+    Path(own.data.train).write_text(original)
+    reverted = nightly_flow(own)
+    assert (reverted["revision"], reverted["trained_runs"], reverted["adopted_runs"]) == (3, 0, 4)
+    first, third = (read_json(Path(own.study, f"revisions/{n:03d}/laws.json")) for n in (1, 3))
+    assert third["performance"]["coefficients"] == pytest.approx(first["performance"]["coefficients"])
+    summaries = [read_json(path) for path in Path(own.study, "revisions/003/calibration").glob("*.json")]
+    assert {summary["adopted_from"] for summary in summaries} == {1}
+
+
+@pytest.mark.slow
+def test_another_rank_trains_only_its_own_pairs_and_a_material_change_makes_a_final_run(own):
+    calibration = own.calibration.model_copy(update={"ranks": (2, 4, 8)})
+    search = own.search.model_copy(update={"max_trainable_parameters": 30_000})  # the standing pair is above it
+    wider = own.model_copy(update={"calibration": calibration, "search": search})
+    standing = read_standing(Path(own.study))
+    proposed = nightly_flow(wider)
+    assert (proposed["trained_runs"], proposed["verdict"], proposed["outcome"]) == (5, "material", "proposed")
+    assert read_standing(Path(own.study)) == standing
+
+    done = nightly_flow(wider, trigger="run")
+    assert done["trained_runs"] == 0
+    pair = RankPair(*done["chosen"])
+    new = read_json(Path(own.study, f"revisions/001/final/{pair.slug}/training.json"))["best_val_loss"]
+    better = new < standing.validation_loss
+    assert done["outcome"] == ("accepted" if better else "refused")
+    assert champion(own) == ("2" if better else "1")
+    again = nightly_flow(wider, trigger="run")
+    assert again["outcome"] == ("kept" if better else "refused")
+
+
+def second_final(config: StudyConfig, loss: float) -> tuple[Revision, RankPair]:
+    """A revision whose final run is a copy of the first one's adapter, with a planted validation loss."""
+    first = Revision(Path(config.study), 1)
+    pair = chosen_pair(first)
+    revision = open_revision(config, new=True)
+    shutil.copytree(first.path("final", pair.slug), revision.path("final", pair.slug))
+    revision.path("final", pair.slug, "acceptance.json").unlink()
+    tracking.open_experiment(Path(config.study))
+    with mlflow.start_run(experiment_id=tracking.open_experiment(Path(config.study))) as run:
+        tracking.log_file(run.info.run_id, revision.path("final", pair.slug, "adapter"), "adapter")
+    record = revision.path("final", pair.slug, "training.json")
+    write_json(record, read_json(record) | {"best_val_loss": loss, "mlflow_run_id": run.info.run_id})
+    return revision, pair
+
+
+def another_recipe(config: StudyConfig) -> StudyConfig:
+    return config.model_copy(update={"recipe": config.recipe.model_copy(update={"learning_rate": 5e-4})})
+
+
+@pytest.mark.parametrize(("change", "accepted"), [(-0.01, True), (0.0, False), (0.01, False)])
+def test_champion_moves_only_to_a_lower_validation_loss_on_the_same_samples(own, change, accepted):
+    config = another_recipe(own)
+    revision, pair = second_final(config, read_standing(Path(own.study)).validation_loss + change)
+    decision = Acceptance.from_json(accept_if_better.fn(config, revision, pair))
+    assert decision.accepted == accepted
+    assert champion(own) == ("2" if accepted else "1")
+    assert read_standing(Path(own.study)).revision == (2 if accepted else 1)
+    assert accept_if_better.fn(config, revision, pair)["accepted"] == accepted  # decided once
+
+
+def test_on_other_validation_data_the_standing_adapter_is_scored_again(own):
+    rewrite(own.data.validation, lambda rows: rows[:-3])
+    forget_data()
+    revision, pair = second_final(own, 0.0)
+    decision = Acceptance.from_json(accept_if_better.fn(own, revision, pair))
+    base = resources.base_model(own.model, own.device, own.recipe.dtype)
+    network = PeftModel.from_pretrained(base.model, str(Path(own.study, "revisions/001/final", pair.slug, "adapter")))
+    batches = scored_batches(validation_set(own), base, 4)
+    assert decision.score.standing_loss == pytest.approx(evaluate(network, batches()).overall.loss, rel=1e-5)
+    network.unload()
+    assert (decision.score.samples, decision.score.of) == (9, 9)
+    assert decision.accepted
+
+
+def test_samples_that_the_standing_adapter_was_trained_on_judge_nothing(own):
+    moved = json.loads(Path(own.data.train).read_text())[:5]
+    images = {row["image"] for row in moved}
+    rewrite(own.data.train, lambda rows: [row for row in rows if row["image"] not in images])
+    rewrite(own.data.validation, lambda rows: rows + moved)
+    forget_data()
+    revision, pair = second_final(own, 0.0)
+    decision = Acceptance.from_json(accept_if_better.fn(own, revision, pair))
+    assert not decision.accepted
+    assert "cannot be compared" in decision.reason
+    assert champion(own) == "1"
+
+
+@pytest.mark.slow
+def test_the_whole_pipeline_on_new_data_decides_about_the_standing_choice(own):
+    rewrite(own.data.train, lambda rows: rows[8:])
+    before = read_standing(Path(own.study))
+    summary = study_flow(own, new_revision=True)
+    after = read_standing(Path(own.study))
+    pair = RankPair(summary["pair"]["r_me"], summary["pair"]["r_llm"])
+    loss = read_json(Path(own.study, f"revisions/002/final/{pair.slug}/training.json"))["best_val_loss"]
+    assert after.revision == (2 if loss < before.validation_loss else 1)

@@ -1,0 +1,324 @@
+"""What a cleaning finds and deletes, on study folders laid out as the stages lay them out."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from tasks import deletion
+from tasks.champion import Champions, find_champions
+from tasks.config import CalibrationConfig, DataConfig, RetentionConfig, StudyConfig, write_study
+from tasks.deletion import Deletion, delete
+from tasks.retention import plan_cleaning
+from tasks.store import Revision, file_hash, finish, read_json, write_json
+
+NOBODY = Champions()
+DAY = 24 * 3600
+
+
+@pytest.fixture
+def config(tmp_path):
+    config = StudyConfig(
+        study=str(tmp_path / "study"),
+        model="m",
+        data=DataConfig(train="t.json"),
+        calibration=CalibrationConfig(ranks=(2, 4)),
+    )
+    write_study(config, tmp_path / "study" / "study.yaml")
+    return config
+
+
+def with_policy(config, **policy):
+    return config.model_copy(update={"retention": RetentionConfig(**policy)})
+
+
+def write(path: Path, age: float = 0.0, text: str = "x" * 100) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    os.utime(path, (time.time() - age,) * 2)
+    return path
+
+
+def revision(config, number, *, done=True, chosen=(2, 4), finals=((2, 4), (2, 2))):
+    """A revision as a finished run leaves it: manifests that list every output."""
+    made = Revision(Path(config.study), number)
+    write_json(made.path("revision.json"), {})
+    if not done:
+        return made
+    metrics = write(made.path("calibration", "abc.parquet"), age=DAY)
+    finish(made, "calibrate", "i", [metrics], {})
+    for name, content in {"laws": {}, "choice": {"pair": list(chosen)}}.items():
+        write_json(made.path(f"{name}.json"), content)
+    finish(made, "fit", "i", [made.path("laws.json")], {})
+    finish(made, "search", "i", [made.path("choice.json")], {})
+    for pair in finals:
+        final(made, pair, "chosen" if pair == chosen else "uniform" if pair == (2, 2) else "asked for")
+    return made
+
+
+def final(made, pair, role):
+    folder = made.path("final", f"me{pair[0]}-llm{pair[1]}")
+    write(folder / "adapter" / "adapter_model.safetensors", age=DAY)
+    write_json(folder / "training.json", {"role": role, "mlflow_run_id": f"{made.number}-{folder.name}"})
+    finish(made, f"finetune-{folder.name}", "inputs", [folder / "adapter", folder / "training.json"], {})
+
+
+def found(config, champions=NOBODY, **options):
+    cleaning = plan_cleaning(config, champions, **options)
+    return {str(item.path.relative_to(cleaning.study)): item.kind for item in cleaning.items}
+
+
+def clean(config, champions=NOBODY, **options):
+    cleaning = plan_cleaning(config, champions, **options)
+    return delete(cleaning.study, [Deletion(item.path, item.manifest) for item in cleaning.items])
+
+
+def listed_outputs_are_whole(config):
+    for manifest in Path(config.study).glob("revisions/*/manifests/*.json"):
+        for name, digest in read_json(manifest)["outputs"].items():
+            assert file_hash(manifest.parent.parent / name) == digest
+
+
+def test_a_finished_study_has_nothing_to_delete(config):
+    revision(config, 1)
+    assert found(config) == {}
+
+
+def test_intermediates_of_finished_stages_go_and_nothing_that_a_manifest_lists(config):
+    made = revision(config, 1)
+    write(made.path("calibration", "snapshots", "abc", "8.safetensors"), age=DAY)
+    write(made.path("calibration", "state", "pack", "state.safetensors"), age=DAY)
+    write(made.path("final", "me2-llm4", "checkpoints-inputs", "checkpoint-5", "model"), age=DAY)
+    assert found(config) == {
+        "revisions/001/calibration/snapshots/abc": "snapshots",
+        "revisions/001/calibration/state/pack": "pack state",
+        "revisions/001/final/me2-llm4/checkpoints-inputs": "checkpoints",
+    }
+    assert clean(config) == []
+    assert found(config) == {}
+    assert not made.path("calibration", "state").exists()
+    listed_outputs_are_whole(config)
+
+
+def test_what_unfinished_stages_resume_from_is_kept_unless_asked(config):
+    made = revision(config, 1, done=False)
+    write(made.path("calibration", "snapshots", "abc", "8.safetensors"), age=DAY)
+    write(made.path("calibration", "state", "pack", "state.json"), age=DAY)
+    write(made.path("final", "me2-llm4", "checkpoints-xyz", "model"), age=DAY)
+    cleaning = plan_cleaning(config, NOBODY)
+    assert cleaning.items == ()
+    assert any("3 resume states" in note for note in cleaning.notes)
+    assert set(found(config, include_resume=True).values()) == {"resume state"}
+
+
+def test_a_stage_that_runs_again_with_other_settings_keeps_its_resume_state(config):
+    """Its manifest is that of the earlier settings: the state is newer, the checkpoints have another name."""
+    made = revision(config, 1)
+    write(made.path("calibration", "state", "pack", "state.json"), age=-5)
+    write(made.path("final", "me2-llm4", "checkpoints-other", "model"), age=DAY)
+    assert found(config) == {}
+
+
+def test_an_older_revision_is_never_resumed(config):
+    old = revision(config, 1, done=False)
+    write(old.path("calibration", "state", "pack", "state.json"))
+    revision(config, 2)
+    assert found(config) == {"revisions/001/calibration/state/pack": "pack state"}
+
+
+def test_old_revisions_go_but_not_the_standing_choice_nor_the_champion(config):
+    for number in (1, 2, 3):
+        revision(config, number)
+    revision(config, 4, done=False)
+    policy = with_policy(config, revisions=1)
+    assert found(policy) == {"revisions/001": "old revision", "revisions/002": "old revision"}
+    assert found(policy, Champions(runs=frozenset({"1-me2-llm4"}))) == {"revisions/002": "old revision"}
+    assert found(policy, Champions(revisions=frozenset({2}))) == {"revisions/001": "old revision"}
+    notes = " ".join(plan_cleaning(policy, Champions(revisions=frozenset({2}))).notes)
+    assert "revision 2 is kept: holds the registered champion" in notes
+    assert "revision 3 is kept: holds the standing choice" in notes
+
+
+def test_a_registry_that_cannot_be_asked_keeps_every_revision(config):
+    for number in (1, 2, 3):
+        revision(config, number)
+    cleaning = plan_cleaning(with_policy(config, revisions=1), Champions(known=False))
+    assert cleaning.items == ()
+    assert "could not be asked" in cleaning.notes[0]
+
+
+def test_a_revision_that_was_never_opened_goes_unless_it_is_the_next(config):
+    for number in (1, 3):
+        revision(config, number)
+    for number in (2, 4):
+        write(Revision(Path(config.study), number).path("splits.json"))
+    assert found(config) == {"revisions/002": "old revision"}
+
+
+def test_other_adapters_go_with_their_manifest_when_the_policy_says_so(config):
+    made = revision(config, 1, finals=((2, 4), (2, 2), (4, 4)))
+    assert found(config) == {}
+    policy = with_policy(config, other_adapters=False)
+    assert found(policy) == {"revisions/001/final/me4-llm4": "other adapter"}
+    assert found(policy, Champions(runs=frozenset({"1-me4-llm4"}))) == {}
+    assert clean(policy) == []
+    assert not made.manifest("finetune-me4-llm4").exists()
+    assert made.path("final", "me2-llm2", "adapter").is_dir()
+    listed_outputs_are_whole(config)
+
+
+def test_caches_and_old_temporary_files(config):
+    made = revision(config, 1)
+    write(Path(config.study) / "cache" / "short-enough-1.json")
+    write(made.path("calibration", ".abc.parquet.a1b2c3d4"), age=2 * DAY)
+    write(made.path("calibration", ".def.parquet.e5f6g7h8"))  # perhaps being written now
+    assert found(config) == {"revisions/001/calibration/.abc.parquet.a1b2c3d4": "temporary"}
+    assert found(with_policy(config, caches=False))["cache/short-enough-1.json"] == "cache"
+
+
+def test_a_policy_keeps_what_it_says(config):
+    made = revision(config, 1)
+    write(made.path("calibration", "snapshots", "abc", "8.safetensors"), age=DAY)
+    write(made.path("final", "me2-llm4", "checkpoints-inputs", "model"), age=DAY)
+    assert found(with_policy(config, snapshots=True, checkpoints=True)) == {}
+
+
+def test_what_a_manifest_lists_is_never_found(config):
+    """Even where its place is one that the policy clears."""
+    made = revision(config, 1)
+    snapshot = write(made.path("calibration", "snapshots", "abc", "8.safetensors"), age=DAY)
+    finish(made, "refine", "i", [snapshot], {})
+    cleaning = plan_cleaning(config, NOBODY)
+    assert cleaning.items == ()
+    assert "a manifest lists it" in cleaning.notes[0]
+
+
+@pytest.mark.parametrize("linked", ["snapshots", "abc", "8.safetensors"])
+def test_links_are_not_followed(config, tmp_path, linked):
+    made = revision(config, 1)
+    outside = write(tmp_path / "outside" / "abc" / "8.safetensors", age=DAY)
+    snapshots = made.path("calibration") / "snapshots"
+    places = {"snapshots": (snapshots, outside.parent.parent), "abc": (snapshots / "abc", outside.parent)}
+    link, target = places.get(linked, (snapshots / "abc" / "8.safetensors", outside))
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(target)
+    os.utime(link, (0, 0), follow_symlinks=False)
+    clean(config)
+    clean(config, include_resume=True)
+    assert outside.read_text() == "x" * 100
+
+
+def test_a_folder_that_became_a_link_after_planning_is_left_alone(config, tmp_path):
+    made = revision(config, 1)
+    snapshot = write(made.path("calibration", "snapshots", "abc", "8.safetensors"), age=DAY)
+    cleaning = plan_cleaning(config, NOBODY)
+    outside = write(tmp_path / "outside" / "8.safetensors")
+    snapshot.unlink()
+    snapshot.parent.rmdir()
+    snapshot.parent.symlink_to(outside.parent)
+    (failed,) = delete(cleaning.study, [Deletion(item.path, item.manifest) for item in cleaning.items])
+    assert "left alone" in failed
+    assert outside.is_file()
+
+
+class Killed(BaseException):
+    """Stands for the process being killed."""
+
+
+@pytest.mark.parametrize("step", ["rename", "rmtree"])
+def test_a_cleaning_that_is_killed_leaves_whole_revisions_and_is_finished_by_the_next(config, monkeypatch, step):
+    for number in (1, 2, 3):
+        revision(config, number, finals=((2, 4), (2, 2), (4, 4)))
+    policy = with_policy(config, revisions=2, other_adapters=False)
+
+    def killed(*arguments, **options):
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", killed) if step == "rename" else patched.setattr(
+            deletion.shutil, "rmtree", killed
+        )
+        with pytest.raises(Killed):
+            clean(policy)
+    listed_outputs_are_whole(config)
+    assert clean(policy) == []
+    listed_outputs_are_whole(config)
+    assert found(policy) == {}
+    assert not list(Path(config.study).rglob(".deleted-*"))
+    assert sorted(path.name for path in (Path(config.study) / "revisions").iterdir()) == ["002", "003"]
+
+
+def test_what_cannot_be_deleted_is_said_and_the_rest_goes(config, monkeypatch):
+    made = revision(config, 1)
+    for name in ("abc", "def"):
+        write(made.path("calibration", "snapshots", name, "8.safetensors"), age=DAY)
+    rename = Path.rename
+
+    def refused(path, target):
+        if path.name == "abc":
+            raise PermissionError(13, "Permission denied")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refused)
+    assert clean(config) == ["revisions/001/calibration/snapshots/abc: Permission denied"]
+    assert not made.path("calibration", "snapshots", "def").exists()
+
+
+@pytest.mark.parametrize("spoil", ["study.yaml", "revisions"])
+def test_a_folder_that_is_no_study_is_refused(config, spoil):
+    made = revision(config, 1)
+    target = Path(config.study) / spoil
+    target.rename(target.with_name("elsewhere"))
+    with pytest.raises(ValueError, match="is not a study folder"):
+        plan_cleaning(config, NOBODY)
+    assert made.number == 1
+
+
+def test_a_study_without_a_revision_is_refused(config):
+    (Path(config.study) / "revisions").mkdir()
+    with pytest.raises(ValueError, match="holds no revision yet"):
+        plan_cleaning(config, NOBODY)
+
+
+def test_champions_come_from_a_real_registry(config, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    study = Path(config.study)
+    assert find_champions(study) == Champions()
+    assert not (study / "mlflow.db").exists()
+    client = mlflow.MlflowClient(f"sqlite:///{study / 'mlflow.db'}")
+    experiment = client.create_experiment("mars/study", artifact_location=(study / "mlartifacts").as_uri())
+    runs = [client.create_run(experiment, tags={"mars.revision": str(n)}).info.run_id for n in (1, 2)]
+    client.create_registered_model("adapter")
+    for run in runs:
+        client.create_model_version("adapter", f"runs:/{run}/adapter", run)
+    assert find_champions(study) == Champions()
+    client.set_registered_model_alias("adapter", "champion", "1")
+    assert find_champions(study) == Champions(frozenset(runs[:1]), frozenset({1}))
+
+
+def test_a_registry_that_does_not_answer_is_not_known(config, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:21299")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    assert find_champions(Path(config.study)).known is False
+
+
+def test_a_study_at_a_url_is_refused(config, monkeypatch, tmp_path):
+    monkeypatch.setenv("MARS_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(ValueError, match="local study folders only"):
+        plan_cleaning(config.model_copy(update={"study": "memory://studies/remote"}), NOBODY)
+
+
+def test_the_accepted_final_run_is_kept_wherever_it_lies(config):
+    first = revision(config, 1, finals=((2, 4), (4, 4)))
+    write_json(Path(config.study) / "standing.json", {"revision": 1, "adapter": "revisions/001/final/me4-llm4/adapter"})
+    revision(config, 2)
+    revision(config, 3)
+    policy = with_policy(config, revisions=1, other_adapters=False)
+    plan_cleaning(policy, NOBODY)
+    assert clean(policy) == []
+    assert first.path("final", "me4-llm4").is_dir()
+    assert sorted(path.name for path in (Path(config.study) / "revisions").iterdir()) == ["001", "003"]
