@@ -21,6 +21,7 @@ from tasks.calibrate import (
     CalibrationPlan,
     calibration_cost,
     calibration_outputs,
+    describe_cost,
     missing_runs,
     plan_calibration,
 )
@@ -68,6 +69,7 @@ def calibrate_flow(config: StudyConfig, new_revision: bool = False, where: Where
         pull(config.study)  # the runs that other machines trained
         publish_calibration(config, revision, plan, missing, parent)
     cost = calibration_cost(revision, plan) | expected
+    say(f"calibrate: took {describe_cost(cost)}")
     finish(revision, "calibrate", plan.inputs_hash, calibration_outputs(revision, plan), cost)
     publish_stage(config.study, revision, "calibrate")
     return address(config.study, revision.folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -221,6 +221,13 @@ def calibration_cost(revision: Revision, plan: CalibrationPlan) -> dict[str, Any
         "steps": plan.horizon * len(plan.runs),
         "notes": list(plan.notes),
     }
+
+
+def describe_cost(cost: Mapping[str, Any]) -> str:
+    """What calibration took, beside what was expected, in one line."""
+    took = f"{cost['seconds']:.0f} s and {cost['peak_memory_bytes'] / 1e9:.1f} GB, the process included"
+    expected = cost.get("expected_seconds")
+    return took if expected is None else f"{took}; expected {expected:.0f} s"
 
 
 def metrics_path(revision: Revision, run: str) -> Path:

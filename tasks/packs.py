@@ -22,7 +22,14 @@ from mars_core import __version__
 from mars_core.metrics.schema import SCHEMA, SCHEMA_VERSION, to_table
 from mars_core.models.loading import Base
 from mars_core.models.lora import trainable_parameters
-from mars_core.packing.cost import BYTES_PER_TRAINABLE, Cost, activation_bytes, lanes_for, measure_cost
+from mars_core.packing.cost import (
+    ACTIVATION_MARGIN,
+    BYTES_PER_TRAINABLE,
+    Cost,
+    activation_bytes,
+    lanes_for,
+    measure_cost,
+)
 from mars_core.packing.export import save_adapter
 from mars_core.packing.member import PackMember
 from mars_core.packing.state import PackState
@@ -169,15 +176,17 @@ def _measured_cost(config: StudyConfig, runs: Sequence[PlannedRun]) -> tuple[Cos
 
 
 def plan_packs(config: StudyConfig, runs: Sequence[PlannedRun], cost: Cost | None = None) -> list[PlannedPack]:
-    """Group runs into packs of nearly equal size, as few as `calibration.pack_runs` and `pack_hours` allow.
+    """Group runs into packs of nearly equal size, as few as `calibration.pack_runs`, `pack_hours` and memory allow.
 
-    cost: needed where packs are limited in time.
+    cost: needed for the limits in time and memory; without it there is only the number of runs.
     """
     limits = [len(runs)]
     if config.calibration.pack_runs is not None:
         limits.append(config.calibration.pack_runs)
     if config.calibration.pack_hours is not None and cost is not None:
         limits.append(_runs_within(config, cost, config.calibration.pack_hours * 3600))
+    if cost is not None:
+        limits.append(_runs_in_memory(config, cost, runs))
     return _in_packs_of(max(1, min(limits)), runs) if runs else []
 
 
@@ -185,6 +194,13 @@ def _in_packs_of(limit: int, runs: Sequence[PlannedRun]) -> list[PlannedPack]:
     packs = math.ceil(len(runs) / limit)
     bounds = [round(len(runs) * number / packs) for number in range(packs + 1)] if packs else []
     return [PlannedPack(tuple(runs[start:stop])) for start, stop in pairwise(bounds)]
+
+
+def _runs_in_memory(config: StudyConfig, cost: Cost, runs: Sequence[PlannedRun]) -> int:
+    partition = base_model(config.model, config.device, config.recipe.dtype).partition
+    largest = max(trainable_parameters(partition, run.pair) for run in runs) * BYTES_PER_TRAINABLE
+    room = memory_budget(config) - cost.base_bytes - int(cost.activation_bytes * ACTIVATION_MARGIN)
+    return max(1, room // largest)
 
 
 def _runs_within(config: StudyConfig, cost: Cost, seconds: float) -> int:

@@ -135,7 +135,7 @@ def measure_cost(
     base_bytes = sum(weight.nbytes for weight in model.parameters())
     first = next(iter(steps(0)))
     each = activation_bytes(model, partition, max(first, key=lambda batch: batch["labels"].numel()), largest[-1])
-    state = sum(trainable_parameters(partition, pair) for pair in pairs) * BYTES_PER_TRAINABLE
+    state = trainable_parameters(partition, largest[-1]) * BYTES_PER_TRAINABLE  # packs are cut to the budget later
     lanes = lanes_for(
         each, base_bytes, state, memory_bytes, at_once=at_once, device=next(model.parameters()).device.type
     )

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mars_core.models.lora import RankPair
-from mars_core.packing.cost import ACTIVATION_MARGIN, Cost, lanes_for
+from mars_core.demo import demo_backbone_path
+from mars_core.models.loading import load_base
+from mars_core.models.lora import RankPair, trainable_parameters
+from mars_core.packing.cost import ACTIVATION_MARGIN, BYTES_PER_TRAINABLE, Cost, lanes_for
 from mars_core.packing.state import PackState
 from mars_core.packing.train import Lanes
 from tasks.calibrate import PlannedPack, PlannedRun
@@ -93,3 +95,19 @@ def test_lanes_are_as_wide_as_memory_allows():
 def test_the_cost_of_runs_is_that_of_their_steps_and_evaluations():
     cost = Cost(base_bytes=0, activation_bytes=0, step_seconds=0.5, evaluation_seconds=2.0, startup_seconds=3.0)
     assert cost.seconds(runs=4, steps=10, checkpoints=5) == 3 + 4 * (10 * 0.5 + 5 * 2)
+
+
+def test_packs_are_cut_to_the_memory_budget(monkeypatch, shared_small_base):
+    """Room for three runs' adapters beside model and activations makes four packs of ten runs."""
+    base = shared_small_base
+    monkeypatch.setattr("tasks.packs.base_model", lambda *_: base)
+    largest = max(trainable_parameters(base.partition, run.pair) for run in RUNS) * BYTES_PER_TRAINABLE
+    cost = Cost(base_bytes=1000, activation_bytes=200, step_seconds=1, evaluation_seconds=1, startup_seconds=0)
+    budget = 1000 + int(200 * ACTIVATION_MARGIN) + 3 * largest + largest // 2
+    packs = plan_packs(study(memory_gigabytes=budget / 1e9), RUNS, cost)
+    assert sorted(len(pack.runs) for pack in packs) == [2, 2, 3, 3]
+
+
+@pytest.fixture(scope="module")
+def shared_small_base():
+    return load_base(str(demo_backbone_path()), device=torch.device("cpu"), dtype=torch.float32)
