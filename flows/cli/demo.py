@@ -17,7 +17,7 @@ def demo(
     folder: Annotated[Path, typer.Option("--folder", help="Where data, study and report go.")] = Path("mars-demo"),
     as_json: AsJson = False,
 ) -> None:
-    """Run everything on the bundled data and backbone: about 10 minutes on two cores, no GPU."""
+    """Run everything on the bundled data and backbone: about 6 minutes on two cores, no GPU."""
     from flows.study import study_flow
     from tasks.demo import prepare_demo
 

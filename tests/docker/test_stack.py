@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import importlib.util
 import json
 import os
 import pwd
@@ -281,9 +280,8 @@ def stack(
         set_up_databases(stack)
         for service in SERVERS:
             running.enter_context(stack.running(service))
-        if importlib.util.find_spec("deployments.register"):
-            done = stack.run("register", stack.services["register"]["command"])
-            assert done.returncode == 0, done.stdout + done.stderr
+        done = stack.run("register", stack.services["register"]["command"])
+        assert done.returncode == 0, done.stdout + done.stderr
         for service in WORKERS:
             running.enter_context(stack.running(service))
         yield stack
@@ -356,7 +354,6 @@ def test_flow_run_goes_through_the_worker_into_both_databases(stack):
     assert [note.read_text() for note in notes] == ["an artifact"]
 
 
-@pytest.mark.skipif(not importlib.util.find_spec("deployments.register"), reason="there are no deployments to register")
 def test_registration_filled_the_pools_that_the_workers_serve(stack):
     question = """
         SELECT DISTINCT work_pool.name FROM deployment

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tasks.config import StudyConfig, read_study
-from tasks.storage.location import address, check_location, is_remote, working_folder
+from tasks.storage.location import address, check_location, is_remote, study_key, working_folder
 
 
 @pytest.mark.parametrize("location", ["/data/study", "study", "file:///data/study"])
@@ -64,3 +64,13 @@ def test_study_file_at_a_url_is_the_centre_of_its_relative_paths(store):
 def test_study_file_that_is_not_at_its_url(store):
     with pytest.raises(ValueError, match=r"there is no study file memory://bucket/none\.yaml"):
         read_study("memory://bucket/none.yaml")
+
+
+def test_a_study_at_a_url_is_the_same_one_on_every_machine(tmp_path, monkeypatch):
+    keys = set()
+    for machine in ("one", "two"):
+        monkeypatch.setenv("MARS_CACHE", str(tmp_path / machine))
+        keys.add(study_key(working_folder("s3://bucket/study")))
+    assert len(keys) == 1
+    assert study_key(working_folder("s3://bucket/other/study")) not in keys
+    assert study_key(tmp_path / "study") != study_key(tmp_path / "other" / "study")

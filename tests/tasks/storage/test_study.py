@@ -10,6 +10,7 @@ import pytest
 from tasks.storage.location import working_folder
 from tasks.storage.mirror import open_mirror
 from tasks.storage.study import (
+    STANDING_FILE,
     STUDY_FILE,
     StudyChangedError,
     publish_files,
@@ -190,6 +191,20 @@ def test_adapters_of_older_revisions_are_not_fetched(machine, store):
         "revisions/002/final/p/training.json",
         "revisions/002/final/p/adapter/weights.bin",
     }
+
+
+def test_the_standing_choice_and_its_adapter_reach_another_machine_however_old(machine, store):
+    store.pipe_file(f"{ROOT}/revisions/001/final/p/adapter/weights.bin", b"x")
+    store.pipe_file(f"{ROOT}/revisions/001/final/q/adapter/weights.bin", b"x")
+    store.pipe_file(f"{ROOT}/revisions/002/revision.json", b"{}")
+    one, two = machine("one"), machine("two")
+    one.pull()
+    write_json(one.revision.study / STANDING_FILE, {"adapter": "revisions/001/final/p/adapter"})
+    publish_newest(STUDY, STANDING_FILE)
+    two.pull()
+    assert (two.revision.study / STANDING_FILE).is_file()
+    assert two.revision.path("final/p/adapter/weights.bin").read_bytes() == b"x"
+    assert not two.revision.path("final/q").exists()
 
 
 def test_adapters_stay_when_a_revision_becomes_old(machine, store):

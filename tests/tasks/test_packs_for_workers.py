@@ -1,0 +1,49 @@
+"""Which runs are packed together for workers, where nothing can be measured beforehand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mars_core.models.lora import RankPair
+from mars_core.packing.state import PackState
+from tasks.calibrate import CalibrationPlan, PlannedRun
+from tasks.config import CalibrationConfig, DataConfig, StudyConfig
+from tasks.pack_state import state_folder, write_state
+from tasks.packs import PACK_FILE, packs_for_workers
+from tasks.store import Revision, write_json
+
+RUNS = tuple(PlannedRun(f"run{number:02d}", RankPair(2, number), 0) for number in range(1, 11))
+PLAN = CalibrationPlan(RUNS, horizon=8, checkpoint_steps=(4, 8), notes=())
+
+
+def packed(tmp_path: Path, **calibration) -> list[list[str]]:
+    """Run ids by pack. There is no model and no data: whatever measured or loaded anything would fail."""
+    config = StudyConfig(
+        study=str(tmp_path),
+        model="none",
+        data=DataConfig(train="none.json"),
+        calibration=CalibrationConfig(ranks=(2, 4), **calibration),
+    )
+    packs, expected = packs_for_workers(config, Revision(tmp_path, 1), PLAN, RUNS)
+    assert expected == {}
+    return [[run.run_id for run in pack.runs] for pack in packs]
+
+
+@pytest.mark.parametrize(("limit", "sizes"), [(None, [3, 4, 3]), (1, [1] * 10), (10, [10])])
+def test_packs_hold_four_runs_or_what_the_study_says(tmp_path, limit, sizes):
+    packs = packed(tmp_path, pack_runs=limit)
+    assert sorted(map(len, packs)) == sorted(sizes)
+    assert [run for pack in packs for run in pack] == [run.run_id for run in RUNS]
+
+
+def test_a_pack_that_was_begun_goes_on_as_it_was(tmp_path):
+    begun = [RUNS[3].run_id, RUNS[7].run_id]
+    folder = state_folder(Revision(tmp_path, 1), "begun")
+    write_state(folder, PackState(4, 1.0, {"0.weights": torch.zeros(1)}, [{}, {}]))
+    write_json(folder / PACK_FILE, begun)
+    first, *others = packed(tmp_path)
+    assert first == begun
+    assert sorted(run for pack in others for run in pack) == sorted({run.run_id for run in RUNS} - set(begun))
