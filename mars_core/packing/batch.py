@@ -27,19 +27,14 @@ class PackedBatch:
     unpadded: bool
     features: dict[str, Tensor] = field(default_factory=dict, repr=False)
     _distinct: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
-    _repeated: dict[int, dict[str, Tensor]] = field(default_factory=dict, repr=False)
 
     def repeated(self, width: int) -> dict[str, Tensor]:
         """Inputs of `width` members one after another."""
-        if width not in self._repeated:
-            self._repeated[width] = {
-                key: value.repeat(width, *[1] * (value.dim() - 1)) for key, value in self.inputs.items()
-            }
-        return self._repeated[width]
+        return {key: value.repeat(width, *[1] * (value.dim() - 1)) for key, value in self.inputs.items()}
 
     @property
     def nbytes(self) -> int:
-        """Memory of inputs, labels and features, repetitions left out."""
+        """Memory of inputs, labels and features."""
         return sum(value.nbytes for value in (*self.inputs.values(), self.labels, *self.features.values()))
 
     @cached_property

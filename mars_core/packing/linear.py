@@ -41,7 +41,7 @@ def merged_linear(x: Tensor, weight: Tensor, bias: Tensor | None, adapters: Adap
 
 
 def add_low_rank(y: Tensor, x: Tensor, adapters: Adapters, anchor: Tensor, dropout: Dropout | None) -> Tensor:
-    """y + 2 drop(x) A^T B^T of every member, in the dtype of x (as under autocast) with adapters in full precision.
+    """y + 2 drop(x) A^T B^T of every member, in the dtype of y (as under autocast) with adapters in full precision.
 
     Args:
         y: the frozen layer's product, shape (M, N, out). x: its input, (M, N, in). The rest as in `merged_linear`.
@@ -49,6 +49,7 @@ def add_low_rank(y: Tensor, x: Tensor, adapters: Adapters, anchor: Tensor, dropo
     Returns:
         shape (M, N, out). Its backward pass adds to the adapters' gradients.
     """
+    x = x.to(y.dtype)  # as autocast does: a norm before it may have given fp32
     masks = None if dropout is None else _masks(x, adapters, dropout)
     z: Tensor = _LowRank.apply(y, x, adapters, masks, anchor)  # type: ignore[no-untyped-call]
     return z

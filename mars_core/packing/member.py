@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,10 +69,20 @@ def start_member(member: PackMember, layout: Layout, weights: Tensor, recipe: Re
     return TrainedMember(member, layout, parameter, optimizer, make_schedule(optimizer, recipe, horizon), generator)
 
 
-def take_step(trained: TrainedMember, recipe: Recipe) -> None:
-    """Clip the gradient as `clip_grad_norm_` does, step, and forget the gradient."""
-    gradient, me = trained.gradient, trained.layout.me_size
-    norm_me, norm_llm = (float(torch.linalg.vector_norm(part)) for part in (gradient[:me], gradient[me:]))
+def gradient_norms(lane: Sequence[TrainedMember]) -> list[tuple[float, float]]:
+    """Norms of every member's gradient in the modality encoder and in the rest, read off the device at once."""
+    parts = [part for one in lane for part in one.gradient.split_with_sizes(_sizes(one.layout))]
+    norms = torch.stack([torch.linalg.vector_norm(part) for part in parts]).tolist()
+    return list(zip(norms[0::2], norms[1::2], strict=True))
+
+
+def _sizes(layout: Layout) -> list[int]:
+    return [layout.me_size, layout.size - layout.me_size]
+
+
+def take_step(trained: TrainedMember, recipe: Recipe, norms: tuple[float, float]) -> None:
+    """Clip the gradient of these norms as `clip_grad_norm_` does, step, and forget the gradient."""
+    gradient, (norm_me, norm_llm) = trained.gradient, norms
     if recipe.max_grad_norm > 0:
         gradient.mul_(min(1.0, recipe.max_grad_norm / (math.hypot(norm_me, norm_llm) + 1e-6)))
     trained.last = StepReport(float(trained.schedule.get_last_lr()[0]), norm_me, norm_llm)

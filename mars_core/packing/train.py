@@ -23,7 +23,7 @@ from mars_core.packing.batch import PackedBatch, pack_batch
 from mars_core.packing.examine import examine
 from mars_core.packing.forward import lane_logits, lane_losses, losses_of
 from mars_core.packing.lane import Dropout, Pass, make_lane
-from mars_core.packing.member import PackMember, TrainedMember, start_member, take_step
+from mars_core.packing.member import PackMember, TrainedMember, gradient_norms, start_member, take_step
 from mars_core.packing.state import PackState, restore_state, take_state
 from mars_core.packing.wiring import Structure, wired
 from mars_core.training.calibration import CalibrationRun, Checkpoint
@@ -240,7 +240,7 @@ def _step_lane(pack: _Pack, lane: Sequence[TrainedMember], batches: Sequence[Pac
     probability = pack.recipe.lora_dropout
     dropout = Dropout(probability, tuple(one.generator for one in lane)) if probability else None
     total = sum(len(batch.targets) for batch in batches)
-    losses = torch.zeros(len(lane), dtype=torch.float64)
+    losses = torch.zeros(len(lane), dtype=torch.float64, device=adapters.anchor.device)
     before = [one.generator.get_state() for one in lane] if dropout else []
     try:
         for batch in batches:
@@ -248,15 +248,15 @@ def _step_lane(pack: _Pack, lane: Sequence[TrainedMember], batches: Sequence[Pac
                 by_member = lane_losses(pack.model, Pass(adapters, batch, dropout)).sum(dim=1) / total
             if by_member.requires_grad:  # not where vision adapters alone meet a batch of text alone
                 by_member.sum().backward()  # type: ignore[no-untyped-call]
-            losses += by_member.detach().double().cpu()
+            losses += by_member.detach().double()
     except RuntimeError:
         for one, state in zip(lane, before, strict=False):
             one.generator.set_state(state)  # so that the step can be taken again with the same masks
         raise
-    for one, loss in zip(lane, losses.tolist(), strict=True):
+    for one, loss, norms in zip(lane, losses.tolist(), gradient_norms(lane), strict=True):
         if math.isfinite(loss):
             one.losses.append(loss)
-            take_step(one, pack.recipe)
+            take_step(one, pack.recipe, norms)
         else:
             one.diverged_at = number
 
