@@ -159,6 +159,7 @@ def look_at_mlflow(stack: Running, page: Any, shots: Path, study: Path) -> None:
     page.goto(f"{stack.mlflow}/#/experiments/{experiment}/runs/{runs['scenes r001'].info.run_id}")
     page.get_by_text("mars.verdict").first.wait_for()
     shoot(page, shots / "mlflow-parent.png", settle=6)
+    page.set_viewport_size({"width": 1280, "height": 1300})  # charts below the window's edge are not drawn
     child = next(run for name, run in runs.items() if name.startswith("me4-llm4"))
     page.goto(f"{stack.mlflow}/#/experiments/{experiment}/runs/{child.info.run_id}/model-metrics")
     page.get_by_text("val_loss").first.wait_for()
