@@ -26,15 +26,29 @@ class Family:
     unused: tuple[str, ...] = ()
 
 
+_SIGLIP_POOLING = r"model\.vision_tower\.(vision_model\.)?head\..*"
+_QWEN = Family(me="model.visual", projector=("model.visual.merger",), llm="model.language_model")
+_IDEFICS = Family(me="model.vision_model", projector=("model.connector",), llm="model.text_model")
+_TOWER = Family(
+    me="model.vision_tower",
+    projector=("model.multi_modal_projector",),
+    llm="model.language_model",
+    unused=(_SIGLIP_POOLING,),
+)
+
 FAMILIES: dict[str, Family] = {
-    "llava_onevision": Family(
-        me="model.vision_tower",
-        projector=("model.multi_modal_projector",),
+    "gemma3": _TOWER,  # its projector multiplies by a bare parameter: no linear layer in it
+    "idefics3": _IDEFICS,
+    "internvl": _TOWER,
+    "llava_onevision": _TOWER,
+    "qwen2_vl": _QWEN,
+    "qwen2_5_vl": _QWEN,
+    "qwen3_vl": Family(
+        me="model.visual",
+        projector=("model.visual.merger", "model.visual.deepstack_merger_list"),
         llm="model.language_model",
-        unused=(r"model\.vision_tower\.(vision_model\.)?head\..*",),
     ),
-    "qwen2_vl": Family(me="model.visual", projector=("model.visual.merger",), llm="model.language_model"),
-    "qwen2_5_vl": Family(me="model.visual", projector=("model.visual.merger",), llm="model.language_model"),
+    "smolvlm": _IDEFICS,
 }
 
 

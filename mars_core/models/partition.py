@@ -29,13 +29,15 @@ class LinearLayer:
 class Partition:
     """The linear layers that LoRA adapts, by group; heads and embeddings belong to none.
 
-    excluded: linear layers left out (output heads, layers that the forward pass never uses).
+    excluded: linear layers left out (output heads, layers that the forward pass never uses). family: where the groups
+    were looked for.
     """
 
     me: tuple[LinearLayer, ...]
     projector: tuple[LinearLayer, ...]
     llm: tuple[LinearLayer, ...]
     excluded: tuple[str, ...]
+    family: Family
 
     def group(self, name: Group) -> tuple[LinearLayer, ...]:
         """Return the layers of one group."""
@@ -47,8 +49,8 @@ class Partition:
         return sum(layer.in_features + layer.out_features for layer in self.group(name))
 
     def largest_rank(self, name: Group) -> int:
-        """The smallest width in a group: a LoRA rank above it would exceed some layer's own rank."""
-        return min(min(layer.in_features, layer.out_features) for layer in self.group(name))
+        """The smallest width in a group, 0 if it is empty: a LoRA rank above it would exceed some layer's own rank."""
+        return min((min(layer.in_features, layer.out_features) for layer in self.group(name)), default=0)
 
 
 def partition_of(model: nn.Module, family: Family) -> Partition:
@@ -71,7 +73,7 @@ def partition_of(model: nn.Module, family: Family) -> Partition:
         else:
             groups[group].append(LinearLayer(name, layer.in_features, layer.out_features))
     _check_groups(groups, unclaimed, family)
-    return Partition(tuple(groups["me"]), tuple(groups["projector"]), tuple(groups["llm"]), tuple(excluded))
+    return Partition(tuple(groups["me"]), tuple(groups["projector"]), tuple(groups["llm"]), tuple(excluded), family)
 
 
 def layers_used_by_forward(model: nn.Module, batch: Mapping[str, Any]) -> set[str]:

@@ -11,7 +11,6 @@ from itertools import islice, pairwise
 import torch
 from torch import Tensor, nn
 
-from mars_core.models.families import family_of
 from mars_core.models.lora import RankPair, trainable_parameters
 from mars_core.models.partition import Partition
 from mars_core.packing.adapters import layout_of
@@ -86,8 +85,7 @@ def lanes_for(
 
 def activation_bytes(model: nn.Module, partition: Partition, batch: Batch, pair: RankPair) -> int:
     """Bytes that the forward pass of one member keeps for the backward pass, frozen weights left out."""
-    family = family_of(model.config.model_type)  # type: ignore[union-attr, arg-type]
-    structure = examine(model, family, partition, batch)
+    structure = examine(model, partition, batch)
     layout = layout_of(partition, pair)
     parameter = next(model.parameters())
     flat = torch.zeros(layout.size, device=parameter.device, dtype=torch.float32)
@@ -103,7 +101,7 @@ def activation_bytes(model: nn.Module, partition: Partition, batch: Batch, pair:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with wired(model, family, partition, structure), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+    with wired(model, partition, structure), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
         lane_losses(model, Pass(lane, pack_batch(batch, unpadded=structure.unpadded))).mean()
     return sum(kept.values())
 
