@@ -52,6 +52,14 @@ FAMILIES: dict[str, Family] = {
 }
 
 
+EXAMPLE = r"""family:
+  me: model.vision_tower                      # the vision encoder
+  projector: [model.multi_modal_projector]    # [] if it has no linear layers; may lie inside `me`
+  llm: model.language_model
+  unused: ['model\.vision_tower\.head\..*']    # regular expressions of layers that no logit depends on, or []"""
+"""A description of a model that is not in the table, as a study file holds it."""
+
+
 def family_of(model_type: str) -> Family:
     """Return the entry of `model_type` (`config.model_type`).
 
@@ -61,7 +69,6 @@ def family_of(model_type: str) -> Family:
     if model_type not in FAMILIES:
         raise ValueError(
             f"model type {model_type!r} is not known: MARS knows {', '.join(sorted(FAMILIES))}. "
-            "Add an entry with the module paths of its vision tower, projector and language model "
-            "to mars_core/models/families.py"
+            f"Describe it in the study file, with the paths that model.named_modules() gives:\n{EXAMPLE}"
         )
     return FAMILIES[model_type]

@@ -14,6 +14,7 @@ from mars_core.models.families import Family
 
 Group = Literal["me", "projector", "llm"]
 GROUPS: tuple[Group, ...] = ("me", "projector", "llm")
+WHERE = "in the study file's `family` section or, for a model that MARS knows, in mars_core/models/families.py"
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,10 @@ def partition_of(model: nn.Module, family: Family) -> Partition:
     """Assign every linear layer of `model` to exactly one group, or to the excluded ones.
 
     Raises:
-        ValueError: the ME or the LLM has no linear layer, or a linear layer outside the output head
-            belongs to no group.
+        ValueError: the model has no module at one of the family's paths, the ME or the LLM has no linear layer, or a
+            linear layer outside the output head belongs to no group.
     """
+    _check_paths(model, family)
     unused = [re.compile(pattern) for pattern in family.unused]
     head = _output_head_names(model)
     groups: dict[Group, list[LinearLayer]] = {"me": [], "projector": [], "llm": []}
@@ -113,7 +115,7 @@ def check_against_forward(partition: Partition, used: set[str]) -> None:
     if idle:
         raise ValueError(
             f"{len(idle)} linear layers in the partition have no part in the forward pass's logits "
-            f"(first: {idle[0]}): add a pattern for them to the family's `unused` in mars_core/models/families.py"
+            f"(first: {idle[0]}): add a pattern for them to `unused`, {WHERE}"
         )
 
 
@@ -143,11 +145,22 @@ def _is_below(name: str, path: str) -> bool:
     return name == path or name.startswith(path + ".")
 
 
+def _check_paths(model: nn.Module, family: Family) -> None:
+    known = dict(model.named_modules())
+    missing = [path for path in (family.me, *family.projector, family.llm) if path not in known]
+    if missing:
+        near = [path for path in known if path and path.count(".") < 3]
+        raise ValueError(
+            f"the model has no module {missing[0]!r}: correct the path, {WHERE}. Its outer modules are "
+            f"{', '.join(near[:12])}"
+        )
+
+
 def _check_groups(groups: dict[Group, list[LinearLayer]], unclaimed: list[str], family: Family) -> None:
     if unclaimed:
         raise ValueError(
             f"{len(unclaimed)} linear layers belong to neither ME, projector, LLM nor output head "
-            f"(first: {unclaimed[0]}): correct the module paths in mars_core/models/families.py"
+            f"(first: {unclaimed[0]}): correct the module paths, {WHERE}"
         )
     for group, path in (("me", family.me), ("llm", family.llm)):
         if not groups[group]:  # type: ignore[index]

@@ -16,6 +16,7 @@ from mars_core.models.partition import Partition
 from mars_core.packing.adapters import layout_of
 from mars_core.packing.batch import pack_batch
 from mars_core.packing.examine import examine
+from mars_core.packing.footprint import BYTES_PER_TRAINABLE, adapter_bytes
 from mars_core.packing.forward import lane_losses
 from mars_core.packing.lane import Pass, make_lane
 from mars_core.packing.member import PackMember
@@ -23,8 +24,6 @@ from mars_core.packing.train import Batch, Lanes, Step, train_pack
 from mars_core.packing.wiring import wired
 from mars_core.training.recipe import Recipe
 
-# Weights, gradient and Adam's two moments, each in 4 bytes (adapters are kept in full precision).
-BYTES_PER_TRAINABLE = 16
 # Buffers of the backward pass, and what allocators round up, on top of what the forward pass keeps.
 ACTIVATION_MARGIN = 1.5
 WIDEST_LANE = {"cpu": 4, "cuda": 32}
@@ -54,7 +53,7 @@ class Cost:
 
     def memory_bytes(self, partition: Partition, pairs: Sequence[RankPair], lanes: Lanes) -> int:
         """Predicted memory of a pack: the model once, every run's adapters, the activations of the lanes under way."""
-        adapters = sum(trainable_parameters(partition, pair) for pair in pairs) * BYTES_PER_TRAINABLE
+        adapters = adapter_bytes(partition, pairs)
         under_way = min(lanes.width * lanes.at_once, len(pairs))
         return self.base_bytes + adapters + int(under_way * self.activation_bytes * ACTIVATION_MARGIN)
 

@@ -45,6 +45,10 @@ def test_written_study_reads_back(tmp_path):
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
+        ("family: {me: a}", r"family\.llm: Field required"),
+        ("family: {me: a, llm: b, unused: ['(']}", r"unused: '\(' is no regular expression"),
+        ("loading: {attn_implementation: fast}", r"loading\.attn_implementation: .*'fast'"),
+        ("loading: {spread: true}\ndevice: cpu", r"loading\.spread is for GPUs, and device is cpu"),
         ("recipe: {learning_rate: 0}", r"recipe\.learning_rate.*greater than 0.*got 0"),
         ("recipe: {learningrate: 1}", r"recipe\.learningrate.*Extra inputs"),
         ("calibration: {ranks: [8]}", "at least 2 different ranks"),
