@@ -1,7 +1,8 @@
-"""`mars model`: look at a base checkpoint."""
+"""`mars model`: look at a base checkpoint, or build one."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,12 +12,12 @@ from flows.cli.errors import one_message
 from flows.cli.output import console, print_json
 from flows.cli.stages import AsJson
 
-app = typer.Typer(help="Look at a base checkpoint.", no_args_is_help=True)
+app = typer.Typer(help="Look at a base checkpoint, or build one.", no_args_is_help=True)
 
 
 @app.callback()
 def _group() -> None:
-    """Look at a base checkpoint."""
+    """Look at a base checkpoint, or build one."""
 
 
 @app.command("inspect")
@@ -72,6 +73,49 @@ def _pairs(found: dict[str, Any]) -> Table:
 
 def _gigabytes(amount: int) -> str:
     return f"{amount / 1e9:.3g} GB"
+
+
+@app.command("assemble")
+@one_message
+def assemble(
+    vision: Annotated[str, typer.Option("--vision", help="SigLIP checkpoint: a folder or a hub id.")],
+    llm: Annotated[str, typer.Option("--llm", help="LLM with a chat template: a folder, a hub id or a GGUF file.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to be made.")],
+    captions: Annotated[
+        str | None, typer.Option("--captions", help="LLaVA JSON or Parquet to align the projector on.")
+    ] = None,
+    images: Annotated[str | None, typer.Option("--images", help="Folder of the captions' images.")] = None,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Optimizer steps of the alignment.")] = 1000,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Captions per step.")] = 32,
+    learning_rate: Annotated[float, typer.Option("--learning-rate", min=0.0, help="Peak learning rate.")] = 1e-3,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=16, help="Longer captions are left out.")] = 2048,
+    grid: Annotated[int, typer.Option("--grid", min=1, max=6, help="Most tiles along one side of a picture.")] = 1,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the projector and of the captions' order.")] = 0,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Build a LLaVA-OneVision checkpoint from a SigLIP encoder and an LLM, with a fresh 2-layer projector between them.
+
+    With captions, the projector is trained on them while both others stay as they are.
+    """
+    from tasks.assemble import Alignment, assemble_checkpoint
+
+    alignment = None
+    if captions is not None:
+        alignment = Alignment(captions, images, steps, batch_size, learning_rate, max_tokens)
+    done = assemble_checkpoint(vision, llm, out, grid=grid, seed=seed, device=device, alignment=alignment)
+    if as_json:
+        print_json(done)
+        return
+    console.print(f"{done['checkpoint']}: {done['parameters']:,} parameters")
+    aligned = done["aligned"]
+    if aligned is None:
+        console.print("the projector is untrained: give --captions to align it")
+    else:
+        console.print(
+            f"projector aligned on {aligned['samples']} captions ({aligned['too_long']} too long) in "
+            f"{aligned['steps']} steps: loss {aligned['first_loss']:.3f} -> {aligned['last_loss']:.3f}"
+        )
 
 
 def parse_ranks(text: str) -> list[int]:

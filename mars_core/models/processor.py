@@ -74,3 +74,19 @@ def save_processor(processor: Any, model: str | Path, folder: Path) -> None:
     settings = json.loads(saved.read_text())
     if video is not None and "video_processor" not in settings:
         saved.write_text(json.dumps(settings | {"video_processor": video}, indent=2, sort_keys=True) + "\n")
+
+
+def add_video_part(folder: Path) -> None:
+    """Describe a LLaVA-OneVision processor's video part too, without which AutoProcessor does not load the folder where
+    torchvision is."""
+    path = folder / "processor_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    shared = {key: value for key, value in config["image_processor"].items() if key in _VIDEO_KEYS}
+    config["video_processor"] = {**shared, "video_processor_type": "LlavaOnevisionVideoProcessor"}
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+_VIDEO_KEYS = frozenset(
+    {"do_convert_rgb", "do_normalize", "do_rescale", "do_resize"}
+    | {"image_mean", "image_std", "resample", "rescale_factor", "size"}
+)
