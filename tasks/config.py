@@ -38,6 +38,10 @@ def _for_the_form(schema: dict[str, Any]) -> None:
             field |= kinds[0]
 
 
+def _is_empty(value: Any) -> bool:
+    return value in (None, "", []) or (isinstance(value, dict) and all(map(_is_empty, value.values())))
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, field_title_generator=_title, json_schema_extra=_for_the_form
@@ -50,7 +54,7 @@ class _Section(BaseModel):
         if not isinstance(values, dict):
             return values
         optional = {name for name, field in cls.model_fields.items() if field.default is None}
-        return {name: value for name, value in values.items() if not (name in optional and value in ("", []))}
+        return {name: value for name, value in values.items() if not (name in optional and _is_empty(value))}
 
 
 class DataConfig(_Section):
@@ -106,7 +110,7 @@ class LoadingConfig(_Section):
     )
     gradient_checkpointing: bool = Field(
         False,
-        description="Final run: compute activations again in the backward pass; less memory, about a third slower",
+        description="Final run: compute activations again in the backward pass; less memory, slower",
     )
     spread: bool = Field(False, description="Final run and test: spread the base model over all visible GPUs")
 

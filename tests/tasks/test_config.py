@@ -105,3 +105,9 @@ def test_workers_refuse_relative_paths():
     require_full_paths(StudyConfig(study="/s", model="some/hub-id", data={"train": "/t"}))
     with pytest.raises(ValueError, match=r"study = 's', data\.images = 'pictures'"):
         require_full_paths(StudyConfig(study="s", model="m", data={"train": "/t", "images": "pictures"}))
+
+
+def test_a_family_that_was_left_empty_in_a_form_is_none(tmp_path):
+    config = read_study(written(tmp_path, MINIMAL))
+    for empty in ({}, {"me": "", "projector": [], "llm": "", "unused": []}):
+        assert StudyConfig.model_validate(config.model_dump() | {"family": empty}) == config

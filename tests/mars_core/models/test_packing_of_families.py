@@ -15,8 +15,11 @@ from mars_core.packing.batch import pack_batch
 from mars_core.packing.examine import examine
 from mars_core.packing.forward import lane_losses
 from mars_core.packing.lane import Pass, make_lane
+from mars_core.packing.member import PackMember
+from mars_core.packing.train import train_pack
 from mars_core.packing.wiring import wired
 from mars_core.training.answer_loss import token_losses
+from mars_core.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,29 @@ def test_one_row_of_position_ids_stands_for_every_row(family_model, two_rows):
     structure = examine(model, partition, batch)
     assert structure.unpadded
     assert_pefts(model, partition, structure, batch, [(1, 2)])
+
+
+@pytest.mark.parametrize("family_model", ["gemma3"], indirect=True)
+def test_what_holds_for_text_is_not_taken_for_granted_where_images_are(family_model, two_rows):
+    """Validated on text alone, where padding could be left out; trained on an image, where it could not."""
+    model_type, model = family_model
+    model = model.double().requires_grad_(False)
+    batch = two_rows(model_type)
+    text = {name: batch[name][1:, -3:] for name in ("input_ids", "attention_mask", "labels")}
+    with torch.no_grad():
+        expected = token_losses(model, batch).mean()
+    result = train_pack(
+        model,
+        partition_of(model, family_of(model_type)),
+        [PackMember(RankPair(2, 2), 0)],
+        train_steps=lambda done: [[batch]][done:],
+        validation=lambda: [(text, ["text"])],
+        recipe=Recipe(dtype="float64"),
+        horizon=1,
+        checkpoint_steps=[1],
+    )
+    # Fresh adapters change nothing.
+    assert result.runs[0].checkpoints[0].train_loss == pytest.approx(float(expected), rel=1e-8)
 
 
 def assert_pefts(model, partition, structure, batch, pairs):
