@@ -384,8 +384,7 @@ PARTS = {
 def break_down(bench: Bench, width: int) -> dict[str, Any]:
     """Where the time of a lane's pass goes, in one thread, and what its arithmetic alone would take."""
     torch.set_num_threads(1)
-    family = family_of(bench.model.config.model_type)
-    structure = examine(bench.model, family, bench.partition, bench.batches[0])
+    structure = examine(bench.model, bench.partition, bench.batches[0])
     pairs = bench.pairs[:: max(1, len(bench.pairs) // width)][:width]
     layouts = [layout_of(bench.partition, pair) for pair in pairs]
     weights = [initial_weights(bench.model, bench.partition, pair, 0) for pair in pairs]
@@ -394,7 +393,7 @@ def break_down(bench: Bench, width: int) -> dict[str, Any]:
     def step(batch: Batch) -> None:
         lane_losses(bench.model, Pass(lane, pack_batch(batch, unpadded=structure.unpadded))).sum().backward()
 
-    with wired(bench.model, family, bench.partition, structure):
+    with wired(bench.model, bench.partition, structure):
         step(bench.batches[0])
         started = time.perf_counter()
         for batch in bench.batches:

@@ -23,7 +23,7 @@ def record_approval(config: StudyConfig, revision: Revision, pair: RankPair, rea
     Raises:
         ValueError: the model has no room for these ranks.
     """
-    check_ranks(base_model(config.model, config.device, config.recipe.dtype).partition, pair)
+    check_ranks(base_model(config).partition, pair)
     approval = {"choice": file_hash(choice_path(revision)), "pair": [pair.r_me, pair.r_llm], "reason": reason}
     write_json(approval_path(revision), approval)
     publish_files(config.study, [approval_path(revision)])

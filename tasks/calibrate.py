@@ -92,7 +92,7 @@ def plan_calibration(config: StudyConfig) -> CalibrationPlan:
         ValueError: the dataset is smaller than the smallest size, or a rank does not fit the model.
     """
     data = load_data(config.data)
-    base = base_model(config.model, config.device, config.recipe.dtype)
+    base = base_model(config)
     pairs = [
         RankPair(r_me, r_llm) for r_me in sorted(config.calibration.ranks) for r_llm in sorted(config.calibration.ranks)
     ]
@@ -141,7 +141,7 @@ def _identity(
 ) -> str:
     layers = [layer.name for group in GROUPS for layer in partition.group(group)]
     return run_id(
-        model_id=model_fingerprint(config.model),
+        model_id=model_fingerprint(config),
         data_hash=data.data_hash,
         recipe_hash=recipe_hash(config),
         r_me=pair.r_me,
@@ -174,7 +174,7 @@ def _is_stored(revision: Revision, run: PlannedRun, plan: CalibrationPlan) -> bo
 
 def _check_partition(config: StudyConfig) -> None:
     # One sample through the frozen model: an adapter on a layer that is never called would learn nothing.
-    base = base_model(config.model, config.device, config.recipe.dtype)
+    base = base_model(config)
     for batch, _ in scored_batches(validation_set(config), base, 1)():
         inputs = {key: value for key, value in batch.items() if key != "labels"}
         if "pixel_values" in inputs:

@@ -7,12 +7,15 @@ at the tasks: mars_core receives plain values.
 from __future__ import annotations
 
 import posixpath
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from mars_core.models.families import Family
+from mars_core.models.load_options import Loading
 from mars_core.search import Constraint, MaxAdapterBytes, MaxTrainableParameters, SameParametersAsUniform
 from mars_core.training.recipe import Recipe
 from tasks.storage.location import check_location, is_remote, local_path, read_text
@@ -35,6 +38,10 @@ def _for_the_form(schema: dict[str, Any]) -> None:
             field |= kinds[0]
 
 
+def _is_empty(value: Any) -> bool:
+    return value in (None, "", []) or (isinstance(value, dict) and all(map(_is_empty, value.values())))
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, field_title_generator=_title, json_schema_extra=_for_the_form
@@ -47,7 +54,7 @@ class _Section(BaseModel):
         if not isinstance(values, dict):
             return values
         optional = {name for name, field in cls.model_fields.items() if field.default is None}
-        return {name: value for name, value in values.items() if not (name in optional and value in ("", []))}
+        return {name: value for name, value in values.items() if not (name in optional and _is_empty(value))}
 
 
 class DataConfig(_Section):
@@ -63,6 +70,53 @@ class DataConfig(_Section):
     test: str | None = Field(None, description="Test file; split off the training file if absent")
     validation_samples: int = Field(500, ge=1, description="Samples of the calibration validation set")
     test_samples: int = Field(500, ge=1, description="Samples of the test set, if split off the training file")
+
+
+class FamilyConfig(_Section):
+    """Where a model that MARS does not know keeps its modules, as paths that `model.named_modules()` gives."""
+
+    me: str = Field(min_length=1, description="Path of the vision encoder")
+    projector: tuple[str, ...] = Field(
+        (), description="Paths of what maps vision features to LLM embeddings; may lie inside `me`"
+    )
+    llm: str = Field(min_length=1, description="Path of the language model, without its output head")
+    unused: tuple[str, ...] = Field(
+        (), description="Regular expressions of linear layers that no logit depends on; they are never adapted"
+    )
+
+    @model_validator(mode="after")
+    def _usable(self) -> FamilyConfig:
+        for pattern in self.unused:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"unused: {pattern!r} is no regular expression ({error})") from error
+        return self
+
+    def as_family(self) -> Family:
+        """The paths as mars_core's record."""
+        return Family(**self.model_dump())
+
+
+class LoadingConfig(_Section):
+    """How the base model is loaded."""
+
+    attn_implementation: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"] | None = (
+        Field(None, description="Attention of transformers (default: its own choice); results differ in rounding only")
+    )
+    trust_remote_code: bool = Field(False, description="Run code that lies in the checkpoint; read it first")
+    four_bit: bool = Field(
+        False, description="Frozen weights in 4 bits (NF4, as QLoRA): needs bitsandbytes, and changes every result"
+    )
+    gradient_checkpointing: bool = Field(
+        False,
+        description="Final run: compute activations again in the backward pass; less memory, slower",
+    )
+    spread: bool = Field(False, description="Final run and test: spread the base model over all visible GPUs")
+
+    def as_loading(self) -> Loading:
+        """The settings as mars_core's record."""
+        return Loading(self.attn_implementation, self.trust_remote_code, self.four_bit)
 
 
 class RecipeConfig(_Section):
@@ -196,6 +250,10 @@ class StudyConfig(_Section):
     )
     model: str = Field(min_length=1, description="Base checkpoint: a hub id, or the full path of a folder")
     data: DataConfig = Field(title="Data")
+    family: FamilyConfig | None = Field(
+        None, description="Where the model's modules are (default: looked up by its type; only unknown ones need it)"
+    )
+    loading: LoadingConfig = LoadingConfig()
     recipe: RecipeConfig = RecipeConfig()
     calibration: CalibrationConfig = CalibrationConfig()
     fit: FitConfig = FitConfig()
@@ -219,6 +277,8 @@ class StudyConfig(_Section):
             raise ValueError(
                 f"micro_batch_size {self.micro_batch_size} does not divide recipe.batch_size {self.recipe.batch_size}"
             )
+        if self.loading.spread and self.device == "cpu":
+            raise ValueError("loading.spread is for GPUs, and device is cpu: set one of them otherwise")
         data = self.data
         for location in (self.study, data.train, data.images, data.validation, data.test):
             check_location(location or "")

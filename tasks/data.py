@@ -25,7 +25,7 @@ from mars_core.metrics.identity import content_hash
 from mars_core.models.loading import Base
 from tasks.config import DataConfig, StudyConfig
 from tasks.progress import progress_bar
-from tasks.resources import base_model, model_fingerprint
+from tasks.resources import base_processor, model_fingerprint
 from tasks.storage.data import local_data
 from tasks.storage.location import working_folder
 from tasks.store import read_json, write_json
@@ -175,18 +175,18 @@ def usable_digests(config: StudyConfig, split: str) -> list[str]:
 
 def _measured(config: StudyConfig, split: str, samples: Sequence[Sample]) -> list[int]:
     limit = config.recipe.max_tokens
-    made_of = [load_data(config.data).data_hash, model_fingerprint(config.model), limit, split]
+    made_of = [load_data(config.data).data_hash, model_fingerprint(config), limit, split]
     path = working_folder(config.study) / "cache" / f"short-enough-{content_hash(made_of)}.json"
     if path.is_file():
         return [int(index) for index in read_json(path)]
-    count = TokenCounter(base_model(config.model, config.device, config.recipe.dtype).processor)
+    count = TokenCounter(base_processor(config))
     kept = [index for index, sample in enumerate(samples) if count(sample) <= limit]
     write_json(path, kept)
     return kept
 
 
 def _encoded(config: StudyConfig, samples: Sequence[Sample]) -> EncodedDataset:
-    return EncodedDataset(samples, base_model(config.model, config.device, config.recipe.dtype).processor)
+    return EncodedDataset(samples, base_processor(config))
 
 
 def step_batches(

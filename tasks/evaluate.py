@@ -18,7 +18,7 @@ from tasks.config import StudyConfig
 from tasks.data import scored_batches, test_set
 from tasks.finetune import final_folder, read_final
 from tasks.progress import progress_bar
-from tasks.resources import base_model
+from tasks.resources import final_base_model
 from tasks.retrying import IO_RETRIES
 from tasks.store import Revision, read_json, write_json
 
@@ -26,7 +26,7 @@ from tasks.store import Revision, read_json, write_json
 @task(name="evaluate-on-test", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
 def evaluate_finals(config: StudyConfig, revision: Revision, finals: Mapping[str, RankPair]) -> str:
     """Score the base model and each final adapter, by role, on the test split; returns the path of the scores."""
-    base = base_model(config.model, config.device, config.recipe.dtype)
+    base = final_base_model(config)
     test = test_set(config)
     batches = scored_batches(test, base, config.evaluation_batch_size)
     scores: dict[str, Any] = {}

@@ -24,7 +24,7 @@ from tasks.data import load_data, scored_batches, training_set, usable_samples, 
 from tasks.hours import final_hours
 from tasks.inputs import log_datasets
 from tasks.progress import progress_bar
-from tasks.resources import base_model, device_name, model_fingerprint
+from tasks.resources import device_name, final_base_model, model_fingerprint
 from tasks.store import Revision, read_json, replacing_folder, write_json
 
 # The adapter is saved and read in fp32, so the reloaded model computes the very same products.
@@ -40,7 +40,7 @@ def final_steps(config: StudyConfig) -> int:
 def final_inputs(config: StudyConfig, pair: RankPair) -> str:
     """Hash of everything that decides a final run."""
     settings = {
-        "model": model_fingerprint(config.model),
+        "model": model_fingerprint(config),
         "data": load_data(config.data).data_hash,
         "recipe": config.recipe.model_dump(mode="json"),
         "pair": [pair.r_me, pair.r_llm],
@@ -57,7 +57,7 @@ def finetune_pair(config: StudyConfig, revision: Revision, pair: RankPair, role:
     Raises:
         RuntimeError: the saved adapter, reloaded, does not give the same logits.
     """
-    base = base_model(config.model, config.device, config.recipe.dtype)
+    base = final_base_model(config)
     train, validation = training_set(config), validation_set(config)
     steps, folder = final_steps(config), final_folder(revision, pair)
     # Named after what decides the run, so that another run's checkpoints are never resumed.
@@ -90,6 +90,7 @@ def finetune_pair(config: StudyConfig, revision: Revision, pair: RankPair, role:
                 seed=config.final.seed,
                 checkpoints=checkpoints,
                 micro_batch_size=config.micro_batch_size,
+                gradient_checkpointing=config.loading.gradient_checkpointing,
                 on_step=advance,
             )
             _save_adapter(wrapped, base, folder / "adapter")

@@ -35,7 +35,7 @@ from tasks import tracking
 from tasks.config import StudyConfig
 from tasks.data import forget_data
 from tasks.fit import read_laws
-from tasks.resources import base_model, model_fingerprint
+from tasks.resources import base_model, forget_models, model_fingerprint
 from tasks.retrying import IO_RETRIES
 from tasks.revision import changes_since, differences, identity
 from tasks.search import read_choice
@@ -83,8 +83,7 @@ def look(config: StudyConfig) -> Seen:
 def forget_inputs() -> None:
     """Look at data and model afresh: this process may have read them on an earlier night."""
     forget_data()
-    model_fingerprint.cache_clear()
-    base_model.cache_clear()
+    forget_models()
 
 
 def stands(revision: Revision) -> bool:
@@ -183,12 +182,12 @@ def _compare_choice(config: StudyConfig, revision: Revision, standing: Standing 
 
 def _objection_to(config: StudyConfig, standing: Standing) -> str | None:
     """Why the standing adapter cannot stay, whatever its loss."""
-    if standing.model_fingerprint != model_fingerprint(config.model):
+    if standing.model_fingerprint != model_fingerprint(config):
         return "The base model changed, and the standing adapter belongs to the old one"
     constraints = config.search.as_constraints()
     if not constraints:
         return None
-    partition = base_model(config.model, config.device, config.recipe.dtype).partition
+    partition = base_model(config).partition
     objection = objection_of(standing.pair, constraints, lambda pair: trainable_parameters(partition, RankPair(*pair)))
     return None if objection is None else f"The standing pair {standing.pair} is not allowed any more: {objection}"
 

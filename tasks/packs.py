@@ -22,15 +22,9 @@ from mars_core import __version__
 from mars_core.metrics.schema import SCHEMA, SCHEMA_VERSION, to_table
 from mars_core.models.loading import Base
 from mars_core.models.lora import trainable_parameters
-from mars_core.packing.cost import (
-    ACTIVATION_MARGIN,
-    BYTES_PER_TRAINABLE,
-    Cost,
-    activation_bytes,
-    lanes_for,
-    measure_cost,
-)
+from mars_core.packing.cost import ACTIVATION_MARGIN, Cost, activation_bytes, lanes_for, measure_cost
 from mars_core.packing.export import save_adapter
+from mars_core.packing.footprint import adapter_bytes
 from mars_core.packing.member import PackMember
 from mars_core.packing.state import PackState
 from mars_core.packing.train import Lanes, TrainedPack, train_pack
@@ -109,7 +103,7 @@ def forecast(config: StudyConfig, plan: CalibrationPlan, runs: Sequence[PlannedR
     Raises:
         ValueError: not even one run fits the memory.
     """
-    base = base_model(config.model, config.device, config.recipe.dtype)
+    base = base_model(config)
     cost, lanes = _measured_cost(config, runs)
     packs = plan_packs(config, runs, cost)
     largest = max(packs, key=lambda pack: len(pack.runs))
@@ -161,7 +155,7 @@ def packs_for_workers(
 
 
 def _measured_cost(config: StudyConfig, runs: Sequence[PlannedRun]) -> tuple[Cost, Lanes]:
-    base = base_model(config.model, config.device, config.recipe.dtype)
+    base = base_model(config)
     return measure_cost(
         base.model,
         base.partition,
@@ -197,8 +191,8 @@ def _in_packs_of(limit: int, runs: Sequence[PlannedRun]) -> list[PlannedPack]:
 
 
 def _runs_in_memory(config: StudyConfig, cost: Cost, runs: Sequence[PlannedRun]) -> int:
-    partition = base_model(config.model, config.device, config.recipe.dtype).partition
-    largest = max(trainable_parameters(partition, run.pair) for run in runs) * BYTES_PER_TRAINABLE
+    partition = base_model(config).partition
+    largest = max(adapter_bytes(partition, [run.pair]) for run in runs)
     room = memory_budget(config) - cost.base_bytes - int(cost.activation_bytes * ACTIVATION_MARGIN)
     return max(1, room // largest)
 
@@ -213,7 +207,7 @@ def memory_budget(config: StudyConfig) -> int:
     """Bytes that a pack may use: as configured, else nine tenths of what the device has free, the model counted in."""
     if config.calibration.memory_gigabytes is not None:
         return int(config.calibration.memory_gigabytes * 1e9)
-    base = base_model(config.model, config.device, config.recipe.dtype)
+    base = base_model(config)
     model = sum(weight.nbytes for weight in base.model.parameters())
     device = resolve_device(config.device)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
@@ -255,7 +249,7 @@ def _train_and_store(
 ) -> None:
     folder = state_folder(revision, pack.pack_id)
     write_json(folder / PACK_FILE, [run.run_id for run in pack.runs])
-    base = base_model(config.model, config.device, config.recipe.dtype)
+    base = base_model(config)
     tracked = {run: _begin(config, revision, base, run, pack, parent) for run in pack.runs}
     try:
         trained = _train(config, revision, plan, pack, tracked, label)
@@ -296,7 +290,7 @@ def _train(
     tracked: Mapping[PlannedRun, str],
     label: str | None,
 ) -> TrainedPack:
-    base = base_model(config.model, config.device, config.recipe.dtype)
+    base = base_model(config)
     folder = state_folder(revision, pack.pack_id)
     validation = scored_batches(validation_set(config), base, config.evaluation_batch_size)
     steps = partial(step_batches, calibration_set(config), base, config.recipe.batch_size, config.micro_batch_size)
@@ -335,7 +329,7 @@ def _lanes(config: StudyConfig, base: Base, pack: PlannedPack) -> Lanes:
     return lanes_for(
         activation_bytes(base.model, base.partition, first, largest),
         sum(weight.nbytes for weight in base.model.parameters()),
-        sum(trainable_parameters(base.partition, pair) for pair in pairs) * BYTES_PER_TRAINABLE,
+        adapter_bytes(base.partition, pairs),
         memory_budget(config),
         at_once=lanes_at_once(config),
         device=resolve_device(config.device).type,

@@ -25,7 +25,7 @@ from tasks.evaluate import read_evaluation
 from tasks.finetune import final_folder, read_final
 from tasks.fit import laws_path, read_laws, target_size
 from tasks.hours import revision_hours
-from tasks.resources import base_model
+from tasks.resources import final_base_model
 from tasks.retrying import IO_RETRIES
 from tasks.search import choice_path, read_choice
 from tasks.storage.location import address
@@ -127,7 +127,7 @@ def _gib(amount: int) -> str:
 
 
 def _model(config: StudyConfig) -> dict[str, Any]:
-    base = base_model(config.model, config.device, config.recipe.dtype)
+    base = final_base_model(config)
     return {
         "id": config.model,
         "model_type": base.model.config.model_type,

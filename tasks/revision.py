@@ -19,7 +19,9 @@ def identity(config: StudyConfig) -> dict[str, Any]:
     """What a revision is made with: if any of it changes, results must not mix."""
     return {
         "model": config.model,
-        "model_fingerprint": model_fingerprint(config.model),
+        "model_fingerprint": model_fingerprint(config),
+        "family": config.family and config.family.model_dump(mode="json"),
+        "four_bit": config.loading.four_bit or None,
         "data_hash": load_data(config.data).data_hash,
         "recipe": config.recipe.model_dump(mode="json"),
         "recipe_hash": recipe_hash(config),
@@ -44,7 +46,7 @@ def open_revision(config: StudyConfig, *, new: bool) -> Revision:
     if known and not new:
         _refuse_other(known[-1], current)
         revision = known[-1]
-    elif known and _stored(known[-1]) == current:
+    elif known and not _differing(_stored(known[-1]), current):
         raise ValueError(
             f"{study} already has revision {known[-1].number} with this model, data and recipe: "
             "run without --new-revision to go on with it"

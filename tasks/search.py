@@ -44,7 +44,7 @@ def choose_ranks(config: StudyConfig, revision: Revision, plan: CalibrationPlan)
 
 def _chooser(config: StudyConfig) -> ChoosePair:
     """The search with a study's settings and its model's parameter counts."""
-    partition = base_model(config.model, config.device, config.recipe.dtype).partition
+    partition = base_model(config).partition
     reference = config.calibration.reference_rank
     return partial(
         choose_pair,

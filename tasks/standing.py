@@ -25,7 +25,7 @@ from tasks.evaluate import evaluation_path, read_evaluation
 from tasks.finetune import final_folder, read_final
 from tasks.fit import laws_path, read_laws
 from tasks.registry import model_name, move_champion, register_adapter
-from tasks.resources import base_model, model_fingerprint
+from tasks.resources import final_base_model, model_fingerprint
 from tasks.retrying import IO_RETRIES
 from tasks.revision import recipe_hash
 from tasks.search import choice_path, read_choice
@@ -135,7 +135,7 @@ def read_acceptance(revision: Revision, pair: RankPair, standing: Standing | Non
 def _judge(config: StudyConfig, revision: Revision, pair: RankPair, standing: Standing | None) -> Acceptance:
     if standing is None:
         return Acceptance(True, "the first final run of this study")
-    if standing.model_fingerprint != model_fingerprint(config.model):
+    if standing.model_fingerprint != model_fingerprint(config):
         return _not_comparable("they are adapters of different base models")
     standing_adapter = working_folder(config.study) / standing.adapter
     if not standing_adapter.is_dir():
@@ -165,7 +165,7 @@ def _not_comparable(why: str) -> Acceptance:
 def validation_hash(config: StudyConfig) -> str:
     """What a validation loss was measured on, and how: losses with equal hashes can be compared."""
     digests = usable_digests(config, "validation")
-    return content_hash([model_fingerprint(config.model), config.recipe.dtype, digests])
+    return content_hash([model_fingerprint(config), config.recipe.dtype, digests])
 
 
 def _training_samples(revision: Revision) -> set[str] | None:
@@ -178,7 +178,7 @@ def _not_in(seen: set[str], samples: Sequence[Sample], digests: Sequence[str]) -
 
 
 def _loss(config: StudyConfig, adapter: Path, samples: Sequence[Sample]) -> float:
-    base = base_model(config.model, config.device, config.recipe.dtype)
+    base = final_base_model(config)
     batches = scored_batches(EncodedDataset(samples, base.processor), base, config.evaluation_batch_size)
     wrapped = PeftModel.from_pretrained(base.model, str(adapter))
     try:
@@ -222,7 +222,7 @@ def _standing(
         mlflow_run_id=record["mlflow_run_id"],
         validation_loss=record["best_val_loss"],
         validation_hash=validation_hash(config),
-        model_fingerprint=model_fingerprint(config.model),
+        model_fingerprint=model_fingerprint(config),
         recipe_hash=recipe_hash(config),
         data_hash=load_data(config.data).data_hash,
         laws=summaries(read_laws(revision)) if laws_path(revision).is_file() else {},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import sys
 from collections.abc import Sequence
@@ -25,12 +24,9 @@ from mars_core.demo.pretrain import (
     pretrain_tower,
 )
 from mars_core.demo.text import sample_documents
+from mars_core.models.processor import add_video_part
 
 _TOKENIZER_DOCUMENTS = 20_000
-_VIDEO_KEYS = frozenset(
-    {"do_convert_rgb", "do_normalize", "do_rescale", "do_resize"}
-    | {"image_mean", "image_std", "resample", "rescale_factor", "size"}
-)
 
 
 @dataclass(frozen=True)
@@ -95,17 +91,9 @@ def save_checkpoint(model: Any, processor: Any, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(out)
     processor.save_pretrained(out)
-    _add_video_processor(out / "processor_config.json")
+    add_video_part(out)
     for path in out.iterdir():
         path.chmod(0o644)
-
-
-def _add_video_processor(path: Path) -> None:
-    """Describe the video part too, without which AutoProcessor does not load the folder where torchvision is."""
-    config = json.loads(path.read_text(encoding="utf-8"))
-    shared = {key: value for key, value in config["image_processor"].items() if key in _VIDEO_KEYS}
-    config["video_processor"] = {**shared, "video_processor_type": "LlavaOnevisionVideoProcessor"}
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _tokenizer_texts(names: Sequence[str], seed: int) -> list[str]:

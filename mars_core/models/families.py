@@ -26,16 +26,38 @@ class Family:
     unused: tuple[str, ...] = ()
 
 
+_SIGLIP_POOLING = r"model\.vision_tower\.(vision_model\.)?head\..*"
+_QWEN = Family(me="model.visual", projector=("model.visual.merger",), llm="model.language_model")
+_IDEFICS = Family(me="model.vision_model", projector=("model.connector",), llm="model.text_model")
+_TOWER = Family(
+    me="model.vision_tower",
+    projector=("model.multi_modal_projector",),
+    llm="model.language_model",
+    unused=(_SIGLIP_POOLING,),
+)
+
 FAMILIES: dict[str, Family] = {
-    "llava_onevision": Family(
-        me="model.vision_tower",
-        projector=("model.multi_modal_projector",),
+    "gemma3": _TOWER,  # its projector multiplies by a bare parameter: no linear layer in it
+    "idefics3": _IDEFICS,
+    "internvl": _TOWER,
+    "llava_onevision": _TOWER,
+    "qwen2_vl": _QWEN,
+    "qwen2_5_vl": _QWEN,
+    "qwen3_vl": Family(
+        me="model.visual",
+        projector=("model.visual.merger", "model.visual.deepstack_merger_list"),
         llm="model.language_model",
-        unused=(r"model\.vision_tower\.(vision_model\.)?head\..*",),
     ),
-    "qwen2_vl": Family(me="model.visual", projector=("model.visual.merger",), llm="model.language_model"),
-    "qwen2_5_vl": Family(me="model.visual", projector=("model.visual.merger",), llm="model.language_model"),
+    "smolvlm": _IDEFICS,
 }
+
+
+EXAMPLE = r"""family:
+  me: model.vision_tower                      # the vision encoder
+  projector: [model.multi_modal_projector]    # [] if it has no linear layers; may lie inside `me`
+  llm: model.language_model
+  unused: ['model\.vision_tower\.head\..*']    # regular expressions of layers that no logit depends on, or []"""
+"""A description of a model that is not in the table, as a study file holds it."""
 
 
 def family_of(model_type: str) -> Family:
@@ -47,7 +69,6 @@ def family_of(model_type: str) -> Family:
     if model_type not in FAMILIES:
         raise ValueError(
             f"model type {model_type!r} is not known: MARS knows {', '.join(sorted(FAMILIES))}. "
-            "Add an entry with the module paths of its vision tower, projector and language model "
-            "to mars_core/models/families.py"
+            f"Describe it in the study file, with the paths that model.named_modules() gives:\n{EXAMPLE}"
         )
     return FAMILIES[model_type]

@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig
+from transformers.utils import is_bitsandbytes_available
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from mars_core.models.families import Family, family_of
+from mars_core.models.load_options import AS_IT_IS, Loading
 from mars_core.models.partition import Partition, partition_of
 from mars_core.models.processor import load_processor
 
@@ -35,26 +37,110 @@ class Base:
         return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
 
 
-def load_base(model: str, *, device: torch.device, dtype: torch.dtype, trust_remote_code: bool = False) -> Base:
+def load_base(
+    model: str,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    family: Family | None = None,
+    loading: Loading = AS_IT_IS,
+    spread: bool = False,
+) -> Base:
     """Load checkpoint `model` (a local folder or hub id) with frozen weights on `device`.
 
+    family: where its modules are, None to look its type up. spread: over all visible GPUs instead.
+
     Raises:
-        ValueError: the checkpoint cannot be found or read, its type is unknown, it lacks weights, or a module has no
-            linear layers.
+        ValueError: the checkpoint cannot be found or read, its type is unknown, it lacks weights, a module has no
+            linear layers, or this machine cannot load it in the way that was asked for.
     """
     model = _expanded(model)
-    family = family_of(read_model_type(model, trust_remote_code=trust_remote_code))
+    model_type = read_model_type(model, trust_remote_code=loading.trust_remote_code)
+    family = family or family_of(model_type)
+    processor = read_processor(model, trust_remote_code=loading.trust_remote_code)
     try:
-        processor = load_processor(model, trust_remote_code=trust_remote_code)
         network, loaded = AutoModelForImageTextToText.from_pretrained(
-            model, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
+            model,
+            dtype=dtype,
+            trust_remote_code=loading.trust_remote_code,
+            attn_implementation=loading.attn_implementation,
+            quantization_config=four_bit_config(dtype) if loading.four_bit else None,
+            device_map=_device_map(device, four_bit=loading.four_bit, spread=spread),
+            output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise ValueError(f"model {model!r} could not be loaded: {_first_line(error)}") from error
     _check_complete(model, loaded["missing_keys"], family)
     network.requires_grad_(False)
     network.config.use_cache = False
-    return Base(network.to(device).eval(), partition_of(network, family), processor, model)
+    if loading.four_bit:
+        _keep_trainable_on_a_cpu(network)
+    elif not spread:
+        network = network.to(device)
+    return Base(network.eval(), partition_of(network, family), processor, model)
+
+
+def read_processor(model: str, *, trust_remote_code: bool = False) -> Any:
+    """The processor of checkpoint `model`, without its weights.
+
+    Raises:
+        ValueError: the checkpoint cannot be found, or has no processor that can be read.
+    """
+    try:
+        return load_processor(_expanded(model), trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise ValueError(f"model {model!r} could not be loaded: {_first_line(error)}") from error
+
+
+def four_bit_config(dtype: torch.dtype) -> BitsAndBytesConfig:
+    """QLoRA's settings: NF4, double quantization, products in `dtype`.
+
+    Raises:
+        ValueError: bitsandbytes is not installed.
+    """
+    if not is_bitsandbytes_available():
+        raise ValueError(
+            "a 4-bit base needs bitsandbytes, which is not installed: pip install 'mars-rank-search[four-bit]', or set "
+            "loading.four_bit to false"
+        )
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+
+
+def _keep_trainable_on_a_cpu(network: nn.Module) -> None:
+    # In evaluation mode bitsandbytes repacks weights for some CPUs, in a form that no gradient passes.
+    for module in network.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+
+
+def _device_map(device: torch.device, *, four_bit: bool, spread: bool) -> Any:
+    if not spread:
+        return {"": str(device)} if four_bit else None  # 4-bit weights are made where they will stay
+    if not torch.cuda.is_available():
+        raise ValueError("loading.spread needs GPUs, and PyTorch sees no CUDA device here: set it to false")
+    return "balanced"
+
+
+def skeleton(
+    model: str, *, family: Family | None = None, trust_remote_code: bool = False
+) -> tuple[nn.Module, Partition]:
+    """The network that a checkpoint's configuration describes, on the meta device: shapes without weights.
+
+    Raises:
+        ValueError: the checkpoint cannot be found, its type is unknown, or a module has no linear layers.
+    """
+    model = _expanded(model)
+    model_type = read_model_type(model, trust_remote_code=trust_remote_code)
+    family = family or family_of(model_type)
+    config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
+    try:
+        with torch.device("meta"):
+            network = AutoModelForImageTextToText.from_config(config, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise ValueError(f"model {model!r} could not be built from its configuration: {_first_line(error)}") from error
+    return network, partition_of(network, family)
 
 
 def _check_complete(model: str, missing: Iterable[str], family: Family) -> None:
@@ -84,6 +170,11 @@ def read_model_type(model: str, *, trust_remote_code: bool = False) -> str:
     try:
         config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
+        if "trust_remote_code" in str(error):
+            raise ValueError(
+                f"model {model!r} comes with code of its own, which is not run unless you ask for it: read that code, "
+                "then set loading.trust_remote_code to true (--trust-remote-code)"
+            ) from error
         fault = (
             "has no usable config.json" if is_local else "is neither a local checkpoint folder nor a reachable hub id"
         )

@@ -15,7 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from mars_core.models.partition import GROUPS, Group, Partition
+from mars_core.models.partition import GROUPS, WHERE, Group, Partition
 
 ALPHA_PER_RANK = 2
 
@@ -115,7 +115,7 @@ def check_adapters(wrapped: nn.Module, partition: Partition, pair: RankPair) -> 
         missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
         raise ValueError(
             f"adapters were put on {len(found)} layers, expected {len(expected)}: missing {missing[:3]}, "
-            f"unexpected {extra[:3]}. Check the family's module paths in mars_core/models/families.py"
+            f"unexpected {extra[:3]}. Check the module paths, {WHERE}"
         )
     for name, (rank, scale) in found.items():
         if rank != expected[name] or scale != ALPHA_PER_RANK:

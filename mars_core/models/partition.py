@@ -14,6 +14,7 @@ from mars_core.models.families import Family
 
 Group = Literal["me", "projector", "llm"]
 GROUPS: tuple[Group, ...] = ("me", "projector", "llm")
+WHERE = "in the study file's `family` section or, for a model that MARS knows, in mars_core/models/families.py"
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,15 @@ class LinearLayer:
 class Partition:
     """The linear layers that LoRA adapts, by group; heads and embeddings belong to none.
 
-    excluded: linear layers left out (output heads, layers that the forward pass never uses).
+    excluded: linear layers left out (output heads, layers that the forward pass never uses). family: where the groups
+    were looked for.
     """
 
     me: tuple[LinearLayer, ...]
     projector: tuple[LinearLayer, ...]
     llm: tuple[LinearLayer, ...]
     excluded: tuple[str, ...]
+    family: Family
 
     def group(self, name: Group) -> tuple[LinearLayer, ...]:
         """Return the layers of one group."""
@@ -47,17 +50,18 @@ class Partition:
         return sum(layer.in_features + layer.out_features for layer in self.group(name))
 
     def largest_rank(self, name: Group) -> int:
-        """The smallest width in a group: a LoRA rank above it would exceed some layer's own rank."""
-        return min(min(layer.in_features, layer.out_features) for layer in self.group(name))
+        """The smallest width in a group, 0 if it is empty: a LoRA rank above it would exceed some layer's own rank."""
+        return min((min(layer.in_features, layer.out_features) for layer in self.group(name)), default=0)
 
 
 def partition_of(model: nn.Module, family: Family) -> Partition:
     """Assign every linear layer of `model` to exactly one group, or to the excluded ones.
 
     Raises:
-        ValueError: the ME or the LLM has no linear layer, or a linear layer outside the output head
-            belongs to no group.
+        ValueError: the model has no module at one of the family's paths, the ME or the LLM has no linear layer, or a
+            linear layer outside the output head belongs to no group.
     """
+    _check_paths(model, family)
     unused = [re.compile(pattern) for pattern in family.unused]
     head = _output_head_names(model)
     groups: dict[Group, list[LinearLayer]] = {"me": [], "projector": [], "llm": []}
@@ -71,7 +75,7 @@ def partition_of(model: nn.Module, family: Family) -> Partition:
         else:
             groups[group].append(LinearLayer(name, layer.in_features, layer.out_features))
     _check_groups(groups, unclaimed, family)
-    return Partition(tuple(groups["me"]), tuple(groups["projector"]), tuple(groups["llm"]), tuple(excluded))
+    return Partition(tuple(groups["me"]), tuple(groups["projector"]), tuple(groups["llm"]), tuple(excluded), family)
 
 
 def layers_used_by_forward(model: nn.Module, batch: Mapping[str, Any]) -> set[str]:
@@ -111,7 +115,7 @@ def check_against_forward(partition: Partition, used: set[str]) -> None:
     if idle:
         raise ValueError(
             f"{len(idle)} linear layers in the partition have no part in the forward pass's logits "
-            f"(first: {idle[0]}): add a pattern for them to the family's `unused` in mars_core/models/families.py"
+            f"(first: {idle[0]}): add a pattern for them to `unused`, {WHERE}"
         )
 
 
@@ -141,11 +145,22 @@ def _is_below(name: str, path: str) -> bool:
     return name == path or name.startswith(path + ".")
 
 
+def _check_paths(model: nn.Module, family: Family) -> None:
+    known = dict(model.named_modules())
+    missing = [path for path in (family.me, *family.projector, family.llm) if path not in known]
+    if missing:
+        near = [path for path in known if path and path.count(".") < 3]
+        raise ValueError(
+            f"the model has no module {missing[0]!r}: correct the path, {WHERE}. Its outer modules are "
+            f"{', '.join(near[:12])}"
+        )
+
+
 def _check_groups(groups: dict[Group, list[LinearLayer]], unclaimed: list[str], family: Family) -> None:
     if unclaimed:
         raise ValueError(
             f"{len(unclaimed)} linear layers belong to neither ME, projector, LLM nor output head "
-            f"(first: {unclaimed[0]}): correct the module paths in mars_core/models/families.py"
+            f"(first: {unclaimed[0]}): correct the module paths, {WHERE}"
         )
     for group, path in (("me", family.me), ("llm", family.llm)):
         if not groups[group]:  # type: ignore[index]

@@ -11,8 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig
-from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+from transformers import AutoConfig, AutoProcessor
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING, processor_class_from_name
 from transformers.utils import cached_file
 
 
@@ -23,13 +23,22 @@ def load_processor(model: str | Path, *, trust_remote_code: bool = False) -> Any
         ValueError: the checkpoint has no processor of its own.
     """
     config = AutoConfig.from_pretrained(str(model), trust_remote_code=trust_remote_code)
-    if type(config) not in PROCESSOR_MAPPING:
-        raise ValueError(
-            f"model {str(model)!r} is of type {config.model_type!r}, for which transformers has no "
-            "image-and-text processor: choose a vision-language checkpoint"
-        )
-    processor_class = without_video(PROCESSOR_MAPPING[type(config)])
-    return processor_class.from_pretrained(str(model))
+    processor_class = PROCESSOR_MAPPING[type(config)] if type(config) in PROCESSOR_MAPPING else _named_class(model)
+    if processor_class is not None:
+        return without_video(processor_class).from_pretrained(str(model), trust_remote_code=trust_remote_code)
+    if trust_remote_code:
+        return AutoProcessor.from_pretrained(str(model), trust_remote_code=True)
+    raise ValueError(
+        f"model {str(model)!r} is of type {config.model_type!r}, for which transformers has no "
+        "image-and-text processor: choose a vision-language checkpoint"
+    )
+
+
+def _named_class(model: str | Path) -> Any:
+    """The class of transformers that the checkpoint's own processor file names, None where there is none."""
+    path = cached_file(str(model), "processor_config.json", _raise_exceptions_for_missing_entries=False)
+    name = json.loads(Path(path).read_text()).get("processor_class") if path else None
+    return processor_class_from_name(name) if name else None
 
 
 def without_video(processor_class: type) -> Any:
@@ -65,3 +74,19 @@ def save_processor(processor: Any, model: str | Path, folder: Path) -> None:
     settings = json.loads(saved.read_text())
     if video is not None and "video_processor" not in settings:
         saved.write_text(json.dumps(settings | {"video_processor": video}, indent=2, sort_keys=True) + "\n")
+
+
+def add_video_part(folder: Path) -> None:
+    """Describe a LLaVA-OneVision processor's video part too, without which AutoProcessor does not load the folder where
+    torchvision is."""
+    path = folder / "processor_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    shared = {key: value for key, value in config["image_processor"].items() if key in _VIDEO_KEYS}
+    config["video_processor"] = {**shared, "video_processor_type": "LlavaOnevisionVideoProcessor"}
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+_VIDEO_KEYS = frozenset(
+    {"do_convert_rgb", "do_normalize", "do_rescale", "do_resize"}
+    | {"image_mean", "image_std", "resample", "rescale_factor", "size"}
+)

@@ -35,6 +35,7 @@ def attend(
 
     Args:
         query: shape (1, heads, M T, head size), all members' tokens; key, value: with as many or fewer heads.
+        sliding_window: tokens that each token sees, itself included; None for all before it.
 
     Returns:
         shape (1, M T, heads, head size), and no weights.
@@ -43,13 +44,12 @@ def attend(
         NotImplementedError: the model asks for what this attention does not do, so that padding must stay.
     """
     this = current_pass()
-    window_cuts = sliding_window is not None and this is not None and sliding_window < max(this.batch.lengths)
-    if this is None or window_cuts or dropout or others.get("softcap") is not None:
+    if this is None or dropout or others.get("softcap") is not None:
         raise NotImplementedError("only plain causal attention within a pass")
     q, k, v = (_by_member(tensor, this.lane.width) for tensor in (query, key, value))
     grouped = query.shape[1] != key.shape[1]
     attend_rows = _at_answers if hasattr(module, MARK) else _everywhere
-    return attend_rows(this, q, k, v, {"scale": scaling, "enable_gqa": grouped}), None
+    return attend_rows(this, q, k, v, sliding_window, {"scale": scaling, "enable_gqa": grouped}), None
 
 
 def _by_member(tensor: Tensor, width: int) -> Tensor:
@@ -57,18 +57,26 @@ def _by_member(tensor: Tensor, width: int) -> Tensor:
     return tensor[0].view(heads, width, tokens // width, size).transpose(0, 1)
 
 
-def _everywhere(this: Pass, q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> Tensor:
+def _everywhere(this: Pass, q: Tensor, k: Tensor, v: Tensor, window: int | None, options: dict[str, Any]) -> Tensor:
     parts = zip(*(torch.split(tensor, list(this.batch.lengths), dim=2) for tensor in (q, k, v)), strict=True)
-    done = [functional.scaled_dot_product_attention(a, b, c, is_causal=True, **options) for a, b, c in parts]
+    done = [_causal(a, b, c, window, options) for a, b, c in parts]
     return torch.cat([part.transpose(1, 2) for part in done], dim=1).flatten(0, 1)[None]
 
 
-def _at_answers(this: Pass, q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> Tensor:
+def _causal(q: Tensor, k: Tensor, v: Tensor, window: int | None, options: dict[str, Any]) -> Tensor:
+    length = q.shape[2]
+    if window is None or window >= length:
+        return functional.scaled_dot_product_attention(q, k, v, is_causal=True, **options)
+    visible = _seen_from(torch.arange(length, device=q.device), length, window)
+    return functional.scaled_dot_product_attention(q, k, v, attn_mask=visible, **options)
+
+
+def _at_answers(this: Pass, q: Tensor, k: Tensor, v: Tensor, window: int | None, options: dict[str, Any]) -> Tensor:
     batch = this.batch
     queries = torch.split(q.index_select(2, batch.answer_rows), [len(rows) for rows in batch.answers_in], dim=2)
     parts = zip(batch.answers_in, queries, *(torch.split(t, list(batch.lengths), dim=2) for t in (k, v)), strict=True)
     done = [
-        functional.scaled_dot_product_attention(a, b, c, attn_mask=_seen_from(rows, b.shape[2]), **options)
+        functional.scaled_dot_product_attention(a, b, c, attn_mask=_seen_from(rows, b.shape[2], window), **options)
         for rows, a, b, c in parts
         if len(rows)
     ]
@@ -77,8 +85,9 @@ def _at_answers(this: Pass, q: Tensor, k: Tensor, v: Tensor, options: dict[str, 
     return full.index_copy(1, batch.answer_rows, at_answers).flatten(0, 1)[None]
 
 
-def _seen_from(rows: Tensor, length: int) -> Tensor:
-    return torch.arange(length, device=rows.device)[None] <= rows[:, None]
+def _seen_from(rows: Tensor, length: int, window: int | None) -> Tensor:
+    back = rows[:, None] - torch.arange(length, device=rows.device)[None]
+    return back >= 0 if window is None else (back >= 0) & (back < window)
 
 
 @contextmanager

@@ -11,12 +11,12 @@ from itertools import islice, pairwise
 import torch
 from torch import Tensor, nn
 
-from mars_core.models.families import family_of
 from mars_core.models.lora import RankPair, trainable_parameters
 from mars_core.models.partition import Partition
 from mars_core.packing.adapters import layout_of
 from mars_core.packing.batch import pack_batch
 from mars_core.packing.examine import examine
+from mars_core.packing.footprint import BYTES_PER_TRAINABLE, adapter_bytes
 from mars_core.packing.forward import lane_losses
 from mars_core.packing.lane import Pass, make_lane
 from mars_core.packing.member import PackMember
@@ -24,8 +24,6 @@ from mars_core.packing.train import Batch, Lanes, Step, train_pack
 from mars_core.packing.wiring import wired
 from mars_core.training.recipe import Recipe
 
-# Weights, gradient and Adam's two moments, each in 4 bytes (adapters are kept in full precision).
-BYTES_PER_TRAINABLE = 16
 # Buffers of the backward pass, and what allocators round up, on top of what the forward pass keeps.
 ACTIVATION_MARGIN = 1.5
 WIDEST_LANE = {"cpu": 4, "cuda": 32}
@@ -55,7 +53,7 @@ class Cost:
 
     def memory_bytes(self, partition: Partition, pairs: Sequence[RankPair], lanes: Lanes) -> int:
         """Predicted memory of a pack: the model once, every run's adapters, the activations of the lanes under way."""
-        adapters = sum(trainable_parameters(partition, pair) for pair in pairs) * BYTES_PER_TRAINABLE
+        adapters = adapter_bytes(partition, pairs)
         under_way = min(lanes.width * lanes.at_once, len(pairs))
         return self.base_bytes + adapters + int(under_way * self.activation_bytes * ACTIVATION_MARGIN)
 
@@ -86,8 +84,7 @@ def lanes_for(
 
 def activation_bytes(model: nn.Module, partition: Partition, batch: Batch, pair: RankPair) -> int:
     """Bytes that the forward pass of one member keeps for the backward pass, frozen weights left out."""
-    family = family_of(model.config.model_type)  # type: ignore[union-attr, arg-type]
-    structure = examine(model, family, partition, batch)
+    structure = examine(model, partition, batch)
     layout = layout_of(partition, pair)
     parameter = next(model.parameters())
     flat = torch.zeros(layout.size, device=parameter.device, dtype=torch.float32)
@@ -103,7 +100,7 @@ def activation_bytes(model: nn.Module, partition: Partition, batch: Batch, pair:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with wired(model, family, partition, structure), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+    with wired(model, partition, structure), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
         lane_losses(model, Pass(lane, pack_batch(batch, unpadded=structure.unpadded))).mean()
     return sum(kept.values())
 

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mars_core.models.families import Family
 from mars_core.models.lora import RankPair
 from mars_core.models.partition import Partition
 from mars_core.packing.adapters import layout_of
@@ -29,24 +28,26 @@ from mars_core.training.answer_loss import answer_logits
 LOGIT_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 1e-1, torch.float16: 2e-2}
 
 
-def examine(model: nn.Module, family: Family, partition: Partition, batch: Mapping[str, Tensor]) -> Structure:
+def examine(model: nn.Module, partition: Partition, batch: Mapping[str, Tensor]) -> Structure:
     """Try every saving on `batch`, which should hold an image and several sequences of unequal length."""
     was_training = model.training
     model.eval()
     try:
-        structure = Structure(unpadded=_works_unpadded(model, family, partition, batch))
+        structure = Structure(unpadded=_works_unpadded(model, partition, batch))
         packed = pack_batch(batch, unpadded=structure.unpadded)
-        convolutions = [name for name, module in _below(model, family.me) if isinstance(module, _CONVOLUTIONS)]
-        shared = _same_for_all(model, family, partition, structure, packed, RankPair(1, 1), convolutions)
+        convolutions = [
+            name for name, module in _below(model, partition.family.me) if isinstance(module, _CONVOLUTIONS)
+        ]
+        shared = _same_for_all(model, partition, structure, packed, RankPair(1, 1), convolutions)
         projector = [layer.name for layer in partition.projector]
-        doors = _same_for_all(model, family, partition, structure, packed, RankPair(0, 1), projector)
-        answers_only = _answers_only(model, family, partition, structure, packed)
+        doors = _same_for_all(model, partition, structure, packed, RankPair(0, 1), projector)
+        answers_only = _answers_only(model, partition, structure, packed)
         norms = _root_mean_square_norms(model)
         structure = replace(structure, shared=shared, answers_only=answers_only, norms=norms)
         with_doors = replace(structure, projector_doors=doors)
-        if _encoder_can_be_shared(model, family, partition, with_doors, batch):
+        if _encoder_can_be_shared(model, partition, with_doors, batch):
             structure = with_doors
-        distinct = _pictures_can_be_seen_once(model, family, partition, structure, batch)
+        distinct = _pictures_can_be_seen_once(model, partition, structure, batch)
         return replace(structure, distinct_pictures=distinct)
     finally:
         model.train(was_training)
@@ -83,11 +84,11 @@ def _plain_lane(model: nn.Module) -> Lane:
 
 
 @torch.no_grad()
-def _works_unpadded(model: nn.Module, family: Family, partition: Partition, batch: Mapping[str, Tensor]) -> bool:
+def _works_unpadded(model: nn.Module, partition: Partition, batch: Mapping[str, Tensor]) -> bool:
     expected, _ = answer_logits(model, batch)
     this = Pass(_plain_lane(model), pack_batch(batch, unpadded=True))
     try:
-        with wired(model, family, partition, Structure(unpadded=True)):
+        with wired(model, partition, Structure(unpadded=True)):
             found = lane_logits(model, this)[0]
     except (NotImplementedError, RuntimeError, ValueError, TypeError, IndexError):
         return False  # attention of another kind, or arguments of another shape: padding stays
@@ -97,7 +98,6 @@ def _works_unpadded(model: nn.Module, family: Family, partition: Partition, batc
 @torch.no_grad()
 def _same_for_all(
     model: nn.Module,
-    family: Family,
     partition: Partition,
     structure: Structure,
     batch: PackedBatch,
@@ -117,7 +117,7 @@ def _same_for_all(
     handles = [model.get_submodule(name).register_forward_pre_hook(note(name)) for name in names]
     lane = replace(_random_lane(model, partition, pair), frozen_me=False)
     try:
-        with wired(model, family, partition, structure):
+        with wired(model, partition, structure):
             lane_logits(model, Pass(lane, batch))
     finally:
         for handle in handles:
@@ -127,14 +127,14 @@ def _same_for_all(
 
 @torch.no_grad()
 def _encoder_can_be_shared(
-    model: nn.Module, family: Family, partition: Partition, structure: Structure, batch: Mapping[str, Tensor]
+    model: nn.Module, partition: Partition, structure: Structure, batch: Mapping[str, Tensor]
 ) -> bool:
     """Whether members without vision adapters get the same logits from features that were computed once, and kept."""
     if not structure.projector_doors:
         return False
     lane = _random_lane(model, partition, RankPair(0, 1))
     packed = pack_batch(batch, unpadded=structure.unpadded)
-    with wired(model, family, partition, structure):
+    with wired(model, partition, structure):
         expected = lane_logits(model, Pass(replace(lane, frozen_me=False), packed))
         try:
             found = [lane_logits(model, Pass(lane, packed)) for _ in range(2)]
@@ -145,7 +145,7 @@ def _encoder_can_be_shared(
 
 @torch.no_grad()
 def _pictures_can_be_seen_once(
-    model: nn.Module, family: Family, partition: Partition, structure: Structure, batch: Mapping[str, Tensor]
+    model: nn.Module, partition: Partition, structure: Structure, batch: Mapping[str, Tensor]
 ) -> bool:
     """Whether equal pictures, seen once, give the same logits, with and without vision adapters."""
     pictures = batch.get("pixel_values")
@@ -157,7 +157,7 @@ def _pictures_can_be_seen_once(
         lane = _random_lane(model, partition, pair)
         try:
             expected, found = (
-                _logits(model, family, partition, tried, lane, dict(batch) | {"pixel_values": changed})
+                _logits(model, partition, tried, lane, dict(batch) | {"pixel_values": changed})
                 for tried in (structure, replace(structure, distinct_pictures=True))
             )
         except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
@@ -169,13 +169,12 @@ def _pictures_can_be_seen_once(
 
 def _logits(
     model: nn.Module,
-    family: Family,
     partition: Partition,
     structure: Structure,
     lane: Lane,
     batch: Mapping[str, Tensor],
 ) -> Tensor:
-    with wired(model, family, partition, structure):
+    with wired(model, partition, structure):
         return lane_logits(model, Pass(lane, pack_batch(batch, unpadded=structure.unpadded)))
 
 
@@ -193,13 +192,11 @@ def _random_lane(model: nn.Module, partition: Partition, pair: RankPair) -> Lane
     return make_lane([layout, layout], weights, [torch.zeros_like(weight) for weight in weights])
 
 
-def _answers_only(
-    model: nn.Module, family: Family, partition: Partition, structure: Structure, batch: PackedBatch
-) -> frozenset[str]:
+def _answers_only(model: nn.Module, partition: Partition, structure: Structure, batch: PackedBatch) -> frozenset[str]:
     """Layers of the language model's last block whose output reaches the answers' logits from the answer rows alone."""
     zeros: dict[str, Tensor] = {}
     names = _last_block(partition)
-    with wired(model, family, partition, structure), _zeros_added(model, names, zeros), torch.enable_grad():
+    with wired(model, partition, structure), _zeros_added(model, names, zeros), torch.enable_grad():
         logits = lane_logits(model, Pass(_plain_lane(model), batch)).float()
         weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(0)).to(logits.device)
         gradients = torch.autograd.grad((logits * weights).sum(), tuple(zeros.values()), allow_unused=True)

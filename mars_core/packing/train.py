@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mars_core.models.families import family_of
 from mars_core.models.partition import Partition
 from mars_core.packing.adapters import initial_weights, layout_of
 from mars_core.packing.batch import PackedBatch, pack_batch
@@ -102,7 +101,6 @@ def train_pack(
     """
     check_steps(checkpoint_steps, horizon)
     refuse_dropout(model)
-    family = family_of(model.config.model_type)  # type: ignore[union-attr, arg-type]
     trained = [
         start_member(
             member,
@@ -122,7 +120,7 @@ def train_pack(
         if recipe.lora_dropout:
             # Masks are drawn for every token and every picture.
             structure = replace(structure, answers_only=frozenset(), distinct_pictures=False)
-        with wired(model, family, partition, structure), _threads(lanes.at_once) as run_all:
+        with wired(model, partition, structure), _threads(lanes.at_once) as run_all:
             pack = _Pack(model, structure, recipe, trained, lanes.width, run_all)
             return _train(pack, train_steps, validation, checkpoint_steps, resume, on_step, on_checkpoint)
     finally:
@@ -187,15 +185,14 @@ class _Pack:
 
 
 def _structure(model: nn.Module, partition: Partition, validation: Callable[[], Iterable[Any]]) -> Structure:
-    family = family_of(model.config.model_type)  # type: ignore[union-attr, arg-type]
-    first = None
+    seen = False
     for batch, _ in validation():
-        first = first or batch
+        seen = True
         if "pixel_values" in batch:
-            return examine(model, family, partition, batch)
-    if first is None:
+            return examine(model, partition, batch)
+    if not seen:
         raise ValueError("the validation set is empty: give at least one batch with answer tokens")
-    return examine(model, family, partition, first)
+    return Structure(unpadded=False)  # what holds for text alone may not hold where an image is
 
 
 def _train(

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mars_core.models.families import Family
 from mars_core.models.partition import GROUPS, Partition
 from mars_core.packing.attention import MARK, attention_within_sequences
 from mars_core.packing.lane import Adapters, Pass, current_pass
@@ -47,9 +46,9 @@ class Structure:
 
 
 @contextmanager
-def wired(model: nn.Module, family: Family, partition: Partition, structure: Structure) -> Iterator[None]:
+def wired(model: nn.Module, partition: Partition, structure: Structure) -> Iterator[None]:
     """While the block runs, forward passes of `model` in a thread with a current pass are those of its lane."""
-    language_model = model.get_submodule(family.llm)
+    language_model = model.get_submodule(partition.family.llm)
     head = model.get_output_embeddings()  # type: ignore[operator]
     with ExitStack() as stack:
         for group in GROUPS:
@@ -62,14 +61,14 @@ def wired(model: nn.Module, family: Family, partition: Partition, structure: Str
             module = model.get_submodule(name)
             stack.enter_context(_forward_of(module, partial(_once_for_all, module.forward)))
         if structure.projector_doors:
-            for number, block in enumerate(vision_blocks(model, family, partition)):
-                forward = partial(_vision_block, number == 0, block.forward)
+            for number, block in enumerate(vision_blocks(model, partition)):
+                forward = partial(_vision_block, number == 0, len(structure.projector_doors), block.forward)
                 stack.enter_context(_forward_of(block, forward))
         for name in structure.norms:
             norm = model.get_submodule(name)
             stack.enter_context(_forward_of(norm, partial(_norm, norm)))
         if structure.distinct_pictures:
-            tower = model.get_submodule(family.me)
+            tower = model.get_submodule(partition.family.me)
             stack.enter_context(_forward_of(tower, partial(_each_picture_once, tower.forward)))
         for name in structure.answers_only:
             stack.enter_context(_marked(model.get_submodule(name.rpartition(".")[0])))
@@ -178,15 +177,17 @@ def _put_back(value: Any, back: Tensor, rows: set[int]) -> Any:
     return value.index_select(0, back) if isinstance(value, Tensor) and value.shape[0] in rows else value
 
 
-def _vision_block(first: bool, original: Callable[..., Any], hidden: Tensor, *arguments: Any, **named: Any) -> Any:
+def _vision_block(
+    first: bool, doors: int, original: Callable[..., Any], hidden: Tensor, *arguments: Any, **named: Any
+) -> Any:
     """A block of a frozen encoder sees the rows of one member; the projector's doors read them for all."""
     this = current_pass()
     if this is None or not this.lane.frozen_me:
         return original(hidden, *arguments, **named)
     width = this.lane.width
     hidden = hidden[: hidden.shape[0] // width] if first else hidden
-    if this.batch.features:
-        return hidden  # nobody reads it: the doors have the features already
+    if len(this.batch.features) == doors:
+        return hidden  # nobody reads it: every door has its features already
     rows = hidden.shape[0] * width
     share = partial(_share_of_one, rows=rows, width=width)
     return original(hidden, *map(share, arguments), **{name: share(value) for name, value in named.items()})
@@ -204,9 +205,9 @@ def _share_of_one(value: Any, *, rows: int, width: int) -> Any:
     return value[: (len(value) - 1) // width + 1] if begins_and_ends else value
 
 
-def vision_blocks(model: nn.Module, family: Family, partition: Partition) -> list[nn.Module]:
+def vision_blocks(model: nn.Module, partition: Partition) -> list[nn.Module]:
     """The vision tower's repeated blocks: the outermost list elements that hold adapted layers of the ME."""
-    path = re.compile(re.escape(family.me) + r"\.(?:[^.]+\.)*?\d+(?=\.)")
+    path = re.compile(re.escape(partition.family.me) + r"\.(?:[^.]+\.)*?\d+(?=\.)")
     names = dict.fromkeys(found[0] for layer in partition.me if (found := path.match(layer.name)))
     return [model.get_submodule(name) for name in names]
 
@@ -233,12 +234,17 @@ def _drop_padding(_: nn.Module, arguments: tuple[Any, ...], named: Mapping[str, 
     if this is None:
         return None
     mask = this.batch.mask.repeat(this.lane.width, 1)
-    if named.get("position_ids") is None:
-        named = {**named, "position_ids": (mask.cumsum(dim=1) - 1).clamp(min=0)}
+    named = {**named, "position_ids": _positions(named.get("position_ids"), mask)}
     kept = mask.flatten().nonzero()[:, 0]
-    flat = {name: _real_tokens(value, mask.shape, kept) for name, value in named.items() if name != "attention_mask"}
-    # Masks by kind of layer, none of them needed: the attention function knows the sequences.
-    return arguments, flat | {"attention_mask": {"full_attention": None, "sliding_attention": None}}
+    flat = {name: _real_tokens(value, mask.shape, kept) for name, value in named.items()}
+    return arguments, flat | {"attention_mask": None}  # the attention function knows the sequences
+
+
+def _positions(given: Tensor | None, mask: Tensor) -> Tensor:
+    """Positions of every row: counted where none are given, repeated where one row of them stands for all."""
+    if given is None:
+        return (mask.cumsum(dim=1) - 1).clamp(min=0)
+    return given.expand(*given.shape[:-2], *mask.shape)
 
 
 def _real_tokens(value: Any, shape: torch.Size, kept: Tensor) -> Any:

@@ -113,6 +113,7 @@ def finetune(
     seed: int,
     checkpoints: Path,
     micro_batch_size: int | None = None,
+    gradient_checkpointing: bool = False,
     on_step: Callable[[int], Any] | None = None,
 ) -> FinalRun:
     """Train the adapters of `wrapped` for `steps` optimizer steps; it ends holding the best checkpoint's weights.
@@ -121,6 +122,8 @@ def finetune(
     `micro_batch_size` of them at a time (default: all). Half-precision weights are trained under autocast, as
     calibration does. A whole checkpoint already in `checkpoints` is resumed from, so that a run that was killed goes
     on where it was.
+
+    gradient_checkpointing: compute activations again in the backward pass instead of keeping them.
 
     Raises:
         FinetuneDiverged: the validation loss is not finite.
@@ -161,6 +164,9 @@ def finetune(
         dataloader_pin_memory=torch.cuda.is_available(),
         report_to=[],
         disable_tqdm=True,
+        gradient_checkpointing=gradient_checkpointing,
+        # The other kind gives no gradients below a frozen embedding.
+        gradient_checkpointing_kwargs={"use_reentrant": False} if gradient_checkpointing else None,
         log_level="error",
         use_cpu=next(wrapped.parameters()).device.type == "cpu",
     )
@@ -175,7 +181,11 @@ def finetune(
         callbacks=[_StepCallback(on_step)] if on_step else None,
     )
     _silence_console(trainer)
-    output = trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints, steps))
+    try:
+        output = trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints, steps))
+    finally:
+        if gradient_checkpointing:
+            wrapped.gradient_checkpointing_disable()  # type: ignore[operator]
     best = trainer.state.best_model_checkpoint
     return FinalRun(
         history=tuple(trainer.state.log_history),

@@ -79,3 +79,52 @@ def test_a_stage_whose_settings_changed_names_the_one_to_run_first(copied, tmp_p
     result = CliRunner().invoke(app, ["fit", str(tmp_path / "study.yaml")])
     assert result.exit_code == 2
     assert "mars calibrate" in " ".join(result.output.split())
+
+
+def test_model_inspect_reads_no_weights_and_says_what_a_pack_takes(tmp_path):
+    from tasks.inspect import inspect_model
+
+    for file in demo_backbone_path().glob("*.json"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    found = inspect_model(str(tmp_path), [2, 16, 128])
+    assert found["parameters"] == 1_073_664  # counted by hand from model.safetensors: the tied head once
+    assert {(pair["r_me"], pair["r_llm"]) for pair in found["pairs"]} == {
+        (r_me, r_llm)
+        for r_me in (2, 16, 128)
+        for r_llm in (2, 16)  # keys and values of the LLM are 64 wide
+    }
+    for pair in found["pairs"]:
+        assert pair["trainable_parameters"] == 5376 * pair["r_me"] + (512 + 6144) * pair["r_llm"]
+        assert pair["adapter_and_adam_bytes"] == 16 * pair["trainable_parameters"]
+    memory = found["memory"]
+    assert memory["frozen_bytes"]["float32"] == 2 * memory["frozen_bytes"]["bfloat16"] == 4 * found["parameters"]
+    total = sum(pair["adapter_and_adam_bytes"] for pair in found["pairs"])
+    assert memory["pack_adapter_and_adam_bytes"] == total
+    assert memory["pack_bytes_without_activations"]["bfloat16"] == memory["frozen_bytes"]["bfloat16"] + total
+
+
+def test_model_inspect_prints_tables():
+    result = CliRunner().invoke(app, ["model", "inspect", str(demo_backbone_path()), "--ranks", "2"])
+    assert result.exit_code == 0, result.output
+    assert "1,073,664 parameters" in " ".join(result.output.split())  # lines are broken at the terminal's width
+    assert "128x256" in result.output
+
+
+def test_model_inspect_shows_how_to_describe_an_unknown_model(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
+    result = CliRunner().invoke(app, ["model", "inspect", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "family:" in result.output
+    assert "  llm: model.language_model" in result.output
+
+
+def test_model_inspect_takes_the_family_of_a_study(tmp_path):
+    text = f"study: out\nmodel: {demo_backbone_path()}\ndata: {{train: t.json}}\n"
+    family = "family: {me: model.vision_tower, projector: [model.nowhere], llm: model.language_model}\n"
+    (tmp_path / "study.yaml").write_text(text)
+    (tmp_path / "described.yaml").write_text(text + family)
+    result = CliRunner().invoke(app, ["model", "inspect", str(tmp_path / "study.yaml"), "--json"])
+    assert json.loads(result.stdout)["groups"]["me"]["layers"] == 18
+    result = CliRunner().invoke(app, ["model", "inspect", str(tmp_path / "described.yaml")])
+    assert result.exit_code == 2
+    assert "no module 'model.nowhere'" in result.output

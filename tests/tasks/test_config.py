@@ -45,6 +45,10 @@ def test_written_study_reads_back(tmp_path):
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
+        ("family: {me: a}", r"family\.llm: Field required"),
+        ("family: {me: a, llm: b, unused: ['(']}", r"unused: '\(' is no regular expression"),
+        ("loading: {attn_implementation: fast}", r"loading\.attn_implementation: .*'fast'"),
+        ("loading: {spread: true}\ndevice: cpu", r"loading\.spread is for GPUs, and device is cpu"),
         ("recipe: {learning_rate: 0}", r"recipe\.learning_rate.*greater than 0.*got 0"),
         ("recipe: {learningrate: 1}", r"recipe\.learningrate.*Extra inputs"),
         ("calibration: {ranks: [8]}", "at least 2 different ranks"),
@@ -101,3 +105,9 @@ def test_workers_refuse_relative_paths():
     require_full_paths(StudyConfig(study="/s", model="some/hub-id", data={"train": "/t"}))
     with pytest.raises(ValueError, match=r"study = 's', data\.images = 'pictures'"):
         require_full_paths(StudyConfig(study="s", model="m", data={"train": "/t", "images": "pictures"}))
+
+
+def test_a_family_that_was_left_empty_in_a_form_is_none(tmp_path):
+    config = read_study(written(tmp_path, MINIMAL))
+    for empty in ({}, {"me": "", "projector": [], "llm": "", "unused": []}):
+        assert StudyConfig.model_validate(config.model_dump() | {"family": empty}) == config

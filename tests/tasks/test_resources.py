@@ -11,9 +11,19 @@ from pathlib import Path
 import pytest
 
 from mars_core.demo import demo_backbone_path
-from tasks.resources import PIECE, PIECES, model_fingerprint
+from tasks.config import DataConfig, FamilyConfig, LoadingConfig, StudyConfig
+from tasks.resources import (
+    PIECE,
+    PIECES,
+    base_model,
+    base_processor,
+    checkpoint_fingerprint,
+    final_base_model,
+    model_fingerprint,
+)
 
 LARGE = 100 * PIECE
+FAMILY = FamilyConfig(me="model.vision_tower", projector=("model.multi_modal_projector",), llm="model.language_model")
 
 
 @pytest.fixture
@@ -28,8 +38,8 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def fingerprint(folder: Path) -> str:
-    model_fingerprint.cache_clear()
-    return model_fingerprint(str(folder))
+    checkpoint_fingerprint.cache_clear()
+    return checkpoint_fingerprint(str(folder))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
@@ -56,7 +66,7 @@ def test_a_hub_id_stands_for_its_present_commit(tmp_path):
         (repository / "snapshots" / commit).mkdir(parents=True)
         shutil.copy(demo_backbone_path() / "config.json", repository / "snapshots" / commit)
     (repository / "refs").mkdir()
-    code = "from tasks.resources import model_fingerprint; print(model_fingerprint('org/model'))"
+    code = "from tasks.resources import checkpoint_fingerprint; print(checkpoint_fingerprint('org/model'))"
     found = []
     for commit in (*commits, commits[0]):
         (repository / "refs" / "main").write_text(commit)
@@ -64,3 +74,36 @@ def test_a_hub_id_stands_for_its_present_commit(tmp_path):
         run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
         found.append(run.stdout.strip())
     assert found[0] == found[2] != found[1]
+
+
+@pytest.fixture
+def study():
+    """Makes a study of the demo backbone."""
+    return lambda **changes: StudyConfig(
+        study="out", model=str(demo_backbone_path()), data=DataConfig(train="train.json"), device="cpu", **changes
+    )
+
+
+def test_what_changes_results_changes_the_fingerprint(study):
+    plain = model_fingerprint(study())
+    assert model_fingerprint(study(loading=LoadingConfig(attn_implementation="eager"))) == plain
+    assert model_fingerprint(study(loading=LoadingConfig(gradient_checkpointing=True))) == plain
+    others = [
+        model_fingerprint(study(family=FAMILY)),
+        model_fingerprint(study(family=FAMILY.model_copy(update={"unused": ("x",)}))),
+        model_fingerprint(study(loading=LoadingConfig(four_bit=True))),
+    ]
+    assert len({plain, *others}) == 4
+
+
+def test_a_described_family_and_the_attention_reach_the_base_model(study):
+    base = base_model(study(family=FAMILY, loading=LoadingConfig(attn_implementation="eager")))
+    assert base.partition.family == FAMILY.as_family()
+    assert base.model.config._attn_implementation == "eager"
+
+
+def test_the_base_model_is_loaded_once(study):
+    first = base_model(study())
+    assert base_model(study(micro_batch_size=2)) is first
+    assert final_base_model(study()) is first
+    assert base_processor(study()).tokenizer.get_vocab() == first.processor.tokenizer.get_vocab()

@@ -5,6 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from transformers import (
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    Idefics3Config,
+    Idefics3ForConditionalGeneration,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    LlamaConfig,
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
     Qwen2_5_VLConfig,
@@ -12,7 +19,11 @@ from transformers import (
     Qwen2Config,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
     SiglipVisionConfig,
+    SmolVLMConfig,
+    SmolVLMForConditionalGeneration,
 )
 
 IMAGE = 3
@@ -119,7 +130,132 @@ def qwen_batch():
     }
 
 
-MODELS = {"llava_onevision": llava_onevision, "qwen2_vl": qwen2_vl, "qwen2_5_vl": qwen2_5_vl}
+def qwen3_vl():
+    """Three vision blocks, the features after the first of which also go to the LLM's first block (deepstack)."""
+    vision = QWEN_VISION | {
+        "depth": 3,
+        "out_hidden_size": 16,
+        "intermediate_size": 24,
+        "num_position_embeddings": 16,
+        "deepstack_visual_indexes": [0, 1],
+    }
+    text = QWEN_TEXT | {"head_dim": 8}
+    return Qwen3VLForConditionalGeneration(
+        Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **QWEN_TOKENS)
+    ).eval()
+
+
+VISION = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+TEXT = {
+    "vocab_size": 32,
+    "hidden_size": 20,
+    "intermediate_size": 28,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 64,
+    **TOKENS,
+}
+
+
+def _idefics(model_class, config_class):
+    config = config_class(
+        vision_config=VISION | {"image_size": 16, "patch_size": 4},
+        text_config=LlamaConfig(**TEXT).to_dict(),
+        image_token_id=IMAGE,
+        scale_factor=2,
+    )
+    return model_class(config).eval()
+
+
+def idefics3():
+    return _idefics(Idefics3ForConditionalGeneration, Idefics3Config)
+
+
+def smolvlm():
+    return _idefics(SmolVLMForConditionalGeneration, SmolVLMConfig)
+
+
+def idefics_batch():
+    """A question about an image of two tiles, 4 tokens each, and one tile of padding."""
+    ids = torch.tensor([[5, *[IMAGE] * 4, 6, *[IMAGE] * 4, 7, 8]])
+    pixels = torch.randn(1, 3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    pixels[:, 2] = 0
+    mask = torch.ones(1, 3, 16, 16, dtype=torch.long)
+    mask[:, 1, 12:] = 0  # the second tile is not square
+    mask[:, 2] = 0
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "pixel_values": pixels,
+        "pixel_attention_mask": mask,
+    }
+
+
+def internvl():
+    config = InternVLConfig(
+        vision_config=VISION | {"image_size": 16, "patch_size": 4},
+        text_config=Qwen2Config(**TEXT).to_dict(),
+        image_token_id=IMAGE,
+        image_seq_length=4,
+    )
+    return InternVLForConditionalGeneration(config).eval()
+
+
+def internvl_batch():
+    """A question about an image of two tiles, 4 tokens each."""
+    ids = torch.tensor([[5, *[IMAGE] * 8, 6, 7, 8]])
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "pixel_values": torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)),
+    }
+
+
+def gemma3(*, sliding_window: int = 6):
+    """The first LLM block sees a window, the second everything; image tokens see one another both ways."""
+    text = TEXT | {"head_dim": 10, "layer_types": ["sliding_attention", "full_attention"]}
+    config = Gemma3Config(
+        vision_config=SiglipVisionConfig(**VISION, image_size=16, patch_size=4, vision_use_head=False).to_dict(),
+        text_config=text | {"sliding_window": sliding_window, "query_pre_attn_scalar": 10},
+        mm_tokens_per_image=4,
+        image_token_index=IMAGE,
+        boi_token_index=5,
+        eoi_token_index=6,
+    )
+    model = Gemma3ForConditionalGeneration(config).eval()
+    torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight)  # zeros in a fresh model
+    return model
+
+
+def gemma3_batch():
+    """A question about an image of 4 tokens."""
+    ids = torch.tensor([[7, 5, *[IMAGE] * 4, 6, 8, 9]])
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "pixel_values": torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)),
+        "token_type_ids": (ids == IMAGE).long(),
+    }
+
+
+MODELS = {
+    "llava_onevision": llava_onevision,
+    "qwen2_vl": qwen2_vl,
+    "qwen2_5_vl": qwen2_5_vl,
+    "qwen3_vl": qwen3_vl,
+    "idefics3": idefics3,
+    "smolvlm": smolvlm,
+    "internvl": internvl,
+    "gemma3": gemma3,
+}
+BATCHES = {
+    "llava_onevision": llava_batch,
+    "idefics3": idefics_batch,
+    "smolvlm": idefics_batch,
+    "internvl": internvl_batch,
+    "gemma3": gemma3_batch,
+}
 
 
 @pytest.fixture(scope="session")
@@ -131,7 +267,7 @@ def make_llava():
 @pytest.fixture(scope="session")
 def image_batch():
     """Makes a batch with an image for a model type."""
-    return lambda model_type: llava_batch() if model_type == "llava_onevision" else qwen_batch()
+    return lambda model_type: BATCHES.get(model_type, qwen_batch)()
 
 
 @pytest.fixture(params=MODELS)

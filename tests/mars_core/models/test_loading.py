@@ -10,10 +10,21 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
+from transformers.utils import is_flash_attn_2_available
 
 from mars_core.demo.shipped import demo_backbone_path
-from mars_core.models.loading import load_base, read_model_type
+from mars_core.models.load_options import Loading
+from mars_core.models.loading import four_bit_config, load_base, read_model_type, skeleton
+from mars_core.models.lora import RankPair, add_adapters
+from mars_core.models.partition import GROUPS
 from mars_core.models.processor import load_processor, save_processor
+from mars_core.packing.adapters import from_peft, layout_of, to_peft
+from mars_core.packing.batch import pack_batch
+from mars_core.packing.examine import examine
+from mars_core.packing.forward import lane_losses
+from mars_core.packing.lane import Pass, make_lane
+from mars_core.packing.wiring import wired
+from mars_core.training.answer_loss import token_losses
 
 CPU = torch.device("cpu")
 
@@ -74,7 +85,7 @@ def test_a_configuration_that_transformers_cannot_use_is_refused(checkpoint, tex
 def test_a_model_type_that_mars_does_not_know_is_refused_before_its_weights_are_read(checkpoint):
     (checkpoint / "config.json").write_text('{"model_type": "qwen2"}')
     (checkpoint / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match="'qwen2' is not known: MARS knows llava_onevision"):
+    with pytest.raises(ValueError, match="'qwen2' is not known: MARS knows gemma3,"):
         load(checkpoint)
 
 
@@ -137,6 +148,89 @@ def test_a_text_checkpoint_has_no_processor(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
     with pytest.raises(ValueError, match="no image-and-text processor: choose a vision-language checkpoint"):
         load_processor(tmp_path)
+
+
+def test_a_skeleton_has_the_shapes_and_no_weights(checkpoint):
+    (checkpoint / "model.safetensors").unlink()
+    network, partition = skeleton(str(checkpoint))
+    base = load(demo_backbone_path())
+    assert partition == base.partition
+    assert {parameter.device.type for parameter in network.parameters()} == {"meta"}
+    assert sum(p.numel() for p in network.parameters()) == sum(p.numel() for p in base.model.parameters())
+
+
+def test_the_attention_implementation_is_the_one_asked():
+    bases = [
+        load_base(str(demo_backbone_path()), device=CPU, dtype=torch.float64, loading=Loading(attn_implementation=name))
+        for name in ("eager", "sdpa")
+    ]
+    text = encode(bases[0].processor)
+    text["pixel_values"] = text["pixel_values"].double()
+    assert [base.model.config._attn_implementation for base in bases] == ["eager", "sdpa"]
+    eager, sdpa = (base.model(**text).logits for base in bases)
+    torch.testing.assert_close(eager, sdpa, rtol=1e-6, atol=1e-6)  # softmax of the eager kind is in fp32
+
+
+@pytest.mark.skipif(is_flash_attn_2_available(), reason="flash-attn is installed")
+def test_an_attention_implementation_that_is_not_installed_is_refused():
+    with pytest.raises(ValueError, match=r"could not be loaded: .*[fF]lash"):
+        load_base(
+            str(demo_backbone_path()),
+            device=CPU,
+            dtype=torch.float32,
+            loading=Loading(attn_implementation="flash_attention_2"),
+        )
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_spreading_over_gpus_is_refused_without_one():
+    with pytest.raises(ValueError, match=r"loading\.spread needs GPUs"):
+        load_base(str(demo_backbone_path()), device=CPU, dtype=torch.float32, spread=True)
+
+
+def test_a_4_bit_base_without_bitsandbytes_is_refused(monkeypatch):
+    monkeypatch.setattr("mars_core.models.loading.is_bitsandbytes_available", lambda: False)
+    with pytest.raises(ValueError, match=r"needs bitsandbytes, .* pip install 'mars-rank-search\[four-bit\]'"):
+        load_base(str(demo_backbone_path()), device=CPU, dtype=torch.float32, loading=Loading(four_bit=True))
+
+
+def test_4_bit_settings_are_qloras():
+    pytest.importorskip("bitsandbytes")
+    settings = four_bit_config(torch.bfloat16).to_dict()
+    assert (settings["load_in_4bit"], settings["bnb_4bit_quant_type"]) == (True, "nf4")
+    assert (settings["bnb_4bit_use_double_quant"], settings["bnb_4bit_compute_dtype"]) == (True, "bfloat16")
+
+
+@pytest.mark.parametrize("pair", [RankPair(2, 4), RankPair(0, 4)], ids=str)
+def test_a_4_bit_base_is_partitioned_and_packed_as_any_other(pair):
+    """On a CPU, where bitsandbytes is installed; losses and gradients are those of PEFT on the same quantized base."""
+    bnb = pytest.importorskip("bitsandbytes")
+    path = str(demo_backbone_path())
+    base = load_base(path, device=CPU, dtype=torch.float32, loading=Loading(four_bit=True))
+    assert base.partition == load(path).partition
+    layers = [base.model.get_submodule(layer.name) for group in GROUPS for layer in base.partition.group(group)]
+    assert all(isinstance(layer, bnb.nn.Linear4bit) for layer in layers)
+    batch = dict(encode(base.processor))
+    ids = batch["input_ids"]
+    batch["labels"] = ids.where(torch.arange(ids.shape[1]) >= ids.shape[1] - 4, -100)
+    structure = examine(base.model, base.partition, batch)
+    layout = layout_of(base.partition, pair)
+    flat = 0.1 * torch.randn(layout.size, generator=torch.Generator().manual_seed(0))
+    gradient = torch.zeros_like(flat)
+    with wired(base.model, base.partition, structure):
+        lane = make_lane([layout], [flat], [gradient])
+        loss = lane_losses(base.model, Pass(lane, pack_batch(batch, unpadded=structure.unpadded))).mean()
+        loss.backward()
+    wrapped = add_adapters(base.model, base.partition, pair, seed=0)
+    named = dict(wrapped.named_parameters())
+    with torch.no_grad():
+        for name, weight in to_peft(flat, layout).items():
+            named[name].copy_(weight)
+    expected = token_losses(wrapped, batch).mean()
+    expected.backward()
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
+    found = from_peft({name: named[name].grad for name in to_peft(flat, layout)}, layout)
+    torch.testing.assert_close(gradient, found, rtol=1e-2, atol=1e-4)
 
 
 WITHOUT_TORCHVISION = """

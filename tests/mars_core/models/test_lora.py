@@ -123,7 +123,7 @@ def test_a_pair_without_adapters_or_with_negative_ranks_is_refused(partition, pa
 
 
 def test_a_projector_without_linear_layers_gets_none(partition):
-    bare = Partition(partition.me, (), partition.llm, ())
+    bare = Partition(partition.me, (), partition.llm, (), partition.family)
     check_ranks(bare, RankPair(2, 2))
     assert trainable_parameters(bare, RankPair(2, 2)) == trainable_parameters(partition, RankPair(2, 2)) - 2 * 76
 
@@ -135,7 +135,9 @@ def test_parameter_counts_are_linear_in_the_ranks(r_me, r_llm):
         "projector": (LinearLayer("c", 13, 14),),
         "llm": (LinearLayer("d", 15, 16),),
     }
-    count = trainable_parameters(Partition(**layers, excluded=()), RankPair(r_me, r_llm))
+    count = trainable_parameters(
+        Partition(**layers, excluded=(), family=family_of("llava_onevision")), RankPair(r_me, r_llm)
+    )
     assert count == r_me * (9 + 10 + 11 + 12) + r_llm * (13 + 14 + 15 + 16)
 
 
@@ -226,7 +228,7 @@ def test_adapters_of_another_pair_are_noticed(llava, partition):
 def test_adapters_beyond_the_partition_are_refused_and_taken_off_again(llava, partition):
     """A name that is the end of another one also matches that one in PEFT."""
     llava.model.vision_tower.linear_1 = nn.Linear(16, 16)
-    narrow = Partition((LinearLayer("linear_1", 16, 16),), (), partition.llm, ())
+    narrow = Partition((LinearLayer("linear_1", 16, 16),), (), partition.llm, (), partition.family)
     modules = {name: type(module) for name, module in llava.named_modules()}
     with pytest.raises(ValueError, match="adapters were put on 16 layers, expected 15"):
         add_adapters(llava, narrow, RankPair(2, 2), seed=0)

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from mars_core.models.families import FAMILIES, Family, family_of
+from mars_core.models.lora import RankPair, lora_config
 from mars_core.models.partition import (
     GROUPS,
     LinearLayer,
@@ -15,11 +16,18 @@ from mars_core.models.partition import (
 
 # Linear layers counted by hand from the published architectures, for two blocks in each module: SigLIP has q, k, v,
 # out and two in the MLP; Qwen2-VL's tower has qkv, proj and two in the MLP, Qwen2.5-VL's three in its gated MLP;
-# Qwen2 has q, k, v, o and a gated MLP; every projector is an MLP of two layers.
+# Qwen2, Llama and Gemma3 have q, k, v, o and a gated MLP; InternVL's and Idefics3's towers have SigLIP's six. Most
+# projectors are an MLP of two layers; Qwen3-VL has one more for each of its deepstack features (two here, and three
+# blocks in its tower), Idefics3's has one layer, and Gemma3's is a bare parameter.
 COUNTS = {
     "llava_onevision": {"me": 2 * 6, "projector": 2, "llm": 2 * 7},
     "qwen2_vl": {"me": 2 * 4, "projector": 2, "llm": 2 * 7},
     "qwen2_5_vl": {"me": 2 * 5, "projector": 2, "llm": 2 * 7},
+    "qwen3_vl": {"me": 3 * 4, "projector": 3 * 2, "llm": 2 * 7},
+    "idefics3": {"me": 2 * 6, "projector": 1, "llm": 2 * 7},
+    "smolvlm": {"me": 2 * 6, "projector": 1, "llm": 2 * 7},
+    "internvl": {"me": 2 * 6, "projector": 2, "llm": 2 * 7},
+    "gemma3": {"me": 2 * 6, "projector": 0, "llm": 2 * 7},
 }
 POOLING_HEAD = {f"model.vision_tower.head.{name}" for name in ("attention.out_proj", "mlp.fc1", "mlp.fc2")}
 
@@ -61,6 +69,8 @@ def test_groups_lie_where_the_model_computes_them(family_model, image_batch):
             return model(**batch).logits, model(input_ids=text_only, attention_mask=torch.ones_like(text_only)).logits
 
     for group in GROUPS:
+        if not partition.group(group):
+            continue
         saved = {name: model.get_submodule(name).weight.detach().clone() for name in names(partition.group(group))}
         with_image, without_image = outputs()
         for name in saved:
@@ -79,6 +89,23 @@ def test_qwens_merger_is_the_projector_though_it_lies_in_the_tower(family_model)
     assert names(partition.projector) == ["model.visual.merger.mlp.0", "model.visual.merger.mlp.2"]
     assert not any("merger" in name for name in names(partition.me))
     assert all(name.startswith("model.visual.blocks.") for name in names(partition.me))
+
+
+@pytest.mark.parametrize("family_model", ["qwen3_vl"], indirect=True)
+def test_qwen3s_deepstack_mergers_are_projector_layers(family_model):
+    model_type, model = family_model
+    mergers = ["merger", "deepstack_merger_list.0", "deepstack_merger_list.1"]
+    expected = [f"model.visual.{merger}.linear_fc{number}" for merger in mergers for number in (1, 2)]
+    assert names(partition_of(model, family_of(model_type)).projector) == expected
+
+
+@pytest.mark.parametrize("family_model", ["gemma3"], indirect=True)
+def test_a_projector_without_linear_layers_is_an_empty_group(family_model):
+    model_type, model = family_model
+    partition = partition_of(model, family_of(model_type))
+    assert partition.projector == ()
+    assert (partition.parameters_per_rank("projector"), partition.largest_rank("projector")) == (0, 0)
+    assert not any("projector" in name for name in lora_config(partition, RankPair(2, 4)).target_modules)
 
 
 def test_every_adapted_layer_has_a_part_in_the_logits(family_model, image_batch):
@@ -150,7 +177,9 @@ def test_a_linear_layer_outside_every_group_is_refused(llava):
 
 
 def test_an_unknown_model_type_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"'gpt2' is not known: MARS knows llava_onevision, qwen2_5_vl, qwen2_vl"):
+    with pytest.raises(
+        ValueError, match=r"'gpt2' is not known: MARS knows gemma3, idefics3, internvl, llava_onevision,"
+    ):
         family_of("gpt2")
 
 

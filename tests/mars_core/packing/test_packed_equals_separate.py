@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mars_core.models.families import family_of
 from mars_core.models.lora import RankPair, add_adapters, remove_adapters
 from mars_core.packing.adapters import from_peft, layout_of, to_peft
 from mars_core.packing.batch import pack_batch
@@ -124,12 +123,11 @@ def test_half_precision_is_as_close_to_the_truth_as_peft_under_autocast(base, ba
     half = copy.deepcopy(base.model).bfloat16()
     rounded = {name: value.bfloat16() if value.is_floating_point() else value for name, value in batch.items()}
     gradient = torch.zeros(layout.size)
-    family = family_of(half.config.model_type)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         peft = peft_gradient(half, base.partition, pair, flat.float(), rounded)
-        structure = examine(half, family, base.partition, rounded)
+        structure = examine(half, base.partition, rounded)
         lane = make_lane([layout], [flat.float()], [gradient])
-        with wired(half, family, base.partition, structure):
+        with wired(half, base.partition, structure):
             loss = lane_losses(half, Pass(lane, pack_batch(rounded, unpadded=structure.unpadded))).mean()
     loss.backward()
     assert structure.unpadded

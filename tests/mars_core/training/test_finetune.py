@@ -279,3 +279,18 @@ def test_a_model_on_the_cpu_is_trained_there_though_there_is_a_gpu(tune, adapted
     wrapped = adapted()
     tune(wrapped, steps=2)
     assert {parameter.device.type for parameter in wrapped.parameters()} == {"cpu"}
+
+
+def test_gradient_checkpointing_changes_memory_and_nothing_else(tune, adapted):
+    """A forward pass that is computed twice in double precision gives the same losses to the last bit."""
+    calls = []
+    plain, checkpointed = adapted(), adapted()
+    block = next(m for name, m in checkpointed.named_modules() if name.endswith("language_model.layers.0.mlp"))
+    block.register_forward_pre_hook(lambda module, _: calls.append(module.training))
+    without = tune(plain, folder="plain", steps=2)
+    with_it = tune(checkpointed, folder="checkpointed", steps=2, gradient_checkpointing=True)
+    assert validation_losses(with_it) == validation_losses(without)
+    weights = adapter_state(plain)
+    assert all(torch.equal(weight, weights[name]) for name, weight in adapter_state(checkpointed).items())
+    assert calls.count(True) == 2 * 2  # forward and again in the backward pass, two steps
+    assert not any(getattr(module, "gradient_checkpointing", False) for module in checkpointed.modules())
