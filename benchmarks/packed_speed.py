@@ -51,8 +51,9 @@ from mars_core.packing.cost import ACTIVATION_MARGIN, BYTES_PER_TRAINABLE, WIDES
 from mars_core.packing.examine import examine
 from mars_core.packing.forward import lane_losses
 from mars_core.packing.lane import Pass, make_lane
+from mars_core.packing.lanes import Lanes
 from mars_core.packing.member import PackMember
-from mars_core.packing.train import Lanes, train_pack
+from mars_core.packing.train import train_pack
 from mars_core.packing.wiring import wired
 from mars_core.training.answer_loss import token_losses
 from mars_core.training.recipe import Recipe, make_schedule

@@ -22,12 +22,14 @@ from mars_core import __version__
 from mars_core.metrics.schema import SCHEMA, SCHEMA_VERSION, to_table
 from mars_core.models.loading import Base
 from mars_core.models.lora import trainable_parameters
+from mars_core.packing.cores import usable_cores
 from mars_core.packing.cost import ACTIVATION_MARGIN, Cost, activation_bytes, lanes_for, measure_cost
 from mars_core.packing.export import save_adapter
 from mars_core.packing.footprint import adapter_bytes
+from mars_core.packing.lanes import Lanes
 from mars_core.packing.member import PackMember
 from mars_core.packing.state import PackState
-from mars_core.packing.train import Lanes, TrainedPack, train_pack
+from mars_core.packing.train import TrainedPack, train_pack
 from mars_core.training.calibration import CalibrationRun, Checkpoint
 from tasks import tracking
 from tasks.calibrate import (
@@ -124,7 +126,7 @@ def begin_packs(
     config: StudyConfig, revision: Revision, plan: CalibrationPlan, missing: Sequence[PlannedRun]
 ) -> tuple[list[PlannedPack], dict[str, Any]]:
     """The packs that train `missing`, those begun earlier first, and what they are expected to take (also told)."""
-    begun = unfinished_packs(revision, missing)
+    begun = unfinished_packs(revision, plan.runs, missing)
     taken = {run.run_id for pack in begun for run in pack.runs}
     fresh = [run for run in missing if run.run_id not in taken]
     if begun:
@@ -147,7 +149,7 @@ def packs_for_workers(
     `calibration.pack_hours` needs a measurement and is left out of account; without `pack_runs`, a pack holds at most
     `RUNS_PER_PACK_ON_WORKERS` runs.
     """
-    begun = unfinished_packs(revision, missing)
+    begun = unfinished_packs(revision, plan.runs, missing)
     taken = {run.run_id for pack in begun for run in pack.runs}
     fresh = [run for run in missing if run.run_id not in taken]
     limit = config.calibration.pack_runs or RUNS_PER_PACK_ON_WORKERS
@@ -210,15 +212,21 @@ def memory_budget(config: StudyConfig) -> int:
     base = base_model(config)
     model = sum(weight.nbytes for weight in base.model.parameters())
     device = resolve_device(config.device)
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    free = _free_on_gpu(device) if device.type == "cuda" else psutil.virtual_memory().available
     return int(0.9 * free) + model
+
+
+def _free_on_gpu(device: torch.device) -> int:
+    # What PyTorch holds back for itself is free for a pack.
+    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + cached
 
 
 def lanes_at_once(config: StudyConfig) -> int:
     """Lanes trained at the same time: as configured, else one per core on a CPU and one on a GPU."""
     if config.calibration.parallel is not None:
         return config.calibration.parallel
-    return 1 if resolve_device(config.device).type == "cuda" else max(1, len(psutil.Process().cpu_affinity() or [0]))
+    return 1 if resolve_device(config.device).type == "cuda" else usable_cores()
 
 
 @task(
@@ -237,20 +245,29 @@ def calibrate_pack(
     """
     tracking.use_store(working_folder(config.study))
     pull(config.study)  # another machine may have trained some of them since the packs were planned
-    missing = tuple(missing_runs(revision, plan, pack.runs))
+    missing = missing_runs(revision, plan, pack.runs)
     if missing:
-        _train_and_store(config, revision, plan, PlannedPack(missing), parent, label)
+        # A pack with a state goes on as it was, even if some of its runs were stored before it was killed.
+        begun = read_state(state_folder(revision, pack.pack_id)) is not None
+        whole = pack if begun else PlannedPack(tuple(missing))
+        _train_and_store(config, revision, plan, whole, missing, parent, label)
     publish_part(config.study, revision, "calibrate", run_files(revision, pack.runs))
     return [str(metrics_path(revision, run.run_id)) for run in pack.runs]
 
 
 def _train_and_store(
-    config: StudyConfig, revision: Revision, plan: CalibrationPlan, pack: PlannedPack, parent: str, label: str | None
+    config: StudyConfig,
+    revision: Revision,
+    plan: CalibrationPlan,
+    pack: PlannedPack,
+    missing: Sequence[PlannedRun],
+    parent: str,
+    label: str | None,
 ) -> None:
     folder = state_folder(revision, pack.pack_id)
     write_json(folder / PACK_FILE, [run.run_id for run in pack.runs])
     base = base_model(config)
-    tracked = {run: _begin(config, revision, base, run, pack, parent) for run in pack.runs}
+    tracked = {run: _begin(config, revision, base, run, pack, parent) for run in missing}
     try:
         trained = _train(config, revision, plan, pack, tracked, label)
     except BaseException as error:
@@ -260,6 +277,8 @@ def _train_and_store(
             tracking.end_child(run_id, status)
         raise
     for run, result in zip(pack.runs, trained.runs, strict=True):
+        if run not in tracked:
+            continue
         rows = _rows(config, revision, pack, run, result.checkpoints)
         _log_new(tracked[run], rows)
         _store(revision, run, rows, result, tracked[run])
@@ -271,14 +290,18 @@ PACK_FILE = "runs.json"
 """Beside the state of a pack: the ids of its runs."""
 
 
-def unfinished_packs(revision: Revision, runs: Sequence[PlannedRun]) -> list[PlannedPack]:
-    """Packs that were begun and not finished, all of whose runs are still missing: they go on where they stopped."""
-    missing = {run.run_id: run for run in runs}
+def unfinished_packs(
+    revision: Revision, planned: Sequence[PlannedRun], missing: Sequence[PlannedRun]
+) -> list[PlannedPack]:
+    """Packs of planned runs that were begun, with runs that are still missing: they go on where they stopped."""
+    known = {run.run_id: run for run in planned}
+    left = {run.run_id for run in missing}
     found = []
     for path in sorted(revision.path("calibration", "state").glob(f"*/{PACK_FILE}")):
         ids = read_json(path)
-        if read_state(path.parent) is not None and all(run_id in missing for run_id in ids):
-            found.append(PlannedPack(tuple(missing.pop(run_id) for run_id in ids)))
+        if left.intersection(ids) and known.keys() >= set(ids) and read_state(path.parent) is not None:
+            found.append(PlannedPack(tuple(known[run_id] for run_id in ids)))
+            left -= set(ids)
     return found
 
 
@@ -299,6 +322,8 @@ def _train(
         if config.calibration.snapshots:
             _keep_snapshots(revision, base, pack, state)
         for run, member in zip(pack.runs, state.members, strict=True):
+            if run not in tracked:
+                continue
             checkpoints = [Checkpoint(**checkpoint) for checkpoint in member["checkpoints"]]
             if checkpoints:
                 _log_new(tracked[run], _rows(config, revision, pack, run, checkpoints))

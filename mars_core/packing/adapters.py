@@ -68,6 +68,14 @@ class Layout:
         return self.slots[-1].stop
 
     @cached_property
+    def groups(self) -> Mapping[Group, tuple[int, int]]:
+        """Where each group with adapters begins and ends."""
+        bounds: dict[Group, tuple[int, int]] = {}
+        for slot in self.slots:
+            bounds[slot.group] = (bounds.get(slot.group, (slot.start, 0))[0], slot.stop)
+        return bounds
+
+    @cached_property
     def me_size(self) -> int:
         """Length of the modality encoder's part, which comes first."""
         return sum(slot.stop - slot.start for slot in self.slots if slot.group == "me")

@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice, pairwise
+from itertools import cycle, islice, pairwise
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,9 @@ from mars_core.packing.examine import examine
 from mars_core.packing.footprint import BYTES_PER_TRAINABLE, adapter_bytes
 from mars_core.packing.forward import lane_losses
 from mars_core.packing.lane import Pass, make_lane
+from mars_core.packing.lanes import Lanes
 from mars_core.packing.member import PackMember
-from mars_core.packing.train import Batch, Lanes, Step, train_pack
+from mars_core.packing.train import Batch, Step, train_pack
 from mars_core.packing.wiring import wired
 from mars_core.training.recipe import Recipe
 
@@ -136,15 +137,15 @@ def measure_cost(
     lanes = lanes_for(
         each, base_bytes, state, memory_bytes, at_once=at_once, device=next(model.parameters()).device.type
     )
-    spread = [largest[number % len(largest)] for number in range(0, lanes.width * lanes.at_once)]
-    members = [PackMember(pair, seed) for seed, pair in enumerate(spread)]
+    members = [PackMember(pair, seed) for seed, pair in enumerate(largest[-lanes.width * lanes.at_once :])]
+    probe = list(islice(steps(0), PROBE_STEPS))
     some = list(islice(validation(), 2))
     stamps: list[float] = []
     scored = train_pack(
         model,
         partition,
         members,
-        train_steps=lambda done: islice(steps(done), PROBE_STEPS),
+        train_steps=lambda done: islice(cycle(probe), done, PROBE_STEPS),
         validation=lambda: iter(some),
         recipe=recipe,
         horizon=PROBE_STEPS,

@@ -90,6 +90,8 @@ def _works_unpadded(model: nn.Module, partition: Partition, batch: Mapping[str, 
     try:
         with wired(model, partition, Structure(unpadded=True)):
             found = lane_logits(model, this)[0]
+    except torch.OutOfMemoryError:
+        raise
     except (NotImplementedError, RuntimeError, ValueError, TypeError, IndexError):
         return False  # attention of another kind, or arguments of another shape: padding stays
     return _close(found, expected)
@@ -138,6 +140,8 @@ def _encoder_can_be_shared(
         expected = lane_logits(model, Pass(replace(lane, frozen_me=False), packed))
         try:
             found = [lane_logits(model, Pass(lane, packed)) for _ in range(2)]
+        except torch.OutOfMemoryError:
+            raise
         except (RuntimeError, ValueError, TypeError, IndexError):
             return False  # something between the blocks and the projector counts rows
     return all(_close(logits, expected) for logits in found)
@@ -160,6 +164,8 @@ def _pictures_can_be_seen_once(
                 _logits(model, partition, tried, lane, dict(batch) | {"pixel_values": changed})
                 for tried in (structure, replace(structure, distinct_pictures=True))
             )
+        except torch.OutOfMemoryError:
+            raise
         except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
             return False
         if not _close(found, expected):

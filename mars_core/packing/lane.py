@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -74,12 +74,14 @@ def _adapter(layout: Layout, weights: Tensor, gradients: Tensor, name: str) -> A
 class Pass:
     """One forward pass of a lane over a batch.
 
-    dropout: None outside of training and where the recipe has none.
+    dropout: None outside of training and where the recipe has none. reached: the adapted layers that it went through so
+    far; added to as it goes.
     """
 
     lane: Lane
     batch: PackedBatch
     dropout: Dropout | None = None
+    reached: set[str] = field(default_factory=set)
 
 
 class _Current(threading.local):

@@ -9,6 +9,7 @@ merged weight is formed again for the backward pass rather than kept.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -82,11 +83,17 @@ def _merge(weight: Tensor, adapters: Adapters) -> Tensor:
     return merged
 
 
+@dataclass(frozen=True)
+class Masks:
+    """Ones and zeros per member, and the share kept: in half precision 1 / keep is no exact factor for a mask."""
+
+    keep: float
+    kept: tuple[Tensor | None, ...]
+
+
 class _LowRank(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, y: Tensor, x: Tensor, adapters: Adapters, masks: tuple[Tensor | None, ...] | None, anchor: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, y: Tensor, x: Tensor, adapters: Adapters, masks: Masks | None, anchor: Tensor) -> Tensor:
         ctx.adapters, ctx.masks = adapters, masks
         ctx.save_for_backward(x)
         z = y.clone()
@@ -132,14 +139,15 @@ def _adapted(adapters: Adapters, *tensors: Tensor) -> Iterator[tuple[Any, ...]]:
             yield adapter, *parts
 
 
-def _masks(x: Tensor, adapters: Adapters, dropout: Dropout) -> tuple[Tensor | None, ...]:
+def _masks(x: Tensor, adapters: Adapters, dropout: Dropout) -> Masks:
     keep = 1 - dropout.probability
-    return tuple(
-        None if adapter is None else torch.empty_like(x_one).bernoulli_(keep, generator=generator).div_(keep)
+    kept = tuple(
+        None if adapter is None else torch.empty_like(x_one).bernoulli_(keep, generator=generator)
         for adapter, x_one, generator in zip(adapters, x, dropout.generators, strict=True)
     )
+    return Masks(keep, kept)
 
 
-def _masked(x: Tensor, masks: tuple[Tensor | None, ...] | None, number: int) -> Tensor:
-    mask = None if masks is None else masks[number]
-    return x if mask is None else x * mask
+def _masked(x: Tensor, masks: Masks | None, number: int) -> Tensor:
+    mask = None if masks is None else masks.kept[number]
+    return x if mask is None or masks is None else (x * mask).mul_(1 / masks.keep)

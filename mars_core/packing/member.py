@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mars_core.models.lora import RankPair
+from mars_core.models.partition import Group
 from mars_core.packing.adapters import Layout
 from mars_core.training.calibration import Checkpoint
 from mars_core.training.recipe import Recipe, make_optimizer, make_schedule
@@ -28,13 +29,18 @@ class PackMember:
 class TrainedMember:
     """A member under way.
 
-    weights: flat adapter weights, laid out as `layout` says; its `.grad` is what passes add to. losses: batch losses
-    since the last checkpoint. diverged_at: the first step whose loss was not finite, None while there is none.
+    weights, gradient, first_moment, second_moment: flat, laid out as `layout` says; passes add to the gradient, Adam
+    keeps the moments. parts: the weights of each group as parameters of the optimizer, all of them views. losses: batch
+    losses since the last checkpoint. diverged_at: the first step whose loss was not finite, None while there is none.
     """
 
     member: PackMember
     layout: Layout
-    weights: nn.Parameter
+    weights: Tensor
+    gradient: Tensor
+    first_moment: Tensor
+    second_moment: Tensor
+    parts: Mapping[Group, nn.Parameter]
     optimizer: torch.optim.Adam
     schedule: Any
     generator: torch.Generator
@@ -44,11 +50,9 @@ class TrainedMember:
     last: StepReport | None = None
 
     @property
-    def gradient(self) -> Tensor:
-        """Where passes add the gradient, flat."""
-        gradient = self.weights.grad
-        assert gradient is not None  # made with the member, zeroed in place
-        return gradient
+    def steps(self) -> dict[Group, int]:
+        """Steps that Adam has taken in each group."""
+        return {group: int(self.optimizer.state[part]["step"]) for group, part in self.parts.items()}
 
 
 @dataclass(frozen=True)
@@ -61,12 +65,21 @@ class StepReport:
 
 
 def start_member(member: PackMember, layout: Layout, weights: Tensor, recipe: Recipe, horizon: int) -> TrainedMember:
-    """A member before its first step."""
-    parameter = nn.Parameter(weights)
-    parameter.grad = torch.zeros_like(weights)
-    optimizer = make_optimizer([parameter], recipe)
+    """A member before its first step; all that its steps need is allocated here, so that none fails for memory."""
+    gradient, first, second = (torch.zeros_like(weights) for _ in range(3))
+    parts = {group: nn.Parameter(weights[slice(*bounds)]) for group, bounds in layout.groups.items()}
+    optimizer = make_optimizer(list(parts.values()), recipe)
+    for group, part in parts.items():
+        bounds = slice(*layout.groups[group])
+        # What Adam makes at its first step, here as views of the flat moments.
+        optimizer.state[part] = {
+            "step": torch.zeros((), dtype=torch.float32, device=weights.device),
+            "exp_avg": first[bounds],
+            "exp_avg_sq": second[bounds],
+        }
     generator = torch.Generator(device=weights.device).manual_seed(member.seed)
-    return TrainedMember(member, layout, parameter, optimizer, make_schedule(optimizer, recipe, horizon), generator)
+    schedule = make_schedule(optimizer, recipe, horizon)
+    return TrainedMember(member, layout, weights, gradient, first, second, parts, optimizer, schedule, generator)
 
 
 def gradient_norms(lane: Sequence[TrainedMember]) -> list[tuple[float, float]]:
@@ -80,11 +93,18 @@ def _sizes(layout: Layout) -> list[int]:
     return [layout.me_size, layout.size - layout.me_size]
 
 
-def take_step(trained: TrainedMember, recipe: Recipe, norms: tuple[float, float]) -> None:
-    """Clip the gradient of these norms as `clip_grad_norm_` does, step, and forget the gradient."""
+def take_step(trained: TrainedMember, recipe: Recipe, norms: tuple[float, float], reached: Collection[str]) -> None:
+    """Clip the gradient of these norms as `clip_grad_norm_` does, step, and forget the gradient.
+
+    Groups none of whose layers was reached (the vision tower by text alone) have no gradient, rather than one of
+    zero: Adam passes them over, as it does for modules that a plain training step does not call.
+    """
     gradient, (norm_me, norm_llm) = trained.gradient, norms
     if recipe.max_grad_norm > 0:
         gradient.mul_(min(1.0, recipe.max_grad_norm / (math.hypot(norm_me, norm_llm) + 1e-6)))
+    called = {slot.group for slot in trained.layout.slots if slot.layer.name in reached}
+    for group, part in trained.parts.items():
+        part.grad = gradient[slice(*trained.layout.groups[group])] if group in called else None
     trained.last = StepReport(float(trained.schedule.get_last_lr()[0]), norm_me, norm_llm)
     trained.optimizer.step()
     trained.schedule.step()

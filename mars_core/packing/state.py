@@ -6,20 +6,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from mars_core.packing.member import TrainedMember
 from mars_core.training.calibration import Checkpoint
+
+FLAT = ("weights", "first_moment", "second_moment")
 
 
 @dataclass(frozen=True)
 class PackState:
     """Where a pack stands after `step` optimizer steps.
 
-    tensors: by `NUMBER.NAME` of each member still trained: weights, exp_avg, exp_avg_sq (all flat) and the state of its
-    dropout generator. members: by number, its pair, seed, checkpoints and diverged_at, as JSON values. seconds: trained
-    so far.
+    tensors: by `NUMBER.NAME` of each member still trained: weights and Adam's moments (all flat) and the state of its
+    dropout generator. members: by number, its pair, seed, checkpoints, diverged_at and Adam's steps by group, as JSON
+    values. seconds: trained so far.
     """
 
     step: int
@@ -33,10 +34,8 @@ def take_state(step: int, seconds: float, trained: Sequence[TrainedMember]) -> P
     tensors: dict[str, Tensor] = {}
     for number, one in enumerate(trained):
         if one.diverged_at is None:
-            moments = one.optimizer.state[one.weights]
-            tensors[f"{number}.weights"] = one.weights.detach().cpu().clone()
-            tensors[f"{number}.exp_avg"] = moments["exp_avg"].cpu().clone()
-            tensors[f"{number}.exp_avg_sq"] = moments["exp_avg_sq"].cpu().clone()
+            for name in FLAT:
+                tensors[f"{number}.{name}"] = getattr(one, name).detach().cpu().clone()
             tensors[f"{number}.generator"] = one.generator.get_state().cpu()
     return PackState(step, seconds, tensors, [_describe(one) for one in trained])
 
@@ -61,11 +60,11 @@ def restore_state(state: PackState, trained: Sequence[TrainedMember]) -> None:
 
 
 def _restore_tensors(state: PackState, number: int, one: TrainedMember) -> None:
-    one.weights.data.copy_(state.tensors[f"{number}.weights"])
+    for name in FLAT:
+        getattr(one, name).copy_(state.tensors[f"{number}.{name}"])
     one.generator.set_state(state.tensors[f"{number}.generator"])
-    moments = {name: state.tensors[f"{number}.{name}"] for name in ("exp_avg", "exp_avg_sq")}
-    step = torch.tensor(float(state.step))
-    one.optimizer.load_state_dict(one.optimizer.state_dict() | {"state": {0: {"step": step, **moments}}})
+    for group, part in one.parts.items():
+        one.optimizer.state[part]["step"].fill_(state.members[number]["steps"][group])
     schedule = one.schedule
     rate = schedule.base_lrs[0] * schedule.lr_lambdas[0](state.step)
     counted = {"last_epoch": state.step, "_step_count": state.step + 1, "_last_lr": [rate]}
@@ -79,6 +78,7 @@ def _describe(one: TrainedMember) -> dict[str, Any]:
         "seed": one.member.seed,
         "checkpoints": [asdict(checkpoint) for checkpoint in one.checkpoints],
         "diverged_at": one.diverged_at,
+        "steps": one.steps,
     }
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -22,6 +20,7 @@ from mars_core.packing.batch import PackedBatch, pack_batch
 from mars_core.packing.examine import examine
 from mars_core.packing.forward import lane_logits, lane_losses, losses_of
 from mars_core.packing.lane import Dropout, Pass, make_lane
+from mars_core.packing.lanes import ONE_BY_TWO, Crew, Lanes, Width, crew_of, over_lanes
 from mars_core.packing.member import PackMember, TrainedMember, gradient_norms, start_member, take_step
 from mars_core.packing.state import PackState, restore_state, take_state
 from mars_core.packing.wiring import Structure, wired
@@ -35,18 +34,6 @@ Step = Sequence[Batch]
 """The batches whose answer tokens make one optimizer step (several where they are accumulated)."""
 
 KEPT_VALIDATION_BYTES = 1 << 30
-
-
-@dataclass(frozen=True)
-class Lanes:
-    """How a pack goes through the model.
-
-    width: members in one forward pass; it bounds the memory for activations. at_once: lanes trained at the same time,
-    each in a thread of its own with its share of the cores (1 on a GPU).
-    """
-
-    width: int = 2
-    at_once: int = 1
 
 
 @dataclass(frozen=True)
@@ -74,7 +61,7 @@ def train_pack(
     recipe: Recipe,
     horizon: int,
     checkpoint_steps: Sequence[int],
-    lanes: Lanes = Lanes(),
+    lanes: Lanes = ONE_BY_TWO,
     resume: PackState | None = None,
     on_step: Callable[[int], Any] | None = None,
     on_checkpoint: Callable[[PackState], Any] | None = None,
@@ -120,8 +107,9 @@ def train_pack(
         if recipe.lora_dropout:
             # Masks are drawn for every token and every picture.
             structure = replace(structure, answers_only=frozenset(), distinct_pictures=False)
-        with wired(model, partition, structure), _threads(lanes.at_once) as run_all:
-            pack = _Pack(model, structure, recipe, trained, lanes.width, run_all)
+        with wired(model, partition, structure), crew_of(lanes.at_once) as crew:
+            widths = Width(lanes.width), Width(lanes.width)
+            pack = _Pack(model, structure, recipe, trained, crew, *widths)
             return _train(pack, train_steps, validation, checkpoint_steps, resume, on_step, on_checkpoint)
     finally:
         model.train(was_training)
@@ -161,27 +149,22 @@ def _attention_dropout(module: nn.Module) -> float:
     return max((value for value in found if isinstance(value, float)), default=0.0)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Pack:
+    """train_width, score_width: of lanes in training and in evaluation, which keep other things in memory."""
+
     model: nn.Module
     structure: Structure
     recipe: Recipe
     trained: Sequence[TrainedMember]
-    width: int
-    run_all: Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]]
+    crew: Crew
+    train_width: Width
+    score_width: Width
 
     @property
     def alive(self) -> list[TrainedMember]:
-        """Members that have not diverged, those without vision adapters together, so that they share its features."""
-        alive = [one for one in self.trained if one.diverged_at is None]
-        return sorted(alive, key=lambda one: (one.member.pair.r_me > 0, one.member.pair.r_llm, one.member.pair.r_me))
-
-    def lanes(self) -> list[list[TrainedMember]]:
-        """The members still trained, `width` at a time."""
-        alive = self.alive
-        frozen = sum(one.member.pair.r_me == 0 for one in alive)
-        parts = (alive[:frozen], alive[frozen:])
-        return [part[start : start + self.width] for part in parts for start in range(0, len(part), self.width)]
+        """Members that have not diverged."""
+        return [one for one in self.trained if one.diverged_at is None]
 
 
 def _structure(model: nn.Module, partition: Partition, validation: Callable[[], Iterable[Any]]) -> Structure:
@@ -222,15 +205,20 @@ def _train(
             on_step(done)
     runs = tuple(CalibrationRun(tuple(one.checkpoints), one.diverged_at) for one in pack.trained)
     weights = tuple(one.weights.detach() for one in pack.trained)
-    return TrainedPack(runs, weights, time.perf_counter() - started, pack.width)
+    return TrainedPack(runs, weights, time.perf_counter() - started, pack.train_width.members)
 
 
 def _train_step(pack: _Pack, step: Step, number: int) -> None:
     batches = [pack_batch(batch, unpadded=pack.structure.unpadded) for batch in step]
-    _over_lanes(pack, lambda lane: _step_lane(pack, lane, batches, number))
+    # Steps are taken after all gradients are there: a pass can be repeated where memory runs out, a step cannot.
+    ready = over_lanes(pack.alive, pack.train_width, pack.crew, lambda lane: _gradients(pack, lane, batches))
+    pack.crew.run(lambda one: _step_lane(pack, one, number), ready)
 
 
-def _step_lane(pack: _Pack, lane: Sequence[TrainedMember], batches: Sequence[PackedBatch], number: int) -> None:
+def _gradients(
+    pack: _Pack, lane: Sequence[TrainedMember], batches: Sequence[PackedBatch]
+) -> tuple[Sequence[TrainedMember], Tensor, frozenset[str]]:
+    """Add up the gradients of a step; gives the lane, its members' losses, and the layers that the passes reached."""
     adapters = make_lane(
         [one.layout for one in lane], [one.weights.data for one in lane], [one.gradient for one in lane]
     )
@@ -239,65 +227,38 @@ def _step_lane(pack: _Pack, lane: Sequence[TrainedMember], batches: Sequence[Pac
     total = sum(len(batch.targets) for batch in batches)
     losses = torch.zeros(len(lane), dtype=torch.float64, device=adapters.anchor.device)
     before = [one.generator.get_state() for one in lane] if dropout else []
+    reached: set[str] = set()
     try:
         for batch in batches:
+            this = Pass(adapters, batch, dropout, reached)
             with _autocast(pack):
-                by_member = lane_losses(pack.model, Pass(adapters, batch, dropout)).sum(dim=1) / total
+                by_member = lane_losses(pack.model, this).sum(dim=1) / total
             if by_member.requires_grad:  # not where vision adapters alone meet a batch of text alone
                 by_member.sum().backward()  # type: ignore[no-untyped-call]
             losses += by_member.detach().double()
+            del by_member
     except RuntimeError:
         for one, state in zip(lane, before, strict=False):
-            one.generator.set_state(state)  # so that the step can be taken again with the same masks
+            one.generator.set_state(state)  # so that the pass can be made again with the same masks
         raise
+    return lane, losses, frozenset(reached)
+
+
+def _step_lane(pack: _Pack, ready: tuple[Sequence[TrainedMember], Tensor, frozenset[str]], number: int) -> None:
+    lane, losses, reached = ready
     for one, loss, norms in zip(lane, losses.tolist(), gradient_norms(lane), strict=True):
         if math.isfinite(loss):
             one.losses.append(loss)
-            take_step(one, pack.recipe, norms)
+            take_step(one, pack.recipe, norms, reached)
         else:
             one.diverged_at = number
-
-
-def _over_lanes(pack: _Pack, work: Callable[[Sequence[TrainedMember]], Any]) -> list[Any]:
-    """Do `work` for every lane; where memory runs out, narrow the lanes and do what is left."""
-    lanes = pack.lanes()
-    results = pack.run_all(lambda lane: _caught(lambda: work(lane)), lanes)
-    failed = [lane for lane, (out_of_memory, _) in zip(lanes, results, strict=True) if out_of_memory]
-    done = [result for out_of_memory, result in results if not out_of_memory]
-    while failed:
-        if all(len(lane) == 1 for lane in failed):
-            raise MemoryError(
-                "out of memory with a single run: lower recipe.micro_batch_size (samples per forward pass) or "
-                "evaluation_batch_size"
-            )
-        pack.width = max(1, max(map(len, failed)) // 2)
-        for one in (member for lane in failed for member in lane):
-            one.gradient.zero_()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        halves = [
-            list(lane[start : start + pack.width]) for lane in failed for start in range(0, len(lane), pack.width)
-        ]
-        results = [_caught(lambda lane=lane: work(lane)) for lane in halves]  # type: ignore[misc]
-        failed = [lane for lane, (out_of_memory, _) in zip(halves, results, strict=True) if out_of_memory]
-        done += [result for out_of_memory, result in results if not out_of_memory]
-    return done
-
-
-def _caught(work: Callable[[], Any]) -> tuple[bool, Any]:
-    try:
-        return False, work()
-    except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU's allocator raises the plain class
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-            return True, None
-        raise
 
 
 def _measure(pack: _Pack, kept: _Kept, number: int, seconds: Callable[[], float]) -> None:
     def score(lane: Sequence[TrainedMember]) -> list[tuple[TrainedMember, Score]]:
         return list(zip(lane, _evaluate_lane(pack, lane, kept), strict=True))
 
-    scores = [pair for lane in _over_lanes(pack, score) for pair in lane]
+    scores = [pair for lane in over_lanes(pack.alive, pack.score_width, pack.crew, score) for pair in lane]
     share = seconds() / len(pack.trained)
     for one, found in scores:
         if found.loss <= LARGEST_LOSS:  # false for NaN
@@ -367,17 +328,3 @@ def _autocast(pack: _Pack) -> Any:
         return nullcontext()
     device = next(pack.model.parameters()).device
     return torch.autocast(device.type, dtype=getattr(torch, pack.recipe.dtype))
-
-
-@contextmanager
-def _threads(at_once: int) -> Iterator[Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]]]:
-    if at_once == 1:
-        yield lambda work, items: [work(item) for item in items]
-        return
-    before = torch.get_num_threads()
-    share = max(1, (os.cpu_count() or 1) // at_once)
-    with ThreadPoolExecutor(at_once, initializer=torch.set_num_threads, initargs=(share,)) as pool:
-        try:
-            yield lambda work, items: list(pool.map(work, items))
-        finally:
-            torch.set_num_threads(before)

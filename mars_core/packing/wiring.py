@@ -113,6 +113,7 @@ def _linear(
     adapters = None if this is None else this.lane.adapters.get(name)
     if this is None or adapters is None:
         return original(x)
+    this.reached.add(name)
     if this.lane.frozen_me and name in structure.projector_doors:
         return _door(layer, name, original, x, adapters, this)
     by_member = x.reshape(this.lane.width, -1, layer.in_features)

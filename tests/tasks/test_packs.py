@@ -9,8 +9,8 @@ from mars_core.demo import demo_backbone_path
 from mars_core.models.loading import load_base
 from mars_core.models.lora import RankPair, trainable_parameters
 from mars_core.packing.cost import ACTIVATION_MARGIN, BYTES_PER_TRAINABLE, Cost, lanes_for
+from mars_core.packing.lanes import Lanes
 from mars_core.packing.state import PackState
-from mars_core.packing.train import Lanes
 from tasks.calibrate import PlannedPack, PlannedRun
 from tasks.config import CalibrationConfig, DataConfig, StudyConfig
 from tasks.pack_state import drop_state, read_state, state_folder, write_state
@@ -68,7 +68,7 @@ def test_a_damaged_state_is_no_state(tmp_path, damage):
     assert read_state(tmp_path) is None
 
 
-def test_unfinished_packs_go_on_as_they_were_if_all_their_runs_are_missing(tmp_path):
+def test_unfinished_packs_go_on_as_they_were(tmp_path):
     revision = Revision(Path(tmp_path), 1)
     packs = [PlannedPack(tuple(RUNS[:4])), PlannedPack(tuple(RUNS[4:6])), PlannedPack(tuple(RUNS[6:8]))]
     for pack in packs:
@@ -76,8 +76,12 @@ def test_unfinished_packs_go_on_as_they_were_if_all_their_runs_are_missing(tmp_p
         write_json(folder / "runs.json", [run.run_id for run in pack.runs])
         if pack is not packs[2]:  # this one was killed before its first checkpoint
             write_state(folder, a_state())
-    assert unfinished_packs(revision, RUNS[1:]) == [packs[1]]  # a run of the first is stored already
-    assert {pack.pack_id for pack in unfinished_packs(revision, RUNS)} == {packs[0].pack_id, packs[1].pack_id}
+    both = {packs[0].pack_id, packs[1].pack_id}
+    assert {pack.pack_id for pack in unfinished_packs(revision, RUNS, RUNS)} == both
+    # Killed while its runs were being stored: those that are left go on in the pack that they were trained in.
+    assert {pack.pack_id for pack in unfinished_packs(revision, RUNS, RUNS[1:])} == both
+    assert unfinished_packs(revision, RUNS, RUNS[4:]) == [packs[1]]
+    assert unfinished_packs(revision, RUNS[5:], RUNS[5:]) == []  # a run of it is planned no more
 
 
 def test_lanes_are_as_wide_as_memory_allows():

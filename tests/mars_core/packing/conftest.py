@@ -15,8 +15,9 @@ from transformers import get_cosine_schedule_with_warmup
 
 from mars_core.models.partition import GROUPS
 from mars_core.packing.adapters import layout_of, to_peft
+from mars_core.packing.lanes import Lanes
 from mars_core.packing.member import PackMember
-from mars_core.packing.train import Lanes, train_pack
+from mars_core.packing.train import train_pack
 from mars_core.training.recipe import Recipe
 
 # Rows of every optimizer step in two micro-batches; the last step is uneven.
@@ -108,7 +109,10 @@ def plain_run(base, pair, seed, micro_batches, validation, *, recipe=RECIPE, pre
             if part.requires_grad:  # vision adapters alone learn nothing from text alone
                 part.backward()
             loss += part.item()
-        norms = [math.sqrt(sum(float((p.grad.double() ** 2).sum()) for p in group)) for group in (vision, others)]
+        norms = [
+            math.sqrt(sum(float((p.grad.double() ** 2).sum()) for p in group if p.grad is not None))
+            for group in (vision, others)
+        ]
         torch.nn.utils.clip_grad_norm_(trained.values(), recipe.max_grad_norm)
         lr = optimizer.param_groups[0]["lr"]
         optimizer.step()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mars_core.models.lora import RankPair
-from mars_core.packing.train import Lanes
+from mars_core.packing.lanes import Lanes
 
 pytestmark = [
     pytest.mark.gpu,

@@ -14,7 +14,7 @@ from mars_core.packing.batch import pack_batch
 from mars_core.packing.examine import examine
 from mars_core.packing.forward import lane_losses
 from mars_core.packing.lane import Pass, make_lane
-from mars_core.packing.train import Lanes
+from mars_core.packing.lanes import Lanes
 from mars_core.packing.wiring import wired
 from mars_core.training.answer_loss import token_losses
 
@@ -73,6 +73,22 @@ def test_every_run_of_a_pack_is_its_plain_run_in_single_precision(pack, plain, s
         expected = list(plain.run(base, pair, seed, steps, validation))
         mine = {step: all_weights[number] for step, all_weights in weights.items()}
         assert_same_run(result.runs[number], mine, expected, recipe, loss=1e-4, weight=1e-2)
+
+
+def test_steps_without_pictures_leave_vision_adapters_alone_as_a_plain_run_does(pack, plain, base, batch_of, scored):
+    """Row 3 is text alone: peft has no gradients for vision tower and projector there, and Adam passes them over. The
+    tolerances are those of the runs with pictures."""
+    steps = [[batch_of(3)], [batch_of(0, 1)], [batch_of(3)], [batch_of(3), batch_of(3)], [batch_of(4, 3)]]
+    members = [(RankPair(2, 4), 3), (RankPair(4, 0), 3), (RankPair(0, 4), 5)]
+    result, weights = pack(members, train_steps=lambda done: steps[done:])
+    for number, (pair, seed) in enumerate(members):
+        expected = list(plain.run(base, pair, seed, steps, scored(8)))
+        for checkpoint in result.runs[number].checkpoints:
+            _, val_loss, _, norms, adapters = expected[checkpoint.step - 1]
+            assert checkpoint.val_loss == pytest.approx(val_loss, rel=1e-8)
+            assert checkpoint.grad_norm_me == pytest.approx(norms[0], rel=1e-6)
+            for name, tensor in weights[checkpoint.step][number].items():
+                torch.testing.assert_close(tensor, adapters[name], rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize(

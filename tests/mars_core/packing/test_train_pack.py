@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from dataclasses import replace
 from itertools import count
 
@@ -9,8 +10,8 @@ import torch
 
 from mars_core.models.lora import RankPair
 from mars_core.packing import train
+from mars_core.packing.lanes import Lanes
 from mars_core.packing.state import PackState
-from mars_core.packing.train import Lanes
 
 MEMBERS = [(RankPair(2, 4), 3), (RankPair(4, 2), 3), (RankPair(0, 2), 3), (RankPair(2, 2), 4)]
 
@@ -97,12 +98,52 @@ def test_out_of_memory_narrows_the_lanes_and_changes_no_result(pack, plain, monk
         assert losses(found) == pytest.approx(losses(wanted), rel=1e-9)
 
 
+def test_out_of_memory_in_evaluation_does_not_narrow_training(pack, monkeypatch):
+    score = train.lane_logits
+
+    def refuse_wide(model, this):
+        if this.lane.width > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return score(model, this)
+
+    expected, _ = pack(MEMBERS, lanes=Lanes(4, 1))
+    monkeypatch.setattr(train, "lane_logits", refuse_wide)
+    result, _ = pack(MEMBERS, lanes=Lanes(4, 1))
+    assert result.width == 4
+    for found, wanted in zip(result.runs, expected.runs, strict=True):
+        assert losses(found) == pytest.approx(losses(wanted), rel=1e-9)
+
+
+def test_lanes_that_fail_together_are_tried_one_by_one(pack, monkeypatch):
+    """Two lanes of one member each do not fit at once, and do by themselves."""
+    expected, _ = pack(MEMBERS[:2])
+    work, under_way = train.lane_losses, []
+
+    def refuse_two(model, this):
+        under_way.append(id(this))
+        try:
+            if len(under_way) > 1 or not gate.is_set():
+                gate.wait(0.5)
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return work(model, this)
+        finally:
+            under_way.remove(id(this))
+            if len(under_way) == 0:
+                gate.set()
+
+    gate = threading.Event()
+    monkeypatch.setattr(train, "lane_losses", refuse_two)
+    result, _ = pack(MEMBERS[:2], lanes=Lanes(1, 2))
+    for found, wanted in zip(result.runs, expected.runs, strict=True):
+        assert losses(found) == pytest.approx(losses(wanted), rel=1e-9)
+
+
 def test_out_of_memory_with_one_run_says_what_to_do(pack, monkeypatch, base):
     def refuse(model, this):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(train, "lane_losses", refuse)
-    with pytest.raises(MemoryError, match=r"with a single run: lower recipe\.micro_batch_size"):
+    with pytest.raises(MemoryError, match="with a single run: lower micro_batch_size"):
         pack(MEMBERS)
 
 

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mars_core.models.lora import RankPair
+from mars_core.packing.cost import measure_cost
+from mars_core.packing.lanes import split_into_lanes
+from mars_core.training.recipe import Recipe
+
+pairs = st.builds(RankPair, st.integers(0, 4), st.integers(1, 4))
+
+
+def members(of_pairs):
+    return [SimpleNamespace(member=SimpleNamespace(pair=pair)) for pair in of_pairs]
+
+
+@given(st.lists(pairs, min_size=1, max_size=20), st.integers(1, 6), st.integers(1, 5))
+def test_every_member_is_in_one_lane_of_its_kind(of_pairs, width, at_once):
+    all_members = members(of_pairs)
+    lanes = split_into_lanes(all_members, width, at_once)
+    assert sorted(id(one) for lane in lanes for one in lane) == sorted(map(id, all_members))
+    for lane in lanes:
+        assert 1 <= len(lane) <= width
+        assert len({one.member.pair.r_me == 0 for one in lane}) == 1
+
+
+@pytest.mark.parametrize(
+    ("count", "width", "at_once", "sizes"),
+    [(4, 4, 2, [2, 2]), (16, 4, 2, [4, 4, 4, 4]), (16, 4, 16, [1] * 16), (5, 4, 2, [2, 3]), (3, 8, 1, [3])],
+)
+def test_no_thread_waits_while_members_could_be_shared_out(count, width, at_once, sizes):
+    lanes = split_into_lanes(members([RankPair(2, 2)] * count), width, at_once)
+    assert sorted(map(len, lanes)) == sizes
+
+
+def test_the_probe_of_the_cost_is_content_with_fewer_steps_than_it_wants(base, batch_of, scored):
+    cost, lanes = measure_cost(
+        base.model,
+        base.partition,
+        [RankPair(2, 2), RankPair(4, 2)],
+        steps=lambda done: [[batch_of(0, 1)]][done:],
+        validation=scored(4),
+        validation_samples=8,
+        recipe=Recipe(dtype="float64"),
+        memory_bytes=1 << 34,
+        at_once=1,
+    )
+    assert cost.step_seconds > 0
+    assert cost.activation_bytes > 0
+    assert cost.base_bytes == sum(weight.nbytes for weight in base.model.parameters())
+    assert lanes.at_once == 1
