@@ -29,10 +29,11 @@ def _title(name: str, info: Any) -> str:
 
 
 def _for_the_form(schema: dict[str, Any]) -> None:
-    # A form shows a choice of types as tabs with "None" chosen; an optional value is better one empty field.
+    # A form shows a choice of types as tabs with "None" chosen; an optional value is better one empty field. A whole
+    # optional section keeps its tabs: empty, its required fields would be missed.
     for field in schema.get("properties", {}).values():
         kinds = [kind for kind in field.get("anyOf", []) if kind != {"type": "null"}]
-        if len(kinds) == 1:
+        if len(kinds) == 1 and "$ref" not in kinds[0]:
             del field["anyOf"]
             del field["default"]
             field |= kinds[0]
