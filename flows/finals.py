@@ -83,7 +83,7 @@ def final_request(config: StudyConfig, revision: Revision, role: str, pair: Rank
         deployment=FINAL_DEPLOYMENT,
         identity=content_hash(identity),
         name=f"final {pair.slug} ({role}) of {revision.study.name}",
-        parameters={"config": config.model_dump(mode="json", exclude_none=True), "r_me": pair.r_me, "r_llm": pair.r_llm},
+        parameters={"config": config.model_dump(mode="json"), "r_me": pair.r_me, "r_llm": pair.r_llm},
         tags=("final", f"study:{revision.study.name}", f"revision:{revision.number}"),
     )
 
@@ -107,7 +107,7 @@ def evaluate_on_worker(config: StudyConfig) -> None:
     inputs = evaluate_hash(config, revision)
     if is_finished(revision, "evaluate", inputs):
         return
-    parameters: dict[str, Any] = {"config": config.model_dump(mode="json", exclude_none=True)}
+    parameters: dict[str, Any] = {"config": config.model_dump(mode="json")}
     run_all(
         [
             Request(

@@ -61,7 +61,7 @@ def pack_request(
         identity=content_hash([study_key(revision.study), revision.number, plan.inputs_hash, pack.pack_id]),
         name=f"pack {pack.name}",
         parameters={
-            "config": config.model_dump(mode="json", exclude_none=True),
+            "config": config.model_dump(mode="json"),
             "revision": revision.number,
             "runs": [run.run_id for run in pack.runs],
             "parent": parent,

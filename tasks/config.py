@@ -37,6 +37,8 @@ def _for_the_form(schema: dict[str, Any]) -> None:
             del field["anyOf"]
             del field["default"]
             field |= kinds[0]
+            if "enum" in field:
+                field["enum"] = [*field["enum"], None]  # so that an absent choice may also be sent as null
 
 
 def _is_empty(value: Any) -> bool:

@@ -32,7 +32,7 @@ def paused_queue(stack: Running):
 
 
 def request_for(study: StudyConfig) -> Request:
-    parameters = {"config": study.model_dump(mode="json", exclude_none=True), "r_me": 2, "r_llm": 2}
+    parameters = {"config": study.model_dump(mode="json"), "r_me": 2, "r_llm": 2}
     return Request("mars-final/final-finetune", str(uuid4()), "final me2-llm2", parameters)
 
 
