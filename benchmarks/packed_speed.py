@@ -7,7 +7,7 @@ On a CPU: the demo's backbone and data, 16 pairs, batch 8. In turns, in one call
     packed        all runs as one pack, one thread per lane
 
 Plain PEFT gets the same batches, loss at answer tokens alone (no dense logits), Adam, clipping and schedule. Optimizer
-steps are timed, loading and wrapping are not. Beside the ratios: peak memory, where a packed step's time goes,
+steps are timed, loading and wrapping are not, nor the first `WARM_UP` steps of every run. Beside the ratios: peak memory, where a packed step's time goes,
 and the distance to the arithmetic limit of the machine (products at the speed of one large product).
 
     python benchmarks/packed_speed.py                      # writes benchmarks/results/packed_speed.json
@@ -60,6 +60,7 @@ from mars_core.training.recipe import Recipe, make_schedule
 
 RESULTS = Path(__file__).parent / "results"
 CORES = os.cpu_count() or 1
+WARM_UP = 3
 Batch = dict[str, torch.Tensor]
 
 # LLaVA-OneVision 0.5B: SigLIP-so400m and Qwen2-0.5B; an image of 266 pixels is two tiles of 19 x 19 patches, about 740
@@ -187,7 +188,7 @@ def time_plain(bench: Bench, pairs: Iterable[RankPair]) -> list[float]:
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.Adam(trained, lr=bench.recipe.learning_rate)
         schedule = make_schedule(optimizer, bench.recipe, len(bench.batches))
-        for batch in bench.batches:
+        for number, batch in enumerate(bench.batches):
             started = time.perf_counter()
             with torch.autocast(device, dtype=torch.bfloat16, enabled=half):
                 loss = token_losses(model, batch).mean()
@@ -197,7 +198,8 @@ def time_plain(bench: Bench, pairs: Iterable[RankPair]) -> list[float]:
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
             loss.item()
-            seconds.append(time.perf_counter() - started)
+            if number >= WARM_UP:
+                seconds.append(time.perf_counter() - started)
         remove_adapters(model).eval()
     return seconds
 
@@ -225,7 +227,7 @@ def time_packed(bench: Bench, lanes: Lanes) -> list[float]:
         on_step=lambda step: stamps.append(time.perf_counter()) if step < last else None,
     )
     # The last step is followed by the evaluation, which is not timed here.
-    return [end - start for start, end in zip(stamps[0:-1:2], stamps[1::2], strict=True)]
+    return [end - start for start, end in zip(stamps[0:-1:2], stamps[1::2], strict=True)][WARM_UP:]
 
 
 class Worker:
@@ -448,8 +450,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=["demo", *SHAPES], default="demo")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=12, help="optimizer steps per run and round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=16, help="optimizer steps per run and round")
     parser.add_argument("--width", type=int, default=0, help="members of a lane (default: the planner's)")
     parser.add_argument("--data", default="", help=argparse.SUPPRESS)
     parser.add_argument("--work", choices=["plain", "packed"], help=argparse.SUPPRESS)
