@@ -7,8 +7,9 @@ On a CPU: the demo's backbone and data, 16 pairs, batch 8. In turns, in one call
     packed        all runs as one pack, one thread per lane
 
 Plain PEFT gets the same batches, loss at answer tokens alone (no dense logits), Adam, clipping and schedule. Optimizer
-steps are timed, loading and wrapping are not, nor the first `WARM_UP` steps of every run. Beside the ratios: peak memory, where a packed step's time goes,
-and the distance to the arithmetic limit of the machine (products at the speed of one large product).
+steps are timed; loading, wrapping and the first `WARM_UP` steps of every run are not. Beside the ratios: peak memory,
+where a packed step's time goes, and the distance to the arithmetic limit of the machine (products at the speed of one
+large product).
 
     python benchmarks/packed_speed.py                      # writes benchmarks/results/packed_speed.json
     python benchmarks/packed_speed.py --shape 0.5b --device cuda   # a LLaVA-OneVision 0.5B shape, random weights, bf16
