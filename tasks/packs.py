@@ -126,11 +126,10 @@ def begin_packs(
     config: StudyConfig, revision: Revision, plan: CalibrationPlan, missing: Sequence[PlannedRun]
 ) -> tuple[list[PlannedPack], dict[str, Any]]:
     """The packs that train `missing`, those begun earlier first, and what they are expected to take (also told)."""
-    begun = unfinished_packs(revision, plan.runs, missing)
-    taken = {run.run_id for pack in begun for run in pack.runs}
-    fresh = [run for run in missing if run.run_id not in taken]
+    begun, fresh = _begun_and_fresh(revision, plan, missing)
     if begun:
-        say(f"calibrate: going on with {len(begun)} unfinished packs of {len(taken)} runs")
+        runs = sum(len(pack.runs) for pack in begun)
+        say(f"calibrate: going on with {len(begun)} unfinished packs of {runs} runs")
     if not fresh:
         return begun, {}
     expected = forecast(config, plan, fresh)
@@ -141,6 +140,14 @@ def begin_packs(
     }
 
 
+def _begun_and_fresh(
+    revision: Revision, plan: CalibrationPlan, missing: Sequence[PlannedRun]
+) -> tuple[list[PlannedPack], list[PlannedRun]]:
+    begun = unfinished_packs(revision, plan.runs, missing)
+    taken = {run.run_id for pack in begun for run in pack.runs}
+    return begun, [run for run in missing if run.run_id not in taken]
+
+
 def packs_for_workers(
     config: StudyConfig, revision: Revision, plan: CalibrationPlan, missing: Sequence[PlannedRun]
 ) -> tuple[list[PlannedPack], dict[str, Any]]:
@@ -149,9 +156,7 @@ def packs_for_workers(
     `calibration.pack_hours` needs a measurement and is left out of account; without `pack_runs`, a pack holds at most
     `RUNS_PER_PACK_ON_WORKERS` runs.
     """
-    begun = unfinished_packs(revision, plan.runs, missing)
-    taken = {run.run_id for pack in begun for run in pack.runs}
-    fresh = [run for run in missing if run.run_id not in taken]
+    begun, fresh = _begun_and_fresh(revision, plan, missing)
     limit = config.calibration.pack_runs or RUNS_PER_PACK_ON_WORKERS
     return [*begun, *_in_packs_of(limit, fresh)], {}
 

@@ -27,7 +27,7 @@ def load_processor(model: str | Path, *, trust_remote_code: bool = False) -> Any
     if processor_class is not None:
         return without_video(processor_class).from_pretrained(str(model), trust_remote_code=trust_remote_code)
     if trust_remote_code:
-        return AutoProcessor.from_pretrained(str(model), trust_remote_code=True)
+        return AutoProcessor.from_pretrained(str(model), trust_remote_code=trust_remote_code)
     raise ValueError(
         f"model {str(model)!r} is of type {config.model_type!r}, for which transformers has no "
         "image-and-text processor: choose a vision-language checkpoint"

@@ -20,6 +20,10 @@ MARK = "mars_answers_only"
 """Attribute of an attention module of which only the output at the answer rows is ever read."""
 
 
+class PaddingNeeded(RuntimeError):  # noqa: N818 - reads as the fact it states
+    """A model's attention is not the plain causal kind that works without padding."""
+
+
 def attend(
     module: nn.Module,
     query: Tensor,
@@ -41,11 +45,11 @@ def attend(
         shape (1, M T, heads, head size), and no weights.
 
     Raises:
-        NotImplementedError: the model asks for what this attention does not do, so that padding must stay.
+        PaddingNeeded: the model asks for another kind of attention, for which padding must stay.
     """
     this = current_pass()
     if this is None or dropout or others.get("softcap") is not None:
-        raise NotImplementedError("only plain causal attention within a pass")
+        raise PaddingNeeded("attention with dropout or capped scores, or outside of a pass: leave the padding in")
     q, k, v = (_by_member(tensor, this.lane.width) for tensor in (query, key, value))
     grouped = query.shape[1] != key.shape[1]
     attend_rows = _at_answers if hasattr(module, MARK) else _everywhere

@@ -50,11 +50,6 @@ class PackedBatch:
         return tuple(kept.sum(dim=1).tolist())
 
     @cached_property
-    def tokens(self) -> int:
-        """Tokens that the language model sees."""
-        return sum(self.lengths)
-
-    @cached_property
     def answer_rows(self) -> Tensor:
         """Places, among the tokens laid end to end, whose next token is an answer token; shape (n_answer_tokens,)."""
         predicts = self._predicts[self.mask] if self.unpadded else self._predicts.flatten()

@@ -31,7 +31,7 @@ class Lanes:
     at_once: int = 1
 
 
-ONE_BY_TWO = Lanes()
+DEFAULT_LANES = Lanes()
 
 
 @dataclass

@@ -20,7 +20,7 @@ from mars_core.packing.batch import PackedBatch, pack_batch
 from mars_core.packing.examine import examine
 from mars_core.packing.forward import lane_logits, lane_losses, losses_of
 from mars_core.packing.lane import Dropout, Pass, make_lane
-from mars_core.packing.lanes import ONE_BY_TWO, Crew, Lanes, Width, crew_of, over_lanes
+from mars_core.packing.lanes import DEFAULT_LANES, Crew, Lanes, Width, crew_of, over_lanes
 from mars_core.packing.member import PackMember, TrainedMember, gradient_norms, start_member, take_step
 from mars_core.packing.state import PackState, restore_state, take_state
 from mars_core.packing.wiring import Structure, wired
@@ -61,7 +61,7 @@ def train_pack(
     recipe: Recipe,
     horizon: int,
     checkpoint_steps: Sequence[int],
-    lanes: Lanes = ONE_BY_TWO,
+    lanes: Lanes = DEFAULT_LANES,
     resume: PackState | None = None,
     on_step: Callable[[int], Any] | None = None,
     on_checkpoint: Callable[[PackState], Any] | None = None,
