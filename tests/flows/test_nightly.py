@@ -195,7 +195,7 @@ def test_on_other_validation_data_the_standing_adapter_is_scored_again(own):
     forget_data()
     revision, pair = second_final(own, 0.0)
     decision = Acceptance.from_json(accept_if_better.fn(own, revision, pair))
-    base = resources.base_model(own.model, own.device, own.recipe.dtype)
+    base = resources.base_model(own)
     network = PeftModel.from_pretrained(base.model, str(Path(own.study, "revisions/001/final", pair.slug, "adapter")))
     batches = scored_batches(validation_set(own), base, 4)
     assert decision.score.standing_loss == pytest.approx(evaluate(network, batches()).overall.loss, rel=1e-5)
