@@ -34,7 +34,7 @@ class TokenCounter:
         """
         try:
             require_rules(sample)
-            text = render(sample.turns, self._processor).text
+            text = render(tuple(sample.turns), self._processor).text
             sizes = tuple(image_size(image) for image in sample.images)
             return len(token_ids(text, self._expansion(text, sizes), self._processor))
         except ValueError as error:

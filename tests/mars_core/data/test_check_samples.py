@@ -67,8 +67,8 @@ def test_every_bad_row_is_found_in_one_pass(tmp_path):
     assert found.keys() == expected.keys()
     for row, reason in expected.items():
         assert reason in found[row].reason
-        assert str(found[row]).startswith(f"{path}, row {row}: ")
-    with pytest.raises(ValueError, match=r"(?s)12 rows are bad:.*row 2: missing .*\.\.\. and 7 more\ncorrect or"):
+        assert str(found[row]).startswith(f"{path}, row {row} (line 1): ")
+    with pytest.raises(ValueError, match=r"(?s)12 rows are bad:.*row 2 \(line 1\): missing .*\.\.\. and 7 more\ncorrect or"):
         report.raise_if_bad()
 
 

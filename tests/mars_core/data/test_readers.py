@@ -48,7 +48,7 @@ def test_llava_json(write_json, tmp_path):
     (sample,) = read_samples(path)
     assert (sample.id, sample.turns, sample.task) == ("a", TURNS, "naming")
     assert sample.images == (PathImage("x.png", tmp_path),)
-    assert str(sample.source) == f"{path}, row 1"
+    assert str(sample.source) == f"{path}, row 1 (line 1)"
 
 
 def test_images_are_relative_to_the_image_folder_when_one_is_given(write_json, tmp_path):
@@ -97,13 +97,13 @@ def test_a_byte_order_mark_does_no_harm(tmp_path):
 )
 def test_bad_records_are_named_with_their_row(write_json, record, reason):
     path = write_json([{"conversations": TALK}, record])
-    with pytest.raises(ValueError, match=rf"1 row is bad:\n  {path}, row 2: {reason}"):
+    with pytest.raises(ValueError, match=rf"1 row is bad:\n  {path}, row 2 \(line 1\): {reason}"):
         read_samples(path)
 
 
 def test_all_bad_records_are_counted_and_the_rest_is_read(write_json):
     path = write_json([{"conversations": TALK}, *[{}] * 7])
-    with pytest.raises(ValueError, match=r"(?s)7 rows are bad:.*row 6: .*\.\.\. and 2 more\ncorrect or remove"):
+    with pytest.raises(ValueError, match=r"(?s)7 rows are bad:.*row 6 .*\.\.\. and 2 more\ncorrect or remove"):
         read_samples(path)
     assert [isinstance(row, BadRow) for row in read_rows(path)] == [False, *[True] * 7]
 
