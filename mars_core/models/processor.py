@@ -32,6 +32,13 @@ def load_processor(model: str | Path, *, trust_remote_code: bool = False) -> Any
     return processor_class.from_pretrained(str(model))
 
 
+class _NoVideo:
+    """Where a video processor would be: SmolVLM's chat path asks it for its settings, images or not."""
+
+    num_frames = None
+    fps = None
+
+
 def without_video(processor_class: type) -> Any:
     """Return `processor_class` less its video processor, under the same name, so that what it saves loads anywhere."""
 
@@ -41,7 +48,11 @@ def without_video(processor_class: type) -> Any:
     return type(
         processor_class.__name__,
         (processor_class,),
-        {"get_attributes": classmethod(image_and_text_attributes), "__module__": processor_class.__module__},
+        {
+            "get_attributes": classmethod(image_and_text_attributes),
+            "video_processor": _NoVideo,
+            "__module__": processor_class.__module__,
+        },
     )
 
 

@@ -40,6 +40,12 @@ def is_json(file: Path) -> bool:
     return len(first) == len(head) == _CHUNK or isinstance(_parsed(first), dict)
 
 
+def is_list(file: Path) -> bool:
+    """Whether the file starts like a JSON list."""
+    with file.open("rb") as stream:
+        return _body(stream.read(_CHUNK)).startswith(b"[")
+
+
 def records(file: Path) -> Iterator[Record]:
     """Parse a file record by record, holding no more than one of them and a chunk of text.
 

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from mars_core.data.readers.conversation import RowError, image_paths, parse_conversation
+from mars_core.data.readers.json_records import is_list
 from mars_core.data.readers.json_rows import Parts, first_keys, read_json_rows
 from mars_core.data.records import BadRow, Sample
 
 
 def recognise(path: Path) -> bool:
-    """Whether the first records have `conversations`."""
-    return "conversations" in first_keys(path)
+    """Whether the first records have `conversations`, or the file is a list that no other format claims."""
+    return path.is_file() and ("conversations" in first_keys(path) or is_list(path))
 
 
 def read_rows(path: Path, image_folder: Path | None, split: str | None) -> Iterator[Sample | BadRow]:
