@@ -21,7 +21,27 @@ from typing import Any
 from mars_core.data.hashing import data_hash
 from mars_core.data.readers import read_rows, read_samples
 
-WORDS = "the a dog bus street red white left upper corner picture shows two people near water because it is".split()
+WORDS = [
+    "the",
+    "a",
+    "dog",
+    "bus",
+    "street",
+    "red",
+    "white",
+    "left",
+    "upper",
+    "corner",
+    "picture",
+    "shows",
+    "two",
+    "people",
+    "near",
+    "water",
+    "because",
+    "it",
+    "is",
+]
 
 
 def write_rows(path: Path, rows: int) -> None:

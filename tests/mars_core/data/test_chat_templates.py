@@ -34,7 +34,10 @@ QWEN += ["<|video_pad|>", "<think>", "</think>"]
 GEMMA = ["<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<end_of_image>"]
 GEMMA += ["<image_soft_token>"]
 IDEFICS = ["<pad>", "<end_of_utterance>", "<|begin_of_text|>", "<|im_start|>", "<image>", "<global-img>"]
-IDEFICS += ["<fake_token_around_image>", *(f"<row_{row}_col_{column}>" for row in range(1, 4) for column in range(1, 4))]
+IDEFICS += [
+    "<fake_token_around_image>",
+    *(f"<row_{row}_col_{column}>" for row in range(1, 4) for column in range(1, 4)),
+]
 INTERNVL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<IMG_CONTEXT>", "<img>", "</img>", "<video>"]
 
 # No package at hand ships InternVL's own template; this is its format as ms-swift 4.6 describes it: ChatML, and
@@ -85,9 +88,7 @@ def smolvlm(make_tokenizer):
     pytest.importorskip("num2words", reason="transformers' SmolVLM processor needs num2words")
     images = SmolVLMImageProcessorPil(size={"longest_edge": 64}, max_image_size={"longest_edge": 32})
     tokenizer = with_named(make_tokenizer(IDEFICS), eos_token="<end_of_utterance>")
-    return without_video(SmolVLMProcessor)(
-        images, tokenizer, None, image_seq_len=4, chat_template=template("smolvlm")
-    )
+    return without_video(SmolVLMProcessor)(images, tokenizer, None, image_seq_len=4, chat_template=template("smolvlm"))
 
 
 def internvl(make_tokenizer):
@@ -108,7 +109,9 @@ def internvl(make_tokenizer):
 
 
 def with_named(tokenizer: PreTrainedTokenizerFast, **tokens) -> PreTrainedTokenizerFast:
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, pad_token=tokenizer.pad_token, **tokens)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer.backend_tokenizer, pad_token=tokenizer.pad_token, **tokens
+    )
 
 
 FAMILIES = {
@@ -213,9 +216,7 @@ def test_thinking_of_the_last_answer_is_learned(make_tokenizer, sample_of):
     processor = qwen(make_tokenizer, Qwen3VLProcessor, "qwen3")
     processor.chat_template = text_content(processor.chat_template)
     sample = sample_of("Hello?", "<think>\nA greeting.\n</think>\n\nYes.")
-    assert learned(encode_sample(sample, processor), processor) == [
-        "<think>\nA greeting.\n</think>\n\nYes.<|im_end|>"
-    ]
+    assert learned(encode_sample(sample, processor), processor) == ["<think>\nA greeting.\n</think>\n\nYes.<|im_end|>"]
 
 
 def test_thinking_that_the_template_drops_is_refused_with_a_remedy(make_tokenizer, sample_of):
