@@ -113,12 +113,15 @@ class _ListReader:
                 if self._done or not self._may_be_cut(error) or len(self._text) > _LONGEST_RECORD:
                     raise _BrokenJSONError(error.msg, error.pos) from error
             else:
-                # A number at the end of the window may go on behind it.
-                if end < len(self._text) or self._done:
+                if self._done or not self._may_go_on(value, end):
                     start, line = self._byte, self._line
                     self._move(end)
                     return Record(value, start, self._byte - start, line)
             self._more()
+
+    def _may_go_on(self, value: Any, end: int) -> bool:
+        """Whether more text could make another value of this one: only of a number."""
+        return isinstance(value, (int, float)) and self._text[end : end + 1] not in tuple(",] \t\r\n")
 
     def _may_be_cut(self, error: json.JSONDecodeError) -> bool:
         return error.msg.startswith("Unterminated") or error.pos > len(self._text) - 16
