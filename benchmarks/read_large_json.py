@@ -21,27 +21,7 @@ from typing import Any
 from mars_core.data.hashing import data_hash
 from mars_core.data.readers import read_rows, read_samples
 
-WORDS = ["the", "a", "dog", "bus", "street", "red", "white", "left", "upper", "corner", "picture", "people", "because"]
-    "the",
-    "a",
-    "dog",
-    "bus",
-    "street",
-    "red",
-    "white",
-    "left",
-    "upper",
-    "corner",
-    "picture",
-    "shows",
-    "two",
-    "people",
-    "near",
-    "water",
-    "because",
-    "it",
-    "is",
-]
+WORDS = ["the", "a", "dog", "bus", "street", "red", "white", "left", "upper", "corner", "picture", "because"]
 
 
 def write_rows(path: Path, rows: int) -> None:

@@ -32,7 +32,7 @@ def look_at(image: ImageRef) -> Look:
     data = image_bytes(image)
     picture = load_image(BytesImage(data, str(image)))
     side = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
-    thumbnail = picture.resize(side, Image.Resampling.BOX, reducing_gap=2.0)
+    thumbnail = picture.resize(side, Image.Resampling.BOX)
     return Look(picture.size, hashlib.sha256(data).hexdigest(), thumbnail.tobytes())
 
 

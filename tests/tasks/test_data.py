@@ -62,10 +62,8 @@ def test_near_duplicates_of_given_files_are_reported_with_files_and_rows(dataset
     train, validation = dataset("t.jsonl", [0, 1, 2, 3, 4, 5]), dataset("v.jsonl", [9, 2.5])
     config = DataConfig(train=train, validation=validation, test_samples=2)
     (note,) = check_data(config).notes
-    assert (
-        note
-        == f"nearly the same image in two splits: 2.png in train ({train}, row 3 (line 3)) and 2.5.png in validation ({validation}, row 2 (line 2))"
-    )
+    near = f"2.png in train ({train}, row 3 (line 3)) and 2.5.png in validation ({validation}, row 2 (line 2))"
+    assert note == f"nearly the same image in two splits: {near}"
     splits = load_data(config).splits
     if any(sample.images[0].path == "2.png" for sample in splits.train):
         assert "1 image is nearly the same in more than one split" in splits.notes[-1]

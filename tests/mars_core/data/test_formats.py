@@ -32,7 +32,10 @@ PROBLEM = {
     "subject": "natural science",
     "split": "train",
 }
-PROMPT = "Context: Look well.\nWhich is a dog?\nA. Rex\nB. Tom\nAnswer with the option's letter from the given choices directly."
+PROMPT = (
+    "Context: Look well.\nWhich is a dog?\nA. Rex\nB. Tom\n"
+    "Answer with the option's letter from the given choices directly."
+)
 
 
 def picture(shade: int) -> Image.Image:
@@ -219,9 +222,8 @@ def scienceqa(tmp_path) -> Path:
             place.mkdir(parents=True)
             picture(int(pid)).save(place / "image.png")
     (folder / "problems.json").write_text(json.dumps(problems))
-    (folder / "pid_splits.json").write_text(
-        json.dumps({"train": ["7", "8"], "val": ["9"], "trainval": ["7", "8", "9"]})
-    )
+    splits = {"train": ["7", "8"], "val": ["9"], "trainval": ["7", "8", "9"]}
+    (folder / "pid_splits.json").write_text(json.dumps(splits))
     return folder
 
 
