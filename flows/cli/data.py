@@ -41,11 +41,19 @@ def check(
     measure = token_measure(config.model) if tokens else None
     report = check_data(config.data, measure=measure, max_tokens=config.recipe.max_tokens)
     good = bool(report.rows) and not report.problems
-    found = _as_json(report) | {"splits": load_data(config.data).summary() if good else None}
+    found: dict[str, Any] = _as_json(report) | {"splits": None}
+    refused = None
+    if good:
+        try:
+            found["splits"] = load_data(config.data).summary()
+        except ValueError as error:  # the report comes first: it says more than the first few
+            refused = error
     if as_json:
         print_json(found)
     else:
         _print(report, found)
+    if refused is not None:
+        raise refused
     if not good:
         if not report.rows:
             report.raise_if_bad()
