@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -15,15 +15,18 @@ from mars_core.data.check import DataReport, check_samples
 from mars_core.data.collate import collate
 from mars_core.data.dataset import EncodedDataset
 from mars_core.data.hashing import data_hash
-from mars_core.data.images import content_hashes
-from mars_core.data.lengths import TokenCounter
+from mars_core.data.lengths import Lengths, TokenCounter
+from mars_core.data.looks import content_of, distinct_images
+from mars_core.data.near import near_duplicates, near_labels
 from mars_core.data.readers import read_rows, read_samples
-from mars_core.data.records import Sample
+from mars_core.data.records import BadRow, ImageRef, Sample
+from mars_core.data.shared import SharedImage, shared_images
 from mars_core.data.splits import Splits, join_splits, split_samples
 from mars_core.data.subsets import nested_order
 from mars_core.metrics.identity import content_hash
 from mars_core.models.loading import Base
 from tasks.config import DataConfig, StudyConfig
+from tasks.image_cache import look_at_all, remembered_looks
 from tasks.progress import progress_bar
 from tasks.resources import base_processor, model_fingerprint
 from tasks.storage.data import local_data
@@ -31,6 +34,7 @@ from tasks.storage.location import working_folder
 from tasks.store import read_json, write_json
 
 SPLIT_SEED = 0
+PARTS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -68,34 +72,45 @@ def load_data(data: DataConfig) -> StudyData:
         ValueError: rows that make no sample, images in two splits, or too few samples.
     """
     data = local_data(data)
-    train = read_samples(data.train, data.images)
-    validation = read_samples(data.validation, data.images) if data.validation else None
-    test = read_samples(data.test, data.images) if data.test else None
-    splits = _split(train, validation, test, data)
+    given = {part: _read(data, part) for part in PARTS if getattr(data, part)}
+    looks = look_at_all(distinct_images(sample for samples in given.values() for sample in samples))
+    hashes = content_of(looks)
+    together = near_labels(looks) if data.near_duplicates == "together" else hashes
+    splits = _split(given, data, hashes, together)
     parts = parts_of(splits)
-    images = content_hashes([sample for part in parts.values() for sample in part])
+    notes = (*splits.notes, *_near_note(near_duplicates(parts, looks, together)))
     # Split by split, so that a sample that moves from one to another changes the hash.
-    hashes = {name: data_hash(part, images) for name, part in parts.items()}
-    digests = {name: tuple(data_hash([sample], images)[:16] for sample in part) for name, part in parts.items()}
-    return StudyData(splits, content_hash(list(hashes.values())), hashes, digests)
+    of_parts = {name: data_hash(part, hashes) for name, part in parts.items()}
+    digests = {name: tuple(data_hash([sample], hashes)[:16] for sample in part) for name, part in parts.items()}
+    return StudyData(replace(splits, notes=notes), content_hash(list(of_parts.values())), of_parts, digests)
 
 
 def parts_of(splits: Splits) -> dict[str, tuple[Sample, ...]]:
     """Samples by split: train, validation, test."""
-    return {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    return {part: getattr(splits, part) for part in PARTS}
 
 
-def _split(train: list[Sample], validation: list[Sample] | None, test: list[Sample] | None, data: DataConfig) -> Splits:
+def _read(data: DataConfig, part: str) -> list[Sample]:
+    return read_samples(getattr(data, part), data.images, data.format, getattr(data, f"{part}_split"))
+
+
+def _split(
+    given: Mapping[str, list[Sample]],
+    data: DataConfig,
+    hashes: Mapping[ImageRef, str],
+    together: Mapping[ImageRef, str],
+) -> Splits:
+    train, validation, test = given["train"], given.get("validation"), given.get("test")
     if validation is None and test is None:
         sizes = {"validation_size": data.validation_samples, "test_size": data.test_samples}
-        return split_samples(train, seed=SPLIT_SEED, **sizes)
+        return split_samples(train, seed=SPLIT_SEED, hashes=together, **sizes)
     notes: tuple[str, ...] = ()
     if validation is None or test is None:
         size = data.test_samples if test is None else data.validation_samples
-        parts = split_samples(train, seed=SPLIT_SEED, validation_size=size, test_size=0)
+        parts = split_samples(train, seed=SPLIT_SEED, validation_size=size, test_size=0, hashes=together)
         train, notes = list(parts.train), parts.notes
         validation, test = validation or list(parts.validation), test or list(parts.validation)
-    joined = join_splits(train, validation, test)
+    joined = join_splits(train, validation, test, hashes)
     return Splits(joined.train, joined.validation, joined.test, notes)
 
 
@@ -105,13 +120,53 @@ def forget_data() -> None:
         remembered.cache_clear()
 
 
-def check_data(data: DataConfig, *, decode: bool = True) -> DataReport:
-    """Check every row of a study's files in one pass, and with `decode` every image to its last pixel."""
+def _near_note(found: Sequence[SharedImage]) -> tuple[str, ...]:
+    if not found:
+        return ()
+    images = "1 image is" if len(found) == 1 else f"{len(found)} images are"
+    return (f"{images} nearly the same in more than one split, such as {_places(found[0])}; scores may be too good",)
+
+
+def _places(shared: SharedImage) -> str:
+    return " and ".join(
+        f"{shared.images[split]} in {split} ({sample.source})" for split, sample in shared.shown_by.items()
+    )
+
+
+def check_data(
+    data: DataConfig,
+    *,
+    decode: bool = True,
+    measure: Callable[[Sample], Lengths] | None = None,
+    max_tokens: int | None = None,
+) -> DataReport:
+    """Check every row of a study's data in one pass, and with `decode` every image to its last pixel.
+
+    Images that stand, exactly or nearly, in two of the given files or folders are noted with their rows.
+    """
     data = local_data(data)
-    files = [file for file in (data.train, data.validation, data.test) if file]
-    rows = [row for file in files for row in read_rows(file, data.images)]
-    with progress_bar("checking the data", len(rows)) as advance:
-        return check_samples(rows, decode=decode, progress=lambda done, _: advance(done))
+    parts = {part: list(_rows(data, part)) for part in PARTS if getattr(data, part)}
+    rows = [row for found in parts.values() for row in found]
+    with progress_bar("checking the data", len(rows)) as advance, remembered_looks() as look:
+        report = check_samples(rows, decode=decode, look=look, measure=measure, max_tokens=max_tokens, progress=advance)
+    return replace(report, notes=(*report.notes, *_shared_notes(parts, report)))
+
+
+def token_measure(config: StudyConfig) -> Callable[[Sample], Lengths]:
+    """Counts a sample's tokens with the processor of a study's model; its weights are not loaded."""
+    return TokenCounter(base_processor(config)).measure
+
+
+def _rows(data: DataConfig, part: str) -> Iterator[Sample | BadRow]:
+    return read_rows(getattr(data, part), data.images, data.format, getattr(data, f"{part}_split"))
+
+
+def _shared_notes(parts: Mapping[str, Sequence[Sample | BadRow]], report: DataReport) -> Iterator[str]:
+    samples = {part: [row for row in rows if isinstance(row, Sample)] for part, rows in parts.items()}
+    for shared in shared_images(samples, report.hashes):
+        yield f"same image in two splits: {_places(shared)}"
+    for shared in near_duplicates(samples, report.looks, near_labels(report.looks)):
+        yield f"nearly the same image in two splits: {_places(shared)}"
 
 
 @lru_cache(maxsize=1)

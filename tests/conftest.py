@@ -25,6 +25,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def image_looks(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What is remembered of images stays away from the user's own cache."""
+    os.environ["MARS_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def demo_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with a few demo scenes: train.json (64), validation.json (12), test.json (12), images/."""

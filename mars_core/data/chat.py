@@ -45,6 +45,7 @@ def render(turns: tuple[Turn, ...], processor: Any) -> ChatText:
             continue
         prompt = _apply(processor, messages[:place], prompt=True)
         upto = _apply(processor, messages[: place + 1], prompt=False)
+        _require_kept(turn.text, prompt, upto, whole)
         header, start, end = _locate(turn.text, prompt, upto, whole)
         text += whole[done:header] + prompt[header:]
         answers.append((len(text), len(text) + end - start))
@@ -68,6 +69,15 @@ def _apply(processor: Any, messages: list[dict[str, Any]], *, prompt: bool) -> s
         return str(processor.apply_chat_template(messages, add_generation_prompt=prompt, tokenize=False))
     except TemplateError as error:
         raise ValueError(f"the chat template refuses the conversation: {error}") from error
+
+
+def _require_kept(answer: str, prompt: str, upto: str, whole: str) -> None:
+    """Some templates leave the thinking out of all answers but the last: then no one text holds them all."""
+    if upto.startswith(prompt + answer) and answer not in whole:
+        raise ValueError(
+            f"the chat template changes an earlier answer in a longer conversation ({answer[:40]!r} is no longer in "
+            "it, as with templates that drop thinking): give one row per answer, or a template that keeps answers"
+        )
 
 
 def _locate(answer: str, prompt: str, upto: str, whole: str) -> tuple[int, int, int]:

@@ -3,23 +3,58 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from statistics import median
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from mars_core.data.conversation_rules import broken_rules
-from mars_core.data.images import content_hash, image_bytes, image_size, load_image
-from mars_core.data.records import BadRow, BytesImage, ImageRef, Sample, bad_rows_message
+from mars_core.data.images import image_size
+from mars_core.data.lengths import Lengths
+from mars_core.data.looks import Look, look_at
+from mars_core.data.records import BadRow, ImageRef, Sample, bad_rows_message
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Percentiles of a whole number over the dataset."""
+
+    smallest: int
+    median: int
+    p90: int
+    p99: int
+    largest: int
+
+    @classmethod
+    def of(cls, values: Iterable[int]) -> Spread | None:
+        """The spread of some numbers; None without any."""
+        numbers = np.fromiter(values, dtype=np.int64)
+        if not len(numbers):
+            return None
+        return cls(*(int(v) for v in np.percentile(numbers, [0, 50, 90, 99, 100], method="inverted_cdf")))
 
 
 @dataclass(frozen=True)
 class ImageStatistics:
-    """Sizes in pixels over the distinct images that can be read: (smallest, median, largest)."""
+    """Sizes in pixels over the distinct images that can be read."""
 
     count: int
-    width: tuple[int, int, int]
-    height: tuple[int, int, int]
+    width: Spread
+    height: Spread
+
+
+@dataclass(frozen=True)
+class TokenStatistics:
+    """Tokens of a sample: all, those that its images take, those of its answers and their ends.
+
+    too_long: how many samples have more than the limit; they are dropped, never cut.
+    """
+
+    sample: Spread
+    images: Spread
+    answers: Spread
+    too_long: int
 
 
 @dataclass(frozen=True)
@@ -27,17 +62,25 @@ class DataReport:
     """What a pass over a dataset found.
 
     rows: how many were looked at. problems: every reason why a row is bad. tasks: samples by task type.
-    images_per_sample: samples by number of images. images: None without readable images. notes: what is
-    allowed but worth a look. hashes: content hash of the images that were decoded.
+    images_per_sample: samples by number of images. exchanges: questions with their answers in a sample.
+    images: None without readable images. tokens: None where they were not counted. notes: what is allowed but
+    worth a look. looks: what was seen of the images that were decoded.
     """
 
     rows: int
     problems: tuple[BadRow, ...]
     tasks: Mapping[str, int]
     images_per_sample: Mapping[int, int]
+    exchanges: Spread | None
     images: ImageStatistics | None
+    tokens: TokenStatistics | None
     notes: tuple[str, ...]
-    hashes: Mapping[ImageRef, str]
+    looks: Mapping[ImageRef, Look]
+
+    @property
+    def hashes(self) -> dict[ImageRef, str]:
+        """Content hash of the images that were decoded."""
+        return {image: look.content for image, look in self.looks.items()}
 
     def raise_if_bad(self) -> None:
         """Raise ValueError if the dataset is empty or has bad rows, with the first few and the remedy."""
@@ -49,20 +92,14 @@ class DataReport:
             )
 
 
-@dataclass(frozen=True)
-class _Finding:
-    """What is known of one image: its upright (width, height) and content hash, or why it is bad."""
-
-    size: tuple[int, int] | None = None
-    content: str | None = None
-    error: str | None = None
-
-
 def check_samples(
-    rows: Sequence[Sample | BadRow],
+    rows: Iterable[Sample | BadRow],
     *,
     decode: bool = True,
-    progress: Callable[[int, int], Any] | None = None,
+    look: Callable[[ImageRef], Look] = look_at,
+    measure: Callable[[Sample], Lengths] | None = None,
+    max_tokens: int | None = None,
+    progress: Callable[[int], Any] | None = None,
 ) -> DataReport:
     """Look at every row once, and at every image once however many rows show it.
 
@@ -70,61 +107,104 @@ def check_samples(
         rows: what `read_rows` or `read_samples` gave.
         decode: decode the images, which finds truncated files and gives content hashes; without, only
             their headers are read.
-        progress: called with (rows checked, rows in all).
+        look: how an image is decoded, for callers that remember earlier looks.
+        measure: counts a good sample's tokens; None to count none.
+        max_tokens: the limit that too long samples are counted by.
+        progress: called with the number of rows checked.
     """
-    findings: dict[ImageRef, _Finding] = {}
-    problems: list[BadRow] = []
+    found = _Findings()
     for done, row in enumerate(rows, start=1):
-        problems += [row] if isinstance(row, BadRow) else _problems(row, findings, decode)
+        bad = [row] if isinstance(row, BadRow) else list(_problems(row, found, look if decode else None))
+        if isinstance(row, Sample):
+            found.count(row, None if bad else measure)
+        found.problems += bad
         if progress is not None:
-            progress(done, len(rows))
-    samples = [row for row in rows if isinstance(row, Sample)]
-    return DataReport(
-        rows=len(rows),
-        problems=tuple(problems),
-        tasks=dict(Counter(sample.task for sample in samples).most_common()),
-        images_per_sample=dict(sorted(Counter(len(sample.images) for sample in samples).items())),
-        images=_statistics([finding.size for finding in findings.values() if finding.size]),
-        notes=tuple(_duplicate_ids(samples)),
-        hashes={image: finding.content for image, finding in findings.items() if finding.content},
-    )
+            progress(done)
+        found.rows = done
+    return found.report(max_tokens)
 
 
-def _problems(sample: Sample, findings: dict[ImageRef, _Finding], decode: bool) -> Iterator[BadRow]:
+@dataclass
+class _Findings:
+    """What a pass gathers; per row only numbers, so that a large dataset stays in its file."""
+
+    rows: int = 0
+    problems: list[BadRow] = field(default_factory=list)
+    tasks: Counter[str] = field(default_factory=Counter)
+    n_images: Counter[int] = field(default_factory=Counter)
+    exchanges: list[int] = field(default_factory=list)
+    lengths: list[Lengths] = field(default_factory=list)
+    ids: dict[str, Sample] = field(default_factory=dict)
+    repeated: dict[str, Sample] = field(default_factory=dict)
+    looks: dict[ImageRef, Look] = field(default_factory=dict)
+    sizes: dict[ImageRef, tuple[int, int]] = field(default_factory=dict)
+    errors: dict[ImageRef, str] = field(default_factory=dict)
+
+    def count(self, sample: Sample, measure: Callable[[Sample], Lengths] | None) -> None:
+        self.tasks[sample.task] += 1
+        self.n_images[len(sample.images)] += 1
+        self.exchanges.append(len(sample.answers))
+        if self.ids.setdefault(sample.id, sample) is not sample:
+            self.repeated.setdefault(sample.id, sample)
+        if measure is not None:
+            self._measure(sample, measure)
+
+    def _measure(self, sample: Sample, measure: Callable[[Sample], Lengths]) -> None:
+        try:
+            self.lengths.append(measure(sample))
+        except ValueError as error:
+            self.problems.append(BadRow(sample.source, str(error).removeprefix(f"{sample.source}: ")))
+
+    def report(self, max_tokens: int | None) -> DataReport:
+        return DataReport(
+            rows=self.rows,
+            problems=tuple(self.problems),
+            tasks=dict(self.tasks.most_common()),
+            images_per_sample=dict(sorted(self.n_images.items())),
+            exchanges=Spread.of(self.exchanges),
+            images=_image_statistics(list(self.sizes.values())),
+            tokens=_token_statistics(self.lengths, max_tokens),
+            notes=tuple(self._notes()),
+            looks=self.looks,
+        )
+
+    def _notes(self) -> Iterator[str]:
+        """Ids name rows in messages only, and published datasets repeat them (LLaVA-158K does): no problem."""
+        for name, second in list(self.repeated.items())[:1]:
+            places = f"{self.ids[name].source} and {second.source}"
+            yield f"{len(self.repeated)} ids stand on more than one row, such as {name!r} ({places})"
+
+
+def _problems(sample: Sample, found: _Findings, look: Callable[[ImageRef], Look] | None) -> Iterator[BadRow]:
     for reason in broken_rules(sample):
         yield BadRow(sample.source, reason)
     for image in dict.fromkeys(sample.images):
-        if image not in findings:
-            findings[image] = _look_at(image, decode)
-        error = findings[image].error
-        if error:
-            yield BadRow(sample.source, error)
+        if image not in found.sizes and image not in found.errors:
+            _look(image, found, look)
+        if image in found.errors:
+            yield BadRow(sample.source, found.errors[image])
 
 
-def _look_at(image: ImageRef, decode: bool) -> _Finding:
+def _look(image: ImageRef, found: _Findings, look: Callable[[ImageRef], Look] | None) -> None:
     try:
-        if not decode:
-            return _Finding(size=image_size(image))
-        read = BytesImage(image_bytes(image), str(image))
-        return _Finding(size=load_image(read).size, content=content_hash(read))
+        if look is None:
+            found.sizes[image] = image_size(image)
+        else:
+            found.looks[image] = look(image)
+            found.sizes[image] = found.looks[image].size
     except ValueError as error:
-        return _Finding(error=str(error))
+        found.errors[image] = str(error)
 
 
-def _statistics(sizes: list[tuple[int, int]]) -> ImageStatistics | None:
-    if not sizes:
+def _image_statistics(sizes: list[tuple[int, int]]) -> ImageStatistics | None:
+    width, height = (Spread.of(size[side] for size in sizes) for side in (0, 1))
+    return ImageStatistics(len(sizes), width, height) if width and height else None
+
+
+def _token_statistics(lengths: list[Lengths], max_tokens: int | None) -> TokenStatistics | None:
+    parts = [Spread.of(getattr(length, name) for length in lengths) for name in ("tokens", "images", "answers")]
+    sample, images, answers = parts
+    if not (sample and images and answers):
         return None
-    width, height = ((min(side), round(median(side)), max(side)) for side in zip(*sizes, strict=True))
-    return ImageStatistics(len(sizes), width, height)
-
-
-def _duplicate_ids(samples: list[Sample]) -> Iterator[str]:
-    """Ids name rows in messages only, and published datasets repeat them (LLaVA-158K does): no problem."""
-    rows: dict[str, list[Sample]] = {}
-    for sample in samples:
-        rows.setdefault(sample.id, []).append(sample)
-    repeated = {name: shown for name, shown in rows.items() if len(shown) > 1}
-    if repeated:
-        name, shown = next(iter(repeated.items()))
-        places = " and ".join(str(sample.source) for sample in shown[:2])
-        yield f"{len(repeated)} ids stand on more than one row, such as {name!r} ({places})"
+    too_long = sum(length.tokens > max_tokens for length in lengths) if max_tokens is not None else 0
+    return TokenStatistics(sample, images, answers, too_long)

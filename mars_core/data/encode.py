@@ -80,7 +80,7 @@ def encode_sample(sample: Sample, processor: Any, max_tokens: int | None = None)
 
 def _encode(sample: Sample, processor: Any, max_tokens: int | None) -> Encoded:
     require_rules(sample)
-    chat = render(sample.turns, processor)
+    chat = render(tuple(sample.turns), processor)
     done = process(chat.text, [load_image(image) for image in sample.images], processor)
     tensors = done.tensors
     ids = tensors["input_ids"][0]

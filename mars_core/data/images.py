@@ -13,7 +13,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from PIL import Image, ImageOps
 
-from mars_core.data.records import ImageRef, PathImage, Sample
+from mars_core.data.records import BytesImage, ImageRef, PathImage, Sample, StoredImage
+from mars_core.data.tables import stored_bytes
 
 # What PIL raises on files that are no images, are cut short or are broken inside.
 _UNREADABLE = (
@@ -67,7 +68,7 @@ def image_bytes(image: ImageRef) -> bytes:
         ValueError: the image cannot be found or read.
     """
     with _reading(image):
-        return resolve(image).read_bytes() if isinstance(image, PathImage) else image.data
+        return resolve(image).read_bytes() if isinstance(image, PathImage) else _bytes_inside(image)
 
 
 def image_size(image: ImageRef) -> tuple[int, int]:
@@ -108,7 +109,11 @@ def content_hashes(samples: Iterable[Sample]) -> dict[ImageRef, str]:
 
 
 def _source(image: ImageRef) -> Path | io.BytesIO:
-    return resolve(image) if isinstance(image, PathImage) else io.BytesIO(image.data)
+    return resolve(image) if isinstance(image, PathImage) else io.BytesIO(_bytes_inside(image))
+
+
+def _bytes_inside(image: BytesImage | StoredImage) -> bytes:
+    return image.data if isinstance(image, BytesImage) else stored_bytes(image)
 
 
 def _lies_sideways(opened: Image.Image) -> bool:

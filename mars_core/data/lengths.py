@@ -6,6 +6,7 @@ instead, once per combination of sizes, and its expansion is put into the text.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from PIL import Image
@@ -17,6 +18,15 @@ from mars_core.data.processing import Expansion, process, token_ids
 from mars_core.data.records import Sample
 
 _Sizes: TypeAlias = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Tokens of a sample: all, those its images take (their tags too), those of its answers with their ends."""
+
+    tokens: int
+    images: int
+    answers: int
 
 
 class TokenCounter:
@@ -34,9 +44,27 @@ class TokenCounter:
         """
         try:
             require_rules(sample)
-            text = render(sample.turns, self._processor).text
+            text = render(tuple(sample.turns), self._processor).text
             sizes = tuple(image_size(image) for image in sample.images)
             return len(token_ids(text, self._expansion(text, sizes), self._processor))
+        except ValueError as error:
+            raise ValueError(f"{sample.source}: {error}") from error
+
+    def measure(self, sample: Sample) -> Lengths:
+        """The tokens of `sample` by what they are for; answers are counted one by one.
+
+        Raises:
+            ValueError: as when counting.
+        """
+        try:
+            require_rules(sample)
+            chat = render(tuple(sample.turns), self._processor)
+            sizes = tuple(image_size(image) for image in sample.images)
+            tokens = len(token_ids(chat.text, self._expansion(chat.text, sizes), self._processor))
+            without = len(token_ids(chat.text, Expansion(), self._processor)) - len(sizes) if sizes else tokens
+            answers = [chat.text[start:end] for start, end in chat.answers]
+            ids = self._processor.tokenizer(answers, add_special_tokens=False)["input_ids"]
+            return Lengths(tokens, tokens - without, sum(map(len, ids)))
         except ValueError as error:
             raise ValueError(f"{sample.source}: {error}") from error
 

@@ -48,14 +48,14 @@ def process(text: str, images: Sequence[Image.Image], processor: Any) -> Process
         return_text_replacement_offsets=True,
         return_tensors="pt",
     )
-    recorded = outputs.get(_REPLACEMENTS) or [[]]
-    if len(recorded[0]) != len(images):
+    recorded = outputs.get(_REPLACEMENTS, [[]])[0] if images else []
+    if len(recorded) != len(images):
         raise ValueError(
             f"{type(processor).__name__} does not report the expansions of its image tokens, which exact "
             "labels need: use a processor class of transformers 5.20 or newer"
         )
-    placeholder = recorded[0][0]["text"] if images else ""
-    expansion = Expansion(placeholder, tuple(entry["replacement"] for entry in recorded[0]))
+    placeholder = recorded[0]["text"] if images else ""
+    expansion = Expansion(placeholder, tuple(entry["replacement"] for entry in recorded))
     return Processed({key: outputs[key] for key in outputs if key != _REPLACEMENTS}, expansion)
 
 

@@ -9,7 +9,27 @@ from typing import Literal, TypeAlias
 
 IMAGE_MARKER = "<image>"
 
-Role: TypeAlias = Literal["user", "assistant"]
+Role: TypeAlias = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetFile:
+    """A dataset file as it was when it was first read; what a sample leaves in it is read again later."""
+
+    path: Path
+    size: int
+    modified: int
+
+    @classmethod
+    def opened(cls, path: Path) -> DatasetFile:
+        """The file as it is now."""
+        status = path.stat()
+        return cls(path, status.st_size, status.st_mtime_ns)
+
+    def require_unchanged(self) -> None:
+        """Raise ValueError if the file is no longer what was read at first."""
+        if not self.path.is_file() or DatasetFile.opened(self.path) != self:
+            raise ValueError(f"{self.path} changed while it was in use: start again, and leave it alone meanwhile")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +45,7 @@ class PathImage:
 
 @dataclass(frozen=True, slots=True)
 class BytesImage:
-    """An image that came inside the dataset file, still encoded (PNG, JPEG, ...)."""
+    """An image in memory, still encoded (PNG, JPEG, ...)."""
 
     data: bytes = field(repr=False)
     name: str
@@ -34,7 +54,22 @@ class BytesImage:
         return self.name
 
 
-ImageRef: TypeAlias = PathImage | BytesImage
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """An encoded image inside a table file: image `place` of a cell, or the cell itself where `place` is None."""
+
+    table: DatasetFile
+    block: int
+    row: int
+    column: str
+    place: int | None
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+ImageRef: TypeAlias = PathImage | BytesImage | StoredImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,22 +82,26 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a sample was read: row `row` of `file`, counted from 1."""
+    """Where a sample was read: row `row` of `file`, counted from 1, and the line it starts on in a text file."""
 
     file: Path
     row: int
+    line: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.file}, row {self.row}"
+        return f"{self.file}, row {self.row}" + (f" (line {self.line})" if self.line is not None else "")
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A conversation about its images, in marker order; `task` is the task type it is stratified by."""
+    """A conversation about its images, in marker order; `task` is the task type it is stratified by.
+
+    The turns of a large dataset stay in its file, like its images, and are read when they are looked at.
+    """
 
     id: str
     images: tuple[ImageRef, ...]
-    turns: tuple[Turn, ...]
+    turns: Sequence[Turn]
     task: str
     source: Source
 

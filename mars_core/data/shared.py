@@ -13,13 +13,14 @@ from mars_core.data.records import ImageRef, Sample
 
 @dataclass(frozen=True)
 class SharedImage:
-    """One image that stands in several splits: its content hash, and per split a sample that shows it."""
+    """One image that stands in several splits: its content hash, and per split a sample that shows it and its name."""
 
     content: str
     shown_by: Mapping[str, Sample]
+    images: Mapping[str, ImageRef]
 
     def __str__(self) -> str:
-        places = (f"{split} ({sample.source})" for split, sample in self.shown_by.items())
+        places = (f"{split} ({sample.source}, {self.images[split]})" for split, sample in self.shown_by.items())
         return f"the same image in {' and '.join(places)}"
 
 
@@ -34,10 +35,15 @@ def shared_images(
             among them (it could not be read) is left out.
     """
     known = content_hashes(chain(*splits.values())) if hashes is None else hashes
-    seen: dict[str, dict[str, Sample]] = defaultdict(dict)
+    seen: dict[str, dict[str, tuple[Sample, ImageRef]]] = defaultdict(dict)
     for split, samples in splits.items():
         for sample in samples:
             for image in sample.images:
                 if image in known:
-                    seen[known[image]].setdefault(split, sample)
-    return tuple(SharedImage(content, places) for content, places in seen.items() if len(places) > 1)
+                    seen[known[image]].setdefault(split, (sample, image))
+    return tuple(_shared(content, places) for content, places in seen.items() if len(places) > 1)
+
+
+def _shared(content: str, places: Mapping[str, tuple[Sample, ImageRef]]) -> SharedImage:
+    samples = {split: sample for split, (sample, _) in places.items()}
+    return SharedImage(content, samples, {split: image for split, (_, image) in places.items()})

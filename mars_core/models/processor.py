@@ -41,6 +41,13 @@ def _named_class(model: str | Path) -> Any:
     return processor_class_from_name(name) if name else None
 
 
+class _NoVideo:
+    """Where a video processor would be: SmolVLM's chat path asks it for its settings, images or not."""
+
+    num_frames = None
+    fps = None
+
+
 def without_video(processor_class: type) -> Any:
     """Return `processor_class` less its video processor, under the same name, so that what it saves loads anywhere."""
 
@@ -50,7 +57,11 @@ def without_video(processor_class: type) -> Any:
     return type(
         processor_class.__name__,
         (processor_class,),
-        {"get_attributes": classmethod(image_and_text_attributes), "__module__": processor_class.__module__},
+        {
+            "get_attributes": classmethod(image_and_text_attributes),
+            "video_processor": _NoVideo,
+            "__module__": processor_class.__module__,
+        },
     )
 
 

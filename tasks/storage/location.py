@@ -104,6 +104,14 @@ def open_filesystem(location: str) -> tuple[Any, str]:
     return filesystem, root.rstrip("/")
 
 
+def is_folder(location: str) -> bool:
+    """Whether there is a folder at a URL."""
+    filesystem, path = open_filesystem(location)
+    with reaching(location):
+        filesystem.invalidate_cache()
+        return bool(filesystem.isdir(path))
+
+
 def read_text(location: str) -> str:
     """Read a text file at a URL.
 

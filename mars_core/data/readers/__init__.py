@@ -1,4 +1,4 @@
-"""Dataset files to samples: one module per format, found by name or by looking at the file."""
+"""Dataset files and folders to samples: one module per format, found by looking or named."""
 
 from __future__ import annotations
 
@@ -7,33 +7,50 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeAlias
 
-from mars_core.data.readers import llava_json, parquet
+from mars_core.data.readers import arrow_folder, llava_json, messages, parquet, scienceqa, sharegpt
 from mars_core.data.records import BadRow, Sample, bad_rows_message
 
-Reader: TypeAlias = Callable[[Path, Path], Iterator[Sample | BadRow]]
+Reader: TypeAlias = Callable[[Path, Path | None, str | None], Iterator[Sample | BadRow]]
 
-# A reader takes the dataset file and the image folder. A new format is a module and a line in both tables.
-READERS: Mapping[str, Reader] = MappingProxyType({"llava_json": llava_json.read_rows, "parquet": parquet.read_rows})
+_FORMATS = {
+    "parquet": parquet,
+    "datasets": arrow_folder,
+    "scienceqa": scienceqa,
+    "messages": messages,
+    "sharegpt": sharegpt,
+    "llava_json": llava_json,
+}
+_FOLDERS = {"parquet": parquet, "datasets": arrow_folder, "scienceqa": scienceqa}
+# A reader takes the dataset, the image folder (None for the format's own place) and the split of a folder that
+# holds several. A new format is a module and a line above; the first that recognises a dataset reads it.
+READERS: Mapping[str, Reader] = MappingProxyType({name: module.read_rows for name, module in _FORMATS.items()})
 _RECOGNISE: Mapping[str, Callable[[Path], bool]] = MappingProxyType(
-    {"parquet": parquet.recognise, "llava_json": llava_json.recognise}
+    {name: module.recognise for name, module in _FORMATS.items()}
+)
+# Patterns of the files, images aside, that a reader looks for in a folder: what to bring along where it is copied.
+FOLDER_FILES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {name: module.FOLDER_FILES for name, module in _FOLDERS.items()}
 )
 
 
-def read_samples(path: str | Path, image_folder: str | Path | None = None, format: str | None = None) -> list[Sample]:
-    """Read a dataset file; images stay undecoded.
+def read_samples(
+    path: str | Path, image_folder: str | Path | None = None, format: str | None = None, split: str | None = None
+) -> list[Sample]:
+    """Read a dataset; images stay undecoded, and the text of large formats stays in the file.
 
     Args:
-        path: the dataset file.
-        image_folder: the folder that image paths are relative to; the file's own folder by default.
-        format: one of `READERS`; by default found from the file's first bytes.
+        path: the dataset file or folder.
+        image_folder: the folder that image paths are relative to; by default the file's own folder.
+        format: one of `READERS`; by default found by looking at the dataset.
+        split: which split of a folder that holds several; a file has none.
 
     Raises:
-        ValueError: no such file, unknown format, no rows, or rows that do not make samples (all are counted, the
+        ValueError: no such dataset, unknown format, no rows, or rows that do not make samples (all are counted, the
             first few shown).
     """
     samples: list[Sample] = []
     bad: list[BadRow] = []
-    for row in read_rows(path, image_folder, format):
+    for row in read_rows(path, image_folder, format, split):
         if isinstance(row, Sample):
             samples.append(row)
         else:
@@ -46,31 +63,31 @@ def read_samples(path: str | Path, image_folder: str | Path | None = None, forma
 
 
 def read_rows(
-    path: str | Path, image_folder: str | Path | None = None, format: str | None = None
+    path: str | Path, image_folder: str | Path | None = None, format: str | None = None, split: str | None = None
 ) -> Iterator[Sample | BadRow]:
     """Like `read_samples`, but rows that do not make samples come as `BadRow`, in place."""
-    file = Path(path)
-    if not file.is_file():
-        raise ValueError(f"no dataset file at {file}: give the path of a LLaVA JSON or Parquet file")
-    folder = Path(image_folder) if image_folder is not None else file.parent
-    if not folder.is_dir():
+    place = Path(path)
+    if not place.exists():
+        raise ValueError(f"no dataset file or folder at {place}: give the path of one ({', '.join(READERS)})")
+    folder = Path(image_folder) if image_folder is not None else None
+    if folder is not None and not folder.is_dir():
         raise ValueError(f"no image folder at {folder}: give the folder that the image paths are relative to")
-    name = detect_format(file) if format is None else format
+    name = detect_format(place) if format is None else format
     if name not in READERS:
         raise ValueError(f"unknown data format {name!r}: expected one of {', '.join(READERS)}")
-    return READERS[name](file, folder)
+    return READERS[name](place, folder, split)
 
 
-def detect_format(file: Path) -> str:
-    """Name the format of a dataset file by looking at its first bytes.
+def detect_format(path: Path) -> str:
+    """Name the format of a dataset by looking at it.
 
     Raises:
-        ValueError: no reader recognises the file.
+        ValueError: no reader recognises it.
     """
     for name, recognise in _RECOGNISE.items():
-        if recognise(file):
+        if recognise(path):
             return name
     raise ValueError(
-        f"cannot tell the format of {file}: expected a JSON list of conversations or a Parquet file; "
-        f"name the format (one of {', '.join(READERS)}) if it is one of them"
+        f"cannot tell the format of {path}: expected a JSON list or JSON lines of conversations, a Parquet file or "
+        f"folder, a folder of `datasets`, or ScienceQA; name the format (one of {', '.join(READERS)}) if it is one"
     )

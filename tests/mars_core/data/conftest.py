@@ -115,6 +115,12 @@ def sample_of():
 
 
 @pytest.fixture(scope="session")
+def make_tokenizer():
+    """Makes a tokenizer with the special tokens given."""
+    return tiny_tokenizer
+
+
+@pytest.fixture(scope="session")
 def llava_template() -> str:
     return LLAVA_ONEVISION_TEMPLATE
 

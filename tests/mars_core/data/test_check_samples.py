@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mars_core.data.check import check_samples
+from mars_core.data.check import Spread, check_samples
 from mars_core.data.hashing import data_hash
 from mars_core.data.images import content_hashes
 from mars_core.data.readers import read_rows, read_samples
@@ -34,7 +34,10 @@ def test_a_good_dataset_passes_and_is_described(make_image, sample_of):
     assert report.tasks == {"naming": 3, "place": 1, "text": 1}
     assert report.images_per_sample == {0: 1, 1: 3, 2: 1}
     assert report.images is not None
-    assert (report.images.count, report.images.width, report.images.height) == (3, (10, 20, 40), (20, 30, 90))
+    assert report.images.count == 3
+    assert (report.images.width.smallest, report.images.width.median, report.images.width.largest) == (10, 20, 40)
+    assert (report.images.height.smallest, report.images.height.median, report.images.height.largest) == (20, 30, 90)
+    assert report.exchanges == Spread(1, 1, 1, 1, 1)
     assert report.notes == ()
     assert report.hashes == content_hashes(samples)
 
@@ -67,8 +70,10 @@ def test_every_bad_row_is_found_in_one_pass(tmp_path):
     assert found.keys() == expected.keys()
     for row, reason in expected.items():
         assert reason in found[row].reason
-        assert str(found[row]).startswith(f"{path}, row {row}: ")
-    with pytest.raises(ValueError, match=r"(?s)12 rows are bad:.*row 2: missing .*\.\.\. and 7 more\ncorrect or"):
+        assert str(found[row]).startswith(f"{path}, row {row} (line 1): ")
+    with pytest.raises(
+        ValueError, match=r"(?s)12 rows are bad:.*row 2 \(line 1\): missing .*\.\.\. and 7 more\ncorrect or"
+    ):
         report.raise_if_bad()
 
 
@@ -104,7 +109,7 @@ def test_without_decoding_headers_are_still_read(tmp_path, make_image, sample_of
     quick, full = check_samples(samples, decode=False), check_samples(samples)
     assert len(quick.problems) == 1
     assert quick.images is not None
-    assert quick.images.width == (300, 300, 300)
+    assert quick.images.width == Spread(300, 300, 300, 300, 300)
     assert quick.hashes == {}
     assert len(full.problems) == 2
 
@@ -119,8 +124,8 @@ def test_repeated_ids_are_noted_not_refused(sample_of):
 def test_progress_is_told(sample_of):
     seen = []
     rows = [sample_of("q", "a"), BadRow(Source(Path("d.json"), 2), "bad")]
-    check_samples(rows, progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(1, 2), (2, 2)]
+    check_samples(rows, progress=seen.append)
+    assert seen == [1, 2]
 
 
 def test_an_image_in_two_splits_is_found_under_another_name(make_image, sample_of, tmp_path):
@@ -134,7 +139,8 @@ def test_an_image_in_two_splits_is_found_under_another_name(make_image, sample_o
     (shared,) = shared_images(splits)
     assert list(shared.shown_by) == ["train", "validation", "test"]
     assert str(shared) == (
-        "the same image in train (d.json, row 1) and validation (v.json, row 7) and test (t.json, row 8)"
+        "the same image in train (d.json, row 1, 1.png) and validation (v.json, row 7, twin.png) "
+        "and test (t.json, row 8, inside)"
     )
 
 

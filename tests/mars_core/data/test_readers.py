@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from mars_core.data.images import load_image
+from mars_core.data.images import image_bytes, load_image
 from mars_core.data.readers import detect_format, read_rows, read_samples
-from mars_core.data.records import BadRow, BytesImage, PathImage, Turn
+from mars_core.data.records import BadRow, PathImage, Turn
 
 TALK = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": " A dog.\n"}]
 TURNS = (Turn("user", "<image>\nWhat is it?"), Turn("assistant", "A dog."))
@@ -48,7 +48,7 @@ def test_llava_json(write_json, tmp_path):
     (sample,) = read_samples(path)
     assert (sample.id, sample.turns, sample.task) == ("a", TURNS, "naming")
     assert sample.images == (PathImage("x.png", tmp_path),)
-    assert str(sample.source) == f"{path}, row 1"
+    assert str(sample.source) == f"{path}, row 1 (line 1)"
 
 
 def test_images_are_relative_to_the_image_folder_when_one_is_given(write_json, tmp_path):
@@ -86,7 +86,7 @@ def test_a_byte_order_mark_does_no_harm(tmp_path):
 @pytest.mark.parametrize(
     ("record", "reason"),
     [
-        ("text", "expected a record with `conversations`, got str"),
+        ("text", "expected a record with `conversations` or `messages`, got str"),
         ({"id": "a", "text": "b"}, "no `conversations`, only 'id', 'text'"),
         ({"conversations": []}, r"expected a list of messages, got \[\]"),
         ({"conversations": ["hello"]}, "expected a message with a speaker and a text, got 'hello'"),
@@ -97,13 +97,13 @@ def test_a_byte_order_mark_does_no_harm(tmp_path):
 )
 def test_bad_records_are_named_with_their_row(write_json, record, reason):
     path = write_json([{"conversations": TALK}, record])
-    with pytest.raises(ValueError, match=rf"1 row is bad:\n  {path}, row 2: {reason}"):
+    with pytest.raises(ValueError, match=rf"1 row is bad:\n  {path}, row 2 \(line 1\): {reason}"):
         read_samples(path)
 
 
 def test_all_bad_records_are_counted_and_the_rest_is_read(write_json):
     path = write_json([{"conversations": TALK}, *[{}] * 7])
-    with pytest.raises(ValueError, match=r"(?s)7 rows are bad:.*row 6: .*\.\.\. and 2 more\ncorrect or remove"):
+    with pytest.raises(ValueError, match=r"(?s)7 rows are bad:.*row 6 .*\.\.\. and 2 more\ncorrect or remove"):
         read_samples(path)
     assert [isinstance(row, BadRow) for row in read_rows(path)] == [False, *[True] * 7]
 
@@ -111,7 +111,7 @@ def test_all_bad_records_are_counted_and_the_rest_is_read(write_json):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[{]", r"data\.json is not valid JSON .*line 1 column 3"),
+        ("[{]", r"data\.json, row 1 .*not valid JSON .*line 1 column 3"),
         ("[]", r"data\.json is empty: expected at least one row"),
         ('{"a": 1}', r"cannot tell the format of .*data\.json: expected a JSON list"),
         ("", r"cannot tell the format of .*data\.json"),
@@ -124,16 +124,19 @@ def test_files_that_are_no_dataset_say_so(write_json, text, message):
 
 def test_a_forced_format_meets_another_file(write_json):
     path = write_json('{"a": 1}')
-    with pytest.raises(ValueError, match="holds a JSON dict: expected a list of records with `conversations`"):
+    with pytest.raises(ValueError, match="no `conversations`, only 'a'"):
         read_samples(path, format="llava_json")
-    with pytest.raises(ValueError, match="not a readable Parquet file"):
+    (path.parent / "table.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match="is not valid JSON: expected a list of records, or one record a line"):
+        read_samples(path.parent / "table.parquet", format="messages")
+    with pytest.raises(ValueError, match="not a readable Parquet or Arrow file"):
         read_samples(path, format="parquet")
-    with pytest.raises(ValueError, match="unknown data format 'csv': expected one of llava_json, parquet"):
+    with pytest.raises(ValueError, match="unknown data format 'csv': expected one of parquet, datasets, scienceqa"):
         read_samples(path, format="csv")
 
 
 def test_missing_paths_are_said_before_reading(tmp_path, write_json):
-    with pytest.raises(ValueError, match=r"no dataset file at .*nothing\.json"):
+    with pytest.raises(ValueError, match=r"no dataset file or folder at .*nothing\.json"):
         read_samples(tmp_path / "nothing.json")
     with pytest.raises(ValueError, match=r"no image folder at .*nowhere"):
         read_samples(write_json([{"conversations": TALK}]), tmp_path / "nowhere")
@@ -153,7 +156,8 @@ def test_parquet_question_and_answer_with_image_bytes(write_parquet):
     )
     one, two = read_samples(path)
     assert (one.id, one.turns, one.task) == ("7", TURNS, "single-turn")
-    assert one.images == (BytesImage(png(), "a.png"),)
+    assert str(one.images[0]) == "a.png"
+    assert image_bytes(one.images[0]) == png()
     assert load_image(one.images[0]).getpixel((0, 0)) == (9, 0, 0)
     assert two.images == ()
     assert two.turns[0] == Turn("user", "Hello?")
@@ -164,7 +168,8 @@ def test_parquet_question_keeps_its_own_markers(write_parquet):
     path = write_parquet([{"images": images, "question": "Is <image> like <image>?", "answer": "No."}])
     (sample,) = read_samples(path)
     assert sample.turns[0].text == "Is <image> like <image>?"
-    assert sample.images == (BytesImage(png(1), "data-1-1"), BytesImage(png(2), "data-1-2"))
+    assert [str(image) for image in sample.images] == ["data-1-1", "data-1-2"]
+    assert [image_bytes(image) for image in sample.images] == [png(1), png(2)]
 
 
 def test_parquet_paths_are_relative_to_the_image_folder(write_parquet, tmp_path):

@@ -127,7 +127,7 @@ def test_given_parts_are_taken_as_they_are():
 
 def test_given_parts_that_share_images_are_refused():
     train, validation = dataset([([1, 2], "a"), ([3], "a")]), dataset([([2], "a"), ([3], "a")])
-    message = r"(?s)2 images stand in more than one split.*train \(d\.json, row 1\) and validation .*remove their"
+    message = r"(?s)2 images stand in more than one split.*train \(d\.json, row 1, 1-2\) and validation .*remove their"
     with pytest.raises(ValueError, match=message):
         join_splits(train, validation)
 

@@ -1,0 +1,46 @@
+"""What one look at an image tells: its size, which file it is a copy of, and what it resembles."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from PIL import Image
+
+from mars_core.data.images import image_bytes, load_image
+from mars_core.data.records import BytesImage, ImageRef, Sample
+
+THUMBNAIL_SIDE = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One decoded image: upright (width, height), SHA-256 of its encoded bytes, RGB thumbnail of 12 x 12 pixels."""
+
+    size: tuple[int, int]
+    content: str
+    thumbnail: bytes
+
+
+def look_at(image: ImageRef) -> Look:
+    """Read and decode an image once.
+
+    Raises:
+        ValueError: the image cannot be found or decoded.
+    """
+    data = image_bytes(image)
+    picture = load_image(BytesImage(data, str(image)))
+    side = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
+    thumbnail = picture.resize(side, Image.Resampling.BOX)
+    return Look(picture.size, hashlib.sha256(data).hexdigest(), thumbnail.tobytes())
+
+
+def distinct_images(samples: Iterable[Sample]) -> Iterator[ImageRef]:
+    """Every image of the samples once, in order of first appearance."""
+    return iter(dict.fromkeys(image for sample in samples for image in sample.images))
+
+
+def content_of(looks: Mapping[ImageRef, Look]) -> dict[ImageRef, str]:
+    """Content hash of each image."""
+    return {image: look.content for image, look in looks.items()}

@@ -1,0 +1,39 @@
+"""Folders that `datasets` writes with `save_to_disk`: Arrow files, of one dataset or of several splits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mars_core.data.readers.columnar import read_tables
+from mars_core.data.readers.named_splits import choose_split
+from mars_core.data.records import BadRow, Sample
+
+_ONE, _SEVERAL = "state.json", "dataset_dict.json"
+FOLDER_FILES = (_ONE, "*.arrow", _SEVERAL, f"*/{_ONE}", "*/*.arrow")
+
+
+def recognise(path: Path) -> bool:
+    """Whether `datasets` left its description in this folder."""
+    return (path / _ONE).is_file() or (path / _SEVERAL).is_file()
+
+
+def read_rows(path: Path, image_folder: Path | None, split: str | None) -> Iterator[Sample | BadRow]:
+    """Yield every row as a sample, or the reason why it is none."""
+    folder = path
+    if (path / _SEVERAL).is_file():
+        folder = path / choose_split(path, _load(path / _SEVERAL)["splits"], split)
+    files = [folder / item["filename"] for item in _load(folder / _ONE)["_data_files"]]
+    missing = [file for file in files if not file.is_file()]
+    if missing:
+        raise ValueError(f"{missing[0]} is missing, although {folder / _ONE} names it: save the dataset again")
+    return read_tables(files, image_folder or path)
+
+
+def _load(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file} cannot be read ({error}): save the dataset again") from error

@@ -1,0 +1,106 @@
+"""A study's data from its files: formats, named splits, near duplicates, and what is remembered of images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import tasks.image_cache
+from mars_core.data.records import PathImage
+from tasks.config import DataConfig
+from tasks.data import check_data, load_data
+from tasks.image_cache import look_at_all, remembered_looks
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("MARS_CACHE", str(tmp_path / "cache"))
+    load_data.cache_clear()
+    return tmp_path / "cache" / "image-looks.sqlite"
+
+
+def picture(seed: int) -> Image.Image:
+    cells = np.random.default_rng(seed).integers(0, 255, (8, 8, 3)).astype(np.uint8)
+    return Image.fromarray(cells).resize((120, 90), Image.BICUBIC)
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Writes messages JSONL about pictures with the numbers given; `.5` is a smaller copy."""
+
+    def write(name: str, numbers: list[float]) -> str:
+        lines = []
+        for number in numbers:
+            whole = picture(int(number))
+            image = whole if number == int(number) else whole.resize((80, 60))
+            image.save(tmp_path / f"{number}.png")
+            messages = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": f"Number {number}."}]
+            lines.append(json.dumps({"messages": messages, "images": [f"{number}.png"]}))
+        path = tmp_path / name
+        path.write_text("\n".join(lines))
+        return str(path)
+
+    return write
+
+
+def test_near_duplicates_stay_on_one_side_of_a_split_made_here(dataset):
+    train = dataset("d.jsonl", [number + half for number in range(15) for half in (0, 0.5)])
+    data = load_data(DataConfig(train=train, validation_samples=6, test_samples=6))
+    sides = {}
+    for part in ("train", "validation", "test"):
+        for sample in getattr(data.splits, part):
+            sides.setdefault(int(float(sample.images[0].path.removesuffix(".png"))), set()).add(part)
+    assert len(sides) == 15
+    assert all(len(side) == 1 for side in sides.values())
+
+
+def test_near_duplicates_of_given_files_are_reported_with_files_and_rows(dataset):
+    train, validation = dataset("t.jsonl", [0, 1, 2, 3, 4, 5]), dataset("v.jsonl", [9, 2.5])
+    config = DataConfig(train=train, validation=validation, test_samples=2)
+    (note,) = check_data(config).notes
+    near = f"2.png in train ({train}, row 3 (line 3)) and 2.5.png in validation ({validation}, row 2 (line 2))"
+    assert note == f"nearly the same image in two splits: {near}"
+    splits = load_data(config).splits
+    if any(sample.images[0].path == "2.png" for sample in splits.train):
+        assert "1 image is nearly the same in more than one split" in splits.notes[-1]
+
+
+def test_a_folder_with_named_splits_gives_each_part_its_own(tmp_path):
+    problem = {"question": "Which?", "choices": ["a", "b"], "answer": 0, "subject": "s"}
+    problems = {str(pid): problem | {"question": f"Which {pid}?"} for pid in range(6)}
+    (tmp_path / "problems.json").write_text(json.dumps(problems))
+    names = list(problems)
+    (tmp_path / "pid_splits.json").write_text(
+        json.dumps({"train": names[:3], "val": names[3:5], "minitest": names[5:]})
+    )
+    here = str(tmp_path)
+    splits = load_data(DataConfig(train=here, validation=here, test=here, test_split="minitest")).splits
+    assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [3, 2, 1]
+    with pytest.raises(ValueError, match="no split 'test': it holds train, val, minitest"):
+        load_data(DataConfig(train=here, validation=here, test=here))
+
+
+def test_an_unchanged_image_is_decoded_once(dataset, tmp_path, monkeypatch, cache):
+    dataset("d.jsonl", [1, 2])
+    images = [PathImage("1.png", tmp_path), PathImage("2.png", tmp_path)]
+    first = look_at_all(images)
+    seen = []
+    monkeypatch.setattr(tasks.image_cache, "look_at", lambda image: seen.append(image) or first[image])
+    assert look_at_all(images) == first
+    assert seen == []
+    picture(7).save(tmp_path / "2.png")
+    look_at_all(images)
+    assert seen == images[1:]
+    assert cache.is_file()
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(dataset, tmp_path, monkeypatch):
+    dataset("d.jsonl", [1])
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MARS_CACHE", str(tmp_path / "file"))
+    with remembered_looks() as look:
+        assert look(PathImage("1.png", tmp_path)).size == (120, 90)
