@@ -58,7 +58,7 @@ def attend(
 
 def _by_member(tensor: Tensor, width: int) -> Tensor:
     heads, tokens, size = tensor.shape[1:]
-    return tensor[0].view(heads, width, tokens // width, size).transpose(0, 1)
+    return tensor.view(heads, width, tokens // width, size).transpose(0, 1)
 
 
 def _everywhere(this: Pass, q: Tensor, k: Tensor, v: Tensor, window: int | None, options: dict[str, Any]) -> Tensor:

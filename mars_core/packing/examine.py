@@ -6,7 +6,8 @@ Nothing here is taken from the name of a model: each saving is tried, and used o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -19,8 +20,10 @@ from mars_core.models.partition import Partition
 from mars_core.packing.adapters import layout_of
 from mars_core.packing.batch import PackedBatch, pack_batch
 from mars_core.packing.forward import lane_logits
+from mars_core.packing.gate import silu_gate
 from mars_core.packing.lane import Lane, Pass, make_lane
 from mars_core.packing.norm import rms_norm
+from mars_core.packing.rotary import FUNCTION, rotate
 from mars_core.packing.wiring import Structure, wired
 from mars_core.training.answer_loss import answer_logits
 
@@ -42,8 +45,16 @@ def examine(model: nn.Module, partition: Partition, batch: Mapping[str, Tensor])
         projector = [layer.name for layer in partition.projector]
         doors = _same_for_all(model, partition, structure, packed, RankPair(0, 1), projector)
         answers_only = _answers_only(model, partition, structure, packed)
-        norms = _root_mean_square_norms(model)
-        structure = replace(structure, shared=shared, answers_only=answers_only, norms=norms)
+        tails = _answer_tails(model, partition, answers_only)
+        structure = replace(
+            structure,
+            shared=shared,
+            answers_only=frozenset(name for name in answers_only if not _inside(name, tails)),
+            answer_tails=tails,
+            norms=_named(model, _is_rms_norm),
+            gates=_named(model, _is_silu_gated),
+            rotary=_rotary_sources(model.get_submodule(partition.family.llm)),
+        )
         with_doors = replace(structure, projector_doors=doors)
         if _encoder_can_be_shared(model, partition, with_doors, batch):
             structure = with_doors
@@ -54,9 +65,8 @@ def examine(model: nn.Module, partition: Partition, batch: Mapping[str, Tensor])
 
 
 @torch.no_grad()
-def _root_mean_square_norms(model: nn.Module) -> frozenset[str]:
-    """Modules that look like transformers' RMSNorm and compute what it computes, to the last bit but one."""
-    return frozenset(name for name, module in model.named_modules() if _is_rms_norm(module))
+def _named(model: nn.Module, is_one: Callable[[Any], bool]) -> frozenset[str]:
+    return frozenset(name for name, module in model.named_modules() if is_one(module))
 
 
 def _is_rms_norm(module: Any) -> bool:
@@ -69,6 +79,78 @@ def _is_rms_norm(module: Any) -> bool:
     x = torch.randn((4, len(weight)), generator=generator).to(device=weight.device, dtype=weight.dtype)
     exact = torch.finfo(weight.dtype).bits >= 32
     return torch.allclose(rms_norm(x, weight, epsilon), module(x), rtol=1e-6 if exact else 1e-2, atol=1e-6)
+
+
+def _is_silu_gated(module: Any) -> bool:
+    """Whether a module computes down(silu(gate(x)) * up(x)), to the last bits."""
+    gate, up, down = (getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj"))
+    if not (isinstance(gate, nn.Linear) and isinstance(up, nn.Linear) and isinstance(down, nn.Linear)):
+        return False
+    if not gate.weight.is_floating_point():  # a quantized one, whose dtype tells nothing
+        return False
+    x = _random_rows(gate.in_features, gate.weight)
+    return _near(down(silu_gate(gate(x), up(x))), module(x))
+
+
+def _random_rows(width: int, like: Tensor) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn((1, 6, width), generator=generator).to(device=like.device, dtype=like.dtype)
+
+
+def _near(found: Tensor, expected: Tensor) -> bool:
+    if found.shape != expected.shape:
+        return False
+    exact = torch.finfo(expected.dtype).bits >= 32
+    scale = float(expected.abs().max())
+    return torch.allclose(found, expected, rtol=1e-5 if exact else 2e-2, atol=scale * (1e-6 if exact else 1e-2))
+
+
+@torch.no_grad()
+def _rotary_sources(language_model: nn.Module) -> frozenset[str]:
+    """Source modules of the language model whose function for rotary embeddings is `rotate` of both arguments."""
+    sources = {type(module).__module__ for module in language_model.modules()}
+    return frozenset(source for source in sources if _rotates(getattr(sys.modules[source], FUNCTION, None)))
+
+
+def _rotates(function: Any) -> bool:
+    if function is None:
+        return False
+    generator = torch.Generator().manual_seed(0)
+    q, k, cos, sin = (
+        torch.randn(shape, generator=generator) for shape in ((1, 4, 5, 8), (1, 2, 5, 8), *[(1, 5, 8)] * 2)
+    )
+    try:
+        found = function(q, k, cos, sin)
+    except (RuntimeError, TypeError, ValueError):
+        return False  # another kind of embedding under this name
+    table = cos.unsqueeze(1), sin.unsqueeze(1)
+    return all(_near(rotate(x, *table), expected) for x, expected in zip((q, k), found, strict=True))
+
+
+def _answer_tails(model: nn.Module, partition: Partition, answers_only: frozenset[str]) -> frozenset[str]:
+    """Modules of the last block that work row by row and all of whose adapted layers are read at answer rows alone."""
+    block = _last_block(partition)
+    parents = {name.rpartition(".")[0] for name in answers_only}
+    whole = {parent for parent in parents if all(name in answers_only for name in block if _inside(name, {parent}))}
+    return frozenset(name for name in whole if _row_by_row(model.get_submodule(name)))
+
+
+def _inside(name: str, modules: Collection[str]) -> bool:
+    return name.rpartition(".")[0] in modules
+
+
+@torch.no_grad()
+def _row_by_row(module: Any) -> bool:
+    linear = next(layer for layer in module.modules() if isinstance(layer, nn.Linear))
+    if not linear.weight.is_floating_point():
+        return False
+    x = _random_rows(linear.in_features, linear.weight)
+    rows = torch.tensor([1, 4], device=x.device)
+    try:
+        every, some = module(x), module(x.index_select(1, rows))
+    except (RuntimeError, TypeError, ValueError):
+        return False  # it reads more than its rows
+    return isinstance(every, Tensor) and every.shape[:2] == x.shape[:2] and _near(some, every.index_select(1, rows))
 
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

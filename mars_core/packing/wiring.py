@@ -1,17 +1,19 @@
 """Lead a model's forward pass through the current `Pass`, without changing its classes.
 
-Only instances are touched, and given back as they were: `forward` of the adapted linear layers and of what comes
-before them, hooks at the doors of vision tower, language model and output head, the name of the
-attention function.
+What is touched is given back as it was: `forward` of instances (adapted linear layers, what comes before them, norms,
+gated MLPs), hooks at the doors of vision tower, language model and output head, the name of the attention function, and
+one function of the language model's source module, the rotary embedding, which outside of a pass is what it was.
 """
 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -19,9 +21,11 @@ from torch import Tensor, nn
 
 from mars_core.models.partition import GROUPS, Partition
 from mars_core.packing.attention import MARK, attention_within_sequences
+from mars_core.packing.gate import silu_gate
 from mars_core.packing.lane import Adapters, Pass, current_pass
 from mars_core.packing.linear import add_low_rank, merged_linear, merging_pays
 from mars_core.packing.norm import rms_norm
+from mars_core.packing.rotary import FUNCTION, fits, rotate
 
 
 @dataclass(frozen=True)
@@ -29,19 +33,24 @@ class Structure:
     """What a model's forward pass allows to leave out; found by `mars_core.packing.examine`, never assumed.
 
     unpadded: attention is plain and causal, so the language model can be given the real tokens alone.
-    answers_only: adapted layers whose output is read at the answer rows alone (those of the last block).
+    answers_only: adapted layers whose output is read at the answer rows alone (those of the last block), except those
+    in `answer_tails`: modules that work row by row and are read at the answer rows alone, as a whole.
     shared: modules with parameters whose input is the same for every member (patch embeddings).
     projector_doors: projector layers that read what the vision tower gives, the first ones there.
-    norms: modules that compute what `mars_core.packing.norm` does.
+    norms, gates: modules that compute what `mars_core.packing.norm` does, MLPs with that of `mars_core.packing.gate`.
+    rotary: source modules whose rotary embedding is that of `mars_core.packing.rotary`.
     distinct_pictures: the vision tower works row by row on what it is given, so that equal rows (a picture asked about
     twice, or equal to its own crop) need be seen once.
     """
 
     unpadded: bool
     answers_only: frozenset[str] = frozenset()
+    answer_tails: frozenset[str] = frozenset()
     shared: frozenset[str] = frozenset()
     projector_doors: frozenset[str] = frozenset()
     norms: frozenset[str] = frozenset()
+    gates: frozenset[str] = frozenset()
+    rotary: frozenset[str] = frozenset()
     distinct_pictures: bool = False
 
 
@@ -67,6 +76,14 @@ def wired(model: nn.Module, partition: Partition, structure: Structure) -> Itera
         for name in structure.norms:
             norm = model.get_submodule(name)
             stack.enter_context(_forward_of(norm, partial(_norm, norm)))
+        for name in structure.gates:
+            mlp = model.get_submodule(name)
+            stack.enter_context(_forward_of(mlp, partial(_gated, mlp)))
+        for name in structure.answer_tails:
+            tail = model.get_submodule(name)
+            stack.enter_context(_forward_of(tail, partial(_at_answer_rows, tail.forward)))
+        for source in structure.rotary:
+            stack.enter_context(_rotary_of(sys.modules[source]))
         if structure.distinct_pictures:
             tower = model.get_submodule(partition.family.me)
             stack.enter_context(_forward_of(tower, partial(_each_picture_once, tower.forward)))
@@ -81,11 +98,24 @@ def wired(model: nn.Module, partition: Partition, structure: Structure) -> Itera
 
 @contextmanager
 def _forward_of(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    before = vars(module).get("forward")  # of another wrapper, or none
     module.forward = forward
     try:
         yield
     finally:
         del module.forward  # the class's own shows again
+        if before is not None:
+            module.forward = before
+
+
+@contextmanager
+def _rotary_of(source: ModuleType) -> Iterator[None]:
+    original = getattr(source, FUNCTION)
+    setattr(source, FUNCTION, partial(_rotary, original))
+    try:
+        yield
+    finally:
+        setattr(source, FUNCTION, original)
 
 
 @contextmanager
@@ -120,7 +150,7 @@ def _linear(
     if name in structure.answers_only:
         rows = this.batch.answer_rows
         y = _product(layer, original, by_member.index_select(1, rows), adapters, this)
-        y = y.new_zeros((*by_member.shape[:2], layer.out_features)).index_copy(1, rows, y)
+        y = _zeros_elsewhere(y, rows, by_member.shape[1])
     else:
         y = _product(layer, original, by_member, adapters, this)
     return y.view(*x.shape[:-1], layer.out_features)
@@ -148,6 +178,35 @@ def _product(
 def _full_precision(layer: nn.Linear) -> bool:
     # A quantized layer is a subclass with a weight of another dtype.
     return layer.weight.dtype in (torch.float32, torch.float64)
+
+
+def _zeros_elsewhere(y: Tensor, rows: Tensor, count: int) -> Tensor:
+    """(M, n, out) at `rows` of (M, count, out)."""
+    return y.new_zeros((y.shape[0], count, y.shape[2])).index_copy(1, rows, y)
+
+
+def _at_answer_rows(original: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    this = current_pass()
+    if this is None:
+        return original(x)
+    by_member = x.reshape(this.lane.width, -1, x.shape[-1])
+    rows = this.batch.answer_rows
+    y = original(by_member.index_select(1, rows))
+    return _zeros_elsewhere(y, rows, by_member.shape[1]).view(*x.shape[:-1], y.shape[-1])
+
+
+def _gated(mlp: Any, x: Tensor) -> Tensor:
+    y: Tensor = mlp.down_proj(silu_gate(mlp.gate_proj(x), mlp.up_proj(x)))
+    return y
+
+
+def _rotary(
+    original: Callable[..., tuple[Tensor, Tensor]], q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *arguments: Any
+) -> tuple[Tensor, Tensor]:
+    if current_pass() is None or arguments or not fits(q, cos):
+        return original(q, k, cos, sin, *arguments)
+    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+    return rotate(q, cos, sin), rotate(k, cos, sin)
 
 
 def _norm(norm: Any, x: Tensor) -> Tensor:
