@@ -46,7 +46,8 @@ from mars_core.models.families import family_of
 from mars_core.models.loading import load_base
 from mars_core.models.lora import RankPair, add_adapters, remove_adapters, trainable_parameters
 from mars_core.models.partition import Partition, partition_of
-from mars_core.packing.adapters import initial_weights, layout_of
+from mars_core.packing.adapters import by_group, initial_weights, layout_of
+from mars_core.packing.banks import zero_vectors
 from mars_core.packing.batch import pack_batch
 from mars_core.packing.cost import ACTIVATION_MARGIN, BYTES_PER_TRAINABLE, WIDEST_LANE, activation_bytes
 from mars_core.packing.examine import examine
@@ -385,14 +386,25 @@ PARTS = {
 }  # fmt: skip
 
 
+def _middle_lane(pairs: Sequence[RankPair], width: int) -> list[RankPair]:
+    """Neighbours in the order of lanes, from the middle: of medium ranks."""
+    ordered = sorted(pairs, key=lambda pair: (pair.r_llm, pair.r_me))
+    start = (len(ordered) - width) // 2 // width * width
+    return ordered[start : start + width]
+
+
 def break_down(bench: Bench, width: int) -> dict[str, Any]:
     """Where the time of a lane's pass goes, in one thread, and what its arithmetic alone would take."""
     torch.set_num_threads(1)
     structure = examine(bench.model, bench.partition, bench.batches[0])
-    pairs = bench.pairs[:: max(1, len(bench.pairs) // width)][:width]
+    pairs = _middle_lane(bench.pairs, width)
     layouts = [layout_of(bench.partition, pair) for pair in pairs]
-    weights = [initial_weights(bench.model, bench.partition, pair, 0) for pair in pairs]
-    lane = make_lane(layouts, weights, [torch.zeros_like(weight) for weight in weights])
+    initial = [initial_weights(bench.model, bench.partition, pair, 0) for pair in pairs]
+    weights, gradients = (zero_vectors(layouts, initial[0].device, initial[0].dtype) for _ in range(2))
+    for layout, flat, vectors in zip(layouts, initial, weights, strict=True):
+        for group, value in by_group(flat, layout).items():
+            vectors[group].copy_(value)
+    lane = make_lane(layouts, weights, gradients)
 
     def step(batch: Batch) -> None:
         lane_losses(bench.model, Pass(lane, pack_batch(batch, unpadded=structure.unpadded))).sum().backward()

@@ -1,7 +1,7 @@
-"""LoRA weights of one run in one flat vector, equal to PEFT's at the start and at the end.
+"""LoRA weights of one run in one vector per group of layers, equal to PEFT's at the start and at the end.
 
-A flat vector makes an optimizer step, a gradient norm and a snapshot one operation each. The modality
-encoder's weights come first, so that its gradient norm is that of a slice.
+A vector makes an optimizer step, a gradient norm and a snapshot one operation each. The vectors of all groups end to
+end are a run's flat weights.
 """
 
 from __future__ import annotations
@@ -20,9 +20,13 @@ PEFT_A = "base_model.model.{}.lora_A.default.weight"
 PEFT_B = "base_model.model.{}.lora_B.default.weight"
 
 
+Parts = Mapping[Group, Tensor]
+"""A vector for every group that has adapters."""
+
+
 @dataclass(frozen=True)
 class Slot:
-    """Where one layer's adapter lies in a run's flat vector: A as (rank, in), then B transposed as (rank, out).
+    """Where one layer's adapter lies in its group's vector: A as (rank, in), then B transposed as (rank, out).
 
     B is kept transposed because skinny products with it are several times faster that way.
     """
@@ -42,13 +46,13 @@ class Slot:
         """Where B ends."""
         return self.middle + self.rank * self.layer.out_features
 
-    def a(self, flat: Tensor) -> Tensor:
-        """A, shape (rank, in), a view of `flat`."""
-        return flat[self.start : self.middle].view(self.rank, self.layer.in_features)
+    def a(self, parts: Parts) -> Tensor:
+        """A, shape (rank, in), a view."""
+        return parts[self.group][self.start : self.middle].view(self.rank, self.layer.in_features)
 
-    def b_transposed(self, flat: Tensor) -> Tensor:
-        """B transposed, shape (rank, out), a view of `flat`."""
-        return flat[self.middle : self.stop].view(self.rank, self.layer.out_features)
+    def b_transposed(self, parts: Parts) -> Tensor:
+        """B transposed, shape (rank, out), a view."""
+        return parts[self.group][self.middle : self.stop].view(self.rank, self.layer.out_features)
 
 
 @dataclass(frozen=True)
@@ -63,22 +67,14 @@ class Layout:
         return {slot.layer.name: slot for slot in self.slots}
 
     @cached_property
+    def sizes(self) -> Mapping[Group, int]:
+        """Length of the vector of each group with adapters."""
+        return {slot.group: slot.stop for slot in self.slots}
+
+    @property
     def size(self) -> int:
-        """Length of the flat vector."""
-        return self.slots[-1].stop
-
-    @cached_property
-    def groups(self) -> Mapping[Group, tuple[int, int]]:
-        """Where each group with adapters begins and ends."""
-        bounds: dict[Group, tuple[int, int]] = {}
-        for slot in self.slots:
-            bounds[slot.group] = (bounds.get(slot.group, (slot.start, 0))[0], slot.stop)
-        return bounds
-
-    @cached_property
-    def me_size(self) -> int:
-        """Length of the modality encoder's part, which comes first."""
-        return sum(slot.stop - slot.start for slot in self.slots if slot.group == "me")
+        """Length of the flat weights."""
+        return sum(self.sizes.values())
 
 
 def layout_of(partition: Partition, pair: RankPair) -> Layout:
@@ -89,13 +85,23 @@ def layout_of(partition: Partition, pair: RankPair) -> Layout:
     """
     check_ranks(partition, pair)
     slots: list[Slot] = []
-    start = 0
     for group in GROUPS:
+        start = 0
         for layer in partition.group(group):
             if rank := pair.rank(group):
                 slots.append(Slot(layer, group, rank, start))
                 start = slots[-1].stop
     return Layout(tuple(slots))
+
+
+def by_group(flat: Tensor, layout: Layout) -> dict[Group, Tensor]:
+    """Flat weights cut into the groups' vectors, views."""
+    return dict(zip(layout.sizes, torch.split(flat, list(layout.sizes.values())), strict=True))
+
+
+def flatten(parts: Parts) -> Tensor:
+    """The groups' vectors end to end, a copy."""
+    return torch.cat([part.detach() for part in parts.values()])
 
 
 def initial_weights(model: nn.Module, partition: Partition, pair: RankPair, seed: int) -> Tensor:
@@ -118,8 +124,8 @@ def from_peft(state: Mapping[str, Tensor], layout: Layout) -> Tensor:
 
 def to_peft(flat: Tensor, layout: Layout) -> dict[str, Tensor]:
     """Adapter weights under the names and in the shapes of `PeftModel.named_parameters`, copies on the CPU."""
-    weights = {}
+    weights, parts = {}, by_group(flat, layout)
     for slot in layout.slots:
-        weights[PEFT_A.format(slot.layer.name)] = slot.a(flat).detach().cpu().clone()
-        weights[PEFT_B.format(slot.layer.name)] = slot.b_transposed(flat).T.detach().cpu().contiguous().clone()
+        weights[PEFT_A.format(slot.layer.name)] = slot.a(parts).detach().cpu().clone()
+        weights[PEFT_B.format(slot.layer.name)] = slot.b_transposed(parts).T.detach().cpu().contiguous().clone()
     return weights

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mars_core.models.lora import RankPair, trainable_parameters
 from mars_core.models.partition import Partition
 from mars_core.packing.adapters import layout_of
+from mars_core.packing.banks import zero_vectors
 from mars_core.packing.batch import pack_batch
 from mars_core.packing.examine import examine
 from mars_core.packing.footprint import BYTES_PER_TRAINABLE, adapter_bytes
@@ -88,10 +89,9 @@ def activation_bytes(model: nn.Module, partition: Partition, batch: Batch, pair:
     structure = examine(model, partition, batch)
     layout = layout_of(partition, pair)
     parameter = next(model.parameters())
-    flat = torch.zeros(layout.size, device=parameter.device, dtype=torch.float32)
-    if parameter.dtype == torch.float64:
-        flat = flat.double()
-    lane = make_lane([layout], [flat], [torch.zeros_like(flat)])
+    dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
+    weights, gradients = (zero_vectors([layout], parameter.device, dtype) for _ in range(2))
+    lane = make_lane([layout], weights, gradients)
     frozen = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
     kept: dict[int, int] = {}
 

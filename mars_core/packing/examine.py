@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from mars_core.models.lora import RankPair
 from mars_core.models.partition import Partition
 from mars_core.packing.adapters import layout_of
+from mars_core.packing.banks import zero_vectors
 from mars_core.packing.batch import PackedBatch, pack_batch
 from mars_core.packing.forward import lane_logits
 from mars_core.packing.gate import silu_gate
@@ -273,11 +274,14 @@ def _close(found: Tensor, expected: Tensor) -> bool:
 
 def _random_lane(model: nn.Module, partition: Partition, pair: RankPair) -> Lane:
     parameter = next(model.parameters())
-    layout = layout_of(partition, pair)
-    generator = torch.Generator().manual_seed(0)
+    layouts = [layout_of(partition, pair)] * 2
     dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
-    weights = [torch.randn(layout.size, generator=generator, dtype=dtype).to(parameter.device) * 0.1 for _ in range(2)]
-    return make_lane([layout, layout], weights, [torch.zeros_like(weight) for weight in weights])
+    weights, gradients = (zero_vectors(layouts, parameter.device, dtype) for _ in range(2))
+    generator = torch.Generator().manual_seed(0)
+    for vectors in weights:
+        for vector in vectors.values():
+            vector.copy_(torch.randn(vector.shape, generator=generator, dtype=dtype) * 0.1)
+    return make_lane(layouts, weights, gradients)
 
 
 def _answers_only(model: nn.Module, partition: Partition, structure: Structure, batch: PackedBatch) -> frozenset[str]:

@@ -6,11 +6,12 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from mars_core.packing.adapters import Layout
+from mars_core.packing.adapters import Layout, Parts
 from mars_core.packing.batch import PackedBatch
 
 
@@ -23,13 +24,22 @@ class Adapter:
     a_grad: Tensor
     b_transposed_grad: Tensor
 
-    @property
-    def rank(self) -> int:
-        """LoRA rank."""
-        return self.a.shape[0]
+
+@dataclass(frozen=True)
+class Stack:
+    """Adapters of G members side by side with one rank in one layer: views of shapes (G, r, in) and (G, r, out).
+
+    members: which of the lane they are.
+    """
+
+    members: slice
+    a: Tensor
+    b_transposed: Tensor
+    a_grad: Tensor
+    b_transposed_grad: Tensor
 
 
-Adapters = tuple[Adapter | None, ...]
+Stacks = tuple[Stack, ...]
 
 
 @dataclass(frozen=True)
@@ -42,32 +52,76 @@ class Dropout:
 
 @dataclass(frozen=True)
 class Lane:
-    """Adapters of the members, by layer: `adapters[name][m]` is member m's, None where its rank is 0.
+    """Adapters of the members, by layer; members of rank 0 are in no stack of it.
 
     frozen_me: no member adapts the modality encoder, so all of them read the same features. anchor: a scalar that needs
     a gradient; its only use is that layers before any other such input are recorded.
     """
 
     width: int
-    adapters: Mapping[str, Adapters]
+    adapters: Mapping[str, Stacks]
     frozen_me: bool
     anchor: Tensor
 
 
-def make_lane(layouts: Sequence[Layout], weights: Sequence[Tensor], gradients: Sequence[Tensor]) -> Lane:
-    """A lane over the flat weights and flat gradients of its members; views, no copies."""
+def make_lane(layouts: Sequence[Layout], weights: Sequence[Parts], gradients: Sequence[Parts]) -> Lane:
+    """A lane over the weights and gradients of its members; views, no copies."""
     names = dict.fromkeys(name for layout in layouts for name in layout.by_layer)
     members = list(zip(layouts, weights, gradients, strict=True))
-    adapters = {name: tuple(_adapter(*member, name) for member in members) for name in names}
-    frozen_me = not any(layout.me_size for layout in layouts)
-    return Lane(len(layouts), adapters, frozen_me, torch.zeros((), device=weights[0].device, requires_grad=True))
+    adapters = {name: stack([_adapter(*member, name) for member in members]) for name in names}
+    frozen_me = not any("me" in layout.sizes for layout in layouts)
+    device = next(iter(weights[0].values())).device
+    return Lane(len(layouts), adapters, frozen_me, torch.zeros((), device=device, requires_grad=True))
 
 
-def _adapter(layout: Layout, weights: Tensor, gradients: Tensor, name: str) -> Adapter | None:
+def _adapter(layout: Layout, weights: Parts, gradients: Parts, name: str) -> Adapter | None:
     slot = layout.by_layer.get(name)
     if slot is None:
         return None
     return Adapter(slot.a(weights), slot.b_transposed(weights), slot.a(gradients), slot.b_transposed(gradients))
+
+
+def stack(adapters: Sequence[Adapter | None]) -> Stacks:
+    """Put neighbours of equal rank together where they lie in memory at equal distances, as rows of a matrix do."""
+    runs: list[list[int]] = []
+    for number, adapter in enumerate(adapters):
+        if adapter is None:
+            continue
+        run = [*runs[-1], number] if runs else []
+        if run and run[-1] - run[0] == len(run) - 1 and _evenly_spaced([adapters[one] for one in run]):
+            runs[-1] = run
+        else:
+            runs.append([number])
+    return tuple(_stacked([adapters[one] for one in run], slice(run[0], run[-1] + 1)) for run in runs)
+
+
+_FIELDS = ("a", "b_transposed", "a_grad", "b_transposed_grad")
+
+
+def _evenly_spaced(adapters: Sequence[Adapter | None]) -> bool:
+    for name in _FIELDS:
+        views: list[Tensor] = [getattr(adapter, name) for adapter in adapters]
+        alike = {(view.shape, view.untyped_storage().data_ptr()) for view in views}
+        offsets = [view.storage_offset() for view in views]
+        if (
+            len(alike) > 1
+            or len({after - before for before, after in pairwise(offsets)}) > 1
+            or offsets[1] <= offsets[0]
+        ):
+            return False
+    return True
+
+
+def _stacked(adapters: Sequence[Adapter | None], members: slice) -> Stack:
+    return Stack(members, *(_one_view([getattr(adapter, name) for adapter in adapters]) for name in _FIELDS))
+
+
+def _one_view(views: Sequence[Tensor]) -> Tensor:
+    first = views[0]
+    if len(views) == 1:
+        return first[None]
+    spacing = views[1].storage_offset() - first.storage_offset()
+    return first.as_strided((len(views), *first.shape), (spacing, *first.stride()))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 
 from mars_core.packing.cores import usable_cores
-from mars_core.packing.member import TrainedMember
+from mars_core.packing.member import TrainedMember, forget_gradient
 
 Result = TypeVar("Result")
 Members = Sequence[TrainedMember]
@@ -129,6 +129,6 @@ def _attempt(work: Callable[[Members], Result], lane: Members) -> tuple[bool, An
 
 def _make_room(lane: Members) -> None:
     for one in lane:
-        one.gradient.zero_()
+        forget_gradient(one)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from mars_core.models.lora import RankPair
 from mars_core.models.partition import Group
-from mars_core.packing.adapters import Layout
+from mars_core.packing.adapters import Layout, Parts, by_group
+from mars_core.packing.banks import zero_vectors
 from mars_core.training.calibration import Checkpoint
 from mars_core.training.recipe import Recipe, make_optimizer, make_schedule
 
@@ -29,18 +30,17 @@ class PackMember:
 class TrainedMember:
     """A member under way.
 
-    weights, gradient, first_moment, second_moment: flat, laid out as `layout` says; passes add to the gradient, Adam
-    keeps the moments. parts: the weights of each group as parameters of the optimizer, all of them views. losses: batch
-    losses since the last checkpoint. diverged_at: the first step whose loss was not finite, None while there is none.
+    weights, gradient, first_moment, second_moment: a vector per group, laid out as `layout` says; passes add to the
+    gradient, Adam keeps the moments. losses: batch losses since the last checkpoint. diverged_at: the first step whose
+    loss was not finite, None while there is none.
     """
 
     member: PackMember
     layout: Layout
-    weights: Tensor
-    gradient: Tensor
-    first_moment: Tensor
-    second_moment: Tensor
-    parts: Mapping[Group, nn.Parameter]
+    weights: Mapping[Group, nn.Parameter]
+    gradient: Parts
+    first_moment: Parts
+    second_moment: Parts
     optimizer: torch.optim.Adam
     schedule: Any
     generator: torch.Generator
@@ -52,7 +52,7 @@ class TrainedMember:
     @property
     def steps(self) -> dict[Group, int]:
         """Steps that Adam has taken in each group."""
-        return {group: int(self.optimizer.state[part]["step"]) for group, part in self.parts.items()}
+        return {group: int(self.optimizer.state[weights]["step"]) for group, weights in self.weights.items()}
 
 
 @dataclass(frozen=True)
@@ -64,33 +64,56 @@ class StepReport:
     grad_norm_llm: float
 
 
-def start_member(member: PackMember, layout: Layout, weights: Tensor, recipe: Recipe, horizon: int) -> TrainedMember:
-    """A member before its first step; all that its steps need is allocated here, so that none fails for memory."""
-    gradient, first, second = (torch.zeros_like(weights) for _ in range(3))
-    parts = {group: nn.Parameter(weights[slice(*bounds)]) for group, bounds in layout.groups.items()}
-    optimizer = make_optimizer(list(parts.values()), recipe)
-    for group, part in parts.items():
-        bounds = slice(*layout.groups[group])
-        # What Adam makes at its first step, here as views of the flat moments.
-        optimizer.state[part] = {
-            "step": torch.zeros((), dtype=torch.float32, device=weights.device),
-            "exp_avg": first[bounds],
-            "exp_avg_sq": second[bounds],
-        }
-    generator = torch.Generator(device=weights.device).manual_seed(member.seed)
+def start_members(
+    members: Sequence[PackMember], layouts: Sequence[Layout], initial: Iterable[Tensor], recipe: Recipe, horizon: int
+) -> list[TrainedMember]:
+    """Members before their first step; all that their steps need is allocated here, so that none fails for memory.
+
+    Args:
+        initial: flat weights of each.
+    """
+    started: list[TrainedMember] = []
+    banks: list[list[dict[Group, Tensor]]] = []
+    for member, layout, flat in zip(members, layouts, initial, strict=True):
+        banks = banks or [zero_vectors(layouts, flat.device, flat.dtype) for _ in range(4)]
+        weights, gradient, first, second = (bank[len(started)] for bank in banks)
+        for vector, value in zip(weights.values(), by_group(flat, layout).values(), strict=True):
+            vector.copy_(value)
+        started.append(_start(member, layout, weights, gradient, first, second, recipe, horizon))
+    return started
+
+
+def _start(
+    member: PackMember,
+    layout: Layout,
+    weights: Parts,
+    gradient: Parts,
+    first: Parts,
+    second: Parts,
+    recipe: Recipe,
+    horizon: int,
+) -> TrainedMember:
+    parameters = {group: nn.Parameter(vector) for group, vector in weights.items()}
+    optimizer = make_optimizer(list(parameters.values()), recipe)
+    for group, parameter in parameters.items():
+        # What Adam makes at its first step.
+        step = torch.zeros((), dtype=torch.float32, device=parameter.device)
+        optimizer.state[parameter] = {"step": step, "exp_avg": first[group], "exp_avg_sq": second[group]}
+    generator = torch.Generator(device=next(iter(weights.values())).device).manual_seed(member.seed)
     schedule = make_schedule(optimizer, recipe, horizon)
-    return TrainedMember(member, layout, weights, gradient, first, second, parts, optimizer, schedule, generator)
+    return TrainedMember(member, layout, parameters, gradient, first, second, optimizer, schedule, generator)
 
 
 def gradient_norms(lane: Sequence[TrainedMember]) -> list[tuple[float, float]]:
     """Norms of every member's gradient in the modality encoder and in the rest, read off the device at once."""
-    parts = [part for one in lane for part in one.gradient.split_with_sizes(_sizes(one.layout))]
-    norms = torch.stack([torch.linalg.vector_norm(part) for part in parts]).tolist()
-    return list(zip(norms[0::2], norms[1::2], strict=True))
-
-
-def _sizes(layout: Layout) -> list[int]:
-    return [layout.me_size, layout.size - layout.me_size]
+    norms = torch.stack([torch.linalg.vector_norm(part) for one in lane for part in one.gradient.values()]).tolist()
+    found = []
+    for one in lane:
+        own = dict(zip(one.gradient, norms, strict=False))
+        del norms[: len(own)]
+        norm_me = own.pop("me", 0.0)
+        found.append((norm_me, math.hypot(*own.values())))
+    return found
 
 
 def take_step(trained: TrainedMember, recipe: Recipe, norms: tuple[float, float], reached: Collection[str]) -> None:
@@ -99,13 +122,21 @@ def take_step(trained: TrainedMember, recipe: Recipe, norms: tuple[float, float]
     Groups none of whose layers was reached (the vision tower by text alone) have no gradient, rather than one of
     zero: Adam passes them over, as it does for modules that a plain training step does not call.
     """
-    gradient, (norm_me, norm_llm) = trained.gradient, norms
+    norm_me, norm_llm = norms
     if recipe.max_grad_norm > 0:
-        gradient.mul_(min(1.0, recipe.max_grad_norm / (math.hypot(norm_me, norm_llm) + 1e-6)))
+        factor = min(1.0, recipe.max_grad_norm / (math.hypot(norm_me, norm_llm) + 1e-6))
+        for gradient in trained.gradient.values():
+            gradient.mul_(factor)
     called = {slot.group for slot in trained.layout.slots if slot.layer.name in reached}
-    for group, part in trained.parts.items():
-        part.grad = gradient[slice(*trained.layout.groups[group])] if group in called else None
+    for group, weights in trained.weights.items():
+        weights.grad = trained.gradient[group] if group in called else None
     trained.last = StepReport(float(trained.schedule.get_last_lr()[0]), norm_me, norm_llm)
     trained.optimizer.step()
     trained.schedule.step()
-    gradient.zero_()
+    forget_gradient(trained)
+
+
+def forget_gradient(trained: TrainedMember) -> None:
+    """Set a member's gradient to zero."""
+    for gradient in trained.gradient.values():
+        gradient.zero_()

@@ -16,7 +16,7 @@ FUNCTION = "apply_rotary_pos_emb"
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x cos + rotate_half(x) sin over the last dimension, of even size; `cos` and `sin` broadcast and get no gradient."""
+    """x cos + rotate_half(x) sin over the last, even dimension; `cos` and `sin` broadcast and get no gradient."""
     y: Tensor = _Rotate.apply(x, cos, sin)  # type: ignore[no-untyped-call]
     return y
 

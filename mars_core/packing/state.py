@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from mars_core.packing.adapters import by_group, flatten
 from mars_core.packing.member import TrainedMember
 from mars_core.training.calibration import Checkpoint
 
@@ -35,7 +36,7 @@ def take_state(step: int, seconds: float, trained: Sequence[TrainedMember]) -> P
     for number, one in enumerate(trained):
         if one.diverged_at is None:
             for name in FLAT:
-                tensors[f"{number}.{name}"] = getattr(one, name).detach().cpu().clone()
+                tensors[f"{number}.{name}"] = flatten(getattr(one, name)).cpu()
             tensors[f"{number}.generator"] = one.generator.get_state().cpu()
     return PackState(step, seconds, tensors, [_describe(one) for one in trained])
 
@@ -61,10 +62,12 @@ def restore_state(state: PackState, trained: Sequence[TrainedMember]) -> None:
 
 def _restore_tensors(state: PackState, number: int, one: TrainedMember) -> None:
     for name in FLAT:
-        getattr(one, name).copy_(state.tensors[f"{number}.{name}"])
+        stored = by_group(state.tensors[f"{number}.{name}"], one.layout)
+        for group, vector in getattr(one, name).items():
+            vector.data.copy_(stored[group])
     one.generator.set_state(state.tensors[f"{number}.generator"])
-    for group, part in one.parts.items():
-        one.optimizer.state[part]["step"].fill_(state.members[number]["steps"][group])
+    for group, weights in one.weights.items():
+        one.optimizer.state[weights]["step"].fill_(state.members[number]["steps"][group])
     schedule = one.schedule
     rate = schedule.base_lrs[0] * schedule.lr_lambdas[0](state.step)
     counted = {"last_epoch": state.step, "_step_count": state.step + 1, "_last_lr": [rate]}

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from mars_core.models.partition import Partition
-from mars_core.packing.adapters import initial_weights, layout_of
+from mars_core.packing.adapters import Parts, flatten, initial_weights, layout_of
 from mars_core.packing.batch import PackedBatch, pack_batch
 from mars_core.packing.examine import examine
 from mars_core.packing.forward import lane_logits, lane_losses, losses_of
 from mars_core.packing.lane import Dropout, Pass, make_lane
 from mars_core.packing.lanes import DEFAULT_LANES, Crew, Lanes, Width, crew_of, over_lanes
-from mars_core.packing.member import PackMember, TrainedMember, gradient_norms, start_member, take_step
+from mars_core.packing.member import PackMember, TrainedMember, gradient_norms, start_members, take_step
 from mars_core.packing.state import PackState, restore_state, take_state
 from mars_core.packing.wiring import Structure, wired
 from mars_core.training.calibration import CalibrationRun, Checkpoint
@@ -88,16 +88,9 @@ def train_pack(
     """
     check_steps(checkpoint_steps, horizon)
     refuse_dropout(model)
-    trained = [
-        start_member(
-            member,
-            layout_of(partition, member.pair),
-            initial_weights(model, partition, member.pair, member.seed),
-            recipe,
-            horizon,
-        )
-        for member in members
-    ]
+    layouts = [layout_of(partition, member.pair) for member in members]
+    initial = (initial_weights(model, partition, member.pair, member.seed) for member in members)
+    trained = start_members(members, layouts, initial, recipe, horizon)
     if resume is not None:
         restore_state(resume, trained)
     was_training = model.training
@@ -106,7 +99,8 @@ def train_pack(
         structure = _structure(model, partition, validation)
         if recipe.lora_dropout:
             # Masks are drawn for every token and every picture.
-            structure = replace(structure, answers_only=frozenset(), distinct_pictures=False)
+            none: frozenset[str] = frozenset()
+            structure = replace(structure, answers_only=none, answer_tails=none, distinct_pictures=False)
         with wired(model, partition, structure), crew_of(lanes.at_once) as crew:
             widths = Width(lanes.width), Width(lanes.width)
             pack = _Pack(model, structure, recipe, trained, crew, *widths)
@@ -204,7 +198,7 @@ def _train(
         if on_step is not None:
             on_step(done)
     runs = tuple(CalibrationRun(tuple(one.checkpoints), one.diverged_at) for one in pack.trained)
-    weights = tuple(one.weights.detach() for one in pack.trained)
+    weights = tuple(flatten(one.weights) for one in pack.trained)
     return TrainedPack(runs, weights, time.perf_counter() - started, pack.train_width.members)
 
 
@@ -219,9 +213,7 @@ def _gradients(
     pack: _Pack, lane: Sequence[TrainedMember], batches: Sequence[PackedBatch]
 ) -> tuple[Sequence[TrainedMember], Tensor, frozenset[str]]:
     """Add up the gradients of a step; gives the lane, its members' losses, and the layers that the passes reached."""
-    adapters = make_lane(
-        [one.layout for one in lane], [one.weights.data for one in lane], [one.gradient for one in lane]
-    )
+    adapters = make_lane([one.layout for one in lane], [_values(one) for one in lane], [one.gradient for one in lane])
     probability = pack.recipe.lora_dropout
     dropout = Dropout(probability, tuple(one.generator for one in lane)) if probability else None
     total = sum(len(batch.targets) for batch in batches)
@@ -242,6 +234,10 @@ def _gradients(
             one.generator.set_state(state)  # so that the pass can be made again with the same masks
         raise
     return lane, losses, frozenset(reached)
+
+
+def _values(one: TrainedMember) -> Parts:
+    return {group: weights.data for group, weights in one.weights.items()}
 
 
 def _step_lane(pack: _Pack, ready: tuple[Sequence[TrainedMember], Tensor, frozenset[str]], number: int) -> None:
@@ -286,9 +282,7 @@ def _checkpoint(one: TrainedMember, number: int, score: Score, seconds: float) -
 
 @torch.no_grad()
 def _evaluate_lane(pack: _Pack, lane: Sequence[TrainedMember], kept: _Kept) -> list[Score]:
-    adapters = make_lane(
-        [one.layout for one in lane], [one.weights.data for one in lane], [one.gradient for one in lane]
-    )
+    adapters = make_lane([one.layout for one in lane], [_values(one) for one in lane], [one.gradient for one in lane])
     totals: list[dict[str, Totals]] = [defaultdict(Totals) for _ in lane]
     for batch, tasks in kept.batches():
         with _autocast(pack):

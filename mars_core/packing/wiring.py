@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from mars_core.models.partition import GROUPS, Partition
 from mars_core.packing.attention import MARK, attention_within_sequences
 from mars_core.packing.gate import silu_gate
-from mars_core.packing.lane import Adapters, Pass, current_pass
+from mars_core.packing.lane import Pass, Stacks, current_pass
 from mars_core.packing.linear import add_low_rank, merged_linear, merging_pays
 from mars_core.packing.norm import rms_norm
 from mars_core.packing.rotary import FUNCTION, fits, rotate
@@ -157,7 +157,7 @@ def _linear(
 
 
 def _door(
-    layer: nn.Linear, name: str, original: Callable[[Tensor], Tensor], x: Tensor, adapters: Adapters, this: Pass
+    layer: nn.Linear, name: str, original: Callable[[Tensor], Tensor], x: Tensor, adapters: Stacks, this: Pass
 ) -> Tensor:
     """The first layer that tells members apart: it reads the same features for all of them."""
     x = this.batch.features.setdefault(name, x.detach())
@@ -166,9 +166,7 @@ def _door(
     return y.view(width * x.shape[0], *x.shape[1:-1], layer.out_features)
 
 
-def _product(
-    layer: nn.Linear, original: Callable[[Tensor], Tensor], x: Tensor, adapters: Adapters, this: Pass
-) -> Tensor:
+def _product(layer: nn.Linear, original: Callable[[Tensor], Tensor], x: Tensor, adapters: Stacks, this: Pass) -> Tensor:
     anchor, dropout = this.lane.anchor, this.dropout
     if dropout is None and _full_precision(layer) and merging_pays(x.shape[1], layer.in_features, layer.out_features):
         return merged_linear(x, layer.weight, layer.bias, adapters, anchor)

@@ -10,7 +10,8 @@ import torch
 from mars_core.models.families import FAMILIES, family_of
 from mars_core.models.lora import RankPair, add_adapters, remove_adapters
 from mars_core.models.partition import partition_of
-from mars_core.packing.adapters import PEFT_A, PEFT_B, initial_weights, layout_of
+from mars_core.packing.adapters import PEFT_A, PEFT_B, by_group, initial_weights, layout_of
+from mars_core.packing.banks import zero_vectors
 from mars_core.packing.batch import pack_batch
 from mars_core.packing.examine import examine
 from mars_core.packing.forward import lane_losses
@@ -85,7 +86,8 @@ def test_losses_and_gradients_are_pefts(family_model, two_rows, pairs):
     partition = partition_of(model, family_of(model_type))
     structure = examine(model, partition, batch)
     assert structure.unpadded == SAVINGS[model_type].unpadded
-    assert len(structure.answers_only) == 5  # the last block's queries, output and MLP
+    assert len(structure.answers_only) == 2  # the last block's queries and output
+    assert len(structure.answer_tails) == 1  # its MLP
     assert len(structure.shared) == 1  # the patch embedding
     assert structure.projector_doors == SAVINGS[model_type].doors
     packed = assert_pefts(model, partition, structure, batch, pairs)
@@ -154,16 +156,22 @@ def assert_pefts(model, partition, structure, batch, pairs):
     generator = torch.Generator().manual_seed(0)
     weights = [initial_weights(model, partition, pair, 0) for pair in pairs]
     weights = [w + 0.1 * torch.randn(w.shape, generator=generator, dtype=w.dtype) for w in weights]
-    gradients = [torch.zeros_like(w) for w in weights]
+    # Rows of shared matrices, as in training, so that members of equal rank go through one product.
+    weights_by_group, gradients = (zero_vectors(layouts, weights[0].device, weights[0].dtype) for _ in range(2))
+    for layout, flat, vectors in zip(layouts, weights, weights_by_group, strict=True):
+        for group, value in by_group(flat, layout).items():
+            vectors[group].copy_(value)
     packed = pack_batch(batch, unpadded=structure.unpadded)
     for _ in range(2):  # the second pass of a frozen encoder reads the features that the first one kept
-        for gradient in gradients:
-            gradient.zero_()
+        for vector in (vector for gradient in gradients for vector in gradient.values()):
+            vector.zero_()
         with wired(model, partition, structure):
-            losses = lane_losses(model, Pass(make_lane(layouts, weights, gradients), packed)).mean(dim=1)
+            losses = lane_losses(model, Pass(make_lane(layouts, weights_by_group, gradients), packed)).mean(dim=1)
             losses.sum().backward()
-        for pair, layout, flat, gradient, loss in zip(pairs, layouts, weights, gradients, losses.tolist(), strict=True):
-            expected_loss, expected = peft_gradients(model, partition, pair, layout, flat, batch)
+        for pair, layout, parts, gradient, loss in zip(
+            pairs, layouts, weights_by_group, gradients, losses.tolist(), strict=True
+        ):
+            expected_loss, expected = peft_gradients(model, partition, pair, parts, layout, batch)
             assert loss == pytest.approx(float(expected_loss), rel=1e-8)
             for slot in layout.slots:
                 a, b = expected[slot.layer.name]
@@ -172,14 +180,14 @@ def assert_pefts(model, partition, structure, batch, pairs):
     return packed
 
 
-def peft_gradients(model, partition, pair, layout, flat, batch):
+def peft_gradients(model, partition, pair, parts, layout, batch):
     wrapped = add_adapters(model, partition, pair, seed=0)
     try:
         named = dict(wrapped.named_parameters())
         with torch.no_grad():
             for slot in layout.slots:
-                named[PEFT_A.format(slot.layer.name)].copy_(slot.a(flat))
-                named[PEFT_B.format(slot.layer.name)].copy_(slot.b_transposed(flat).T)
+                named[PEFT_A.format(slot.layer.name)].copy_(slot.a(parts))
+                named[PEFT_B.format(slot.layer.name)].copy_(slot.b_transposed(parts).T)
         loss = token_losses(wrapped, batch).mean()
         loss.backward()
         names = [slot.layer.name for slot in layout.slots]

@@ -28,7 +28,7 @@ def test_flat_weights_go_to_peft_and_back(base):
     flat = torch.randn(layout.size)
     assert torch.equal(from_peft(to_peft(flat, layout), layout), flat)
     me = sum(2 * (layer.in_features + layer.out_features) for layer in base.partition.me)
-    assert layout.me_size == me
+    assert layout.sizes["me"] == me
 
 
 def test_an_exported_run_is_an_adapter_that_peft_loads_to_the_same_loss(pack, base, scored, tmp_path):

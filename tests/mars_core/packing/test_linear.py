@@ -7,29 +7,35 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mars_core.packing.lane import Adapter
+from mars_core.packing.lane import Adapter, stack
 from mars_core.packing.linear import add_low_rank, merged_linear, merging_pays
 
 ranks = st.lists(st.integers(0, 5), min_size=1, max_size=4)
 
 
+def ranks_of(member_ranks):
+    return {r for r in member_ranks if r}
+
+
 def make(member_ranks, rows, width_in, width_out, seed):
+    """Input, weight, bias and adapters; those of equal rank are rows of one matrix."""
     generator = torch.Generator().manual_seed(seed)
 
     def randn(*shape):
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 
-    adapters = tuple(
-        Adapter(
-            randn(r, width_in),
-            randn(r, width_out),
-            torch.ones(r, width_in).double(),
-            torch.ones(r, width_out).double(),
-        )
-        if r
-        else None
-        for r in member_ranks
-    )
+    def views(row, r):
+        return row[: r * width_in].view(r, width_in), row[r * width_in :].view(r, width_out)
+
+    size = width_in + width_out
+    banks = {
+        r: (randn(len(member_ranks), r * size), torch.ones(len(member_ranks), r * size).double())
+        for r in ranks_of(member_ranks)
+    }
+    adapters = [
+        Adapter(*views(banks[r][0][number], r), *views(banks[r][1][number], r)) if r else None
+        for number, r in enumerate(member_ranks)
+    ]
     return randn(len(member_ranks), rows, width_in), randn(width_out, width_in), randn(width_out), adapters
 
 
@@ -41,9 +47,9 @@ def test_products_and_gradients_are_those_of_the_formula(member_ranks, rows, wid
     anchor = torch.zeros((), requires_grad=True)
     ours, plain = x.clone().requires_grad_(), x.clone().requires_grad_()
     if merged:
-        y = merged_linear(ours, weight, bias, adapters, anchor)
+        y = merged_linear(ours, weight, bias, stack(adapters), anchor)
     else:
-        y = add_low_rank(torch.nn.functional.linear(ours, weight, bias), ours, adapters, anchor, None)
+        y = add_low_rank(torch.nn.functional.linear(ours, weight, bias), ours, stack(adapters), anchor, None)
     leaves = [
         None if a is None else (a.a.clone().requires_grad_(), a.b_transposed.clone().requires_grad_()) for a in adapters
     ]
@@ -64,11 +70,37 @@ def test_products_and_gradients_are_those_of_the_formula(member_ranks, rows, wid
             torch.testing.assert_close(adapter.b_transposed_grad, leaf[1].grad + 1, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize(
+    ("member_ranks", "together"),
+    [([2, 2, 2], [3]), ([2, 2, 3, 3, 3], [2, 3]), ([2, 0, 2], [1, 1]), ([2, 3, 2], [1, 1, 1]), ([0, 0], [])],
+)
+def test_neighbours_of_equal_rank_are_stacked_as_views(member_ranks, together):
+    _, _, _, adapters = make(member_ranks, 1, 4, 5, 0)
+    stacks = stack(adapters)
+    assert [len(one.a) for one in stacks] == together
+    for one in stacks:
+        for place, adapter in zip(one.a_grad, adapters[one.members], strict=True):
+            place.fill_(7)
+            assert (adapter.a_grad == 7).all()
+            assert (adapter.b_transposed_grad == 1).all()
+
+
+def test_adapters_that_lie_anywhere_stay_by_themselves():
+    adapters = [make([2], 1, 4, 5, seed)[3][0] for seed in range(3)]
+    assert [len(one.a) for one in stack(adapters)] == [1, 1, 1]
+
+
+def test_members_that_dropped_out_leave_evenly_spaced_neighbours_together():
+    _, _, _, adapters = make([2] * 6, 1, 4, 5, 0)
+    assert [len(one.a) for one in stack([adapters[0], adapters[2], adapters[4]])] == [3]
+    assert [len(one.a) for one in stack([adapters[0], adapters[1], adapters[4]])] == [2, 1]
+
+
 def test_an_input_that_needs_no_gradient_still_trains_the_adapters():
     x, weight, _, adapters = make([2, 3], 4, 5, 6, 0)
     for y in (
-        merged_linear(x, weight, None, adapters, torch.zeros((), requires_grad=True)),
-        add_low_rank(x @ weight.T, x, adapters, torch.zeros((), requires_grad=True), None),
+        merged_linear(x, weight, None, stack(adapters), torch.zeros((), requires_grad=True)),
+        add_low_rank(x @ weight.T, x, stack(adapters), torch.zeros((), requires_grad=True), None),
     ):
         before = [adapter.a_grad.clone() for adapter in adapters]
         y.sum().backward()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mars_core.models.lora import RankPair, add_adapters, remove_adapters
-from mars_core.packing.adapters import from_peft, layout_of, to_peft
+from mars_core.packing.adapters import by_group, from_peft, layout_of, to_peft
 from mars_core.packing.batch import pack_batch
 from mars_core.packing.examine import examine
 from mars_core.packing.forward import lane_losses
@@ -142,7 +142,7 @@ def test_half_precision_is_as_close_to_the_truth_as_peft_under_autocast(base, ba
     with torch.autocast("cpu", dtype=torch.bfloat16):
         peft = peft_gradient(half, base.partition, pair, flat.float(), rounded)
         structure = examine(half, base.partition, rounded)
-        lane = make_lane([layout], [flat.float()], [gradient])
+        lane = make_lane([layout], [by_group(flat.float(), layout)], [by_group(gradient, layout)])
         with wired(half, base.partition, structure):
             loss = lane_losses(half, Pass(lane, pack_batch(rounded, unpadded=structure.unpadded))).mean()
     loss.backward()
