@@ -491,7 +491,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     compared = compare(options)
     lanes = _lanes(options)
     largest = max(bench.pairs, key=lambda pair: trainable_parameters(bench.partition, pair))
-    each = activation_bytes(bench.model, bench.partition, bench.batches[0], largest)
+    each = activation_bytes(bench.model, bench.partition, bench.batches[0], largest, bench.recipe)
     adapters = sum(trainable_parameters(bench.partition, pair) for pair in bench.pairs) * BYTES_PER_TRAINABLE
     under_way = min(lanes.width * lanes.at_once, len(bench.pairs))
     one = memory_of_one(options)

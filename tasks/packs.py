@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 import pandas as pd
-import psutil
 import pyarrow.parquet as pq
 import torch
 from prefect import task
@@ -23,7 +22,7 @@ from mars_core.metrics.schema import SCHEMA, SCHEMA_VERSION, to_table
 from mars_core.models.loading import Base
 from mars_core.models.lora import trainable_parameters
 from mars_core.packing.cores import usable_cores
-from mars_core.packing.cost import ACTIVATION_MARGIN, Cost, activation_bytes, lanes_for, measure_cost
+from mars_core.packing.cost import ACTIVATION_MARGIN, Cost, activation_bytes, lanes_for, measure_cost, scoring_bytes
 from mars_core.packing.export import save_adapter
 from mars_core.packing.footprint import adapter_bytes
 from mars_core.packing.lanes import Lanes
@@ -43,6 +42,7 @@ from tasks.calibrate import (
 )
 from tasks.config import StudyConfig
 from tasks.data import calibration_set, load_data, scored_batches, step_batches, validation_set
+from tasks.free_memory import free_memory
 from tasks.pack_state import drop_state, read_state, state_folder, write_state
 from tasks.progress import progress_bar, say
 from tasks.resources import base_model, device_name, resolve_device
@@ -200,7 +200,8 @@ def _in_packs_of(limit: int, runs: Sequence[PlannedRun]) -> list[PlannedPack]:
 def _runs_in_memory(config: StudyConfig, cost: Cost, runs: Sequence[PlannedRun]) -> int:
     partition = base_model(config).partition
     largest = max(adapter_bytes(partition, [run.pair]) for run in runs)
-    room = memory_budget(config) - cost.base_bytes - int(cost.activation_bytes * ACTIVATION_MARGIN)
+    one_pass = max(int(cost.activation_bytes * ACTIVATION_MARGIN), cost.scoring_bytes)
+    room = memory_budget(config) - cost.base_bytes - one_pass
     return max(1, room // largest)
 
 
@@ -217,7 +218,7 @@ def memory_budget(config: StudyConfig) -> int:
     base = base_model(config)
     model = sum(weight.nbytes for weight in base.model.parameters())
     device = resolve_device(config.device)
-    free = _free_on_gpu(device) if device.type == "cuda" else psutil.virtual_memory().available
+    free = _free_on_gpu(device) if device.type == "cuda" else free_memory()
     return int(0.9 * free) + model
 
 
@@ -352,12 +353,14 @@ def _train(
 
 
 def _lanes(config: StudyConfig, base: Base, pack: PlannedPack) -> Lanes:
-    pairs = [run.pair for run in pack.runs]
+    pairs, recipe = [run.pair for run in pack.runs], config.recipe.as_recipe()
+    validation = islice(scored_batches(validation_set(config), base, config.evaluation_batch_size)(), 2)
     steps = step_batches(calibration_set(config), base, config.recipe.batch_size, config.micro_batch_size, 0)
     first = max(next(iter(steps)), key=lambda batch: batch["labels"].numel())
     largest = max(pairs, key=partial(trainable_parameters, base.partition))
     return lanes_for(
-        activation_bytes(base.model, base.partition, first, largest),
+        activation_bytes(base.model, base.partition, first, largest, recipe),
+        max(scoring_bytes(base.model, batch) for batch, _ in validation),
         sum(weight.nbytes for weight in base.model.parameters()),
         adapter_bytes(base.partition, pairs),
         memory_budget(config),

@@ -18,16 +18,18 @@ from mars_core.packing.banks import zero_vectors
 from mars_core.packing.batch import pack_batch
 from mars_core.packing.examine import examine
 from mars_core.packing.footprint import BYTES_PER_TRAINABLE, adapter_bytes
-from mars_core.packing.forward import lane_losses
-from mars_core.packing.lane import Pass, make_lane
+from mars_core.packing.forward import autocast_of, lane_losses
+from mars_core.packing.lane import Dropout, Pass, make_lane
 from mars_core.packing.lanes import Lanes
 from mars_core.packing.member import PackMember
 from mars_core.packing.train import Batch, Step, train_pack
 from mars_core.packing.wiring import wired
+from mars_core.training.answer_loss import IGNORE
 from mars_core.training.recipe import Recipe
 
 # Buffers of the backward pass, and what allocators round up, on top of what the forward pass keeps.
 ACTIVATION_MARGIN = 1.5
+FULL_PRECISION_BYTES = 4
 WIDEST_LANE = {"cpu": 4, "cuda": 32}
 """On a CPU more members at once only crowd the caches."""
 
@@ -39,12 +41,14 @@ class Cost:
     """Measured costs of a model on this device.
 
     base_bytes: the frozen model. activation_bytes: what the forward pass of one member and one batch keeps for the
-    backward pass. step_seconds: one optimizer step of one member, evaluation_seconds: scoring the validation set
-    once for one member; both as a share, with all lanes busy. startup_seconds: before the first step.
+    backward pass. scoring_bytes: of one member's logits in the evaluation of one batch. step_seconds: one optimizer
+    step of one member, evaluation_seconds: scoring the validation set once for one member; both as a share, with all
+    lanes busy. startup_seconds: before the first step.
     """
 
     base_bytes: int
     activation_bytes: int
+    scoring_bytes: int
     step_seconds: float
     evaluation_seconds: float
     startup_seconds: float
@@ -56,37 +60,62 @@ class Cost:
     def memory_bytes(self, partition: Partition, pairs: Sequence[RankPair], lanes: Lanes) -> int:
         """Predicted memory of a pack: the model once, every run's adapters, the activations of the lanes under way."""
         adapters = adapter_bytes(partition, pairs)
-        under_way = min(lanes.width * lanes.at_once, len(pairs))
-        return self.base_bytes + adapters + int(under_way * self.activation_bytes * ACTIVATION_MARGIN)
+        training, scoring = (
+            min(width * lanes.at_once, len(pairs)) * each
+            for width, each in (
+                (lanes.width, self.activation_bytes * ACTIVATION_MARGIN),
+                (lanes.score_width or lanes.width, self.scoring_bytes),
+            )
+        )
+        return self.base_bytes + adapters + int(max(training, scoring))
 
 
 def lanes_for(
-    cost_of_one: int, base_bytes: int, state_bytes: int, memory_bytes: int, *, at_once: int, device: str
+    activations: int,
+    scoring: int,
+    base_bytes: int,
+    state_bytes: int,
+    memory_bytes: int,
+    *,
+    at_once: int,
+    device: str,
 ) -> Lanes:
-    """The widest lanes whose activations fit a memory budget.
+    """The widest lanes that fit a memory budget.
 
     Args:
-        cost_of_one: activation bytes of one member. state_bytes: adapters of all runs of the pack.
+        activations, scoring: bytes of one member in training and in evaluation. state_bytes: adapters of all runs of
+            the pack.
 
     Raises:
         ValueError: not even one member fits.
     """
     room = memory_bytes - base_bytes - state_bytes
-    fit = int(room / (cost_of_one * ACTIVATION_MARGIN))
-    if fit < 1:
-        needed = base_bytes + state_bytes + cost_of_one * ACTIVATION_MARGIN
+    fit, fit_scoring = int(room / (activations * ACTIVATION_MARGIN)), int(room / scoring)
+    if min(fit, fit_scoring) < 1:
+        needed = base_bytes + state_bytes + max(activations * ACTIVATION_MARGIN, scoring)
+        smaller = "micro_batch_size" if fit < 1 else "evaluation_batch_size"
         raise ValueError(
             f"calibration needs about {needed / 1e9:.1f} GB for one run at a time, and "
-            f"{memory_bytes / 1e9:.1f} GB are available: lower micro_batch_size, recipe.max_tokens or calibration."
+            f"{memory_bytes / 1e9:.1f} GB are available: lower {smaller}, recipe.max_tokens or calibration."
             "pack_runs, or raise calibration.memory_gigabytes"
         )
-    at_once = min(at_once, fit)
-    return Lanes(min(WIDEST_LANE.get(device, 1), fit // at_once), at_once)
+    at_once = min(at_once, fit, fit_scoring)
+    width = min(WIDEST_LANE.get(device, 1), fit // at_once)
+    return Lanes(width, at_once, None if fit_scoring >= width * at_once else fit_scoring // at_once)
 
 
-def activation_bytes(model: nn.Module, partition: Partition, batch: Batch, pair: RankPair) -> int:
+def scoring_bytes(model: nn.Module, batch: Batch) -> int:
+    """Bytes of one member's logits at the answer tokens of `batch`, with the fp32 copies that its losses take."""
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    answers = int((batch["labels"][:, 1:] != IGNORE).sum())
+    return answers * int(head.weight.shape[0]) * (next(model.parameters()).element_size() + 2 * FULL_PRECISION_BYTES)
+
+
+def activation_bytes(model: nn.Module, partition: Partition, batch: Batch, pair: RankPair, recipe: Recipe) -> int:
     """Bytes that the forward pass of one member keeps for the backward pass, frozen weights left out."""
     structure = examine(model, partition, batch)
+    if recipe.lora_dropout:
+        structure = structure.with_every_row()
     layout = layout_of(partition, pair)
     parameter = next(model.parameters())
     dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
@@ -101,8 +130,12 @@ def activation_bytes(model: nn.Module, partition: Partition, batch: Batch, pair:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with wired(model, partition, structure), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
-        lane_losses(model, Pass(lane, pack_batch(batch, unpadded=structure.unpadded))).mean()
+    generators = (torch.Generator(device=parameter.device),)
+    dropout = Dropout(recipe.lora_dropout, generators) if recipe.lora_dropout else None
+    this = Pass(lane, pack_batch(batch, unpadded=structure.unpadded), dropout)
+    keeping = torch.autograd.graph.saved_tensors_hooks(note, lambda t: t)
+    with wired(model, partition, structure), keeping, autocast_of(recipe, model):
+        lane_losses(model, this).mean()
     return sum(kept.values())
 
 
@@ -132,14 +165,16 @@ def measure_cost(
     largest = sorted(pairs, key=lambda pair: trainable_parameters(partition, pair))
     base_bytes = sum(weight.nbytes for weight in model.parameters())
     first = next(iter(steps(0)))
-    each = activation_bytes(model, partition, max(first, key=lambda batch: batch["labels"].numel()), largest[-1])
-    state = trainable_parameters(partition, largest[-1]) * BYTES_PER_TRAINABLE  # packs are cut to the budget later
-    lanes = lanes_for(
-        each, base_bytes, state, memory_bytes, at_once=at_once, device=next(model.parameters()).device.type
+    some = list(islice(validation(), 2))
+    each = activation_bytes(
+        model, partition, max(first, key=lambda batch: batch["labels"].numel()), largest[-1], recipe
     )
+    scoring = max(scoring_bytes(model, batch) for batch, _ in some)
+    state = trainable_parameters(partition, largest[-1]) * BYTES_PER_TRAINABLE  # packs are cut to the budget later
+    device = next(model.parameters()).device.type
+    lanes = lanes_for(each, scoring, base_bytes, state, memory_bytes, at_once=at_once, device=device)
     members = [PackMember(pair, seed) for seed, pair in enumerate(largest[-lanes.width * lanes.at_once :])]
     probe = list(islice(steps(0), PROBE_STEPS))
-    some = list(islice(validation(), 2))
     stamps: list[float] = []
     scored = train_pack(
         model,
@@ -158,7 +193,7 @@ def measure_cost(
     evaluation = max(0.0, stamps[-1] - stamps[-2] - step_seconds * len(members))
     share = sum(len(tasks) for _, tasks in some) / validation_samples
     startup = max(0.0, stamps[0] - started - step_seconds * len(members))
-    return Cost(base_bytes, each, step_seconds, evaluation / len(members) / share, startup), lanes
+    return Cost(base_bytes, each, scoring, step_seconds, evaluation / len(members) / share, startup), lanes
 
 
 def _differences(stamps: Sequence[float]) -> Iterator[float]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from mars_core.packing.lane import Pass, running
+from mars_core.training.recipe import Recipe
 
 
 def lane_logits(model: nn.Module, this: Pass) -> Tensor:
@@ -23,6 +27,17 @@ def lane_losses(model: nn.Module, this: Pass) -> Tensor:
 
 def losses_of(logits: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy of logits (M, n, vocabulary) at targets (n,), shape (M, n)."""
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    losses = functional.cross_entropy(wide.flatten(0, 1), targets.repeat(logits.shape[0]), reduction="none")
-    return losses.view(logits.shape[0], -1)
+    # Member by member, so that an evaluation holds logits in full precision of one of them at a time.
+    return torch.stack([functional.cross_entropy(_wide(one), targets, reduction="none") for one in logits])
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def autocast_of(recipe: Recipe, model: nn.Module) -> AbstractContextManager[Any]:
+    """Autocast as a recipe of a half-precision dtype asks for on the model's device; nothing for another."""
+    if recipe.dtype not in ("bfloat16", "float16"):
+        return nullcontext()
+    device = next(model.parameters()).device
+    return torch.autocast(device.type, dtype=getattr(torch, recipe.dtype))

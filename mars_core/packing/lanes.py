@@ -24,11 +24,13 @@ class Lanes:
     """How a pack goes through the model.
 
     width: most members in one forward pass; it bounds the memory for activations. at_once: lanes trained at the same
-    time, each in a thread of its own with its share of the cores (1 on a GPU).
+    time, each in a thread of its own with its share of the cores (1 on a GPU). score_width: most members in one pass of
+    an evaluation, which keeps other things in memory; None for as many as in training.
     """
 
     width: int = 2
     at_once: int = 1
+    score_width: int | None = None
 
 
 DEFAULT_LANES = Lanes()

@@ -6,8 +6,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -18,7 +17,7 @@ from mars_core.models.partition import Partition
 from mars_core.packing.adapters import Parts, flatten, initial_weights, layout_of
 from mars_core.packing.batch import PackedBatch, pack_batch
 from mars_core.packing.examine import examine
-from mars_core.packing.forward import lane_logits, lane_losses, losses_of
+from mars_core.packing.forward import autocast_of, lane_logits, lane_losses, losses_of
 from mars_core.packing.lane import Dropout, Pass, make_lane
 from mars_core.packing.lanes import DEFAULT_LANES, Crew, Lanes, Width, crew_of, over_lanes
 from mars_core.packing.member import PackMember, TrainedMember, gradient_norms, start_members, take_step
@@ -98,11 +97,9 @@ def train_pack(
     try:
         structure = _structure(model, partition, validation)
         if recipe.lora_dropout:
-            # Masks are drawn for every token and every picture.
-            none: frozenset[str] = frozenset()
-            structure = replace(structure, answers_only=none, answer_tails=none, distinct_pictures=False)
+            structure = structure.with_every_row()
         with wired(model, partition, structure), crew_of(lanes.at_once) as crew:
-            widths = Width(lanes.width), Width(lanes.width)
+            widths = Width(lanes.width), Width(lanes.score_width or lanes.width)
             pack = _Pack(model, structure, recipe, trained, crew, *widths)
             return _train(pack, train_steps, validation, checkpoint_steps, resume, on_step, on_checkpoint)
     finally:
@@ -223,7 +220,7 @@ def _gradients(
     try:
         for batch in batches:
             this = Pass(adapters, batch, dropout, reached)
-            with _autocast(pack):
+            with autocast_of(pack.recipe, pack.model):
                 by_member = lane_losses(pack.model, this).sum(dim=1) / total
             if by_member.requires_grad:  # not where vision adapters alone meet a batch of text alone
                 by_member.sum().backward()  # type: ignore[no-untyped-call]
@@ -285,7 +282,7 @@ def _evaluate_lane(pack: _Pack, lane: Sequence[TrainedMember], kept: _Kept) -> l
     adapters = make_lane([one.layout for one in lane], [_values(one) for one in lane], [one.gradient for one in lane])
     totals: list[dict[str, Totals]] = [defaultdict(Totals) for _ in lane]
     for batch, tasks in kept.batches():
-        with _autocast(pack):
+        with autocast_of(pack.recipe, pack.model):
             logits = lane_logits(pack.model, Pass(adapters, batch))
             losses = losses_of(logits, batch.targets)
         right = logits.argmax(dim=-1) == batch.targets
@@ -315,10 +312,3 @@ class _Kept:
     def _packed(self) -> Iterator[tuple[PackedBatch, Sequence[str]]]:
         for batch, tasks in self._validation():
             yield pack_batch(batch, unpadded=self._structure.unpadded), tasks
-
-
-def _autocast(pack: _Pack) -> Any:
-    if pack.recipe.dtype not in ("bfloat16", "float16"):
-        return nullcontext()
-    device = next(pack.model.parameters()).device
-    return torch.autocast(device.type, dtype=getattr(torch, pack.recipe.dtype))

@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -52,6 +52,10 @@ class Structure:
     gates: frozenset[str] = frozenset()
     rotary: frozenset[str] = frozenset()
     distinct_pictures: bool = False
+
+    def with_every_row(self) -> Structure:
+        """The savings that are left where dropout draws masks for every token and every picture."""
+        return replace(self, answers_only=frozenset(), answer_tails=frozenset(), distinct_pictures=False)
 
 
 @contextmanager

@@ -87,17 +87,30 @@ def test_unfinished_packs_go_on_as_they_were(tmp_path):
 def test_lanes_are_as_wide_as_memory_allows():
     one = 100
     fit = int(one * ACTIVATION_MARGIN)
-    assert lanes_for(one, 1000, 50, 1050 + 8 * fit, at_once=2, device="cpu") == Lanes(4, 2)
-    assert lanes_for(one, 1000, 50, 1050 + 80 * fit, at_once=2, device="cpu") == Lanes(4, 2)  # wider brings nothing
-    assert lanes_for(one, 1000, 50, 1050 + 5 * fit, at_once=2, device="cpu") == Lanes(2, 2)
-    assert lanes_for(one, 1000, 50, 1050 + 1 * fit, at_once=2, device="cpu") == Lanes(1, 1)
-    assert lanes_for(one, 1000, 50, 1050 + 20 * fit, at_once=1, device="cuda") == Lanes(20, 1)
+    assert lanes_for(one, 100, 1000, 50, 1050 + 8 * fit, at_once=2, device="cpu") == Lanes(4, 2)
+    assert lanes_for(one, 100, 1000, 50, 1050 + 80 * fit, at_once=2, device="cpu") == Lanes(
+        4, 2
+    )  # wider brings nothing
+    assert lanes_for(one, 100, 1000, 50, 1050 + 5 * fit, at_once=2, device="cpu") == Lanes(2, 2)
+    assert lanes_for(one, 100, 1000, 50, 1050 + 1 * fit, at_once=2, device="cpu") == Lanes(1, 1)
+    assert lanes_for(one, 100, 1000, 50, 1050 + 20 * fit, at_once=1, device="cuda") == Lanes(20, 1)
     with pytest.raises(ValueError, match="lower micro_batch_size"):
-        lanes_for(one, 1000, 50, 1050 + fit - 1, at_once=2, device="cpu")
+        lanes_for(one, 100, 1000, 50, 1050 + fit - 1, at_once=2, device="cpu")
+
+
+def test_an_evaluation_that_takes_more_goes_in_narrower_lanes():
+    room = 16 * int(100 * ACTIVATION_MARGIN)
+    assert lanes_for(100, room // 8, 0, 0, room, at_once=2, device="cpu") == Lanes(4, 2)
+    assert lanes_for(100, room // 4, 0, 0, room, at_once=2, device="cpu") == Lanes(4, 2, score_width=2)
+    assert lanes_for(100, room, 0, 0, room, at_once=2, device="cpu") == Lanes(4, 1, score_width=1)
+    with pytest.raises(ValueError, match="lower evaluation_batch_size"):
+        lanes_for(100, room + 1, 0, 0, room, at_once=2, device="cpu")
 
 
 def test_the_cost_of_runs_is_that_of_their_steps_and_evaluations():
-    cost = Cost(base_bytes=0, activation_bytes=0, step_seconds=0.5, evaluation_seconds=2.0, startup_seconds=3.0)
+    cost = Cost(
+        base_bytes=0, activation_bytes=0, scoring_bytes=0, step_seconds=0.5, evaluation_seconds=2.0, startup_seconds=3.0
+    )
     assert cost.seconds(runs=4, steps=10, checkpoints=5) == 3 + 4 * (10 * 0.5 + 5 * 2)
 
 
@@ -106,7 +119,14 @@ def test_packs_are_cut_to_the_memory_budget(monkeypatch, shared_small_base):
     base = shared_small_base
     monkeypatch.setattr("tasks.packs.base_model", lambda *_: base)
     largest = max(trainable_parameters(base.partition, run.pair) for run in RUNS) * BYTES_PER_TRAINABLE
-    cost = Cost(base_bytes=1000, activation_bytes=200, step_seconds=1, evaluation_seconds=1, startup_seconds=0)
+    cost = Cost(
+        base_bytes=1000,
+        activation_bytes=200,
+        scoring_bytes=100,
+        step_seconds=1,
+        evaluation_seconds=1,
+        startup_seconds=0,
+    )
     budget = 1000 + int(200 * ACTIVATION_MARGIN) + 3 * largest + largest // 2
     packs = plan_packs(study(memory_gigabytes=budget / 1e9), RUNS, cost)
     assert sorted(len(pack.runs) for pack in packs) == [2, 2, 3, 3]

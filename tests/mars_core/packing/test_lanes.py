@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from types import SimpleNamespace
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mars_core.models.lora import RankPair
-from mars_core.packing.cost import measure_cost
+from mars_core.packing.cost import activation_bytes, measure_cost, scoring_bytes
 from mars_core.packing.lanes import split_into_lanes
 from mars_core.training.recipe import Recipe
 
@@ -53,3 +54,25 @@ def test_the_probe_of_the_cost_is_content_with_fewer_steps_than_it_wants(base, b
     assert cost.activation_bytes > 0
     assert cost.base_bytes == sum(weight.nbytes for weight in base.model.parameters())
     assert lanes.at_once == 1
+
+
+def test_what_a_pass_keeps_is_counted_in_the_recipes_precision_and_with_its_masks(base, batch_of):
+    model = copy.deepcopy(base.model).float()
+    batch = batch_of(0, 1)
+    batch["pixel_values"] = batch["pixel_values"].float()
+    pair = RankPair(2, 2)
+    full, with_masks = (
+        activation_bytes(model, base.partition, batch, pair, Recipe(lora_dropout=dropout)) for dropout in (0.0, 0.1)
+    )
+    half_model = copy.deepcopy(model).bfloat16()
+    half_batch = batch | {"pixel_values": batch["pixel_values"].bfloat16()}
+    half = activation_bytes(half_model, base.partition, half_batch, pair, Recipe(dtype="bfloat16"))
+    assert half < full < with_masks
+
+
+def test_an_evaluation_is_counted_by_its_answers(base, batch_of):
+    """Logits in fp64 and two copies in fp32 of every answer token."""
+    batch = batch_of(0, 1)
+    answers = int((batch["labels"] != -100).sum())
+    vocabulary = base.model.get_output_embeddings().weight.shape[0]
+    assert scoring_bytes(base.model, batch) == answers * vocabulary * (8 + 2 * 4)
