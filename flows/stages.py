@@ -19,6 +19,7 @@ from tasks.adopt import adopt_runs
 from tasks.approval import pair_to_train
 from tasks.calibrate import (
     CalibrationPlan,
+    beside_taken,
     calibration_cost,
     calibration_outputs,
     describe_cost,
@@ -68,7 +69,7 @@ def calibrate_flow(config: StudyConfig, new_revision: bool = False, where: Where
         PACK_TRAINERS[where](config, revision, plan, packs, parent)
         pull(config.study)  # the runs that other machines trained
         publish_calibration(config, revision, plan, missing, parent)
-    cost = calibration_cost(revision, plan) | expected
+    cost = calibration_cost(revision, plan) | beside_taken(revision, expected)
     say(f"calibrate: took {describe_cost(cost)}")
     finish(revision, "calibrate", plan.inputs_hash, calibration_outputs(revision, plan), cost)
     publish_stage(config.study, revision, "calibrate")

@@ -212,7 +212,7 @@ def run_files(revision: Revision, runs: Sequence[PlannedRun]) -> list[Path]:
 
 
 def calibration_cost(revision: Revision, plan: CalibrationPlan) -> dict[str, Any]:
-    """What the planned runs took, as they recorded it themselves."""
+    """What the planned runs took in training and evaluation, as they recorded it."""
     summaries = [read_json(summary_path(revision, run.run_id)) for run in plan.runs]
     return {
         "seconds": sum(summary["wall_seconds"] for summary in summaries),
@@ -223,11 +223,24 @@ def calibration_cost(revision: Revision, plan: CalibrationPlan) -> dict[str, Any
     }
 
 
+def beside_taken(revision: Revision, expected: Mapping[str, Any]) -> dict[str, Any]:
+    """An expectation with what its runs then took; nothing where there is none."""
+    if not expected:
+        return {}
+    summaries = [read_json(revision.path("calibration", f"{run}.json")) for run in expected["expected_runs"]]
+    return {**expected, "seconds_of_expected_runs": sum(summary["wall_seconds"] for summary in summaries)}
+
+
 def describe_cost(cost: Mapping[str, Any]) -> str:
     """What calibration took, beside what was expected, in one line."""
     took = f"{cost['seconds']:.0f} s and {cost['peak_memory_bytes'] / 1e9:.1f} GB, the process included"
-    expected = cost.get("expected_seconds")
-    return took if expected is None else f"{took}; expected {expected:.0f} s"
+    if "expected_seconds" not in cost:
+        return took
+    expected = f"expected {cost['expected_seconds']:.0f} s"
+    if len(cost["expected_runs"]) == cost["runs"]:
+        return f"{took}; {expected}"
+    fresh = f"{len(cost['expected_runs'])} of the {cost['runs']} runs"
+    return f"{took}; {expected} for {fresh}, which took {cost['seconds_of_expected_runs']:.0f} s"
 
 
 def metrics_path(revision: Revision, run: str) -> Path:

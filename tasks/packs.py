@@ -59,16 +59,23 @@ RUNS_PER_PACK_ON_WORKERS = 4
 class PackForecast:
     """What a calibration is expected to take on this machine.
 
-    packs: the packs. pair_steps: optimizer steps of all runs. seconds: on one device, packs one after another.
-    memory_bytes: of the largest pack, the model included. lanes: how it goes through the model.
+    packs: the packs. pair_steps: optimizer steps of all runs. seconds: on one device, packs one after another, of them
+    training_seconds in steps and evaluations, the rest before the first steps. memory_bytes: of the largest pack, the
+    model included. lanes: how it goes through the model.
     """
 
     packs: tuple[PlannedPack, ...]
     pair_steps: int
     seconds: float
+    training_seconds: float
     memory_bytes: int
     lanes: Lanes
     device: str
+
+    @property
+    def runs_side_by_side(self) -> int:
+        """Runs under way at a time."""
+        return min(self.lanes.width * self.lanes.at_once, max(len(pack.runs) for pack in self.packs))
 
     def as_json(self) -> dict[str, Any]:
         """The forecast in the units that people plan with."""
@@ -80,7 +87,7 @@ class PackForecast:
             "hours": round(hours, 4),
             f"{kind}_hours": round(hours * (os.cpu_count() or 1 if kind == "cpu" else 1), 4),
             "memory_gigabytes": round(self.memory_bytes / 1e9, 3),
-            "runs_side_by_side": self.lanes.width * self.lanes.at_once,
+            "runs_side_by_side": self.runs_side_by_side,
             "device": self.device,
         }
 
@@ -88,8 +95,8 @@ class PackForecast:
         """One line for people."""
         return (
             f"{self.pair_steps} pair-steps in about {_duration(self.seconds)} on {self.device}: {len(self.packs)} "
-            f"{'pack' if len(self.packs) == 1 else 'packs'}, {self.lanes.width * self.lanes.at_once} runs side by "
-            f"side, about {self.memory_bytes / 1e9:.1f} GB for model, adapters and activations"
+            f"{'pack' if len(self.packs) == 1 else 'packs'}, {self.runs_side_by_side} runs side by side, "
+            f"about {self.memory_bytes / 1e9:.1f} GB for model, adapters and activations"
         )
 
 
@@ -109,13 +116,12 @@ def forecast(config: StudyConfig, plan: CalibrationPlan, runs: Sequence[PlannedR
     cost, lanes = _measured_cost(config, runs)
     packs = plan_packs(config, runs, cost)
     largest = max(packs, key=lambda pack: len(pack.runs))
-    seconds = cost.seconds(len(runs), plan.horizon, len(plan.checkpoint_steps)) + cost.startup_seconds * (
-        len(packs) - 1
-    )
+    training = cost.seconds(len(runs), plan.horizon, len(plan.checkpoint_steps)) - cost.startup_seconds
     return PackForecast(
         packs=tuple(packs),
         pair_steps=len(runs) * plan.horizon,
-        seconds=seconds,
+        seconds=training + cost.startup_seconds * len(packs),
+        training_seconds=training,
         memory_bytes=cost.memory_bytes(base.partition, [run.pair for run in largest.runs], lanes),
         lanes=lanes,
         device=device_name(resolve_device(config.device)),
@@ -135,7 +141,8 @@ def begin_packs(
     expected = forecast(config, plan, fresh)
     say(f"calibrate: expected to take {expected}")
     return [*begun, *expected.packs], {
-        "expected_seconds": expected.seconds,
+        "expected_runs": [run.run_id for run in fresh],
+        "expected_seconds": expected.training_seconds,
         "expected_memory_bytes": expected.memory_bytes,
     }
 

@@ -81,4 +81,4 @@ def test_the_predicted_time_is_near_the_time_taken(study):
     process = calibrate(study)
     assert process.wait() == 0, process.stdout.read()
     manifest = json.loads(Revision(Path(config.study), 1).manifest("calibrate").read_text())
-    assert 0.5 < manifest["details"]["expected_seconds"] / manifest["details"]["seconds"] < 2
+    assert 0.5 < manifest["details"]["expected_seconds"] / manifest["details"]["seconds_of_expected_runs"] < 2
