@@ -26,6 +26,7 @@ from tasks.calibrate import (
     missing_runs,
     plan_calibration,
 )
+from tasks.card import card_path, card_stage, card_text, write_card
 from tasks.config import StudyConfig
 from tasks.evaluate import evaluate_finals, evaluation_path
 from tasks.finetune import final_folder, final_inputs, final_outputs, finetune_pair
@@ -122,6 +123,7 @@ def finetune_flow(config: StudyConfig, r_me: int, r_llm: int, role: str = "chose
             finetune_pair(config, revision, pair, role, parent)
 
     _stage(config, revision, finetune_stage(pair), final_inputs(config, pair), final_outputs(revision, pair), work)
+    _write_cards(config, revision, [pair])
     return address(config.study, final_folder(revision, pair) / "adapter")
 
 
@@ -136,6 +138,7 @@ def evaluate_flow(config: StudyConfig) -> str:
         evaluate_finals(config, revision, finals)
 
     _stage(config, revision, "evaluate", evaluate_hash(config, revision), [evaluation_path(revision)], work)
+    _write_cards(config, revision, finals.values())
     return address(config.study, evaluation_path(revision))
 
 
@@ -170,9 +173,7 @@ def report_flow(config: StudyConfig, command: str = "mars report") -> str:
     chosen = search_hash(config, revision, plan)
     require(revision, "search", chosen)
     finals = trained_pairs(config, revision)
-    evaluated = finals == final_pairs(config, revision) and is_finished(
-        revision, "evaluate", evaluate_hash(config, revision)
-    )
+    evaluated = _evaluated(config, revision, finals)
     stages = ["calibrate", "fit", "search", *map(finetune_stage, finals.values()), *(["evaluate"] * evaluated)]
     inputs = content_hash([chosen, outputs_hash(revision, *stages), stages])
 
@@ -242,6 +243,26 @@ def trained_pairs(config: StudyConfig, revision: Revision) -> dict[str, RankPair
         for role, pair in final_pairs(config, revision).items()
         if is_finished(revision, finetune_stage(pair), final_inputs(config, pair))
     }
+
+
+def _evaluated(config: StudyConfig, revision: Revision, trained: dict[str, RankPair]) -> bool:
+    """Whether the stored test scores are those of the present final runs."""
+    if not trained or trained != final_pairs(config, revision):
+        return False
+    return is_finished(revision, "evaluate", evaluate_hash(config, revision))
+
+
+def _write_cards(config: StudyConfig, revision: Revision, pairs: Iterable[RankPair]) -> None:
+    """Write the model card of each finished final run, or complete it, where it does not say what is known by now."""
+    trained = trained_pairs(config, revision)
+    scored = trained if _evaluated(config, revision, trained) else None
+    for pair in pairs:
+        text, stage = card_text(config, revision, pair, scored), card_stage(pair)
+        inputs = content_hash(text)
+        if not is_finished(revision, stage, inputs):
+            write_card(revision, pair, text)
+            finish(revision, stage, inputs, [card_path(revision, pair)], {})
+        publish_stage(config.study, revision, stage)
 
 
 def _stage(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -156,10 +156,14 @@ def final_folder(revision: Revision, pair: RankPair) -> Path:
     return revision.path("final", pair.slug)
 
 
-def final_outputs(revision: Revision, pair: RankPair) -> list[Path]:
-    """Files that a finished final run consists of; its checkpoints, only for resuming, are gone by then."""
+def final_outputs(revision: Revision, pair: RankPair) -> Iterator[Path]:
+    """Files that a finished final run consists of; its checkpoints, only for resuming, are gone by then.
+
+    The model card is left out: later stages complete it, and it is a stage of its own (`tasks.card`).
+    """
     folder = final_folder(revision, pair)
-    return [folder / "adapter", folder / "training.json"]
+    yield from (path for path in sorted((folder / "adapter").iterdir()) if path.name != "README.md")
+    yield folder / "training.json"
 
 
 def read_final(revision: Revision, pair: RankPair) -> dict[str, Any]:

@@ -60,6 +60,7 @@ def without_video(processor_class: type) -> Any:
         {
             "get_attributes": classmethod(image_and_text_attributes),
             "video_processor": _NoVideo,
+            "lacks_video": "video_processor" in processor_class.get_attributes(),  # type: ignore[attr-defined]
             "__module__": processor_class.__module__,
         },
     )
@@ -73,18 +74,25 @@ def save_processor(processor: Any, model: str | Path, folder: Path) -> None:
     """
     processor.save_pretrained(str(folder))
     saved = folder / "processor_config.json"
-    original = cached_file(
-        str(model),
-        "processor_config.json",
-        _raise_exceptions_for_missing_entries=False,
-        local_files_only=True,
-    )
-    if original is None or not saved.is_file():
+    if not saved.is_file():
         return
-    video = json.loads(Path(original).read_text()).get("video_processor")
     settings = json.loads(saved.read_text())
+    video = _video_settings(model) if getattr(processor, "lacks_video", False) else None
     if video is not None and "video_processor" not in settings:
         saved.write_text(json.dumps(settings | {"video_processor": video}, indent=2, sort_keys=True) + "\n")
+
+
+def _video_settings(model: str | Path) -> Any:
+    """A checkpoint's video settings from where transformers looks for them, in its order; None where there are none."""
+    places = ("processor_config.json", "video_preprocessor_config.json", "preprocessor_config.json")
+    named = {name: _stored_json(model, name) for name in places}
+    nested = (named["processor_config.json"] or {}).get("video_processor")
+    return nested or named["video_preprocessor_config.json"] or named["preprocessor_config.json"]
+
+
+def _stored_json(model: str | Path, name: str) -> Any:
+    path = cached_file(str(model), name, _raise_exceptions_for_missing_entries=False, local_files_only=True)
+    return json.loads(Path(path).read_text()) if path else None
 
 
 def add_video_part(folder: Path) -> None:

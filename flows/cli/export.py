@@ -1,0 +1,62 @@
+"""`mars export`: take the chosen pair away, merged into its base or as configuration of another tool."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows.cli.errors import one_message
+from flows.cli.output import console, print_json
+from flows.cli.stages import AsJson, Study, find_study
+
+TO_HELP = "Write the pair as configuration of this tool: llama-factory, ms-swift or axolotl."
+
+
+@one_message
+def export(
+    study: Study,
+    merged: Annotated[
+        Path | None, typer.Option("--merged", help="Folder to be made: base and adapter as one checkpoint.")
+    ] = None,
+    to: Annotated[str | None, typer.Option("--to", help=TO_HELP)] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="File for --to (default: mars-TOOL.yaml or .sh here); what it reads lies beside it."
+        ),
+    ] = None,
+    ranks: Annotated[
+        tuple[int, int] | None, typer.Option("--ranks", help="Export this pair (r_me r_llm) instead of the chosen one.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take the chosen pair away: merged into its base (--merged), or for another fine-tuning tool (--to).
+
+    The adapter itself needs no export: it lies in the study folder, in PEFT's own format, with its model card.
+    """
+    if (merged is None) == (to is None):
+        raise ValueError("say what to export: either --merged DIR, or --to llama-factory, ms-swift or axolotl")
+    if output is not None and to is None:
+        raise ValueError("--output is for --to: --merged names its folder itself")
+    from tasks.delivery import default_output, export_config, merge
+
+    config = find_study(study)
+    if merged is not None:
+        done = merge(config, ranks, merged)
+    else:
+        done = export_config(config, ranks, str(to), output or default_output(str(to)))
+    if as_json:
+        print_json(done)
+    else:
+        _print(done)
+
+
+def _print(done: dict[str, Any]) -> None:
+    for name, value in done.items():
+        if name == "notes":
+            for note in value:
+                console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+        else:
+            console.print(f"{name}: {value}", markup=False, highlight=False, soft_wrap=True)

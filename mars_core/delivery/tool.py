@@ -1,0 +1,112 @@
+"""What every export of a pair to another fine-tuning tool is made from, and what it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mars_core.data.records import Sample
+from mars_core.models.lora import ALPHA_PER_RANK, RankPair
+from mars_core.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class ToolRun:
+    """The final fine-tune of a pair, as another tool is to run it.
+
+    study: its name. model: hub id or folder; model_type as transformers names it. ranks: LoRA rank of every adapted
+    layer, by its path. steps: optimizer steps. micro_batch_size: samples per forward pass. rows: folder with
+    train.jsonl and validation.jsonl, None where none could be written. start: folder of the pair's untrained adapter.
+    output: where the tool is to put its results.
+    """
+
+    study: str
+    model: str
+    model_type: str
+    trust_remote_code: bool
+    four_bit: bool
+    gradient_checkpointing: bool
+    pair: RankPair
+    ranks: Mapping[str, int]
+    recipe: Recipe
+    steps: int
+    epochs: float
+    seed: int
+    micro_batch_size: int
+    rows: Path | None
+    start: Path
+    output: Path
+
+    @property
+    def largest(self) -> int:
+        """The larger rank: LoRA's top-level one."""
+        return max(self.ranks.values())
+
+    @property
+    def alphas(self) -> dict[str, int]:
+        """`lora_alpha` of every adapted layer."""
+        return {name: ALPHA_PER_RANK * rank for name, rank in self.ranks.items()}
+
+    @property
+    def accumulation(self) -> int:
+        """Forward passes per optimizer step."""
+        return self.recipe.batch_size // self.micro_batch_size
+
+    @property
+    def half(self) -> bool:
+        """Whether the base weights are in bfloat16."""
+        return self.recipe.dtype == "bfloat16"
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A tool's configuration file, and small files that it reads (by name, beside the rows).
+
+    notes: what a user must know; they stand in the file's header too.
+    """
+
+    text: str
+    files: Mapping[str, str]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A fine-tuning tool. suffix: of its configuration file. row: a sample as it reads one."""
+
+    name: str
+    suffix: str
+    row: Callable[[Sample], dict[str, Any]]
+    render: Callable[[ToolRun], Rendered]
+
+
+def header(run: ToolRun, tool: str, command: str, notes: tuple[str, ...]) -> str:
+    """Comment lines that open a configuration file: what it is, how it is run, and what to know."""
+    lines = [
+        f"{tool}: the rank pair that MARS chose for {run.study}, r_me = {run.pair.r_me} and r_llm = {run.pair.r_llm}.",
+        f"Run it with: {command}",
+        "",
+        *(f"- {note}" for note in (*notes, *_common_notes(run))),
+    ]
+    return "".join(f"# {line}".rstrip() + "\n" for line in lines)
+
+
+def _common_notes(run: ToolRun) -> tuple[str, ...]:
+    notes = [
+        f"Written for one device: a step is {run.recipe.batch_size} samples. With n devices, divide the accumulation "
+        "steps by n.",
+        "Module paths are those of transformers 5; use the tool with it.",
+    ]
+    if run.rows is None:
+        notes.append(
+            "No dataset was written: images lie inside table files, and this tool takes paths. Write them as files, or "
+            "name a dataset that the tool reads itself."
+        )
+    else:
+        notes.append(
+            "The rows are MARS's training and validation splits, without samples over recipe.max_tokens; the test "
+            "split is left out on purpose."
+        )
+    return tuple(notes)
