@@ -9,7 +9,7 @@ STUDY/revisions/001/                      one calibration-and-choice cycle
     splits.json, data.json                which samples train, validate and test; their digests
     calibration/RUN_ID.parquet            checkpoint metrics, one file per run
     laws.json, choice.json                fitted laws, the choice with its reasons
-    final/PAIR/                           adapter/, checkpoints/, training.json of each final run
+    final/PAIR/                           adapter/ with its model card, checkpoints/, training.json of each final run
     evaluation.json                       test scores before and after
     report.html, figures/
     drift.json, drift.md                  what a night found
