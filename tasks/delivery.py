@@ -28,7 +28,7 @@ from tasks.data import usable_samples
 from tasks.finetune import final_folder, final_steps
 from tasks.progress import progress_bar, say
 from tasks.resources import DTYPES, model_fingerprint
-from tasks.revision import current_revision
+from tasks.revision import changes_since, current_revision, identity
 from tasks.search import choice_path
 from tasks.store import Revision, is_finished, read_json, replacing, replacing_folder
 
@@ -51,11 +51,12 @@ def merge(config: StudyConfig, ranks: tuple[int, int] | None, out: Path) -> dict
     pair = _pair(revision, ranks)
     adapter = _finished_adapter(revision, pair)
     _require_same_base(config, revision)
-    say(f"merging the adapter of {pair} into {config.model} on the CPU, in {config.recipe.dtype}")
+    dtype = str(read_json(revision.path("revision.json"))["recipe"]["dtype"])
+    say(f"merging the adapter of {pair} into {config.model} on the CPU, in {dtype}")
     base = load_base(
         config.model,
         device=torch.device("cpu"),
-        dtype=DTYPES[config.recipe.dtype],
+        dtype=DTYPES[dtype],
         family=config.family and config.family.as_family(),
         loading=Loading(trust_remote_code=config.loading.trust_remote_code),
     )
@@ -63,13 +64,13 @@ def merge(config: StudyConfig, ranks: tuple[int, int] | None, out: Path) -> dict
         merged = merge_adapter(base, adapter, probe_batch(base), temporary)
         if card_path(revision, pair).is_file():
             text = card_path(revision, pair).read_text(encoding="utf-8")
-            card = merged_card(text, config.recipe.dtype, config.loading.trust_remote_code)
+            card = merged_card(text, dtype, config.loading.trust_remote_code)
             (temporary / CARD).write_text(card, encoding="utf-8")
     return {
         "merged": str(out),
         "pair": [pair.r_me, pair.r_llm],
         "revision": revision.number,
-        "dtype": config.recipe.dtype,
+        "dtype": dtype,
         "parameters": merged.parameters,
         "bytes": sum(path.stat().st_size for path in out.rglob("*") if path.is_file()),
         "logit_difference": merged.difference,
@@ -93,7 +94,7 @@ def export_config(config: StudyConfig, ranks: tuple[int, int] | None, tool: str,
         raise ValueError(f"{taken[0]} exists already: remove it, or give another file with --output")
     revision = current_revision(config)
     pair = _pair(revision, ranks)
-    _require_same_base(config, revision)
+    _require_same_settings(config, revision)
     _, partition = skeleton(
         config.model,
         family=config.family and config.family.as_family(),
@@ -202,6 +203,15 @@ def _finished_adapter(revision: Revision, pair: RankPair) -> Path:
             "run `mars finetune` again"
         )
     return final_folder(revision, pair) / "adapter"
+
+
+def _require_same_settings(config: StudyConfig, revision: Revision) -> None:
+    changed = changes_since(revision, identity(config))
+    if changed:
+        raise ValueError(
+            f"revision {revision.number} was made with other settings: {'; '.join(changed)}. Give the study file "
+            "and the data that it was made with, or open a new revision"
+        )
 
 
 def _require_same_base(config: StudyConfig, revision: Revision) -> None:

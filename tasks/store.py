@@ -85,6 +85,8 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o755)
+        for file in temporary.rglob("*.safetensors"):
+            file.chmod(0o644)  # the library lets only the owner read them
         if path.exists():
             shutil.rmtree(path)
         temporary.replace(path)

@@ -85,7 +85,7 @@ class Tool:
 def header(run: ToolRun, tool: str, command: str, notes: tuple[str, ...]) -> str:
     """Comment lines that open a configuration file: what it is, how it is run, and what to know."""
     lines = [
-        f"{tool}: the rank pair that MARS chose for {run.study}, r_me = {run.pair.r_me} and r_llm = {run.pair.r_llm}.",
+        f"{tool}: fine-tune with the rank pair of {run.study}, r_me = {run.pair.r_me} and r_llm = {run.pair.r_llm}.",
         f"Run it with: {command}",
         "",
         *(f"- {note}" for note in (*notes, *_common_notes(run))),
