@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from tasks.calibrate import (
     missing_runs,
     plan_calibration,
 )
-from tasks.card import card_path, card_stage, card_text, write_card
+from tasks.card import card_path, card_stage, card_text, has_adapter, write_card
 from tasks.config import StudyConfig
 from tasks.evaluate import evaluate_finals, evaluation_path
 from tasks.finetune import final_folder, final_inputs, final_outputs, finetune_pair
@@ -256,7 +257,7 @@ def _write_cards(config: StudyConfig, revision: Revision, pairs: Iterable[RankPa
     """Write the model card of each finished final run, or complete it, where it does not say what is known by now."""
     trained = trained_pairs(config, revision)
     scored = trained if _evaluated(config, revision, trained) else None
-    for pair in pairs:
+    for pair in filter(partial(has_adapter, revision), pairs):
         text, stage = card_text(config, revision, pair, scored), card_stage(pair)
         inputs = content_hash(text)
         if not is_finished(revision, stage, inputs):

@@ -37,6 +37,11 @@ def card_path(revision: Revision, pair: RankPair) -> Path:
     return final_folder(revision, pair) / "adapter" / CARD
 
 
+def has_adapter(revision: Revision, pair: RankPair) -> bool:
+    """Whether a final run left an adapter: cards are for adapters."""
+    return (final_folder(revision, pair) / "adapter" / "adapter_config.json").is_file()
+
+
 def card_stage(pair: RankPair) -> str:
     """Name of the card's stage: it has its own, since it is completed after training."""
     return f"card-{pair.slug}"

@@ -100,7 +100,7 @@ def plan_cleaning(config: StudyConfig, champions: Champions, *, include_resume: 
     resume = list(_resume_states(revisions(study)[-1], config))
     if include_resume:
         found += resume
-    protected = _listed(kept, {item.manifest for item in found if item.manifest})
+    protected = _listed(kept, {path for item in found for path in (item.manifest, item.path) if path})
     usable, skipped = _deletable(study, found, protected)
     notes += skipped
     if resume and not include_resume:
@@ -235,7 +235,9 @@ def _other_adapters(revision: Revision, config: StudyConfig, champions: Champion
         if training["role"] == "uniform" or training.get("mlflow_run_id") in champions.runs:
             continue
         if not any(folder.glob("checkpoints-*")):
-            manifest = revision.manifest(f"finetune-{folder.name}")
+            manifest, card = (revision.manifest(f"{stage}-{folder.name}") for stage in ("finetune", "card"))
+            if card.is_file():  # before the folder, so that no manifest lists what is gone
+                yield _Found(card, "other adapter", "manifest of the card of an adapter that is not kept")
             yield _Found(folder, "other adapter", f"not the chosen pair ({training['role']})", manifest)
 
 

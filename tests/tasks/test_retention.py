@@ -171,6 +171,18 @@ def test_other_adapters_go_with_their_manifest_when_the_policy_says_so(config):
     listed_outputs_are_whole(config)
 
 
+def test_the_card_of_an_adapter_goes_with_it(config):
+    made = revision(config, 1, finals=((2, 4), (2, 2), (4, 4)))
+    for name in ("me2-llm4", "me4-llm4"):
+        finish(made, f"card-{name}", "i", [write(made.path("final", name, "adapter", "README.md"), age=DAY)], {})
+    policy = with_policy(config, other_adapters=False)
+    assert set(found(policy)) == {"revisions/001/manifests/card-me4-llm4.json", "revisions/001/final/me4-llm4"}
+    assert clean(policy) == []
+    assert not made.path("final", "me4-llm4").exists()
+    assert made.manifest("card-me2-llm4").is_file()
+    listed_outputs_are_whole(config)
+
+
 def test_caches_and_old_temporary_files(config):
     made = revision(config, 1)
     write(Path(config.study) / "cache" / "short-enough-1.json")
