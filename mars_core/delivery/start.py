@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mars_core.models.lora import RankPair
 from mars_core.models.partition import Partition
-from mars_core.packing.adapters import Layout, layout_of
+from mars_core.packing.adapters import PEFT_A, PEFT_B, from_peft, layout_of
 from mars_core.packing.export import save_adapter
 
 
@@ -20,13 +20,11 @@ def save_start(partition: Partition, pair: RankPair, seed: int, folder: Path, *,
     Raises:
         ValueError: the ranks do not fit the model.
     """
-    save_adapter(untrained(layout_of(partition, pair), seed), partition, pair, folder, model_id=model_id)
-
-
-def untrained(layout: Layout, seed: int) -> Tensor:
-    """Flat weights as PEFT draws them: A from Kaiming's uniform distribution, B zeros."""
+    layout = layout_of(partition, pair)
     generator = torch.Generator().manual_seed(seed)
-    flat = torch.zeros(layout.size)
-    for slot in layout.slots:
-        nn.init.kaiming_uniform_(slot.a(flat), a=math.sqrt(5), generator=generator)
-    return flat
+    weights: dict[str, Tensor] = {}
+    for slot in layout.slots:  # as PEFT draws them: A from Kaiming's uniform distribution, B zeros
+        a = nn.init.kaiming_uniform_(torch.empty(slot.rank, slot.layer.in_features), math.sqrt(5), generator=generator)
+        weights[PEFT_A.format(slot.layer.name)] = a
+        weights[PEFT_B.format(slot.layer.name)] = torch.zeros(slot.layer.out_features, slot.rank)
+    save_adapter(from_peft(weights, layout), partition, pair, folder, model_id=model_id)
