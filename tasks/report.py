@@ -21,7 +21,7 @@ from tasks.approval import approval_notes
 from tasks.calibrate import CalibrationPlan, calibration_cost, collect_metrics
 from tasks.config import StudyConfig
 from tasks.data import dropped_samples, load_data
-from tasks.evaluate import read_evaluation
+from tasks.evaluate import generated_values, read_evaluation
 from tasks.finetune import final_folder, read_final
 from tasks.fit import laws_path, read_laws, target_size
 from tasks.hours import revision_hours
@@ -159,6 +159,11 @@ def publish_to_mlflow(revision: Revision, evaluated: bool, parent: str) -> None:
                 f"test_{name}_{role}": score["overall"][name]
                 for role, score in scores.items()
                 for name in ("perplexity", "accuracy")
+            }
+            | {
+                f"{name}_{role}": value
+                for role, score in scores.items()
+                for name, value in generated_values(score).items()
             },
         )
     for path in (laws_path(revision), choice_path(revision), report_path(revision)):
