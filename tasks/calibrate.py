@@ -27,6 +27,7 @@ from tasks.data import (
     usable_samples,
     validation_set,
 )
+from tasks.objective import measurement, objective_identity
 from tasks.resources import base_model, model_fingerprint
 from tasks.revision import recipe_hash
 from tasks.store import Revision, read_json
@@ -103,6 +104,7 @@ def plan_calibration(config: StudyConfig) -> CalibrationPlan:
         check_ranks(base.partition, pair)
     horizon, notes = _horizon(config)
     _check_partition(config)
+    measurement(config)  # raises where the objective cannot be measured
     first = math.ceil(config.calibration.smallest_size / config.recipe.batch_size)
     steps = geometric_steps(first, horizon, per_doubling=CHECKPOINTS_PER_DOUBLING)
     runs = tuple(
@@ -150,6 +152,7 @@ def _identity(
         data_seed=config.calibration.data_seed,
         adapted=content_hash(layers),
         horizon=horizon,
+        objective=objective_identity(config),
     )
 
 

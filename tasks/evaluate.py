@@ -16,7 +16,7 @@ from prefect.cache_policies import NO_CACHE
 from mars_core.models.lora import RankPair, remove_adapters
 from mars_core.training.evaluation import Evaluation, Score, evaluate
 from tasks import tracking
-from tasks.answers import answers_path, generate_answers, asked_questions
+from tasks.answers import answers_path, asked_questions, generate_answers
 from tasks.config import StudyConfig
 from tasks.data import scored_batches, test_set
 from tasks.finetune import final_folder, read_final

@@ -101,6 +101,6 @@ def test_what_is_written_is_the_argmax_at_every_step(base, asked, decoding):
 
 
 def test_prompts_of_unequal_length_are_refused(base, asked, decoding):
+    prompts = prompts_of([asked.questions[0], asked.questions[-1]], base.processor)
     with pytest.raises(ValueError, match="of one length"):
-        prompts = prompts_of([asked.questions[0], asked.questions[-1]], base.processor)
         greedy_tokens(base.model, prompts, decoding)
