@@ -204,6 +204,22 @@ def collect_metrics(revision: Revision, plan: CalibrationPlan) -> tuple[pd.DataF
     return pd.concat(frames, ignore_index=True), notes
 
 
+def stored_metrics(revision: Revision) -> pd.DataFrame:
+    """Metrics of the runs of a finished calibration that did not diverge, without planning it again.
+
+    Raises:
+        ValueError: there are none.
+    """
+    manifest = revision.manifest("calibrate")
+    if not manifest.is_file():
+        raise ValueError(f"calibration has not finished in {revision.folder}: run `mars calibrate` first")
+    summaries = [revision.path(name) for name in read_json(manifest)["outputs"] if name.endswith(".json")]
+    kept = [path.with_suffix(".parquet") for path in summaries if read_json(path)["diverged_at"] is None]
+    if not kept:
+        raise ValueError(f"every calibration run in {revision.folder} diverged: lower recipe.learning_rate")
+    return pd.concat([read_metrics(path) for path in kept], ignore_index=True)
+
+
 def calibration_outputs(revision: Revision, plan: CalibrationPlan) -> list[Path]:
     """Files that a finished calibration consists of."""
     return run_files(revision, plan.runs)

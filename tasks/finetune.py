@@ -23,6 +23,7 @@ from tasks.config import StudyConfig
 from tasks.data import load_data, scored_batches, training_set, usable_samples, validation_set
 from tasks.hours import final_hours
 from tasks.inputs import log_datasets
+from tasks.objective import measurement, objective_identity
 from tasks.progress import progress_bar
 from tasks.resources import device_name, final_base_model, model_fingerprint
 from tasks.store import Revision, read_json, replacing_folder, write_json
@@ -47,7 +48,8 @@ def final_inputs(config: StudyConfig, pair: RankPair) -> str:
         "epochs": config.final.epochs,
         "seed": config.final.seed,
     }
-    return content_hash(settings)
+    identity = objective_identity(config)
+    return content_hash(settings if identity is None else settings | {"objective": identity})
 
 
 @task(name="final-fine-tune", task_run_name="fine-tune {pair}", cache_policy=NO_CACHE, persist_result=False)
@@ -85,6 +87,7 @@ def finetune_pair(config: StudyConfig, revision: Revision, pair: RankPair, role:
                 train=train,
                 collate=lambda items: collate(items, base.pad_token_id),
                 validation=scored_batches(validation, base, config.evaluation_batch_size),
+                measurement=measurement(config),
                 recipe=config.recipe.as_recipe(),
                 steps=steps,
                 seed=config.final.seed,
@@ -136,6 +139,7 @@ def _record(run: FinalRun, pair: RankPair, role: str, base: Base, difference: fl
         "steps": run.steps,
         "best_step": run.best_step,
         "best_val_loss": run.best_val_loss,
+        "best_objective": run.best_objective,
         "seconds": run.seconds,
         "device": device_name(next(base.model.parameters()).device),
         "peak_memory_bytes": peak_memory_bytes(),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import clean, data, demo, doctor, export, imports, model, nightly, stack, stages
+from flows.cli import clean, correlate, data, demo, doctor, export, imports, model, nightly, stack, stages
 from flows.cli.environment import prepare_environment
 from flows.cli.errors import DEBUG_VARIABLE
 from flows.cli.laws import laws_app
@@ -39,6 +39,7 @@ app.command("finetune")(stages.finetune)
 app.command("evaluate")(stages.evaluate)
 app.command("report")(stages.report)
 app.command("export")(export.export)
+app.command("correlate")(correlate.correlate)
 app.command("import")(imports.import_)
 app.command("clean")(clean.clean)
 app.command("nightly")(nightly.nightly)

@@ -75,7 +75,8 @@ def from_table(table: pa.Table) -> pd.DataFrame:
 def _as_newest(rows: pd.DataFrame) -> pd.DataFrame:
     if "schema_version" not in rows.columns or set(rows["schema_version"]) != {1}:
         return rows
-    return rows.assign(schema_version=SCHEMA_VERSION, objective=PERPLEXITY, val_objective=np.nan)
+    newer = rows.assign(schema_version=SCHEMA_VERSION, objective=PERPLEXITY, val_objective=np.nan)
+    return newer[[name for name in SCHEMA.names if name in newer]]
 
 
 def validate(rows: pd.DataFrame) -> None:

@@ -47,7 +47,7 @@ class Measurement:
 
     def collect(self) -> Collector:
         """A collector for one evaluation of one model."""
-        return Collector(self)
+        return Collector(self, range(len(self.answers)))
 
     def value_of(self, records: Sequence[AnswerRecord]) -> float:
         """The metric's value, NaN where the metric says that it has none (NaN or infinity).
@@ -92,12 +92,14 @@ class Measurement:
 class Collector:
     """What one evaluation of one model saw, batch by batch, in the order of the samples."""
 
-    def __init__(self, measurement: Measurement) -> None:
+    def __init__(self, measurement: Measurement, rows: Sequence[int]) -> None:
+        """Collect for samples `rows` of the measurement, in the order in which the batches show them."""
         self._measurement = measurement
+        self._sample_of = rows
         self._letters = list(measurement.letter_ids)
         self._letter_ids = torch.tensor(list(measurement.letter_ids.values()), dtype=torch.long)
         self._rows = 0
-        self._records: list[AnswerRecord] = []
+        self.records: list[AnswerRecord] = []
 
     def add(self, logits: Tensor, losses: Tensor, targets: Tensor, labels: Tensor) -> None:
         """Add a batch.
@@ -112,15 +114,15 @@ class Collector:
         nats, tokens = losses.detach().cpu().tolist(), predicted.cpu().tolist()
         first = 0
         for row, count in _answer_lengths(labels):
-            known = self._measurement.answers[self._rows + row[0]][row[1]]
+            known = self._measurement.answers[self._sample_of[self._rows + row[0]]][row[1]]
             part = slice(first, first + count)
-            self._records.append(self._record(known, nats[part], right[part], tokens[part], of_letters[first]))
+            self.records.append(self._record(known, nats[part], right[part], tokens[part], of_letters[first]))
             first += count
         self._rows += len(labels)
 
     def value(self) -> float:
         """The metric over all answers added."""
-        return self._measurement.value_of(self._records)
+        return self._measurement.value_of(self.records)
 
     def _record(
         self, known: KnownAnswer, losses: list[float], right: list[bool], predicted: list[int], of_letters: Tensor

@@ -15,6 +15,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from mars_core.objective.measurement import Measurement
 from mars_core.training.answer_loss import token_losses
 from mars_core.training.evaluation import evaluate
 from mars_core.training.recipe import Recipe
@@ -34,8 +35,9 @@ class FinalRun:
     """What a final fine-tune reports.
 
     history: the Trainer's log, one mapping per entry (step, loss, learning_rate, grad_norm or eval_loss, ...).
-    best_step: step of the checkpoint kept, the one with the lowest validation perplexity.
-    best_val_loss: its validation loss in nats per answer token. seconds: training time of this call.
+    best_step: step of the checkpoint kept, the one with the lowest validation perplexity, or the lowest value of the
+    metric asked for. best_val_loss: its validation loss in nats per answer token. best_objective: its value of the
+    metric, None without one. seconds: training time of this call.
     """
 
     history: tuple[Mapping[str, float], ...]
@@ -43,6 +45,7 @@ class FinalRun:
     best_step: int
     best_val_loss: float
     seconds: float
+    best_objective: float | None = None
 
 
 class AnswerTrainer(Trainer):  # type: ignore[misc]
@@ -50,9 +53,10 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
 
     loss_is_scaled_for_ga = True
 
-    def __init__(self, *, validation: Batches, **kwargs: Any) -> None:
+    def __init__(self, *, validation: Batches, measurement: Measurement | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.validation = validation
+        self.measurement = measurement
         self.model_accepts_loss_kwargs = True  # so that the answer tokens of a whole accumulated batch are counted
 
     def compute_loss(
@@ -78,7 +82,9 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
             FinetuneDiverged: the loss is not finite.
         """
         with self.accelerator.autocast():
-            score = evaluate(self.accelerator.unwrap_model(self.model), self.validation()).overall
+            model = self.accelerator.unwrap_model(self.model)
+            found = evaluate(model, self.validation(), measurement=self.measurement)
+        score = found.overall
         if not math.isfinite(score.loss):
             raise FinetuneDiverged(
                 f"the final fine-tune diverged by step {self.state.global_step} (validation loss {score.loss}): "
@@ -89,6 +95,9 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
             f"{metric_key_prefix}_perplexity": score.perplexity,
             f"{metric_key_prefix}_accuracy": score.accuracy,
         }
+        if found.objective is not None:
+            # A checkpoint without a value must lose against any that has one.
+            metrics[f"{metric_key_prefix}_objective"] = math.inf if math.isnan(found.objective) else found.objective
         self.log(metrics)
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -108,6 +117,7 @@ def finetune(
     train: Dataset[Any],
     collate: Callable[[list[Any]], dict[str, Tensor]],
     validation: Batches,
+    measurement: Measurement | None = None,
     recipe: Recipe,
     steps: int,
     seed: int,
@@ -123,6 +133,7 @@ def finetune(
     calibration does. A whole checkpoint already in `checkpoints` is resumed from, so that a run that was killed goes
     on where it was.
 
+    measurement: the metric that the best checkpoint is chosen by; without, it is validation perplexity.
     gradient_checkpointing: compute activations again in the backward pass instead of keeping them.
 
     Raises:
@@ -154,7 +165,7 @@ def finetune(
         save_steps=every,
         save_total_limit=2,
         load_best_model_at_end=True,
-        metric_for_best_model="eval_loss",
+        metric_for_best_model="eval_objective" if measurement else "eval_loss",
         greater_is_better=False,
         logging_steps=max(1, steps // LOGS_PER_RUN),
         seed=seed,
@@ -178,6 +189,7 @@ def finetune(
         eval_dataset=train,  # the Trainer asks for one; AnswerTrainer.evaluate reads `validation` instead
         data_collator=collate,
         validation=validation,
+        measurement=measurement,
         callbacks=[_StepCallback(on_step)] if on_step else None,
     )
     _silence_console(trainer)
@@ -187,13 +199,21 @@ def finetune(
         if gradient_checkpointing:
             wrapped.gradient_checkpointing_disable()  # type: ignore[operator]
     best = trainer.state.best_model_checkpoint
+    best_step = _step_of(Path(best)) if best else trainer.state.global_step
+    scores = scores_at(trainer.state.log_history, best_step)
     return FinalRun(
         history=tuple(trainer.state.log_history),
         steps=trainer.state.global_step,
-        best_step=_step_of(Path(best)) if best else trainer.state.global_step,
-        best_val_loss=float(trainer.state.best_metric),
+        best_step=best_step,
+        best_val_loss=scores["eval_loss"],
         seconds=float(output.metrics["train_runtime"]),
+        best_objective=scores.get("eval_objective"),
     )
+
+
+def scores_at(history: Sequence[Mapping[str, float]], step: int) -> Mapping[str, float]:
+    """The evaluation in the Trainer's log at a step, the last one where it was made again after a resume."""
+    return next(entry for entry in reversed(history) if entry["step"] == step and "eval_loss" in entry)
 
 
 def _require_one_device(arguments: TrainingArguments) -> None:
