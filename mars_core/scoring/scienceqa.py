@@ -26,11 +26,11 @@ _CONTEXT = re.compile(r"^(?:<image>\s*)*Context: \S")
 
 def subgroups(sample: Sample) -> tuple[str, ...]:
     """The subgroups of a ScienceQA sample, as far as its row says; none for any other sample."""
+    subject = SUBJECTS.get(sample.task.strip().lower())
     question = tuple(sample.turns)[-2].text
-    if not question.rstrip().endswith(REQUEST):
+    if subject is None or not question.rstrip().endswith(REQUEST):
         return ()
     context = [name for name, holds in (("TXT", _CONTEXT.match(question)), ("IMG", sample.images)) if holds]
-    subject = SUBJECTS.get(sample.task.strip().lower())
     grade = _grade_group(_grade(sample))
     return tuple(name for name in (subject, *(context or ["NO"]), grade) if name)
 
