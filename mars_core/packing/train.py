@@ -286,7 +286,7 @@ def _checkpoint(one: TrainedMember, number: int, score: Score, objective: float 
 def _evaluate_lane(pack: _Pack, lane: Sequence[TrainedMember], kept: _Kept) -> list[tuple[Score, float | None]]:
     adapters = make_lane([one.layout for one in lane], [_values(one) for one in lane], [one.gradient for one in lane])
     totals: list[dict[str, Totals]] = [defaultdict(Totals) for _ in lane]
-    collectors = [pack.measurement.collect() for _ in lane] if pack.measurement else []
+    collectors = [pack.measurement.collect() if pack.measurement else None for _ in lane]
     for batch, tasks in kept.batches():
         with autocast_of(pack.recipe, pack.model):
             logits = lane_logits(pack.model, Pass(adapters, batch))
@@ -294,13 +294,12 @@ def _evaluate_lane(pack: _Pack, lane: Sequence[TrainedMember], kept: _Kept) -> l
         right = logits.argmax(dim=-1) == batch.targets
         for total, loss_of_one, right_of_one in zip(totals, losses, right, strict=True):
             add_answers(total, loss_of_one, right_of_one, batch.labels, tasks)
-        for collector, logits_of_one, loss_of_one in zip(collectors, logits, losses, strict=bool(collectors)):
-            collector.add(logits_of_one, loss_of_one, batch.targets, batch.labels)
+        for collector, logits_of_one, loss_of_one in zip(collectors, logits, losses, strict=True):
+            if collector is not None:
+                collector.add(logits_of_one, loss_of_one, batch.targets, batch.labels)
     scores = [overall(total).score() for total in totals]
-    if not collectors:
-        return [(score, None) for score in scores]
     return [
-        (score, collector.value() if math.isfinite(score.loss) else None)
+        (score, collector.value() if collector is not None and math.isfinite(score.loss) else None)
         for score, collector in zip(scores, collectors, strict=True)
     ]
 
