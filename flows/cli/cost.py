@@ -15,12 +15,15 @@ def print_cost(found: dict[str, Any]) -> None:
     """Print a planner's estimate with what it assumes."""
     samples = found["samples"]
     console.print(
-        f"{found['device']}, {found['peak_tflops']:g} TFLOP/s at its peak; {found['parameters'] / 1e9:.2f} B parameters; "
+        f"{found['device']}, {found['peak_tflops']:g} TFLOP/s at its peak; {found['parameters'] / 1e9:.2f} B "
+        f"parameters; "
         f"{samples['looked_at']} samples looked at: {samples['mean_tokens']:g} tokens each "
         f"({samples['mean_answer_tokens']:g} of answers, longest {samples['longest_tokens']}), "
         f"{samples['mean_patches']:g} image patches"
     )
-    table = Table("", "time", "weights", "adapters, Adam", "training", "scoring", "memory in all", "fits")
+    table = Table(
+        "", "time", "of it scoring", "weights", "adapters, Adam", "training", "scoring", "memory in all", "fits"
+    )
     for phase in ("calibration", "final"):
         table.add_row(phase, *_cells(found[phase]))
     console.print(table)
@@ -43,7 +46,8 @@ def _cells(phase: dict[str, Any]) -> list[str]:
     memory = phase["memory_bytes"]
     sizes = [f"{memory[part] / 1e9:.1f} GB" for part in ("weights", "adapters", "training", "scoring", "total")]
     usable = f"{phase['usable_bytes'] / 1e9:.0f} GB"
-    return [duration(phase["seconds"]), *sizes, f"yes, of {usable}" if phase["fits"] else f"no: {usable} usable"]
+    times = [duration(phase["seconds"]), duration(phase["scoring_seconds"])]
+    return [*times, *sizes, f"yes, of {usable}" if phase["fits"] else f"no: {usable} usable"]
 
 
 def duration(seconds: float) -> str:

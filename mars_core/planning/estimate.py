@@ -47,12 +47,14 @@ class Budget:
 class Estimate:
     """What one phase takes on a device.
 
+    seconds: training and scoring; scoring_seconds: the latter alone.
     memory: bytes by what they are for; training and scoring take turns, so the larger of them counts. packs: into how
     many packs the runs must be cut; runs_at_once: runs whose activations fit beside each other.
     """
 
     flops: float
     seconds: float
+    scoring_seconds: float
     memory: dict[str, int]
     packs: int
     runs_at_once: int
@@ -73,6 +75,7 @@ class Estimate:
         return {
             "flops": self.flops,
             "seconds": self.seconds,
+            "scoring_seconds": self.scoring_seconds,
             "memory_bytes": self.memory | {"total": self.total_bytes},
             "usable_bytes": self.room,
             "fits": self.fits,
@@ -98,7 +101,8 @@ def estimate(
             f"expected at least one sample and a utilisation above 0 and up to 1, got {len(shapes)} samples and "
             f"{utilisation}"
         )
-    flops = _flops(architecture, shapes, budget)
+    training, scoring = _training_flops(architecture, shapes, budget), _scoring_flops(architecture, shapes, budget)
+    speed = device.peak_flops(budget.dtype) * utilisation
     largest = max(budget.pairs, key=lambda pair: trainable_parameters(architecture.partition, pair))
     longest = max(shapes, key=lambda shape: _kept(architecture, shape, largest, budget))
     each = int(ACTIVATION_MARGIN * budget.micro_batch * _kept(architecture, longest, largest, budget))
@@ -113,16 +117,21 @@ def estimate(
         "training": at_once * each,
         "scoring": int(ACTIVATION_MARGIN * budget.scored_batch * scoring_bytes(architecture, longest, budget.dtype)),
     }
-    return Estimate(flops, flops / (device.peak_flops(budget.dtype) * utilisation), memory, packs, at_once, room)
+    flops = training + scoring
+    return Estimate(flops, flops / speed, scoring / speed, memory, packs, at_once, room)
 
 
-def _flops(architecture: Architecture, shapes: Sequence[SampleShape], budget: Budget) -> float:
+def _training_flops(architecture: Architecture, shapes: Sequence[SampleShape], budget: Budget) -> float:
     recomputed = budget.gradient_checkpointing
-    trained = sum(
+    of_one_sample = sum(
         training_flops(architecture, shape, pair, recomputed=recomputed) for pair in budget.pairs for shape in shapes
-    )
-    scored = sum(forward_work(architecture, shape).total for shape in shapes)
-    return (trained * budget.steps * budget.batch + scored * budget.scored) / len(shapes)
+    ) / len(shapes)
+    return of_one_sample * budget.steps * budget.batch
+
+
+def _scoring_flops(architecture: Architecture, shapes: Sequence[SampleShape], budget: Budget) -> float:
+    of_one_sample = sum(forward_work(architecture, shape).total for shape in shapes) / len(shapes)
+    return of_one_sample * budget.scored
 
 
 def _kept(architecture: Architecture, shape: SampleShape, pair: RankPair, budget: Budget) -> int:

@@ -35,10 +35,15 @@ def shape_of(encoded: Encoded, patch_size: int | None) -> SampleShape:
     patch_size: pixels along a patch, where the processor leaves the cutting to the model.
     """
     answers = int((encoded.labels[1:] != IGNORE).sum())
-    return SampleShape(len(encoded), answers, _pictures(encoded.image_inputs, patch_size))
+    return SampleShape(len(encoded), answers, pictures_of(encoded.image_inputs, patch_size))
 
 
-def _pictures(inputs: Mapping[str, Tensor], patch_size: int | None) -> tuple[int, ...]:
+def pictures_of(inputs: Mapping[str, Tensor], patch_size: int | None) -> tuple[int, ...]:
+    """Patches of each picture or tile among a processor's outputs.
+
+    Raises:
+        ValueError: the model cuts the patches, and its patch size is unknown.
+    """
     if "image_grid_thw" in inputs:  # Qwen: pictures already cut into rows of patches
         return tuple(int(frames * height * width) for frames, height, width in inputs["image_grid_thw"].tolist())
     if "pixel_values" not in inputs:
