@@ -393,8 +393,9 @@ def _explain(error: ValidationError) -> str:
         if item["type"] == "extra_forbidden":
             parts.append(unknown_key(StudyConfig, item["loc"]))
             continue
-        where = ".".join(str(part) for part in item["loc"]) or "study"
+        where = ".".join(str(part) for part in item["loc"])
         message = item["msg"].removeprefix("Value error, ")
-        got = "" if item["type"] == "missing" or not item["loc"] else f", got {item['input']!r}"
-        parts.append(f"{where}: {message}{got}")
+        # A rule of our own says itself what it got.
+        got = "" if item["type"] in ("missing", "value_error") else f", got {item['input']!r}"
+        parts.append(f"{where}: {message}{got}" if where else message)
     return "; ".join(parts)

@@ -10,6 +10,7 @@ import typer
 
 from flows.cli.errors import one_message
 from flows.cli.output import print_json, print_summary
+from mars_core.planning.devices import DEVICES, UTILISATION, device_named
 
 if TYPE_CHECKING:
     from tasks.config import StudyConfig
@@ -30,13 +31,12 @@ On = Annotated[
     str | None,
     typer.Option(
         "--on",
-        help="With --dry-run: estimate time and memory on this GPU instead (h200, h100, a100-80gb, l40s, rtx4090, t4); "
-        "no weights are read.",
+        help=f"With --dry-run: estimate time and memory on this GPU ({', '.join(DEVICES)}); no weights are read.",
     ),
 ]
 Utilisation = Annotated[
     float | None,
-    typer.Option("--utilisation", help="With --on: share of the GPU's peak that is reached (an assumption)."),
+    typer.Option("--utilisation", help=f"With --on: share of its peak that is reached, assumed to be {UTILISATION}."),
 ]
 
 
@@ -87,7 +87,6 @@ def _print_cost(study: str, on: str | None, utilisation: float | None, *, dry_ru
     if on is None or not dry_run:
         raise ValueError("--on and --utilisation estimate: give them as `--dry-run --on h100 [--utilisation 0.3]`")
     from flows.cli.cost import print_cost
-    from mars_core.planning.devices import UTILISATION, device_named
     from tasks.cost import cost_on
     from tasks.data import check_data
 
