@@ -21,6 +21,7 @@ from mars_core.planning.flops import forward_work, training_flops
 from mars_core.planning.memory import activation_bytes, checkpointed_bytes, trained_bytes, weights_bytes
 from mars_core.planning.shapes import SampleShape, patch_size_of, pictures_of
 from mars_core.training.answer_loss import token_losses
+from mars_core.training.recipe import Recipe
 
 PUBLISHED = Path(__file__).parents[3] / "benchmarks" / "published"
 ANSWERS = 40
@@ -62,7 +63,7 @@ def test_activations_are_those_that_passes_keep(wide, dtype, pair):
     predicted = activation_bytes(architecture, SampleShape(batch["labels"].shape[1], ANSWERS, pictures), pair, dtype)
     kept = kept_by_peft(model, partition, batch, pair, dtype)
     assert 0.95 * kept <= predicted <= 1.2 * kept
-    kept = packed_activation_bytes(model, partition, batch, pair)
+    kept = packed_activation_bytes(model, partition, batch, pair, Recipe(dtype=dtype))
     assert 0.95 * kept <= predicted <= 1.45 * kept
 
 
