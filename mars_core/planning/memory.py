@@ -3,7 +3,7 @@
 What a forward pass keeps for the backward pass is counted per linear layer: what comes in, what goes out, and the
 adapter's r features in between; a gate's output once more behind its activation; in bf16 also the fp32 copy that the
 two norms of each block work on. Held against what passes really keep, this is between 5% too little and 20% too much
-for PEFT, and up to 45% too much for a pack, which keeps less (tests). Buffers of the backward pass and of the allocator
+for PEFT, and up to 85% too much for a pack, which keeps less (tests). Buffers of the backward pass and of the allocator
 come on top, as a margin.
 """
 
