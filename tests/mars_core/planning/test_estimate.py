@@ -53,7 +53,7 @@ def kept_by_peft(model, partition, batch, pair, dtype):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("pair", [RankPair(8, 8), RankPair(32, 32)], ids=str)
 def test_activations_are_those_that_passes_keep(wide, dtype, pair):
-    """Within 5% too little and 20% too much for PEFT; a pack shares or makes again some of that, so up to 85% too much."""
+    """Within 5% too little and 20% too much for PEFT; for a pack, which keeps less, up to 85% too much."""
     model_type, model, batch = wide
     model = model.to(getattr(torch, dtype))
     batch = {name: value.to(model.dtype) if value.is_floating_point() else value for name, value in batch.items()}
