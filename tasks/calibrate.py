@@ -94,19 +94,15 @@ def plan_calibration(config: StudyConfig) -> CalibrationPlan:
     """
     data = load_data(config.data)
     base = base_model(config)
-    pairs = [
-        RankPair(r_me, r_llm) for r_me in sorted(config.calibration.ranks) for r_llm in sorted(config.calibration.ranks)
-    ]
+    pairs = calibration_pairs(config)
     ranks = config.available_ranks
     count = partial(_count_parameters, base.partition)
     allowed_pairs(ranks, ranks, config.search.as_constraints(), count)  # raises where they leave none
     for pair in [*pairs, *(RankPair(rank, rank) for rank in config.available_ranks)]:
         check_ranks(base.partition, pair)
-    horizon, notes = _horizon(config)
+    horizon, steps, notes = calibration_schedule(config)
     _check_partition(config)
     measurement(config)  # raises where the objective cannot be measured
-    first = math.ceil(config.calibration.smallest_size / config.recipe.batch_size)
-    steps = geometric_steps(first, horizon, per_doubling=CHECKPOINTS_PER_DOUBLING)
     runs = tuple(
         PlannedRun(_identity(config, data, base.partition, pair, seed, horizon), pair, seed)
         for seed in config.calibration.seeds
@@ -115,11 +111,22 @@ def plan_calibration(config: StudyConfig) -> CalibrationPlan:
     return CalibrationPlan(runs, horizon, steps, notes)
 
 
+def calibration_pairs(config: StudyConfig) -> list[RankPair]:
+    """Every pair of the calibration ranks."""
+    ranks = sorted(config.calibration.ranks)
+    return [RankPair(r_me, r_llm) for r_me in ranks for r_llm in ranks]
+
+
 def _count_parameters(partition: Partition, pair: tuple[int, int]) -> int:
     return trainable_parameters(partition, RankPair(*pair))
 
 
-def _horizon(config: StudyConfig) -> tuple[int, tuple[str, ...]]:
+def calibration_schedule(config: StudyConfig) -> tuple[int, tuple[int, ...], tuple[str, ...]]:
+    """Steps of a run, steps at which it is evaluated, and notes on the data; the model's weights are not read.
+
+    Raises:
+        ValueError: the dataset is smaller than the smallest size.
+    """
     available, wanted = len(usable_samples(config, "train")), config.calibration.samples
     smallest = max(config.calibration.smallest_size, config.recipe.batch_size)
     notes = [
@@ -135,7 +142,9 @@ def _horizon(config: StudyConfig) -> tuple[int, tuple[str, ...]]:
         )
     if available < wanted:
         notes.append(f"largest size capped by the dataset: {available} instead of {wanted} samples")
-    return min(available, wanted) // config.recipe.batch_size, tuple(notes)
+    horizon = min(available, wanted) // config.recipe.batch_size
+    first = math.ceil(config.calibration.smallest_size / config.recipe.batch_size)
+    return horizon, geometric_steps(first, horizon, per_doubling=CHECKPOINTS_PER_DOUBLING), tuple(notes)
 
 
 def _identity(

@@ -20,6 +20,7 @@ from mars_core.search import Constraint, MaxAdapterBytes, MaxTrainableParameters
 from mars_core.training.recipe import Recipe
 from tasks.storage.location import check_location, is_remote, local_path, read_text
 from tasks.store import replacing
+from tasks.unknown_keys import unknown_key
 
 Rank = Annotated[int, Field(ge=0, le=4096)]
 
@@ -410,8 +411,12 @@ def _resolve(path: str, file: str) -> str:
 def _explain(error: ValidationError) -> str:
     parts = []
     for item in error.errors():
-        where = ".".join(str(part) for part in item["loc"]) or "study"
+        if item["type"] == "extra_forbidden":
+            parts.append(unknown_key(StudyConfig, item["loc"]))
+            continue
+        where = ".".join(str(part) for part in item["loc"])
         message = item["msg"].removeprefix("Value error, ")
-        got = "" if item["type"] == "missing" or not item["loc"] else f", got {item['input']!r}"
-        parts.append(f"{where}: {message}{got}")
+        # A rule of our own says itself what it got.
+        got = "" if item["type"] in ("missing", "value_error") else f", got {item['input']!r}"
+        parts.append(f"{where}: {message}{got}" if where else message)
     return "; ".join(parts)

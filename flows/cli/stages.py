@@ -10,6 +10,7 @@ import typer
 
 from flows.cli.errors import one_message
 from flows.cli.output import print_json, print_summary
+from mars_core.planning.devices import DEVICES, UTILISATION, device_named
 
 if TYPE_CHECKING:
     from tasks.config import StudyConfig
@@ -25,6 +26,17 @@ NewRevision = Annotated[
 Place = Annotated[
     Literal["here", "workers"],
     typer.Option("--where", help="Train in this process, or in runs of their own on the workers of a Prefect server."),
+]
+On = Annotated[
+    str | None,
+    typer.Option(
+        "--on",
+        help=f"With --dry-run: estimate time and memory on this GPU ({', '.join(DEVICES)}); no weights are read.",
+    ),
+]
+Utilisation = Annotated[
+    float | None,
+    typer.Option("--utilisation", help=f"With --on: share of its peak that is reached, assumed to be {UTILISATION}."),
 ]
 
 
@@ -50,9 +62,14 @@ def calibrate(
         bool,
         typer.Option("--dry-run", help="Print plan and predicted cost, from a few steps measured here; store nothing."),
     ] = False,
+    on: On = None,
+    utilisation: Utilisation = None,
     as_json: AsJson = False,
 ) -> None:
     """Train the short calibration runs of every rank pair."""
+    if on is not None or utilisation is not None:
+        _print_cost(study, on, utilisation, dry_run=dry_run, as_json=as_json)
+        return
     config = load_study(study)
     if dry_run:
         from tasks.calibrate import describe_plan, plan_calibration
@@ -64,6 +81,23 @@ def calibrate(
     from flows.stages import calibrate_flow
 
     print_result({"revision": calibrate_flow(config, new_revision, where)}, as_json)
+
+
+def _print_cost(study: str, on: str | None, utilisation: float | None, *, dry_run: bool, as_json: bool) -> None:
+    if on is None or not dry_run:
+        raise ValueError("--on and --utilisation estimate: give them as `--dry-run --on h100 [--utilisation 0.3]`")
+    from flows.cli.cost import print_cost
+    from tasks.cost import cost_on
+    from tasks.data import check_data
+
+    device_named(on)
+    config = find_study(study)
+    check_data(config.data).raise_if_bad()
+    found = cost_on(config, on, UTILISATION if utilisation is None else utilisation)
+    if as_json:
+        print_json(found)
+    else:
+        print_cost(found)
 
 
 @one_message

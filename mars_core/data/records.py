@@ -123,8 +123,9 @@ class BadRow:
 
 
 def bad_rows_message(bad: Sequence[BadRow], shown: int = 5) -> str:
-    """Say how many rows are bad, and the first `shown` of them with place and reason."""
-    rows = "1 row is" if len(bad) == 1 else f"{len(bad)} rows are"
+    """Say how many rows are bad, and the first `shown` reasons with their places."""
+    count = len({(row.source.file, row.source.row) for row in bad})
+    rows = "1 row is" if count == 1 else f"{count} rows are"
     lines = [f"{rows} bad:", *(f"  {row}" for row in bad[:shown])]
     if len(bad) > shown:
         lines.append(f"  ... and {len(bad) - shown} more")

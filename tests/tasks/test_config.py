@@ -50,7 +50,17 @@ def test_written_study_reads_back(tmp_path):
         ("loading: {attn_implementation: fast}", r"loading\.attn_implementation: .*'fast'"),
         ("loading: {spread: true}\ndevice: cpu", r"loading\.spread is for GPUs, and device is cpu"),
         ("recipe: {learning_rate: 0}", r"recipe\.learning_rate.*greater than 0.*got 0"),
-        ("recipe: {learningrate: 1}", r"recipe\.learningrate.*Extra inputs"),
+        (
+            "recipe: {learningrate: 1}",
+            r"recipe\.learningrate: there is no such key, did you mean recipe\.learning_rate\? `recipe` has learning_r",
+        ),
+        (
+            "calibraton: {ranks: [2, 4]}",
+            r"calibraton: there is no such key, did you mean calibration\? a study has ",
+        ),
+        ("epochs: 3", r"epochs: there is no such key, did you mean final\.epochs\?"),
+        ("family: {me: a, llm: b, unusd: []}", r"family\.unusd: there is no such key, did you mean family\.unused\?"),
+        ("recipe: {zzz: 1}", r"recipe\.zzz: there is no such key\. `recipe` has "),
         ("calibration: {ranks: [8]}", "at least 2 different ranks"),
         ("calibration: {ranks: [8, 8]}", "must not repeat"),
         ("calibration: {ranks: [0, 8]}", "rank 0"),

@@ -16,39 +16,13 @@ from mars_core.models.load_options import Loading
 from mars_core.models.loading import load_base, skeleton
 from mars_core.models.lora import RankPair
 from mars_core.models.partition import GROUPS
+from mars_core.models.small_instances import DESCRIBED, DESCRIBED_CODE, DESCRIBED_CONFIG
 from mars_core.packing.member import PackMember
 from mars_core.packing.train import train_pack
 from mars_core.training.recipe import Recipe
 from tasks.config import FamilyConfig
 
-FAMILY = Family("inner.model.vision_tower", ("inner.model.multi_modal_projector",), "inner.model.language_model")
-CODE = """
-from transformers import GenerationMixin, LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration, PreTrainedModel
-
-
-class CustomConfig(LlavaOnevisionConfig):
-    model_type = "custom_vl"
-
-
-class CustomModel(PreTrainedModel, GenerationMixin):
-    config_class = CustomConfig
-    _supports_sdpa = True
-    _tied_weights_keys = {"inner.lm_head.weight": "inner.model.language_model.embed_tokens.weight"}
-
-    def __init__(self, config):
-        super().__init__(config)
-        self.inner = LlavaOnevisionForConditionalGeneration(config)
-        self.post_init()
-
-    def get_input_embeddings(self):
-        return self.inner.get_input_embeddings()
-
-    def get_output_embeddings(self):
-        return self.inner.lm_head
-
-    def forward(self, **inputs):
-        return self.inner(**inputs)
-"""
+FAMILY = DESCRIBED
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +33,9 @@ def checkpoint(tmp_path_factory, shared_base):
         if file.suffix in (".json", ".jinja"):
             (folder / file.name).write_bytes(file.read_bytes())
     config = json.loads((folder / "config.json").read_text())
-    code = {"AutoConfig": "custom.CustomConfig", "AutoModelForImageTextToText": "custom.CustomModel"}
-    config |= {"model_type": "custom_vl", "architectures": ["CustomModel"], "auto_map": code}
+    config |= DESCRIBED_CONFIG
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "custom.py").write_text(CODE)
+    (folder / "custom.py").write_text(DESCRIBED_CODE)
     save_file(
         {f"inner.{name}": w for name, w in shared_base.model.state_dict().items() if name != "lm_head.weight"},  # tied
         folder / "model.safetensors",

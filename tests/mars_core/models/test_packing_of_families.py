@@ -10,6 +10,7 @@ import torch
 from mars_core.models.families import FAMILIES, family_of
 from mars_core.models.lora import RankPair, add_adapters, remove_adapters
 from mars_core.models.partition import partition_of
+from mars_core.models.small_instances import two_rows
 from mars_core.packing.adapters import PEFT_A, PEFT_B, by_group, initial_weights, layout_of
 from mars_core.packing.banks import zero_vectors
 from mars_core.packing.batch import pack_batch
@@ -52,33 +53,8 @@ def test_the_savings_of_every_known_family_are_stated():
     assert SAVINGS.keys() == FAMILIES.keys()
 
 
-@pytest.fixture
-def two_rows(image_batch):
-    """Two questions about pictures, of unequal length, padded on the right; floats in double precision."""
-
-    def make(model_type):
-        first = image_batch(model_type)
-        batch = {}
-        for name, value in first.items():
-            value = value.double() if value.is_floating_point() else value
-            batch[name] = torch.cat([value, value.flip(-1) if name == "pixel_values" else value])
-        padding = torch.zeros(2, 3, dtype=torch.long)
-        for name in ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids"):
-            if name in batch:
-                batch[name] = torch.cat([batch[name], padding], dim=1)
-        for name, values in (("input_ids", [9, 10, 11]), ("attention_mask", [1, 1, 1])):
-            batch[name][1, -3:] = torch.tensor(values)
-        labels = torch.full_like(batch["input_ids"], -100)
-        length = first["input_ids"].shape[1]
-        labels[0, length - 1] = batch["input_ids"][0, length - 1]
-        labels[1, -3:] = batch["input_ids"][1, -3:]
-        return batch | {"labels": labels}
-
-    return make
-
-
 @pytest.mark.parametrize("pairs", [[(2, 4), (4, 1), (0, 3), (3, 0)], [(0, 2), (0, 4)]], ids=["mixed", "frozen encoder"])
-def test_losses_and_gradients_are_pefts(family_model, two_rows, pairs):
+def test_losses_and_gradients_are_pefts(family_model, pairs):
     """fp64; rotary tables and norms inside transformers are fp32, so roundings differ by up to 1e-8."""
     model_type, model = family_model
     model = model.double().requires_grad_(False)
@@ -112,7 +88,7 @@ def test_a_sliding_window_is_cut_inside_each_sequence(family_model):
 
 
 @pytest.mark.parametrize("family_model", ["llava_onevision", "internvl"], indirect=True)
-def test_one_row_of_position_ids_stands_for_every_row(family_model, two_rows):
+def test_one_row_of_position_ids_stands_for_every_row(family_model):
     model_type, model = family_model
     model = model.double().requires_grad_(False)
     batch = two_rows(model_type)
@@ -127,7 +103,7 @@ def test_one_row_of_position_ids_stands_for_every_row(family_model, two_rows):
 
 
 @pytest.mark.parametrize("family_model", ["gemma3"], indirect=True)
-def test_what_holds_for_text_is_not_taken_for_granted_where_images_are(family_model, two_rows):
+def test_what_holds_for_text_is_not_taken_for_granted_where_images_are(family_model):
     """Validated on text alone, where padding could be left out; trained on an image, where it could not."""
     model_type, model = family_model
     model = model.double().requires_grad_(False)

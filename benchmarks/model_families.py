@@ -1,0 +1,315 @@
+"""What holds for every model family, measured on small random-weight instances of the real configuration classes.
+
+    python benchmarks/model_families.py            # measures; writes results/model_families.json and docs/models.md
+    python benchmarks/model_families.py --check    # compares the table in docs/models.md with the record
+
+On a CPU, with one batch of two questions about pictures; packed and separate runs in double precision, the final run
+and what follows in single precision, as users have them. A family that fails is shown with its message. Beside the
+families of MARS's table there is one that only a description in YAML makes known.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from doc_table import DOCS, markdown, with_table
+from peft import PeftModel
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import AutoModelForImageTextToText
+from transformers.utils.logging import disable_progress_bar, set_verbosity_error
+
+from mars_core.models.families import FAMILIES, Family, family_of
+from mars_core.models.lora import RankPair, add_adapters, remove_adapters
+from mars_core.models.partition import GROUPS, check_against_forward, layers_used_by_forward, partition_of
+from mars_core.models.small_instances import (
+    DESCRIBED,
+    DESCRIBED_CODE,
+    DESCRIBED_CONFIG,
+    Batch,
+    small_model,
+    two_rows,
+)
+from mars_core.packing.adapters import layout_of, to_peft
+from mars_core.packing.lanes import Lanes
+from mars_core.packing.member import PackMember
+from mars_core.packing.state import PackState
+from mars_core.packing.train import train_pack
+from mars_core.training.answer_loss import token_losses
+from mars_core.training.evaluation import evaluate
+from mars_core.training.finetune import all_logits, finetune
+from mars_core.training.recipe import Recipe, make_optimizer, make_schedule
+from tasks.config import FamilyConfig
+
+RECORD = Path(__file__).parent / "results" / "model_families.json"
+PAGE, MARK = DOCS / "models.md", "model families"
+DESCRIBED_NAME = "described in YAML"
+STEPS = 4
+RECIPE = Recipe(learning_rate=1e-2, batch_size=1, dtype="float64")
+PAIRS = (RankPair(2, 4), RankPair(4, 1), RankPair(0, 3), RankPair(3, 0))
+FINAL = RankPair(2, 4)
+
+# Packed and separate runs in fp64: sums in another order differ by 1e-15, and Adam's first steps, which divide by small
+# gradients, may make 1e-9 of it in a weight. Reloaded in fp32: weights that lie elsewhere in memory may be summed in
+# another order, an ulp of logits of a size of 1. Merged weights are rounded once more.
+TOLERANCE = {"packed = separate": 1e-9, "reload": 1e-6, "merge": 1e-5}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A family's small instance as a checkpoint on disk."""
+
+    folder: Path
+    batch: Batch
+    family: Family
+    own_code: bool = False
+
+    def load(self, dtype: torch.dtype, folder: Path | None = None) -> Any:
+        """The frozen model, read from its checkpoint (or from another of the same class)."""
+        model = AutoModelForImageTextToText.from_pretrained(
+            folder or self.folder, dtype=dtype, trust_remote_code=self.own_code
+        )
+        model.config.use_cache = False
+        return model.requires_grad_(False).eval()
+
+    @property
+    def single(self) -> Batch:
+        """The batch in single precision."""
+        return {name: value.float() if value.is_floating_point() else value for name, value in self.batch.items()}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One family and one capability: whether it holds, and what was measured."""
+
+    holds: bool
+    shown: str
+    difference: float | None = None
+
+
+def main() -> None:
+    """Measure and write, or check."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="compare the docs with the record, measure nothing")
+    parser.add_argument("--out", type=Path, help="write the record here and leave the docs alone")
+    options = parser.parse_args()
+    if options.check:
+        sys.exit(_differs())
+    set_verbosity_error()
+    disable_progress_bar()
+    record = measure()
+    target = options.out or RECORD
+    target.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    if options.out is None:
+        PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), MARK, table(record)), encoding="utf-8")
+    print(table(record))
+
+
+def _differs() -> str | None:
+    record = json.loads(RECORD.read_text(encoding="utf-8"))
+    text = PAGE.read_text(encoding="utf-8")
+    same = with_table(text, MARK, table(record)) == text and set(record["families"]) == {*FAMILIES, DESCRIBED_NAME}
+    return None if same else f"{PAGE.name} and {RECORD.name} differ: run python benchmarks/model_families.py"
+
+
+def measure() -> dict[str, Any]:
+    """Every capability of every family, as JSON values."""
+    families = {}
+    for name in [*FAMILIES, DESCRIBED_NAME]:
+        with tempfile.TemporaryDirectory() as folder:
+            families[name] = measure_family(name, Path(folder))
+    packages = {package: version(package) for package in ("torch", "transformers", "peft")}
+    return {"packages": packages, "tolerances": TOLERANCE, "families": families}
+
+
+def measure_family(name: str, folder: Path) -> dict[str, Any]:
+    """Every capability of one family."""
+    try:
+        subject = _described(folder / "base") if name == DESCRIBED_NAME else _known(name, folder / "base")
+    except Exception as error:  # noqa: BLE001 - a family that fails is a result
+        return {capability: asdict(_failed(error)) for capability in CAPABILITIES}
+    return {capability: asdict(_tried(check, subject, folder)) for capability, check in CAPABILITIES.items()}
+
+
+def table(record: dict[str, Any]) -> str:
+    """The record as a Markdown table."""
+    rows = [
+        [f"`{name}`" if name in FAMILIES else name, *(_cell(cells[capability]) for capability in CAPABILITIES)]
+        for name, cells in record["families"].items()
+    ]
+    return markdown(["family", *CAPABILITIES], rows)
+
+
+def _cell(cell: dict[str, Any]) -> str:
+    return f"{'✓' if cell['holds'] else '✗'} {cell['shown']}".replace("|", "\\|")
+
+
+def _tried(check: Callable[[Subject, Path], Cell], subject: Subject, folder: Path) -> Cell:
+    try:
+        return check(subject, folder)
+    except Exception as error:  # noqa: BLE001 - a capability that fails is a result
+        return _failed(error)
+
+
+def _failed(error: Exception) -> Cell:
+    return Cell(False, f"{type(error).__name__}: {str(error).strip().splitlines()[0][:120]}")
+
+
+def _within(capability: str, difference: float) -> Cell:
+    return Cell(difference <= TOLERANCE[capability], f"{difference:.1e}" if difference else "0", difference)
+
+
+def _known(name: str, folder: Path) -> Subject:
+    small_model(name).double().save_pretrained(folder)
+    return Subject(folder, two_rows(name), family_of(name))
+
+
+def _described(folder: Path) -> Subject:
+    """A class of its own around a LLaVA-OneVision, with code in its checkpoint and a description as users write it."""
+    inner = small_model("llava_onevision").double()
+    inner.config.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text()) | DESCRIBED_CONFIG
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "custom.py").write_text(DESCRIBED_CODE)
+    tied = {"lm_head.weight"}
+    weights = {f"inner.{name}": w.contiguous() for name, w in inner.state_dict().items() if name not in tied}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    text = yaml.safe_dump(
+        {key: list(value) if isinstance(value, tuple) else value for key, value in vars(DESCRIBED).items()}
+    )
+    family = FamilyConfig.model_validate(yaml.safe_load(text)).as_family()
+    return Subject(folder, two_rows("llava_onevision"), family, own_code=True)
+
+
+def partition(subject: Subject, folder: Path) -> Cell:
+    """Whether every linear layer that a logit depends on is in one group, and the others are heads."""
+    model = subject.load(torch.float64)
+    found = partition_of(model, subject.family)
+    placed = [layer.name for group in GROUPS for layer in found.group(group)]
+    inputs = {name: value for name, value in subject.batch.items() if name != "labels"}
+    used = layers_used_by_forward(model, inputs)
+    check_against_forward(found, used)
+    linear = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    heads = {name for name, module in model.named_modules() if module is model.get_output_embeddings()}
+    whole = len(placed) == len(set(placed)) and set(placed) == used - heads and linear == {*placed, *found.excluded}
+    return Cell(whole, " + ".join(str(len(found.group(group))) for group in GROUPS))
+
+
+def packed(subject: Subject, folder: Path) -> Cell:
+    """The largest difference of an adapter weight between runs trained as one pack and each alone with PEFT."""
+    model = subject.load(torch.float64)
+    found = partition_of(model, subject.family)
+    states: list[PackState] = []
+    trained = train_pack(
+        model,
+        found,
+        [PackMember(pair, seed) for seed, pair in enumerate(PAIRS)],
+        train_steps=lambda done: [[subject.batch]] * (STEPS - done),
+        validation=lambda: [(subject.batch, ["any"] * 2)],
+        recipe=RECIPE,
+        horizon=STEPS,
+        checkpoint_steps=[STEPS],
+        lanes=Lanes(len(PAIRS), 1),
+        on_checkpoint=states.append,
+    )
+    largest = 0.0
+    for number, pair in enumerate(PAIRS):
+        weights = to_peft(states[-1].tensors[f"{number}.weights"], layout_of(found, pair))
+        alone, loss = _alone(model, subject, pair, number)
+        differences = [float((weights[name] - weight).abs().max()) for name, weight in alone.items()]
+        largest = max(largest, *differences, abs(trained.runs[number].checkpoints[-1].val_loss - loss))
+    return _within("packed = separate", largest)
+
+
+def _alone(model: nn.Module, subject: Subject, pair: RankPair, seed: int) -> tuple[dict[str, Tensor], float]:
+    """Adapter weights and loss of one run with plain PEFT and Adam."""
+    wrapped = add_adapters(model, partition_of(model, subject.family), pair, seed=seed)
+    try:
+        trained = {name: weight for name, weight in wrapped.named_parameters() if weight.requires_grad}
+        optimizer = make_optimizer(list(trained.values()), RECIPE)
+        schedule = make_schedule(optimizer, RECIPE, STEPS)
+        for _ in range(STEPS):
+            token_losses(wrapped, subject.batch).mean().backward()
+            nn.utils.clip_grad_norm_(trained.values(), RECIPE.max_grad_norm)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad(set_to_none=True)
+        loss = evaluate(wrapped, [(subject.batch, ["any"] * 2)]).overall.loss
+        return {name: weight.detach().clone() for name, weight in trained.items()}, loss
+    finally:
+        remove_adapters(wrapped).eval()
+
+
+def final_run(subject: Subject, folder: Path) -> Cell:
+    """Whether the Trainer's steps lower the validation loss; the adapter is kept for what follows."""
+    model = subject.load(torch.float32)
+    wrapped = add_adapters(model, partition_of(model, subject.family), FINAL, seed=0)
+    scored = [(subject.single, ["any"] * 2)]
+    before = evaluate(wrapped, scored).overall.loss
+    run = finetune(
+        wrapped,
+        train=_Same(subject.single, 2 * STEPS),
+        collate=lambda items: items[0],
+        validation=lambda: scored,
+        recipe=replace(RECIPE, dtype="float32"),
+        steps=2 * STEPS,
+        seed=0,
+        checkpoints=folder / "checkpoints",
+    )
+    wrapped.save_pretrained(str(folder / "adapter"), save_embedding_layers=False)
+    torch.save(all_logits(wrapped, subject.single), folder / "logits.pt")
+    return Cell(run.best_val_loss < before, f"{before:.2f} → {run.best_val_loss:.2f}", before - run.best_val_loss)
+
+
+class _Same(torch.utils.data.Dataset[Batch]):
+    def __init__(self, batch: Batch, length: int) -> None:
+        self.batch, self.length = batch, length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.batch
+
+
+def reload(subject: Subject, folder: Path) -> Cell:
+    """The largest difference of a logit between the trained model and its adapter on a base loaded anew."""
+    model = PeftModel.from_pretrained(subject.load(torch.float32), str(folder / "adapter"))
+    return _within("reload", _off(model, subject, folder))
+
+
+def merge(subject: Subject, folder: Path) -> Cell:
+    """As for reload, of the adapter merged into the base, saved and loaded as a plain checkpoint."""
+    merged = PeftModel.from_pretrained(subject.load(torch.float32), str(folder / "adapter")).merge_and_unload()
+    merged.save_pretrained(folder / "merged")
+    if subject.own_code:
+        (folder / "merged" / "custom.py").write_text(DESCRIBED_CODE)
+    return _within("merge", _off(subject.load(torch.float32, folder / "merged"), subject, folder))
+
+
+def _off(model: nn.Module, subject: Subject, folder: Path) -> float:
+    expected = torch.load(folder / "logits.pt", weights_only=True)
+    return float((all_logits(model, subject.single) - expected).abs().max())
+
+
+CAPABILITIES: dict[str, Callable[[Subject, Path], Cell]] = {
+    "partition (ME + projector + LLM layers)": partition,
+    "packed = separate": packed,
+    "final run (loss)": final_run,
+    "reload": reload,
+    "merge": merge,
+}
+
+
+if __name__ == "__main__":
+    main()

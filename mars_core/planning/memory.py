@@ -1,0 +1,86 @@
+"""Memory of training and scoring, from shapes alone.
+
+What a forward pass keeps for the backward pass is counted per linear layer: what comes in, what goes out, and the
+adapter's r features in between; a gate's output once more behind its activation; in bf16 also the fp32 copy that the
+two norms of each block work on. Held against what passes really keep, this is between 5% too little and 20% too much
+for PEFT, and up to 85% too much for a pack, which keeps less (tests). Buffers of the backward pass and of the allocator
+come on top, as a margin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mars_core.models.lora import RankPair
+from mars_core.models.partition import GROUPS, Group
+from mars_core.packing.footprint import adapter_bytes
+from mars_core.planning.architecture import Architecture
+from mars_core.planning.flops import group_tokens
+from mars_core.planning.shapes import SampleShape
+
+BYTES = {"float32": 4, "bfloat16": 2}
+# Of an adapter's r features a token: kept as they are, or under autocast with copies in both dtypes.
+LOW_RANK_BYTES = {"float32": 4, "bfloat16": 10}
+NORMS_PER_BLOCK = 2
+# Logits of a step: as computed, as 4-byte numbers, and their gradient.
+LOGIT_BYTES = {"float32": 8, "bfloat16": 10}
+
+
+def weights_bytes(architecture: Architecture, dtype: str, *, four_bit: bool) -> int:
+    """Bytes of the frozen weights."""
+    return architecture.frozen_bytes["four_bit" if four_bit else dtype]
+
+
+def activation_bytes(architecture: Architecture, shape: SampleShape, pair: RankPair, dtype: str) -> int:
+    """Bytes that one sample's forward pass keeps for the backward pass."""
+    kept = sum(_kept(architecture, shape, pair, group, dtype) for group in GROUPS if group != "me" or pair.r_me)
+    return kept + logits_bytes(architecture, shape, dtype)
+
+
+def _kept(architecture: Architecture, shape: SampleShape, pair: RankPair, group: Group, dtype: str) -> int:
+    layers = architecture.partition.group(group)
+    features = sum(layer.in_features + layer.out_features for layer in layers)
+    gates = sum(layer.out_features for layer in layers if layer.name.endswith(".gate_proj"))
+    low_rank = len(layers) * pair.rank(group) * LOW_RANK_BYTES[dtype]
+    norms = 0
+    if dtype != "float32" and group != "projector":
+        norms = 4 * NORMS_PER_BLOCK * _blocks(architecture)[group] * _widths(architecture)[group]
+    return group_tokens(architecture, shape)[group] * (BYTES[dtype] * (features + gates) + low_rank + norms)
+
+
+def _blocks(architecture: Architecture) -> dict[Group, int]:
+    return {"me": len(architecture.me_attention), "llm": len(architecture.llm_attention)}
+
+
+def _widths(architecture: Architecture) -> dict[Group, int]:
+    return {"me": architecture.me_width, "llm": architecture.head[0]}
+
+
+def checkpointed_bytes(architecture: Architecture, shape: SampleShape, pair: RankPair, dtype: str) -> int:
+    """As `activation_bytes`, with gradient checkpointing: what enters each block, and one block's own."""
+    tokens, blocks, widths = group_tokens(architecture, shape), _blocks(architecture), _widths(architecture)
+    entering = BYTES[dtype] * sum(tokens[group] * blocks[group] * widths[group] for group in blocks)
+    of_a_block = max(_kept(architecture, shape, pair, group, dtype) // blocks[group] for group in blocks)
+    return entering + of_a_block + logits_bytes(architecture, shape, dtype)
+
+
+def logits_bytes(architecture: Architecture, shape: SampleShape, dtype: str) -> int:
+    """Bytes of one sample's logits, at its answer tokens alone."""
+    return shape.answers * architecture.head[1] * LOGIT_BYTES[dtype]
+
+
+def scoring_bytes(architecture: Architecture, shape: SampleShape, dtype: str) -> int:
+    """Bytes that scoring one sample takes beside the weights: its widest layers, and its logits."""
+    tokens = group_tokens(architecture, shape)
+    widest = max(
+        tokens[group] * max(layer.in_features + layer.out_features for layer in architecture.partition.group(group))
+        for group in GROUPS
+        if architecture.partition.group(group)
+    )
+    # A gated MLP holds two such layers at once.
+    return 2 * BYTES[dtype] * widest + logits_bytes(architecture, shape, dtype)
+
+
+def trained_bytes(architecture: Architecture, pairs: Sequence[RankPair]) -> int:
+    """Bytes of adapters, gradients and Adam's state."""
+    return adapter_bytes(architecture.partition, pairs)

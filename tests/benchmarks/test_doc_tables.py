@@ -1,0 +1,56 @@
+"""The tables that benchmarks write into the docs."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+from mars_core.models.families import FAMILIES
+from tasks.config import read_study
+
+ROOT = Path(__file__).parents[2]
+STUDIES = sorted((ROOT / "docs" / "studies").glob("*.yaml"))
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """Imports a benchmark by name, as its own folder does."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return importlib.import_module
+
+
+@pytest.mark.parametrize("name", ["model_families", "planner_estimates"])
+def test_the_table_in_the_docs_is_the_recorded_one(benchmark, name):
+    module = benchmark(name)
+    page = module.PAGE.read_text(encoding="utf-8")
+    record = json.loads(module.RECORD.read_text(encoding="utf-8"))
+    assert benchmark("doc_table").with_table(page, module.MARK, module.table(record)) == page
+
+
+def test_every_family_was_measured_and_everything_held(benchmark):
+    module = benchmark("model_families")
+    record = json.loads(module.RECORD.read_text(encoding="utf-8"))["families"]
+    assert set(record) == {*FAMILIES, module.DESCRIBED_NAME}
+    assert all(cell["holds"] for cells in record.values() for cell in cells.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", [*FAMILIES, "described in YAML"])
+def test_everything_holds_for_every_family_now(benchmark, tmp_path, family):
+    cells = benchmark("model_families").measure_family(family, tmp_path)
+    assert {name: cell["shown"] for name, cell in cells.items() if not cell["holds"]} == {}
+
+
+@pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
+def test_the_studies_in_the_docs_are_studies_and_stand_in_the_page_as_they_are(file):
+    assert read_study(file).final.epochs == 3
+    page = (ROOT / "docs" / "from-my-dataset-to-an-adapter.md").read_text(encoding="utf-8")
+    assert file.read_text(encoding="utf-8").partition("\n")[2] in page
+
+
+def test_a_page_without_a_place_for_the_table_is_refused(benchmark):
+    with pytest.raises(ValueError, match="no place for the table: put <!-- x: begin --> and <!-- x: end -->"):
+        benchmark("doc_table").with_table("text", "x", "| a |")
