@@ -1,7 +1,7 @@
 """What was seen of images before: equal bytes are decoded once on this machine, not in every run.
 
-An SQLite file in the user's cache folder; deleting it costs only time. Images are known by the hash of their bytes, which
-are read every time: the size and time of a file prove nothing (ADR 12).
+An SQLite file in the user's cache folder; deleting it costs only time. Images are known by the hash of their bytes,
+which are read every time: the size and time of a file prove nothing (ADR 12).
 """
 
 from __future__ import annotations
