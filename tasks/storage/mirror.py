@@ -92,6 +92,15 @@ def write_ledger(mirror: Mirror, ledger: Mapping[str, Agreed]) -> None:
 
 def list_versions(mirror: Mirror, folder: str = "") -> dict[str, str]:
     """Version of every file below a folder of the store, by name; names that would leave the mirror are left out."""
+    return {name: version_of(info) for name, info in _list(mirror, folder).items()}
+
+
+def list_sizes(mirror: Mirror) -> dict[str, int]:
+    """Bytes of every file of the store, by name."""
+    return {name: int(info.get("size") or 0) for name, info in _list(mirror, "").items()}
+
+
+def _list(mirror: Mirror, folder: str) -> dict[str, Mapping[str, Any]]:
     mirror.filesystem.invalidate_cache()
     with reaching(mirror.url):
         try:
@@ -99,8 +108,7 @@ def list_versions(mirror: Mirror, folder: str = "") -> dict[str, str]:
         except FileNotFoundError:  # some stores list an absent folder as empty, some do not
             return {}
     start = len(mirror.root) + 1
-    names = {path[start:]: info for path, info in found.items()}
-    return {name: version_of(info) for name, info in names.items() if _is_safe(name)}
+    return {path[start:]: info for path, info in found.items() if _is_safe(path[start:])}
 
 
 def find_version(mirror: Mirror, name: str) -> str | None:
