@@ -147,9 +147,11 @@ def fill_paths(page: Any, study: Path, model: Path, data: Path) -> None:
 def follow(stack: Running, page: Any, shots: Path, study: Path, run: str) -> None:
     """Follow a study's run to its end, and look at its artifacts."""
     page.goto(f"{stack.ui}/runs/flow-run/{run}")
+    page.get_by_text("Running", exact=True).first.wait_for()
+    page.goto("about:blank")  # drawing the growing graph without a GPU takes as much time as the study
     state = stack.finish(run)
     assert state["type"] == "COMPLETED", state
-    page.reload()
+    page.goto(f"{stack.ui}/runs/flow-run/{run}")
     page.get_by_text("Completed", exact=True).first.wait_for()
     shoot(page, shots / "prefect-run.png", settle=6)
     finals = stack.runs_of("mars-final/final-finetune", str(study))
