@@ -185,7 +185,7 @@ def choice_markdown(choice: Choice) -> str:
         f"**{choice.verdict}**: {choice.reason}",
         f"Target dataset size: {choice.D_target:.0f} samples.",
     ]
-    if choice.fallback_cause:
+    if choice.fallback_cause and choice.fallback_cause.lower() not in choice.reason.lower():
         lines.append(f"Cause of the fallback: {choice.fallback_cause}")
     return "\n\n".join(lines)
 

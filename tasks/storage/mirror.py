@@ -180,8 +180,16 @@ def _is_here(mirror: Mirror, name: str, version: str, ledger: Ledger) -> bool:
 def _drop_here(mirror: Mirror, name: str, ledger: Ledger) -> None:
     if file_hash(mirror.here(name)) == ledger[name].sha256:
         mirror.here(name).unlink()
+        _drop_empty_folders(mirror, name)
     del ledger[name]
     write_ledger(mirror, ledger)
+
+
+def _drop_empty_folders(mirror: Mirror, name: str) -> None:
+    """Remove the folders that a file was the last one in: stores have no empty folders."""
+    with suppress(OSError):  # not empty
+        for folder in list(PurePosixPath(name).parents)[:-1]:
+            mirror.here(str(folder)).rmdir()
 
 
 def _download(mirror: Mirror, names: Sequence[str], versions: Mapping[str, str], ledger: Ledger) -> None:

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from mars_core.demo import demo_backbone_path
+from tasks.links import TRAINING_VIEW
 from tasks.store import Revision
 from tasks.tracking import experiment_name
 from tests.deployments.conftest import BUSY, Running
@@ -172,19 +173,19 @@ def look_at_mlflow(stack: Running, page: Any, shots: Path, study: Path) -> None:
     client = mlflow.MlflowClient(stack.mlflow)
     experiment = client.get_experiment_by_name(experiment_name(study)).experiment_id
     runs = {run.info.run_name: run for run in client.search_runs([experiment])}
-    page.goto(f"{stack.mlflow}/#/experiments/{experiment}/runs")
+    page.goto(f"{stack.mlflow}/#/experiments/{experiment}/runs?{TRAINING_VIEW}")
     page.get_by_text("scenes r001").first.wait_for()
     close_assistant(page)
     row = page.locator("[role=row]").filter(has_text="scenes r001").first
     row.locator("[role=gridcell]").nth(1).locator("button").first.click()
     page.get_by_text("me4-llm4 seed0").first.wait_for()
     shoot(page, shots / "mlflow-experiment.png", settle=6)
-    page.goto(f"{stack.mlflow}/#/experiments/{experiment}/runs/{runs['scenes r001'].info.run_id}")
+    page.goto(f"{stack.mlflow}/#/experiments/{experiment}/runs/{runs['scenes r001'].info.run_id}?{TRAINING_VIEW}")
     page.get_by_text("mars.verdict").first.wait_for()
     shoot(page, shots / "mlflow-parent.png", settle=6)
     page.set_viewport_size({"width": 1280, "height": 1300})  # charts below the window's edge are not drawn
     child = next(run for name, run in runs.items() if name.startswith("me4-llm4"))
-    page.goto(f"{stack.mlflow}/#/experiments/{experiment}/runs/{child.info.run_id}/model-metrics")
+    page.goto(f"{stack.mlflow}/#/experiments/{experiment}/runs/{child.info.run_id}/model-metrics?{TRAINING_VIEW}")
     page.get_by_text("val_loss").first.wait_for()
     shoot(page, shots / "mlflow-charts.png", settle=10)
 

@@ -370,16 +370,16 @@ def test_a_remote_cleaning_that_is_stopped_leaves_no_manifest_of_what_is_gone(re
     config, store, be = remote
     be("here")
     before = len([name for name in stored(store) if name.startswith("revisions/001/")])
-    left = 4
+    left, rm_file = 4, type(store).rm_file
 
-    def remove(path):
+    def remove(self, path):
         nonlocal left
         if not left:
             raise ConnectionError("the store went away")
         left -= 1
-        store.rm(path)
+        rm_file(self, path)
 
-    monkeypatch.setattr(type(store), "rm_file", lambda _, path: remove(path))
+    monkeypatch.setattr(type(store), "rm_file", remove)
     with pytest.raises(OSError, match="the store went away"):
         clean(config)
     assert 0 < len([name for name in stored(store) if name.startswith("revisions/001/")]) < before
