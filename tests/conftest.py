@@ -36,8 +36,10 @@ def temporary_server() -> Iterator[None]:
     """Prefect's temporary server ends with the tests: at Python's end, its last words find pytest's output closed."""
     yield
     if "prefect.server.api.server" in sys.modules:
+        from prefect.logging.handlers import APILogHandler
         from prefect.server.api.server import SubprocessASGIServer
 
+        APILogHandler().flush()
         for server in list(SubprocessASGIServer._instances.values()):
             server.stop()
 
