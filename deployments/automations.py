@@ -119,29 +119,17 @@ def _automation(name: str, description: str, trigger: EventTrigger, actions: lis
 
 def _seen(events: set[str]) -> EventTrigger:
     """Fires when one of the events is seen, and for each run once in `ONCE_WITHIN`."""
-    return EventTrigger(
-        match=RUN,
-        match_related=OURS,
-        for_each=EACH_RUN,
-        expect=events,
-        posture=Posture.Reactive,
-        threshold=1,
-        within=ONCE_WITHIN,
-    )
+    return _for_each_run(posture=Posture.Reactive, expect=events, within=ONCE_WITHIN)
 
 
 def _missed(after: set[str], expected: set[str], within: timedelta) -> EventTrigger:
     """Fires when none of the expected events follows in time."""
-    return EventTrigger(
-        match=RUN,
-        match_related=OURS,
-        for_each=EACH_RUN,
-        after=after,
-        expect=expected,
-        posture=Posture.Proactive,
-        threshold=1,
-        within=within,
-    )
+    return _for_each_run(posture=Posture.Proactive, after=after, expect=expected, within=within)
+
+
+def _for_each_run(**when: Any) -> EventTrigger:
+    """A trigger that watches every deployed run of ours on its own."""
+    return EventTrigger(match=RUN, match_related=OURS, for_each=EACH_RUN, threshold=1, **when)
 
 
 def _notification(client: SyncPrefectClient, block: str | None) -> ActionTypes:

@@ -34,7 +34,7 @@ from tasks.finetune import final_folder, final_inputs, final_outputs, finetune_p
 from tasks.fit import fit_inputs, fit_laws, laws_path, levels_path
 from tasks.hours import publish_calibration
 from tasks.progress import say
-from tasks.report import publish_artifacts, publish_to_mlflow, report_path, write_report
+from tasks.report import Results, publish_artifacts, publish_to_mlflow, report_path, write_report
 from tasks.revision import open_revision
 from tasks.search import choice_path, choose_ranks, chosen_pair, search_inputs
 from tasks.standing import accept_by_hand, accept_if_better
@@ -180,7 +180,7 @@ def report_flow(config: StudyConfig, command: str = "mars report") -> str:
     inputs = content_hash([chosen, outputs_hash(revision, *stages), stages])
 
     def work() -> None:
-        write_report(config, revision, plan, finals, evaluated, command)
+        write_report(config, Results(revision, plan, finals, evaluated), command)
         with _parent_run(config, revision) as parent:
             publish_to_mlflow(revision, evaluated, parent)
 

@@ -23,6 +23,7 @@ from mars_core.data.records import BadRow, ImageRef, Sample
 from mars_core.data.shared import SharedImage, shared_images
 from mars_core.data.splits import Splits, join_splits, split_samples
 from mars_core.data.subsets import nested_order
+from mars_core.data.tables import forget_tables
 from mars_core.metrics.identity import content_hash
 from mars_core.models.loading import Base
 from tasks.config import DataConfig, StudyConfig
@@ -118,6 +119,7 @@ def forget_data() -> None:
     """Read the files again when they are next asked for: they may have changed since this process read them."""
     for remembered in (load_data, calibration_set, validation_set, training_set, usable_samples):
         remembered.cache_clear()
+    forget_tables()
 
 
 def _near_note(found: Sequence[SharedImage]) -> tuple[str, ...]:

@@ -1,5 +1,7 @@
 """Delete what a cleaning found: never outside the study, never through a link, and so that it can be stopped anywhere.
 
+What a remote study has in its store goes first, each stage's manifest before what it lists.
+
 A folder is first renamed, in one step, to a name that nothing reads, then emptied: no stage ever sees half of it, and
 the next cleaning finishes what this one could not.
 """
@@ -12,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tasks.storage.study import remove_stored
+
 DELETED_PREFIX = ".deleted-"
 
 
@@ -23,8 +27,24 @@ class Deletion:
     manifest: Path | None = None
 
 
-def delete(study: Path, deletions: Sequence[Deletion]) -> list[str]:
-    """Delete in this order; returns what could not be deleted and why, the rest is deleted all the same."""
+def delete(location: str, folder: Path, deletions: Sequence[Deletion]) -> list[str]:
+    """Delete from the store of a remote study, then from the folder, in this order.
+
+    Args:
+        location: the study, as its configuration names it.
+        folder: the study's folder on this machine.
+        deletions: what lies in the folder.
+
+    Returns:
+        What could not be deleted here and why; the rest is deleted all the same.
+    """
+    paths = [path for deletion in deletions for path in (deletion.manifest, deletion.path) if path is not None]
+    remove_stored(location, [path.relative_to(folder).as_posix() for path in paths])
+    return delete_here(folder, deletions)
+
+
+def delete_here(study: Path, deletions: Sequence[Deletion]) -> list[str]:
+    """Delete from a folder in this order; returns what could not be deleted and why."""
     failed = []
     for deletion in deletions:
         try:

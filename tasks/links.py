@@ -14,6 +14,8 @@ from prefect.utilities.urls import url_for
 # MLflow's address in a browser, where workers reach the server under another one.
 BROWSER_VARIABLE = "MARS_MLFLOW_UI"
 ARTIFACT_KEY = "mars-mlflow"
+# Without it, MLflow's UI shows a first visitor the pages around it that are for GenAI applications.
+TRAINING_VIEW = "workflowType=machine_learning"
 
 
 def prefect_tags() -> dict[str, str]:
@@ -31,7 +33,8 @@ def mlflow_url(tracking_uri: str, experiment: str, run: str) -> str | None:
     if parts.scheme not in ("http", "https"):
         return None
     host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, parts.path.rstrip("/") + "/", "", f"/experiments/{experiment}/runs/{run}"))
+    page = f"/experiments/{experiment}/runs/{run}?{TRAINING_VIEW}"
+    return urlunsplit((parts.scheme, host, parts.path.rstrip("/") + "/", "", page))
 
 
 def link_to_mlflow(tracking_uri: str, experiment: str, run: str, name: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -34,20 +36,23 @@ from tasks.store import Revision, replacing, replacing_folder, stage_details
 VERSIONED = ("mars-rank-search", "torch", "transformers", "peft", "accelerate", "prefect", "mlflow", "scipy", "numpy")
 
 
-@task(name="write-report", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
-def write_report(
-    config: StudyConfig,
-    revision: Revision,
-    plan: CalibrationPlan,
-    finals: dict[str, RankPair],
-    evaluated: bool,
-    command: str,
-) -> str:
-    """Write the revision's report as one HTML file; returns its path.
+@dataclass(frozen=True)
+class Results:
+    """What there is to report of a revision.
 
     finals: the final runs that have finished, by role. evaluated: whether the stored test scores are theirs.
     """
-    data = gather(config, revision, plan, finals, evaluated, command)
+
+    revision: Revision
+    plan: CalibrationPlan
+    finals: Mapping[str, RankPair]
+    evaluated: bool
+
+
+@task(name="write-report", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
+def write_report(config: StudyConfig, results: Results, command: str) -> str:
+    """Write a revision's report as one HTML file; returns its path."""
+    data, revision = gather(config, results, command), results.revision
     with replacing_folder(figures_path(revision)) as temporary:
         for name, picture in render_figures(data).items():
             (temporary / f"{name}.svg").write_text(picture, encoding="utf-8")
@@ -57,15 +62,9 @@ def write_report(
     return str(path)
 
 
-def gather(
-    config: StudyConfig,
-    revision: Revision,
-    plan: CalibrationPlan,
-    finals: dict[str, RankPair],
-    evaluated: bool,
-    command: str,
-) -> ReportData:
+def gather(config: StudyConfig, results: Results, command: str) -> ReportData:
     """Read everything that the report shows; stages that have not run are left out."""
+    revision, plan, finals = results.revision, results.plan, results.finals
     metrics, _ = collect_metrics(revision, plan)
     laws = read_laws(revision) | {"D_target": target_size(config)}
     choice = read_choice(revision) if choice_path(revision).is_file() else None
@@ -85,7 +84,7 @@ def gather(
         choice=choice.to_json() if choice else None,
         adapter=address(config.study, final_folder(revision, chosen) / "adapter") if chosen else None,
         finals=trained,
-        evaluation=read_evaluation(revision) if evaluated else None,
+        evaluation=read_evaluation(revision) if results.evaluated else None,
         costs=costs(revision, plan, trained),
         notes=[
             *plan.notes,
@@ -191,7 +190,7 @@ def choice_markdown(choice: Choice) -> str:
         f"**{choice.verdict}**: {choice.reason}",
         f"Target dataset size: {choice.D_target:.0f} samples.",
     ]
-    if choice.fallback_cause:
+    if choice.fallback_cause and choice.fallback_cause.lower() not in choice.reason.lower():
         lines.append(f"Cause of the fallback: {choice.fallback_cause}")
     return "\n\n".join(lines)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from tasks.champion import Champions
 from tasks.config import StudyConfig
 from tasks.deletion import DELETED_PREFIX, plain_below
 from tasks.storage.location import is_remote, working_folder
-from tasks.storage.study import STANDING_FILE
+from tasks.storage.study import STANDING_FILE, is_below, stored_sizes
 from tasks.store import Revision, file_hash, read_json, revisions
 
 # Written beside what they are to replace (tasks.store), and left behind only by a process that was killed.
@@ -44,7 +44,10 @@ class Item:
 
 @dataclass(frozen=True)
 class Cleaning:
-    """What would be deleted, in the order of deletion, and notes on what is kept though one might expect otherwise."""
+    """What would be deleted, in the order of deletion, and notes on what is kept though one might expect otherwise.
+
+    study: the local folder that was looked at, the working copy of a remote study.
+    """
 
     study: Path
     items: tuple[Item, ...]
@@ -65,22 +68,17 @@ class _Found:
 
 
 def require_study(config: StudyConfig) -> Path:
-    """The study folder of a configuration.
+    """The study folder of a configuration; the working copy, which must be up to date, where it is remote.
 
     Raises:
-        ValueError: it is remote or no study folder, or nothing has run in it.
+        ValueError: it is no study folder, or nothing has run in it.
     """
-    if is_remote(config.study):
-        raise ValueError(
-            f"{config.study} is not on this machine: `mars clean` cleans local study folders only. Delete old "
-            f"revisions there with the store's own tools; the working copy "
-            f"{working_folder(config.study)} may be deleted whole"
-        )
     study = working_folder(config.study).resolve()
+    name = config.study if is_remote(config.study) else study
     if not (study / "study.yaml").is_file() or not (study / "revisions").is_dir():
-        raise ValueError(f"{study} is not a study folder (it has no study.yaml and revisions/): nothing is deleted")
+        raise ValueError(f"{name} is not a study folder (it has no study.yaml and revisions/): nothing is deleted")
     if not revisions(study):
-        raise ValueError(f"{study} holds no revision yet: there is nothing to clean")
+        raise ValueError(f"{name} holds no revision yet: there is nothing to clean")
     return study
 
 
@@ -109,7 +107,8 @@ def plan_cleaning(config: StudyConfig, champions: Champions, *, include_resume: 
             f"{len(resume)} resume states ({amount / 1e6:.1f} MB) are kept for unfinished stages: --include-resume "
             "gives them up"
         )
-    return Cleaning(study, tuple(_measured(item) for item in usable), tuple(notes))
+    stored = stored_sizes(config.study)
+    return Cleaning(study, tuple(_measured(study, item, stored) for item in usable), tuple(notes))
 
 
 def _kept_revisions(study: Path, config: StudyConfig, champions: Champions) -> tuple[list[Revision], list[str]]:
@@ -289,8 +288,12 @@ def _deletable(study: Path, found: list[_Found], protected: set[Path]) -> tuple[
     return usable, notes
 
 
-def _measured(found: _Found) -> Item:
-    return Item(found.path, found.kind, found.why, _size(found.path), _modified(found.path), found.manifest)
+def _measured(study: Path, found: _Found, stored: Mapping[str, int]) -> Item:
+    # A store has what a working copy has, and the adapters of old revisions.
+    name = found.path.relative_to(study).as_posix()
+    there = sum(size for known, size in stored.items() if is_below(known, name))
+    size = max(_size(found.path), there)
+    return Item(found.path, found.kind, found.why, size, _modified(found.path), found.manifest)
 
 
 def _children(folder: Path) -> list[Path]:

@@ -17,7 +17,13 @@ REQUESTS_TIMEOUT_SECONDS = 600
 
 def _is_io_error(task: Any, run: Any, state: State[Any]) -> bool:
     """Whether a task failed for the disk or the network; anything else would fail again."""
-    return any(isinstance(error, PASSING_FAULTS) for error in _causes(state.data))
+    return any(is_passing(error) for error in _causes(state.data))
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether an error may be gone the next time: the disk's or the network's, or of a server that is overloaded."""
+    overloaded = isinstance(error, httpx.HTTPStatusError) and error.response.is_server_error
+    return overloaded or isinstance(error, PASSING_FAULTS)
 
 
 def _causes(error: Any) -> Iterator[BaseException]:

@@ -19,8 +19,10 @@ def summarise(config: StudyConfig, revision: Revision) -> dict[str, Any]:
     """The chosen pair, why, what it cost, how it scores, and where adapter and report are."""
     choice, pair = read_choice(revision), pair_to_train(revision)
     calibration = calibration_cost(revision, plan_calibration(config))
+    uniform = config.calibration.reference_rank
     return {
         "pair": {"r_me": pair.r_me, "r_llm": pair.r_llm},
+        "uniform_pair": {"r_me": uniform, "r_llm": uniform},
         "verdict": choice.verdict,
         "reason": choice.reason,
         "revision": revision.number,

@@ -19,6 +19,7 @@ from prefect.utilities.urls import url_for
 
 from mars_core.metrics.identity import content_hash
 from tasks.progress import say
+from tasks.retrying import is_passing
 
 POLL_SECONDS = 2.0
 # A crash is the machine's: killed, out of memory, restarted. One that comes back twice is the run's own.
@@ -139,7 +140,9 @@ def _ended(under_way: Mapping[Request, FlowRun]) -> dict[Request, FlowRun]:
     with get_client(sync_client=True) as client:
         try:
             now = {request: client.read_flow_run(run.id) for request, run in under_way.items()}
-        except httpx.TransportError as error:  # the runs go on without the server; so does the wait for it
+        except httpx.HTTPError as error:  # the runs go on without the server; so does the wait for it
+            if not is_passing(error):
+                raise
             say(f"the Prefect server does not answer ({error}), asking again")
             return {}
     return {request: run for request, run in now.items() if run.state is not None and run.state.is_final()}

@@ -31,6 +31,19 @@ def image_looks(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["MARS_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def temporary_server() -> Iterator[None]:
+    """Prefect's temporary server ends with the tests: at Python's end, its last words find pytest's output closed."""
+    yield
+    if "prefect.server.api.server" in sys.modules:
+        from prefect.logging.handlers import APILogHandler
+        from prefect.server.api.server import SubprocessASGIServer
+
+        APILogHandler().flush()
+        for server in list(SubprocessASGIServer._instances.values()):
+            server.stop()
+
+
 @pytest.fixture(scope="session")
 def demo_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with a few demo scenes: train.json (64), validation.json (12), test.json (12), images/."""

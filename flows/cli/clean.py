@@ -33,15 +33,20 @@ def clean(
     from tasks.champion import find_champions
     from tasks.deletion import Deletion, delete
     from tasks.retention import plan_cleaning, require_study
+    from tasks.storage.location import is_remote
+    from tasks.storage.study import pull
 
     config = find_study(study)
+    pull(config.study)
     champions = find_champions(require_study(config))
     cleaning = plan_cleaning(config, champions, include_resume=include_resume)
     failed = []
     if yes:
-        failed = delete(cleaning.study, [Deletion(item.path, item.manifest) for item in cleaning.items])
+        deletions = [Deletion(item.path, item.manifest) for item in cleaning.items]
+        failed = delete(config.study, cleaning.study, deletions)
     if as_json:
-        print_json(_as_json(cleaning) | {"deleted": yes, "failed": failed})
+        where = config.study if is_remote(config.study) else str(cleaning.study)
+        print_json({"study": where} | _as_json(cleaning) | {"deleted": yes, "failed": failed})
     else:
         _print(cleaning, yes)
         for line in failed:
@@ -61,7 +66,7 @@ def _as_json(cleaning: Cleaning) -> dict[str, Any]:
         }
         for item in cleaning.items
     ]
-    return {"study": str(cleaning.study), "items": items, "bytes": cleaning.size, "notes": list(cleaning.notes)}
+    return {"items": items, "bytes": cleaning.size, "notes": list(cleaning.notes)}
 
 
 def _print(cleaning: Cleaning, deleted: bool) -> None:

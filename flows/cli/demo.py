@@ -10,6 +10,7 @@ import typer
 from flows.cli.errors import one_message
 from flows.cli.output import print_json, print_summary
 from flows.cli.stages import AsJson, this_command
+from flows.cli.temporary_server import start_temporary_server
 
 
 @one_message
@@ -21,7 +22,9 @@ def demo(
     from flows.study import study_flow
     from tasks.demo import prepare_demo
 
-    summary = study_flow(prepare_demo(folder), command=this_command())
+    config = prepare_demo(folder)
+    start_temporary_server()
+    summary = study_flow(config, command=this_command())
     if as_json:
         print_json(summary)
     else:

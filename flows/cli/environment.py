@@ -14,8 +14,6 @@ DEFAULTS = {
     # The temporary server applies its database migrations on the first start.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    # After Ctrl-C the temporary server is gone too: do not wait for it for minutes.
-    "PREFECT_CLIENT_MAX_RETRIES": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
     "PYTHONWARNINGS": "ignore::FutureWarning:transformers.modeling_utils",  # for the processes of parallel runs

@@ -21,6 +21,7 @@ CALLERS_MISTAKE = 2
 FAILURE = 1
 INTERRUPTED = 130
 DEBUG_VARIABLE = "MARS_DEBUG"
+KEPT = "what was finished is kept, training up to its last checkpoint; run the same command again to go on from there"
 
 
 def one_message(command: Callable[P, R]) -> Callable[P, R]:
@@ -34,13 +35,13 @@ def one_message(command: Callable[P, R]) -> Callable[P, R]:
         except typer.Exit:  # click's own way out is a RuntimeError
             raise
         except KeyboardInterrupt as error:
-            raise _interrupted() from error
+            raise interrupted(KEPT) from error
         except ValueError as error:
             raise _exit(error, CALLERS_MISTAKE) from error
         except Exception as error:
-            # Ctrl-C also ends Prefect's temporary server, so that an interrupted flow may end in a lost connection.
+            # Libraries may turn a Ctrl-C into an error of their own.
             if interrupts:
-                raise _interrupted() from error
+                raise interrupted(KEPT) from error
             raise _exit(error, FAILURE) from error
 
     return wrapped
@@ -59,8 +60,9 @@ def _count_interrupts() -> list[int]:
     return seen
 
 
-def _interrupted() -> typer.Exit:
-    Console(stderr=True).print("interrupted: run the same command again to go on where it stopped")
+def interrupted(message: str) -> typer.Exit:
+    """Say what an interrupted command leaves behind and how to go on; returns its way out."""
+    Console(stderr=True, soft_wrap=True).print(f"interrupted: {message}", markup=False, highlight=False)
     return typer.Exit(INTERRUPTED)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from typing import Annotated
 
@@ -54,4 +55,8 @@ app.add_typer(laws_app, name="laws")
 
 def main() -> None:
     """Entry point of the `mars` command."""
-    app()
+    try:
+        app()
+    finally:
+        # Else Python ends by looking for garbage among all objects of torch and its kin: seconds, in every command.
+        gc.freeze()

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from flows.cli.errors import one_message
-from flows.cli.stages import AsJson, Place, Study, find_study, load_study, print_result
+from flows.cli.stages import AsJson, Place, Study, find_study, load_for_flow, print_result
+from flows.cli.temporary_server import start_temporary_server
 
 
 class Trigger(StrEnum):
@@ -29,6 +30,7 @@ def nightly(
 ) -> None:
     """Recalibrate what is new since the last night, and compare the new choice with the standing one."""
     config = find_study(study)
+    start_temporary_server()
     from flows.nightly import nightly_flow
 
     print_result(nightly_flow(config, trigger.value, where), as_json)
@@ -37,7 +39,7 @@ def nightly(
 @one_message
 def accept(study: Study, as_json: AsJson = False) -> None:
     """Take the newest final run of the chosen pair as the standing choice, whatever its validation loss."""
-    config = load_study(study)
+    config = load_for_flow(study)
     from flows.stages import accept_by_hand_flow
 
     print_result(accept_by_hand_flow(config), as_json)

@@ -21,7 +21,7 @@ def print_json(value: Any) -> None:
 
 def print_summary(summary: dict[str, Any]) -> None:
     """Print what a finished study comes down to."""
-    pair, test = summary["pair"], summary["test"]
+    pair = summary["pair"]
     lines = Text()
     lines.append(f"Chosen rank pair: r_me = {pair['r_me']}, r_llm = {pair['r_llm']}", style="bold")
     lines.append(f"  ({summary['verdict']})\n")
@@ -33,13 +33,14 @@ def print_summary(summary: dict[str, Any]) -> None:
     lines.append(f"Adapter: {summary['adapter']}\n")
     lines.append(f"Report:  {summary['report']}")
     console.print(Panel(lines, title="MARS", expand=False))
-    console.print(_scores(test))
+    console.print(_scores(summary))
 
 
-def _scores(test: dict[str, Any]) -> Table:
+def _scores(summary: dict[str, Any]) -> Table:
     table = Table("test split", "perplexity", "exact match", "answers")
-    names = {"base": "before", "chosen": "chosen pair", "uniform": "uniform-rank default"}
-    for role, score in test.items():
+    pairs = {"chosen": summary["pair"], "uniform": summary["uniform_pair"]}
+    names = {role: f"{role} ({pair['r_me']}, {pair['r_llm']})" for role, pair in pairs.items()} | {"base": "before"}
+    for role, score in summary["test"].items():
         accuracy, answers = f"{score['accuracy']:.1%}", str(score["n_answers"])
         table.add_row(names.get(role, role), f"{score['perplexity']:.4f}", accuracy, answers)
     return table

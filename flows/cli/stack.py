@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.environment import services_environment
-from flows.cli.errors import one_message
+from flows.cli.errors import interrupted, one_message
 from flows.cli.output import print_json
 from flows.cli.stages import AsJson
 
@@ -30,11 +30,14 @@ def up(
     Everything listens on 127.0.0.1 and goes on when the terminal is closed; `mars down` ends it. Running it again
     starts what has ended meanwhile. There is one training worker per GPU that CUDA_VISIBLE_DEVICES leaves visible.
     """
-    from tasks.stack.local import bring_up, default_folder
+    from tasks.stack.local import bring_up, default_folder, names_of_running
     from tasks.stack.services import Stack
 
     stack = Stack((folder or default_folder()).resolve(), prefect_port, mlflow_port)
-    processes = bring_up(stack, services_environment())
+    try:
+        processes = bring_up(stack, services_environment())
+    except KeyboardInterrupt as error:
+        raise interrupted(_left_running(names_of_running(stack.folder), folder)) from error
     if as_json:
         logs = {process.name: process.log for process in processes}
         print_json({"prefect": stack.prefect_ui, "mlflow": stack.mlflow, "settings": stack.settings, "logs": logs})
@@ -45,6 +48,15 @@ def up(
     typer.echo("for commands in this terminal:")
     for name, value in stack.settings.items():
         typer.echo(f"  export {name}={value}")
+
+
+def _left_running(running: list[str], folder: Path | None) -> str:
+    if not running:
+        return "nothing was started"
+    names = " and ".join(filter(None, [", ".join(running[:-1]), running[-1]]))
+    option = f" --folder {folder}" if folder else ""
+    verb = "keeps" if len(running) == 1 else "keep"
+    return f"{names} {verb} running: `mars down{option}` stops them, the same command again goes on from here"
 
 
 @one_message

@@ -10,6 +10,7 @@ import typer
 
 from flows.cli.errors import one_message
 from flows.cli.output import print_json, print_summary
+from flows.cli.temporary_server import start_temporary_server
 from mars_core.planning.devices import DEVICES, UTILISATION, device_named
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ Utilisation = Annotated[
 @one_message
 def run(study: Study, new_revision: NewRevision = False, where: Place = "here", as_json: AsJson = False) -> None:
     """Run the whole pipeline on your model and data; what is already done is kept."""
-    config = load_study(study)
+    config = load_for_flow(study)
     from flows.study import study_flow
 
     summary = study_flow(config, new_revision, where=where, command=this_command())
@@ -78,6 +79,7 @@ def calibrate(
         plan = plan_calibration(config)
         print_result(describe_plan(plan) | {"cost": forecast(config, plan, plan.runs).as_json()}, as_json)
         return
+    start_temporary_server()
     from flows.stages import calibrate_flow
 
     print_result({"revision": calibrate_flow(config, new_revision, where)}, as_json)
@@ -103,7 +105,7 @@ def _print_cost(study: str, on: str | None, utilisation: float | None, *, dry_ru
 @one_message
 def fit(study: Study, as_json: AsJson = False) -> None:
     """Fit law P and law C to the calibration runs."""
-    config = load_study(study)
+    config = load_for_flow(study)
     from flows.stages import fit_flow
     from tasks.fit import read_laws
 
@@ -117,7 +119,7 @@ def fit(study: Study, as_json: AsJson = False) -> None:
 @one_message
 def search(study: Study, as_json: AsJson = False) -> None:
     """Choose the rank pair from the fitted laws."""
-    config = load_study(study)
+    config = load_for_flow(study)
     from flows.stages import search_flow
     from tasks.search import choice_path, read_choice
     from tasks.store import read_json
@@ -140,7 +142,7 @@ def finetune(
     as_json: AsJson = False,
 ) -> None:
     """Train the chosen pair at the full budget and save its adapter; the uniform-rank default too, to compare."""
-    config = load_study(study)
+    config = load_for_flow(study)
     from flows.stages import final_pairs, finetune_flow
 
     if ranks is not None:
@@ -154,7 +156,7 @@ def finetune(
 @one_message
 def evaluate(study: Study, as_json: AsJson = False) -> None:
     """Score the base model and the final adapters on the test split."""
-    config = load_study(study)
+    config = load_for_flow(study)
     from flows.stages import evaluate_flow
     from tasks.evaluate import read_evaluation
 
@@ -168,10 +170,17 @@ def evaluate(study: Study, as_json: AsJson = False) -> None:
 @one_message
 def report(study: Study, as_json: AsJson = False) -> None:
     """Write the HTML report of what has run so far."""
-    config = load_study(study)
+    config = load_for_flow(study)
     from flows.stages import report_flow
 
     print_result({"report": report_flow(config, command=this_command())}, as_json)
+
+
+def load_for_flow(where: str) -> StudyConfig:
+    """Read and check a study as `load_study` does, and get ready to run flows on it."""
+    config = load_study(where)
+    start_temporary_server()
+    return config
 
 
 def load_study(where: str) -> StudyConfig:

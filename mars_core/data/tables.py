@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from threading import Lock
 from typing import Any
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ from mars_core.data.records import DatasetFile, StoredImage
 
 _PARQUET = b"PAR1"
 _BATCH_ROWS = 64
+_READING = Lock()  # threads that want images of one block wait until the first has read it
 
 
 def column_names(table: DatasetFile) -> list[str]:
@@ -42,8 +44,16 @@ def read_row(table: DatasetFile, block: int, row: int, columns: tuple[str, ...])
         ValueError: the file changed since it was first read.
     """
     table.require_unchanged()
-    values: dict[str, Any] = _block(table, block, columns).slice(row, 1).to_pylist()[0]
+    with _READING:
+        whole = _block(table, block, columns)
+    values: dict[str, Any] = whole.slice(row, 1).to_pylist()[0]
     return values
+
+
+def forget_tables() -> None:
+    """Read blocks from their files again when they are next asked for."""
+    _open.cache_clear()
+    _block.cache_clear()
 
 
 def stored_bytes(image: StoredImage) -> bytes:

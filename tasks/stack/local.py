@@ -49,6 +49,13 @@ def bring_down(folder: Path) -> list[str]:
     return stopped
 
 
+def names_of_running(folder: Path) -> list[str]:
+    """What runs of the stack in a folder."""
+    if not (folder / STATE).is_file():
+        return []
+    return [process.name for process in _processes(folder) if running(process)]
+
+
 def _start_missing(
     stack: Stack, services: Sequence[Service], known: dict[str, Started], environment: Mapping[str, str]
 ) -> None:

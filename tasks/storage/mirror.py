@@ -92,6 +92,15 @@ def write_ledger(mirror: Mirror, ledger: Mapping[str, Agreed]) -> None:
 
 def list_versions(mirror: Mirror, folder: str = "") -> dict[str, str]:
     """Version of every file below a folder of the store, by name; names that would leave the mirror are left out."""
+    return {name: version_of(info) for name, info in _list(mirror, folder).items()}
+
+
+def list_sizes(mirror: Mirror) -> dict[str, int]:
+    """Bytes of every file of the store, by name."""
+    return {name: int(info.get("size") or 0) for name, info in _list(mirror, "").items()}
+
+
+def _list(mirror: Mirror, folder: str) -> dict[str, Mapping[str, Any]]:
     mirror.filesystem.invalidate_cache()
     with reaching(mirror.url):
         try:
@@ -99,8 +108,7 @@ def list_versions(mirror: Mirror, folder: str = "") -> dict[str, str]:
         except FileNotFoundError:  # some stores list an absent folder as empty, some do not
             return {}
     start = len(mirror.root) + 1
-    names = {path[start:]: info for path, info in found.items()}
-    return {name: version_of(info) for name, info in names.items() if _is_safe(name)}
+    return {path[start:]: info for path, info in found.items() if _is_safe(path[start:])}
 
 
 def find_version(mirror: Mirror, name: str) -> str | None:
@@ -172,8 +180,16 @@ def _is_here(mirror: Mirror, name: str, version: str, ledger: Ledger) -> bool:
 def _drop_here(mirror: Mirror, name: str, ledger: Ledger) -> None:
     if file_hash(mirror.here(name)) == ledger[name].sha256:
         mirror.here(name).unlink()
+        _drop_empty_folders(mirror, name)
     del ledger[name]
     write_ledger(mirror, ledger)
+
+
+def _drop_empty_folders(mirror: Mirror, name: str) -> None:
+    """Remove the folders that a file was the last one in: stores have no empty folders."""
+    with suppress(OSError):  # not empty
+        for folder in list(PurePosixPath(name).parents)[:-1]:
+            mirror.here(str(folder)).rmdir()
 
 
 def _download(mirror: Mirror, names: Sequence[str], versions: Mapping[str, str], ledger: Ledger) -> None:

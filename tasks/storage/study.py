@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from tasks.storage.mirror import (
     differing,
     fetch,
     find_version,
+    list_sizes,
     list_versions,
     open_mirror,
     overwrite,
@@ -173,15 +174,29 @@ def publish_newest(study: str, name: str) -> None:
             overwrite(mirror, name)
 
 
-def remove_files(study: str, files: Iterable[Path]) -> None:
-    """Remove files of a study here and, where it is remote, there: manifests first, then what they name."""
-    paths = list(files)
-    if is_remote(study):
-        mirror = open_mirror(study, "studies")
-        with mirror.lock():
-            remove_there(mirror, sorted((_name(mirror, path) for path in paths), key=_order, reverse=True))
-    for path in paths:
-        path.unlink(missing_ok=True)
+def stored_sizes(study: str) -> dict[str, int]:
+    """Bytes of every file that the store has of a study, by name in the study; nothing where the study is local."""
+    if not is_remote(study):
+        return {}
+    return list_sizes(open_mirror(study, "studies"))
+
+
+def remove_stored(study: str, names: Collection[str]) -> None:
+    """Remove files, and folders with all that is in them, from the store of a remote study: manifests first.
+
+    Working copies lose them when they are next brought up to date, but for what was changed in one of them.
+    """
+    if not is_remote(study):
+        return
+    mirror = open_mirror(study, "studies")
+    with mirror.lock():
+        found = [name for name in list_versions(mirror) if any(is_below(name, removed) for removed in names)]
+        remove_there(mirror, sorted(found, key=_order, reverse=True))
+
+
+def is_below(name: str, folder: str) -> bool:
+    """Whether a file's name is that of `folder`, or of something in it."""
+    return name == folder or name.startswith(f"{folder}/")
 
 
 def _changed(error: ChangedThereError) -> StudyChangedError:

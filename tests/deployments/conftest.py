@@ -21,6 +21,7 @@ import pytest
 from tasks.config import StudyConfig
 from tests.flows.conftest import write_small_study
 
+BUSY = httpx.codes.SERVICE_UNAVAILABLE
 WAIT_SECONDS = 1800  # every flow run is a process that imports torch, on a machine that may be busy
 
 
@@ -35,14 +36,22 @@ class Running:
     environment: dict[str, str]
 
     def post(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        answer = httpx.post(f"{self.api}{path}", json=body or {}, timeout=300)
-        answer.raise_for_status()
-        return answer.json()
+        return self.ask("POST", path, body or {}).json()
 
     def get(self, path: str) -> Any:
-        answer = httpx.get(f"{self.api}{path}", timeout=300)
+        return self.ask("GET", path).json()
+
+    def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
+        """Ask the Prefect server; where it says 503, again, as Prefect's own client does.
+
+        A transaction on SQLite that reads first and then writes fails at once if another has written in between.
+        """
+        deadline = time.monotonic() + WAIT_SECONDS
+        while (answer := httpx.request(method, f"{self.api}{path}", json=body, timeout=300)).status_code == BUSY:
+            assert time.monotonic() < deadline, "the server was busy all the time"
+            time.sleep(0.5)
         answer.raise_for_status()
-        return answer.json()
+        return answer
 
     def start(self, deployment: str, **parameters: Any) -> UUID:
         """Start a run of a deployment as the UI's form does."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.deployments.conftest import Running, mars, wait_until
+from tests.deployments.conftest import Running, free_ports, mars, wait_until
 
 pytestmark = pytest.mark.stack
 ROOT = Path(__file__).parents[2]
@@ -63,6 +63,26 @@ def test_taken_port_is_named_with_who_and_what_to_do(tmp_path):
     assert f"process {os.getpid()}" in message
     assert "--prefect-port" in message
     assert not (tmp_path / "stack" / "stack.json").exists()
+
+
+def test_interrupted_up_says_what_runs_and_how_to_stop_it(tmp_path):
+    folder = tmp_path / "stack"
+    prefect, mlflow = free_ports(2)
+    numbers = ("--prefect-port", str(prefect), "--mlflow-port", str(mlflow))
+    up = subprocess.Popen(
+        [Path(sys.executable).with_name("mars"), "up", *numbers, "--folder", str(folder)],
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,  # as the foreground job of a terminal, which hears Ctrl-C as a whole
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    wait_until(lambda: (folder / "logs" / "mlflow.log").exists() and "mlflow" in (folder / "stack.json").read_text())
+    os.killpg(up.pid, signal.SIGINT)
+    _, said = up.communicate(timeout=60)
+    assert up.returncode == 130, said
+    assert f"prefect and mlflow keep running: `mars down --folder {folder}` stops them" in " ".join(said.split())
+    stopped = mars("down", "--folder", str(folder))
+    assert stopped.stdout == "stopped: mlflow, prefect\n"
 
 
 def test_down_with_nothing_running_says_so(tmp_path):

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import uuid4
 
-import httpx
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -24,11 +23,11 @@ pytestmark = pytest.mark.stack
 @pytest.fixture
 def paused_queue(stack: Running):
     """Nothing is taken from the queue of final runs, so that what is triggered stays as it is."""
-    queue = f"{stack.api}/work_pools/mars-gpu/queues/final"
-    httpx.patch(queue, json={"is_paused": True}, timeout=300).raise_for_status()
+    queue = "/work_pools/mars-gpu/queues/final"
+    stack.ask("PATCH", queue, {"is_paused": True})
     with temporary_settings({PREFECT_API_URL: stack.api}):
         yield
-    httpx.patch(queue, json={"is_paused": False}, timeout=300).raise_for_status()
+    stack.ask("PATCH", queue, {"is_paused": False})
 
 
 def request_for(study: StudyConfig) -> Request:

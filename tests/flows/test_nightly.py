@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ from pathlib import Path
 import mlflow
 import pytest
 from peft import PeftModel
-from PIL import ImageFile
+from PIL import Image, ImageFile
 
 from flows.nightly import nightly_flow
 from flows.study import study_flow
@@ -99,17 +100,40 @@ def test_a_quiet_night_takes_seconds_and_touches_neither_model_nor_pixels(own, m
     assert quiet["seconds"] < 10
 
 
+def repainted(file: Path) -> bytes:
+    """A PNG file with another first pixel that takes as many bytes: packed tighter, then padded behind its end."""
+    size, buffer = file.stat().st_size, io.BytesIO()
+    with Image.open(file) as picture:
+        picture.putpixel((0, 0), tuple(value ^ 1 for value in picture.getpixel((0, 0))))
+        picture.save(buffer, "PNG", optimize=True)
+    assert buffer.tell() <= size
+    return buffer.getvalue().ljust(size, b"\0")
+
+
+def write_unseen(file: Path, content: bytes) -> None:
+    """Put other bytes into a file, which keeps its size and its time."""
+    before = file.stat()
+    file.write_bytes(content)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+
+
 def test_an_image_of_equal_size_and_time_is_seen_to_have_changed(own):
     nightly_flow(own)
     image = next(Path(own.data.images).iterdir())
-    before, content = image.stat(), bytearray(image.read_bytes())
-    content[-20] ^= 1
-    image.write_bytes(content)
-    os.utime(image, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert (image.stat().st_size, image.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    write_unseen(image, repainted(image))
     seen = look.fn(own)
     assert (seen.unchanged, seen.opens_revision) == (False, True)
     assert "data_hash" in seen.changes[0]
+
+
+def test_an_image_that_broke_with_equal_size_and_time_is_named(own):
+    image = next(Path(own.data.images).iterdir())
+    content = bytearray(image.read_bytes())
+    content[-20] ^= 1  # in the check sum of its pixels
+    write_unseen(image, bytes(content))
+    with pytest.raises(ValueError, match=rf"unreadable image '{image.name}'"):
+        nightly_flow(own)
 
 
 def test_a_lost_output_is_no_quiet_night(own):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,11 @@ from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterNam
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tasks.config import read_study
+from tests.conftest import wait_until
 
 pytestmark = pytest.mark.stack
+
+NIGHT_SECONDS = 1800  # every night is a process that imports torch, on a machine that may be busy
 
 SCRIPT = """
 import json
@@ -48,21 +50,20 @@ def test_the_schedule_opens_a_revision_for_changed_data_and_then_keeps_quiet(stu
     parameters = json.dumps({"config": config.model_dump(mode="json"), "trigger": "run"})
     serving(SCRIPT.format(parameters=parameters))
     folder, train = Path(config.study), Path(config.data.train)
-    waited_for(lambda: any("revision 001" in text for text in reports(client)))
+    wait_until(lambda: any("revision 001" in text for text in reports(client)), seconds=NIGHT_SECONDS)
     assert (
         json.loads((folder / "standing.json").read_text())["revision"] == 1
     )  # the first night made the first final run
 
     train.write_text(json.dumps(json.loads(train.read_text())[8:]))
-    waited_for(lambda: any("revision 002" in text and "data_hash was" in text for text in reports(client)))
+    wait_until(
+        lambda: any("revision 002" in text and "data_hash was" in text for text in reports(client)),
+        seconds=NIGHT_SECONDS,
+    )
     assert "| train | 64 | 56 | 0 | 8 | 0 |" in (folder / "revisions/002/drift.md").read_text()
     assert len(list((folder / "revisions/002/calibration").glob("*.parquet"))) == 4
-    waited_for(lambda: any("revision 002" in text and "as they were" in text for text in reports(client)))
+    wait_until(
+        lambda: any("revision 002" in text and "as they were" in text for text in reports(client)),
+        seconds=NIGHT_SECONDS,
+    )
     assert not (folder / "revisions/003").exists()
-
-
-def waited_for(found: Callable[[], object], seconds: float = 400) -> None:
-    end = time.monotonic() + seconds
-    while not found():
-        assert time.monotonic() < end, f"nothing within {seconds} s"
-        time.sleep(1)

@@ -142,6 +142,23 @@ def test_a_study_killed_on_one_machine_is_finished_by_another(server, demo_data,
     stages = [name for name in after if "/manifests/" in name and "/card-" not in name]  # cards are kept silently
     assert len(re.findall("already done", said)) == len(stages)
     assert server.objects(REVISION) == {name: entry for name, entry in after.items() if name.startswith(REVISION)}
+    check_cleaning(server, second)
+
+
+def check_cleaning(server: Server, machine: Machine) -> None:
+    """Of three revisions, the newest and the one of the standing choice are kept."""
+    folder = REVISION.rpartition("/")[0]
+    for number in ("002", "003"):
+        server.filesystem.copy(REVISION, f"{folder}/{number}", recursive=True)
+    settings = yaml.safe_load(server.filesystem.cat_file(f"{BUCKET}/team/small/study.yaml"))
+    settings["retention"]["revisions"] = 1
+    server.filesystem.pipe_file(f"{BUCKET}/team/small/study.yaml", yaml.safe_dump(settings).encode())
+    before = server.objects(folder)
+    output = machine.run("clean", STUDY, "--yes", "--json")
+    cleaned = json.loads(output[output.index("{") :])
+    assert [item["path"] for item in cleaned["items"] if item["kind"] == "old revision"] == ["revisions/002"]
+    assert cleaned["failed"] == []
+    assert server.objects(folder) == {name: it for name, it in before.items() if not name.startswith(f"{folder}/002/")}
 
 
 def write_study_at_urls(folder: Path, data: Path) -> Path:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 import tasks.image_cache
+from mars_core.data.looks import look_at
 from mars_core.data.records import PathImage
 from tasks.config import DataConfig
-from tasks.data import check_data, load_data
+from tasks.data import check_data, forget_data, load_data
 from tasks.image_cache import look_at_all, remembered_looks
 
 
@@ -92,10 +97,47 @@ def test_an_unchanged_image_is_decoded_once(dataset, tmp_path, monkeypatch, cach
     monkeypatch.setattr(tasks.image_cache, "look_at", lambda image: seen.append(image) or first[image])
     assert look_at_all(images) == first
     assert seen == []
+    with remembered_looks() as look:
+        assert {image: look(image) for image in images} == first
+    assert seen == []
     picture(7).save(tmp_path / "2.png")
     look_at_all(images)
     assert seen == images[1:]
     assert cache.is_file()
+
+
+def test_an_image_is_known_by_its_bytes_not_by_size_and_time(tmp_path):
+    image, file = PathImage("a.bmp", tmp_path), tmp_path / "a.bmp"  # not compressed: other pixels, the same size
+    picture(1).save(file)
+    before, status = look_at_all([image])[image], file.stat()
+    picture(2).save(file)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
+    after = look_at_all([image])[image]
+    assert after == look_at(image) != before
+
+
+def test_images_in_a_table_that_kept_its_size_and_time_are_read_again(tmp_path):
+    def row(seed: int) -> dict:
+        buffer = io.BytesIO()
+        picture(seed).save(buffer, "BMP")  # not compressed: other pixels, the same size
+        conversations = [{"from": "human", "value": "<image>What?"}, {"from": "gpt", "value": "A picture."}]
+        return {"image": {"bytes": buffer.getvalue(), "path": "a.bmp"}, "conversations": conversations}
+
+    def write(first: int) -> str:
+        rows = pa.Table.from_pylist([row(first + number) for number in range(20)])
+        pq.write_table(rows, tmp_path / "d.parquet", compression="none", use_dictionary=False)
+        return str(tmp_path / "d.parquet")
+
+    config = DataConfig(train=write(0), validation_samples=1, test_samples=1)
+    file = Path(config.train)
+    status = file.stat()
+    first = load_data(config).digests
+    write(20)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert file.stat().st_size == status.st_size
+    forget_data()
+    assert load_data(config).digests != first
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(dataset, tmp_path, monkeypatch):

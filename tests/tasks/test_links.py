@@ -2,15 +2,16 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.links import mlflow_url, prefect_tags
+from tasks.links import TRAINING_VIEW, mlflow_url, prefect_tags
 
 
 @pytest.mark.parametrize(
     ("uri", "url"),
     [
-        ("http://127.0.0.1:5000", "http://127.0.0.1:5000/#/experiments/3/runs/abc"),
-        ("https://host/mlflow/", "https://host/mlflow/#/experiments/3/runs/abc"),
-        ("http://name:secret@host:5000", "http://host:5000/#/experiments/3/runs/abc"),  # artifacts hold no passwords
+        ("http://127.0.0.1:5000", f"http://127.0.0.1:5000/#/experiments/3/runs/abc?{TRAINING_VIEW}"),
+        ("https://host/mlflow/", f"https://host/mlflow/#/experiments/3/runs/abc?{TRAINING_VIEW}"),
+        # artifacts hold no passwords
+        ("http://name:secret@host:5000", f"http://host:5000/#/experiments/3/runs/abc?{TRAINING_VIEW}"),
         ("sqlite:////home/me/study/mlflow.db", None),
     ],
 )
@@ -24,4 +25,5 @@ def test_no_tags_outside_a_flow_run():
 
 def test_the_address_for_browsers_wins(monkeypatch):
     monkeypatch.setenv("MARS_MLFLOW_UI", "https://mlflow.example.org")
-    assert mlflow_url("http://mlflow-server:5000", "1", "abc") == "https://mlflow.example.org/#/experiments/1/runs/abc"
+    url = mlflow_url("http://mlflow-server:5000", "1", "abc")
+    assert url == f"https://mlflow.example.org/#/experiments/1/runs/abc?{TRAINING_VIEW}"

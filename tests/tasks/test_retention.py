@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
 
+import fsspec
 import mlflow
 import pytest
 
@@ -14,7 +16,9 @@ from tasks.champion import Champions, find_champions
 from tasks.config import CalibrationConfig, DataConfig, RetentionConfig, StudyConfig, write_study
 from tasks.deletion import Deletion, delete
 from tasks.retention import plan_cleaning
-from tasks.store import Revision, file_hash, finish, read_json, write_json
+from tasks.storage.location import working_folder
+from tasks.storage.study import pull
+from tasks.store import Revision, file_hash, finish, read_json, revisions, write_json
 
 NOBODY = Champions()
 DAY = 24 * 3600
@@ -74,7 +78,7 @@ def found(config, champions=NOBODY, **options):
 
 def clean(config, champions=NOBODY, **options):
     cleaning = plan_cleaning(config, champions, **options)
-    return delete(cleaning.study, [Deletion(item.path, item.manifest) for item in cleaning.items])
+    return delete(config.study, cleaning.study, [Deletion(item.path, item.manifest) for item in cleaning.items])
 
 
 def listed_outputs_are_whole(config):
@@ -232,7 +236,7 @@ def test_a_folder_that_became_a_link_after_planning_is_left_alone(config, tmp_pa
     snapshot.unlink()
     snapshot.parent.rmdir()
     snapshot.parent.symlink_to(outside.parent)
-    (failed,) = delete(cleaning.study, [Deletion(item.path, item.manifest) for item in cleaning.items])
+    (failed,) = delete(config.study, cleaning.study, [Deletion(item.path, item.manifest) for item in cleaning.items])
     assert "left alone" in failed
     assert outside.is_file()
 
@@ -318,10 +322,70 @@ def test_a_registry_that_does_not_answer_is_not_known(config, monkeypatch):
     assert find_champions(Path(config.study)).known is False
 
 
-def test_a_study_at_a_url_is_refused(config, monkeypatch, tmp_path):
-    monkeypatch.setenv("MARS_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(ValueError, match="local study folders only"):
-        plan_cleaning(config.model_copy(update={"study": "memory://studies/remote"}), NOBODY)
+@pytest.fixture
+def remote(config, monkeypatch, tmp_path):
+    """Three revisions of a study in a store; `be` makes this process a machine with a working copy of its own."""
+    for number in (1, 2, 3):
+        revision(config, number)
+    store = fsspec.filesystem("memory")
+    if store.exists("/studies"):
+        store.rm("/studies", recursive=True)
+    store.put(f"{config.study}/", "/studies/remote", recursive=True)
+    config = config.model_copy(update={"study": "memory://studies/remote"})
+
+    def be(machine):
+        monkeypatch.setenv("MARS_CACHE", str(tmp_path / machine))
+        pull(config.study)
+        return working_folder(config.study)
+
+    return with_policy(config, revisions=2), store, be
+
+
+def stored(store):
+    return {name.removeprefix("/studies/remote/") for name in store.find("/studies/remote")}
+
+
+def test_a_study_at_a_url_loses_old_revisions_in_the_store_and_in_every_working_copy(remote):
+    config, store, be = remote
+    other, here = be("other"), be("here")
+    assert [known.number for known in revisions(other)] == [1, 2, 3]
+    assert not (here / "revisions/001/final/me2-llm4/adapter").exists()  # old adapters are in the store only
+    before = stored(store)
+    (item,) = plan_cleaning(config, NOBODY).items
+    assert item.path == here.resolve() / "revisions/001"
+    old = {name for name in before if name.startswith("revisions/001/")}
+    assert item.size == sum(store.info(f"/studies/remote/{name}")["size"] for name in old)
+    assert stored(store) == before  # planning deletes nothing
+    assert clean(config) == []
+    assert stored(store) == before - old
+    assert not (here / "revisions/001").exists()
+    be("other")
+    assert [known.number for known in revisions(other)] == [2, 3]
+    assert found(config) == {}
+    be("here")
+    assert found(config) == {}
+
+
+def test_a_remote_cleaning_that_is_stopped_leaves_no_manifest_of_what_is_gone(remote, monkeypatch):
+    config, store, be = remote
+    be("here")
+    before = len([name for name in stored(store) if name.startswith("revisions/001/")])
+    left, rm_file = 4, type(store).rm_file
+
+    def remove(self, path):
+        nonlocal left
+        if not left:
+            raise ConnectionError("the store went away")
+        left -= 1
+        rm_file(self, path)
+
+    monkeypatch.setattr(type(store), "rm_file", remove)
+    with pytest.raises(OSError, match="the store went away"):
+        clean(config)
+    assert 0 < len([name for name in stored(store) if name.startswith("revisions/001/")]) < before
+    for name in (name for name in stored(store) if "/manifests/" in name):
+        outputs = json.loads(store.cat_file(f"/studies/remote/{name}"))["outputs"]
+        assert all(f"{name.partition('/manifests/')[0]}/{output}" in stored(store) for output in outputs)
 
 
 def test_the_accepted_final_run_is_kept_wherever_it_lies(config):

@@ -17,6 +17,11 @@ def as_mlflow_does(error: Exception) -> Exception:
         return wrapped
 
 
+def answered(status: int) -> Exception:
+    request = httpx.Request("GET", "http://server/api")
+    return httpx.HTTPStatusError(str(status), request=request, response=httpx.Response(status, request=request))
+
+
 @pytest.mark.parametrize(
     ("error", "tries"),
     [
@@ -24,6 +29,8 @@ def as_mlflow_does(error: Exception) -> Exception:
         (requests.ConnectionError("refused"), 4),
         (httpx.ReadTimeout("slow"), 4),
         (as_mlflow_does(requests.ConnectionError("refused")), 4),
+        (answered(503), 4),
+        (answered(409), 1),
         (ValueError("a caller's mistake"), 1),
         (RuntimeError("CUDA out of memory"), 1),
     ],

@@ -17,7 +17,7 @@ from tasks.storage.study import (
     publish_newest,
     publish_part,
     pull,
-    remove_files,
+    remove_stored,
 )
 from tasks.store import read_json, write_json
 from tests.tasks.storage.conftest import STUDY
@@ -121,9 +121,9 @@ def test_removed_files_go_everywhere_but_local_changes_stay(machine, store):
     three.pull()
     write_json(three.revision.path("laws.json"), "changed here since")
     revision = one.revision
-    remove_files(STUDY, [revision.path("laws.json"), revision.manifest("fit")])
+    remove_stored(STUDY, ["revisions/001/laws.json", "revisions/001/manifests/fit.json", "revisions/001/notes"])
     assert stored(store) == {"revisions/001/notes.json"}
-    assert not revision.path("laws.json").exists()
+    assert revision.path("laws.json").exists()  # what is here is the caller's to delete
     two.pull()
     assert not two.revision.path("laws.json").exists()
     assert two.revision.path("notes.json").exists()
