@@ -76,18 +76,39 @@ def evaluate(
     Raises:
         ValueError: there is no answer to score.
     """
+    totals = totals_of(model, batches, on_batch=on_batch)
+    return Evaluation(overall(totals).score(), {task: total.score() for task, total in sorted(totals.items())})
+
+
+def totals_of(
+    model: nn.Module,
+    batches: Iterable[tuple[Mapping[str, Tensor], Sequence[str]]],
+    *,
+    on_batch: Callable[[int], Any] | None = None,
+) -> dict[str, Totals]:
+    """The sums behind `evaluate`, by task type, so that several processes can add theirs up."""
     was_training = model.training
     model.eval()
     totals: dict[str, Totals] = defaultdict(Totals)
     try:
-        with torch.inference_mode():
+        with torch.no_grad():  # not inference_mode: FSDP would train on what it gathered in it
             for batch, tasks in batches:
                 _add_batch(totals, model, batch, tasks)
                 if on_batch is not None:
                     on_batch(len(tasks))
     finally:
         model.train(was_training)
-    return Evaluation(overall(totals).score(), {task: total.score() for task, total in sorted(totals.items())})
+    return dict(totals)
+
+
+def added(parts: Iterable[Mapping[str, Totals]]) -> dict[str, Totals]:
+    """Totals of several processes, added up by task type."""
+    totals: dict[str, Totals] = defaultdict(Totals)
+    for part in parts:
+        for task, total in part.items():
+            sums = zip(_as_tuple(totals[task]), _as_tuple(total), strict=True)
+            totals[task] = Totals(*(left + right for left, right in sums))
+    return dict(totals)
 
 
 def _as_tuple(totals: Totals) -> tuple[float, int, int, int]:
