@@ -106,8 +106,11 @@ def added(parts: Iterable[Mapping[str, Totals]]) -> dict[str, Totals]:
     totals: dict[str, Totals] = defaultdict(Totals)
     for part in parts:
         for task, total in part.items():
-            sums = zip(_as_tuple(totals[task]), _as_tuple(total), strict=True)
-            totals[task] = Totals(*(left + right for left, right in sums))
+            sums = totals[task]
+            sums.nats += total.nats
+            sums.tokens += total.tokens
+            sums.exact += total.exact
+            sums.answers += total.answers
     return dict(totals)
 
 

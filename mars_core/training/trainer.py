@@ -106,9 +106,9 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         if self.optimizer is None and self.method is not None and self.partition is not None:
             groups = self.method.parameter_groups(model or self.model, self.partition, self.args.learning_rate)
             optimizer, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-            self.optimizer = optimizer(groups, **settings)
-            return self.optimizer
-        return super().create_optimizer(model)
+            self.optimizer: Any = optimizer(groups, **settings)
+        made: torch.optim.Optimizer = super().create_optimizer(model)
+        return made
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with the learning rate of every group where there are several."""
@@ -125,7 +125,7 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
             model = self.accelerator.unwrap_model(self.model)
             return self.method.state(model) if self.method else _state(model)
         options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
-        gathered: dict[str, Tensor] = get_model_state_dict(self.model, options=options)
+        gathered: dict[str, Any] = get_model_state_dict(self.model, options=options)
         return {name: value.contiguous() for name, value in gathered.items()}
 
     def throughput(self, samples: int, seconds: float) -> dict[str, float]:
@@ -136,7 +136,7 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
 
     def peak_memory(self) -> int:
         """Largest peak memory of any process, bytes."""
-        return max(gather_object([peak_memory_bytes()]))
+        return max(map(int, gather_object([peak_memory_bytes()])))
 
     # Checkpoints. The Trainer's own are PEFT adapters, and FSDP's are shards; other methods keep their state.
 
@@ -185,6 +185,7 @@ class StepCallback(TrainerCallback):  # type: ignore[misc]
         self.on_step = on_step
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Report the step."""
         self.on_step(state.global_step)
 
 
@@ -195,9 +196,12 @@ class LogCallback(TrainerCallback):  # type: ignore[misc]
         self.on_log_entry = on_log
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        for entry in state.log_history:
-            self.on_log_entry(entry)
+        """Report the entries from before."""
+        if state.is_world_process_zero:
+            for entry in state.log_history:
+                self.on_log_entry(entry)
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Report the newest entry."""
         if state.is_world_process_zero:
             self.on_log_entry(state.log_history[-1])

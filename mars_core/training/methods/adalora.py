@@ -1,4 +1,4 @@
-"""AdaLoRA (Zhang et al., 2023): adapters as singular triplets, pruned to a rank budget by importance (paper, App. B)."""
+"""AdaLoRA (Zhang et al., 2023): singular triplets, pruned to a rank budget by importance (paper, appendix B)."""
 
 from __future__ import annotations
 

@@ -8,7 +8,6 @@ from typing import ClassVar
 
 import torch
 from torch import nn
-from transformers import AutoModelForImageTextToText
 
 from mars_core.models.partition import GROUPS, Partition
 from mars_core.training.methods.method import Method, trained
@@ -57,13 +56,15 @@ class FullRank(Method):
     def load(self, model: nn.Module, folder: Path) -> nn.Module:
         """Read the checkpoint; of `model`, only precision, device and attention are taken."""
         first = next(model.parameters())
-        loaded = AutoModelForImageTextToText.from_pretrained(
+        placed = getattr(model, "hf_device_map", None)
+        loaded = type(model).from_pretrained(  # type: ignore[attr-defined]
             str(folder),
             dtype=model.dtype,
             attn_implementation=model.config._attn_implementation,  # type: ignore[union-attr]
+            device_map=placed,
         )
         loaded.config.use_cache = False
-        network: nn.Module = loaded.to(first.device).eval().requires_grad_(False)
+        network: nn.Module = (loaded if placed else loaded.to(first.device)).eval().requires_grad_(False)
         return network
 
 

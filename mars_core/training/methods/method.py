@@ -61,7 +61,7 @@ class Method(ABC):
     def load(self, model: nn.Module, folder: Path) -> nn.Module:
         """The trained model for inference: a base model `model` with the result in `folder`.
 
-        `unwrap` takes it off again, unless `keeps_base` is false.
+        `unwrap` takes it off again; `model` is changed no further.
         """
 
     def parameter_groups(self, wrapped: nn.Module, partition: Partition, rate: float) -> list[dict[str, Any]]:

@@ -24,7 +24,8 @@ class PeftMethod(Method):
     def wrap(self, model: nn.Module, partition: Partition, *, seed: int, dropout: float, steps: int) -> nn.Module:
         """Wrap `model` with freshly initialised adapters."""
         self.check(partition)
-        return wrap_with(model, self.config(partition, dropout=dropout, steps=steps), seed=seed)
+        wrapped: nn.Module = wrap_with(model, self.config(partition, dropout=dropout, steps=steps), seed=seed)
+        return wrapped
 
     def unwrap(self, wrapped: nn.Module) -> None:
         """Take the adapters off."""
@@ -36,4 +37,5 @@ class PeftMethod(Method):
 
     def load(self, model: nn.Module, folder: Path) -> nn.Module:
         """Read the adapter as PEFT does."""
-        return PeftModel.from_pretrained(model, str(folder))
+        loaded: nn.Module = PeftModel.from_pretrained(model, str(folder))
+        return loaded
