@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -43,6 +44,7 @@ def main() -> None:
     try:
         run = _train(job, first)
     except (ValueError, FinetuneDiverged) as error:
+        traceback.print_exc()  # into the log, since libraries raise ValueError too
         if first:
             kind = "FinetuneDiverged" if isinstance(error, FinetuneDiverged) else "ValueError"
             write_json(Path(job.folder) / ERROR, {"kind": kind, "message": str(error)})

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import clean, data, demo, doctor, export, imports, model, nightly, stack, stages
+from flows.cli import clean, compare, data, demo, doctor, export, imports, init, model, nightly, stack, stages
 from flows.cli.environment import prepare_environment
 from flows.cli.errors import DEBUG_VARIABLE
 from flows.cli.laws import laws_app
@@ -38,6 +38,8 @@ app.command("search")(stages.search)
 app.command("finetune")(stages.finetune)
 app.command("evaluate")(stages.evaluate)
 app.command("report")(stages.report)
+app.command("init")(init.init)
+app.command("compare")(compare.compare)
 app.command("export")(export.export)
 app.command("import")(imports.import_)
 app.command("clean")(clean.clean)

@@ -129,7 +129,7 @@ def finetune(
         # Without an image, a batch leaves the vision encoder's adapters without gradients.
         ddp_find_unused_parameters=not (method is not None and method.reaches_all),
         log_level="error",
-        use_cpu=next(wrapped.parameters()).device.type == "cpu",
+        use_cpu=next(wrapped.parameters()).device.type == "cpu" and not _is_sharded(),
     )
     # The Trainer would otherwise give every visible GPU a batch of its own.
     arguments._n_gpu = min(arguments.n_gpu, 1)
@@ -192,6 +192,11 @@ def micro_batches(batch_size: int, micro_batch_size: int | None, processes: int)
             f"{batch_size // processes}"
         )
     return micro, batch_size // (micro * processes)
+
+
+def _is_sharded() -> bool:
+    # FSDP moves its shards from the CPU to the GPUs.
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
 def _world_size() -> int:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from transformers import PrinterCallback, Trainer, TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from mars_core.models.partition import Partition
 from mars_core.training.answer_loss import token_losses
@@ -143,6 +144,12 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
     @property
     def _keeps_state(self) -> bool:
         return self.method is not None and not isinstance(self.method, Lora) and not self.is_fsdp_enabled
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        # The best checkpoint is looked for before FSDP makes the folder of its shards, and would be taken for missing.
+        folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        folder.mkdir(parents=True, exist_ok=True)
+        super()._save_checkpoint(model, trial)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         if not self._keeps_state:

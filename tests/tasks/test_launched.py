@@ -82,3 +82,28 @@ def test_two_processes_train_what_one_does(config, tmp_path, name):
     assert [dict(entry) for entry in log] == [dict(entry) for entry in two.history]
     assert two.samples_per_second > 0
     assert two.tokens_per_second > two.samples_per_second
+
+
+SHARDED = """\
+distributed_type: FSDP
+num_processes: 2
+fsdp_config:
+  fsdp_version: 2
+  fsdp_auto_wrap_policy: TRANSFORMER_BASED_WRAP
+  fsdp_transformer_layer_cls_to_wrap: Qwen2DecoderLayer,SiglipEncoderLayer
+  fsdp_reshard_after_forward: true
+  fsdp_state_dict_type: SHARDED_STATE_DICT
+  fsdp_cpu_ram_efficient_loading: false
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["pair-2-4", "full-rank"])
+def test_two_processes_that_share_one_model_train_what_one_does(config, tmp_path, name, monkeypatch):
+    one, weights, _, _ = run_of(config, name, tmp_path / "one")
+    monkeypatch.setattr("tasks.train.MODULE", "tests.tasks.fsdp_on_cpu")
+    two, others, _, _ = run_of(accelerated(config, tmp_path, SHARDED), name, tmp_path / "two")
+    assert two.processes == 2
+    for key, tolerance in (("loss", 1e-4), ("eval_loss", 1e-4)):
+        assert curve(two, key) == pytest.approx(curve(one, key), rel=tolerance)
+    assert weights.keys() == others.keys()

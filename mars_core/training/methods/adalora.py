@@ -89,6 +89,14 @@ class AdaLora(PeftMethod):
             task_type="CAUSAL_LM",
         )
 
+    def wrap(self, model: nn.Module, partition: Partition, *, seed: int, dropout: float, steps: int) -> nn.Module:
+        """Wrap `model`; the number of ranks that scales an adapter is a constant, which PEFT leaves trainable."""
+        wrapped = super().wrap(model, partition, seed=seed, dropout=dropout, steps=steps)
+        for name, parameter in wrapped.named_parameters():
+            if ".ranknum." in name:
+                parameter.requires_grad_(False)
+        return wrapped
+
     def phases(self, steps: int) -> tuple[int, int]:
         """Steps before ranks fall, and after they have reached the target."""
         return int(self.warmup * steps), int(self.final * steps)
