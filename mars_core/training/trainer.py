@@ -107,6 +107,7 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         if self.optimizer is None and self.method is not None and self.partition is not None:
             groups = self.method.parameter_groups(model or self.model, self.partition, self.args.learning_rate)
             optimizer, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            settings |= {"weight_decay": self.args.weight_decay}  # otherwise AdamW has one of its own
             self.optimizer: Any = optimizer(groups, **settings)
         made: torch.optim.Optimizer = super().create_optimizer(model)
         return made

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from mars_core.data.collate import collate
+from mars_core.models.loading import load_base
 from mars_core.models.lora import RankPair
 from mars_core.models.partition import GROUPS
 from mars_core.training.answer_loss import token_losses
@@ -175,14 +176,16 @@ def test_full_rank_tuning_is_adam_on_the_layers_weights(wrapped_by, tune, base, 
             assert torch.equal(parameter, parameters[name])
 
 
-def test_half_precision_weights_are_trained_in_full_and_saved_in_their_own(base, encoded, batch_of, tune, tmp_path):
-    half = copy.deepcopy(base.model).to(torch.bfloat16)
+def test_half_precision_weights_are_trained_in_full_and_saved_in_their_own(base, batch_of, tune, tmp_path):
+    def half():
+        return load_base(base.model_id, device=torch.device("cpu"), dtype=torch.bfloat16).model
+
     method = FullRank()
-    wrapped = method.wrap(half, base.partition, seed=0, dropout=0.0, steps=2)
+    wrapped = method.wrap(half(), base.partition, seed=0, dropout=0.0, steps=2)
     assert {weight.dtype for weight in trained(wrapped).values()} == {torch.float32}
     tune(wrapped, method, steps=2, recipe=replace(RECIPE, dtype="bfloat16"))
     method.save(wrapped, tmp_path / "saved")
-    loaded = method.load(copy.deepcopy(base.model).to(torch.bfloat16), tmp_path / "saved")
+    loaded = method.load(half(), tmp_path / "saved")
     assert {parameter.dtype for parameter in loaded.parameters()} == {torch.bfloat16}
     batch = batch_of(0, 1)
     assert torch.equal(all_logits(loaded, batch), all_logits(wrapped, batch))
@@ -198,13 +201,13 @@ def test_dora_trains_direction_and_magnitude(wrapped_by, random_adapters):
     """W' = m (W + 2 B A) / ||W + 2 B A||, norms over a row (Liu et al., 2024, Eq. 5)."""
     wrapped = wrapped_by(Dora(PAIR))
     random_adapters(wrapped)
-    name, module = next((n, m) for n, m in wrapped.named_modules() if hasattr(m, "lora_magnitude_vector"))
+    module = next(module for module in wrapped.modules() if hasattr(module, "lora_magnitude_vector"))
     base = module.get_base_layer()
     direction = base.weight + 2 * module.lora_B["default"].weight @ module.lora_A["default"].weight
     magnitude = module.lora_magnitude_vector["default"].weight
     weight = magnitude[:, None] * direction / direction.norm(dim=1, keepdim=True)
     x = torch.randn(3, base.in_features, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(module(x), functional.linear(x, weight, base.bias), rtol=1e-10, atol=1e-10), name
+    torch.testing.assert_close(module(x), functional.linear(x, weight, base.bias), rtol=1e-10, atol=1e-10)
 
 
 def test_adaloras_regulariser_is_pefts_own(base, batch_of):
