@@ -26,7 +26,7 @@ from tasks import tracking
 from tasks.baselines import SETTINGS, Baseline, of_pair
 from tasks.config import StudyConfig
 from tasks.data import load_data, scored_batches, test_set, validation_set
-from tasks.evaluate import as_json, read_evaluation
+from tasks.evaluate import as_json, evaluation_path, read_evaluation
 from tasks.finetune import RELOAD_TOLERANCE, final_inputs, final_steps, run_record, speed
 from tasks.hours import final_hours
 from tasks.inputs import log_datasets
@@ -34,7 +34,7 @@ from tasks.live_curves import LiveCurves
 from tasks.progress import progress_bar
 from tasks.resources import device_name, final_base_model, model_fingerprint, study_partition
 from tasks.retrying import IO_RETRIES
-from tasks.store import Revision, read_json, replacing_folder, write_json
+from tasks.store import Revision, file_hash, read_json, replacing_folder, write_json
 from tasks.train import release, train
 
 
@@ -189,7 +189,7 @@ def write_comparison(
     for baseline in baselines:
         test = read_json(baseline_folder(revision, baseline) / "test.json")
         rows.append(_row(revision, baseline, baseline.name, "baseline", test))
-    write_json(comparison_path(revision), {"rows": rows})
+    write_json(comparison_path(revision), {"evaluation": file_hash(evaluation_path(revision)), "rows": rows})
     values = {f"test_perplexity_{row['name']}": row["test"]["overall"]["perplexity"] for row in rows[2:]}
     tracking.log_values(parent, values)
     tracking.log_file(parent, comparison_path(revision))
@@ -230,6 +230,14 @@ def read_comparison(revision: Revision) -> list[dict[str, Any]]:
     """The table's rows, none where nothing was compared."""
     path = comparison_path(revision)
     return list(read_json(path)["rows"]) if path.is_file() else []
+
+
+def present_comparison(revision: Revision) -> list[dict[str, Any]]:
+    """The table's rows, none where the chosen pair was tested anew since."""
+    path = comparison_path(revision)
+    if not path.is_file() or read_json(path)["evaluation"] != file_hash(evaluation_path(revision)):
+        return []
+    return read_comparison(revision)
 
 
 def comparison_path(revision: Revision) -> Path:

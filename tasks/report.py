@@ -19,6 +19,7 @@ from mars_core.search import Choice
 from tasks import tracking
 from tasks.approval import approval_notes
 from tasks.calibrate import CalibrationPlan, calibration_cost, collect_metrics
+from tasks.compare import present_comparison
 from tasks.config import StudyConfig
 from tasks.data import dropped_samples, load_data
 from tasks.evaluate import read_evaluation
@@ -86,6 +87,7 @@ def gather(
         adapter=address(config.study, final_folder(revision, chosen) / "adapter") if chosen else None,
         finals=trained,
         evaluation=read_evaluation(revision) if evaluated else None,
+        comparison=present_comparison(revision),
         costs=costs(revision, plan, trained),
         notes=[
             *plan.notes,

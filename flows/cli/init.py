@@ -16,9 +16,7 @@ from flows.cli.stages import AsJson
 def init(
     preset: Annotated[str | None, typer.Argument(help="Name of a study that ships, such as paper-llava.")] = None,
     model: Annotated[str | None, typer.Option("--model", help="Base checkpoint: a hub id or a folder.")] = None,
-    data: Annotated[
-        str | None, typer.Option("--data", help="Training data: a path or a URL.")
-    ] = None,
+    data: Annotated[str | None, typer.Option("--data", help="Training data: a path or a URL.")] = None,
     images: Annotated[str | None, typer.Option("--images", help="Folder that image paths are relative to.")] = None,
     validation: Annotated[str | None, typer.Option("--validation", help="Validation data, if not split off.")] = None,
     test: Annotated[str | None, typer.Option("--test", help="Test data, if not split off.")] = None,

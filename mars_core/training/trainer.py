@@ -128,7 +128,9 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
             return self.method.state(model) if self.method else _state(model)
         options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
         gathered: dict[str, Any] = get_model_state_dict(self.model, options=options)
-        return {name: value.contiguous() for name, value in gathered.items()}
+        names = {name.replace("_fsdp_wrapped_module.", "") for name in trained(self.model)}
+        # A frozen head that is tied to the embedding is gathered all the same.
+        return {name: value.contiguous() for name, value in gathered.items() if name in names}
 
     def throughput(self, samples: int, seconds: float) -> dict[str, float]:
         """Samples and tokens (without padding) per second of training over all processes, without evaluations."""
