@@ -105,8 +105,8 @@ def train_baseline(config: StudyConfig, revision: Revision, baseline: Baseline, 
         log_datasets(tracked, config, ("train", "validation"))
         curves = LiveCurves(tracked)
         wrapped, run = train(config, baseline, steps=steps, checkpoints=checkpoints, on_step=advance, on_log=curves.log)
-        curves.end()
         difference = _save(config, baseline, wrapped, folder / method.result)
+        curves.end()
         record = {
             "baseline": baseline.name,
             "settings": baseline.settings.model_dump(mode="json"),

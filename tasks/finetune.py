@@ -89,8 +89,8 @@ def finetune_pair(config: StudyConfig, revision: Revision, pair: RankPair, role:
             on_step=advance,
             on_log=curves.log,
         )
-        curves.end()
         try:
+            curves.end()
             base = final_base_model(config)
             _save_adapter(wrapped, base, folder / "adapter")
             batch, _ = next(iter(scored_batches(validation_set(config), base, 4)()))
