@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,19 @@ def acceleration_of(config: StudyConfig) -> Acceleration | None:
     _check_machine(made, found)
     _check_study(made, config)
     return made
+
+
+def require_one_process() -> None:
+    """Refuse to run a study's stages in every process of a distributed launch.
+
+    Raises:
+        ValueError: this process is one of several.
+    """
+    if "LOCAL_RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(
+            "this command was started by a distributed launcher, and would do everything in every process: start it "
+            "without, and give it the launcher's configuration (mars finetune STUDY --accelerate FILE)"
+        )
 
 
 def _read(path: Path) -> Any:

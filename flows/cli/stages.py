@@ -150,7 +150,7 @@ def load_study(where: str, accelerate: str | None = None) -> StudyConfig:
 
     accelerate: configuration of accelerate that takes the place of the study's.
     """
-    from tasks.accelerate_config import acceleration_of
+    from tasks.accelerate_config import acceleration_of, require_one_process
     from tasks.calibrate import plan_calibration
     from tasks.data import check_data
     from tasks.progress import say
@@ -158,6 +158,7 @@ def load_study(where: str, accelerate: str | None = None) -> StudyConfig:
     from tasks.storage.study import pull
     from tasks.store import revisions
 
+    require_one_process()
     config = find_study(where)
     if accelerate is not None:
         file = str(Path(accelerate).expanduser().absolute())

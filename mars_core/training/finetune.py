@@ -200,7 +200,7 @@ def _is_sharded() -> bool:
 
 
 def _world_size() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return int(os.environ.get("WORLD_SIZE", "1")) if "LOCAL_RANK" in os.environ else 1
 
 
 def _last_checkpoint(folder: Path, steps: int) -> str | None:
