@@ -93,6 +93,11 @@ def _check_machine(made: Acceleration, found: Any) -> None:
             f"{made.file}: accelerate starts several CPU processes through MPI only (mpirun_config); without MPI use "
             "distributed_type MULTI_GPU with use_cpu true"
         )
+    if made.sharded and int((found.fsdp_config or {}).get("fsdp_version", 1)) != 2:
+        raise ValueError(
+            f"{made.file}: only the second version of FSDP is supported: set fsdp_version to 2 (`accelerate to-fsdp2` "
+            "converts a configuration)"
+        )
     if made.sharded and found.use_cpu:
         raise ValueError(f"{made.file}: accelerate shards (FSDP) on GPUs only: set use_cpu to false, or use DDP")
 

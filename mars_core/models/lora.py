@@ -159,8 +159,7 @@ def parameters_by_group(wrapped: nn.Module, partition: Partition) -> dict[Group,
     groups: dict[Group, list[nn.Parameter]] = {group: [] for group in GROUPS}
     for name, parameter in wrapped.named_parameters():
         if parameter.requires_grad:
-            # FSDP puts a wrapper of its own between the names.
-            layer = name.replace("_fsdp_wrapped_module.", "").removeprefix("base_model.model.").split(".lora_")[0]
+            layer = name.removeprefix("base_model.model.").split(".lora_")[0]
             groups[group_of[layer]].append(parameter)
     return groups
 

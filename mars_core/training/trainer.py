@@ -128,7 +128,7 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
             return self.method.state(model) if self.method else _state(model)
         options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
         gathered: dict[str, Any] = get_model_state_dict(self.model, options=options)
-        names = {name.replace("_fsdp_wrapped_module.", "") for name in trained(self.model)}
+        names = trained(self.model).keys()
         # A frozen head that is tied to the embedding is gathered all the same.
         return {name: value.contiguous() for name, value in gathered.items() if name in names}
 

@@ -166,7 +166,11 @@ def test_what_goes_wrong_in_the_processes_is_said_here(config, tmp_path):
         ("distributed_type: MULTI_GPU\nnum_processes: 2\nnum_machines: 2\n", "num_machines is 2"),
         ("distributed_type: DEEPSPEED\nnum_processes: 2\n", "distributed_type DEEPSPEED is not supported"),
         ("distributed_type: MULTI_CPU\nuse_cpu: true\nnum_processes: 2\n", "through MPI only"),
-        ("distributed_type: FSDP\nuse_cpu: true\nnum_processes: 2\n", "shards .FSDP. on GPUs only"),
+        ("distributed_type: FSDP\nnum_processes: 2\n", "set fsdp_version to 2"),
+        (
+            "distributed_type: FSDP\nuse_cpu: true\nnum_processes: 2\nfsdp_config: {fsdp_version: 2}\n",
+            "shards .FSDP. on GPUs only",
+        ),
         ("num_processes: 2\n", "is no accelerate configuration: A `distributed_type` must be specified"),
         ("distributed_type: TWO\nnum_processes: 2\n", "is no accelerate configuration: "),
         ("a: [\n", "is no accelerate configuration: "),
