@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -96,6 +98,18 @@ class AdaLora(PeftMethod):
             if ".ranknum." in name:
                 parameter.requires_grad_(False)
         return wrapped
+
+    def save(self, wrapped: nn.Module, folder: Path) -> None:
+        """Write the adapter as PEFT does; of a layer that lost all its ranks, empty tensors."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*have invalid shape")
+            super().save(wrapped, folder)
+
+    def load(self, model: nn.Module, folder: Path) -> nn.Module:
+        """Read the adapter as PEFT does, which first takes AdaLoRA's `rank_pattern` for LoRA's."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*rank_pattern keys did not match")
+            return super().load(model, folder)
 
     def phases(self, steps: int) -> tuple[int, int]:
         """Steps before ranks fall, and after they have reached the target."""
