@@ -107,7 +107,7 @@ class AdaLoraSettings(_Settings):
     init_rank: Annotated[int, Field(ge=2, le=4096)] | None = None
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     final: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    orthogonality: Annotated[float, Field(ge=0)] = 0.5
+    orthogonality: Annotated[float, Field(ge=0)] = 0.1
     beta1: Annotated[float, Field(gt=0, lt=1)] = 0.85
     beta2: Annotated[float, Field(gt=0, lt=1)] = 0.85
     numbers: ClassVar = ("target_rank",)

@@ -29,16 +29,17 @@ class AdaLora(PeftMethod):
     """PEFT's AdaLoRA on every layer of the partition, its phases given as shares of the run.
 
     target_rank: average rank per layer at the end. init_rank: rank at the start, 1.5 times as much where it is None, as
-    in its paper. warmup: share of the steps before ranks fall; final: share after they have reached the target. These,
-    the regulariser's weight and the averages' betas lie in the range of its paper's table of settings. alpha = 2 *
-    init_rank, so that a fresh adapter is scaled as every other one here.
+    in its paper. warmup: share of the steps before ranks fall; final: share after they have reached the target;
+    orthogonality: the regulariser's weight. The defaults are near those of its authors' published run on MNLI (8,000
+    and 50,000 of 86,000 steps, pruned every 100; 0.1; 0.85). alpha = 2 * init_rank, so that a fresh adapter is scaled
+    as every other one here.
     """
 
     target_rank: int = 32
     init_rank: int | None = None
     warmup: float = 0.1
     final: float = 0.5
-    orthogonality: float = 0.5
+    orthogonality: float = 0.1
     beta1: float = 0.85
     beta2: float = 0.85
 
