@@ -29,7 +29,7 @@ from tasks.calibrate import (
 )
 from tasks.card import card_path, card_stage, card_text, has_adapter, write_card
 from tasks.config import StudyConfig
-from tasks.evaluate import evaluate_finals, evaluation_path
+from tasks.evaluate import evaluate_finals, evaluation_outputs, evaluation_path
 from tasks.finetune import final_folder, final_inputs, final_outputs, finetune_pair
 from tasks.fit import fit_inputs, fit_laws, laws_path, levels_path
 from tasks.hours import publish_calibration
@@ -139,7 +139,8 @@ def evaluate_flow(config: StudyConfig) -> str:
         tracking.open_experiment(working_folder(config.study))
         evaluate_finals(config, revision, finals)
 
-    run_stage(config, revision, "evaluate", evaluate_hash(config, revision), [evaluation_path(revision)], work)
+    outputs = evaluation_outputs(revision, finals)
+    run_stage(config, revision, "evaluate", evaluate_hash(config, revision), outputs, work)
     _write_cards(config, revision, finals.values())
     return address(config.study, evaluation_path(revision))
 
@@ -206,7 +207,8 @@ def evaluate_hash(config: StudyConfig, revision: Revision) -> str:
     finals = final_pairs(config, revision)
     for pair in finals.values():
         require(revision, finetune_stage(pair), final_inputs(config, pair))
-    return content_hash([sorted(finals), outputs_hash(revision, *map(finetune_stage, finals.values()))])
+    settings = config.evaluation.model_dump(mode="json")
+    return content_hash([sorted(finals), settings, outputs_hash(revision, *map(finetune_stage, finals.values()))])
 
 
 def require(revision: Revision, stage: str, inputs: str) -> None:

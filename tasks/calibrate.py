@@ -27,6 +27,7 @@ from tasks.data import (
     usable_samples,
     validation_set,
 )
+from tasks.objective import measurement, objective_identity
 from tasks.resources import base_model, model_fingerprint
 from tasks.revision import recipe_hash
 from tasks.store import Revision, read_json
@@ -103,6 +104,7 @@ def plan_calibration(config: StudyConfig) -> CalibrationPlan:
         check_ranks(base.partition, pair)
     horizon, notes = _horizon(config)
     _check_partition(config)
+    measurement(config)  # raises where the objective cannot be measured
     first = math.ceil(config.calibration.smallest_size / config.recipe.batch_size)
     steps = geometric_steps(first, horizon, per_doubling=CHECKPOINTS_PER_DOUBLING)
     runs = tuple(
@@ -150,6 +152,7 @@ def _identity(
         data_seed=config.calibration.data_seed,
         adapted=content_hash(layers),
         horizon=horizon,
+        objective=objective_identity(config),
     )
 
 
@@ -199,6 +202,22 @@ def collect_metrics(revision: Revision, plan: CalibrationPlan) -> tuple[pd.DataF
     if not frames:
         raise ValueError("every calibration run diverged: lower recipe.learning_rate and open a new revision")
     return pd.concat(frames, ignore_index=True), notes
+
+
+def stored_metrics(revision: Revision) -> pd.DataFrame:
+    """Metrics of the runs of a finished calibration that did not diverge, without planning it again.
+
+    Raises:
+        ValueError: there are none.
+    """
+    manifest = revision.manifest("calibrate")
+    if not manifest.is_file():
+        raise ValueError(f"calibration has not finished in {revision.folder}: run `mars calibrate` first")
+    summaries = [revision.path(name) for name in read_json(manifest)["outputs"] if name.endswith(".json")]
+    kept = [path.with_suffix(".parquet") for path in summaries if read_json(path)["diverged_at"] is None]
+    if not kept:
+        raise ValueError(f"every calibration run in {revision.folder} diverged: lower recipe.learning_rate")
+    return pd.concat([read_metrics(path) for path in kept], ignore_index=True)
 
 
 def calibration_outputs(revision: Revision, plan: CalibrationPlan) -> list[Path]:

@@ -31,6 +31,7 @@ from tasks.finetune import RELOAD_TOLERANCE, final_inputs, final_steps, run_reco
 from tasks.hours import final_hours
 from tasks.inputs import log_datasets
 from tasks.live_curves import LiveCurves
+from tasks.objective import objective_identity
 from tasks.progress import progress_bar
 from tasks.resources import device_name, final_base_model, model_fingerprint, study_partition
 from tasks.retrying import IO_RETRIES
@@ -50,7 +51,8 @@ def baseline_inputs(config: StudyConfig, baseline: Baseline) -> str:
         "epochs": config.final.epochs,
         "seed": config.final.seed,
     }
-    return content_hash(settings)
+    identity = objective_identity(config)
+    return content_hash(settings if identity is None else settings | {"objective": identity})
 
 
 def check_baselines(config: StudyConfig, baselines: Sequence[Baseline]) -> None:

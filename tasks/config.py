@@ -218,7 +218,15 @@ class SearchConfig(_Section):
     same_parameters_as_uniform: int | None = Field(
         None, ge=1, description="Only pairs with as many LoRA parameters as this uniform rank, within 10%"
     )
-    margin: float = Field(0.0025, ge=0, lt=1, description="Relative excess loss that a cheaper pair may have")
+    margin: float = Field(
+        0.0025, ge=0, lt=1, description="Relative excess perplexity (or objective) that a cheaper pair may have"
+    )
+    objective: str = Field(
+        "perplexity",
+        pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$",
+        description="What the search minimises: perplexity, token_error, exact_match_error, letter_error, or a metric "
+        "of an installed package (entry points `mars.metrics`); set it before calibrating",
+    )
 
     def as_constraints(self) -> list[Constraint]:
         """What the user demands of a pair, as mars_core's records."""
@@ -244,6 +252,18 @@ class FinalConfig(_Section):
         None,
         description="Configuration file of accelerate: train in its processes, by DDP or FSDP, to the same batch size "
         "(default: in one process, on one GPU)",
+    )
+
+
+class EvaluationConfig(_Section):
+    """What the test split is scored by, beside perplexity."""
+
+    answer_tokens: int = Field(
+        16,
+        ge=0,
+        le=512,
+        description="Test answers of at most this many tokens are also generated (greedily, at most this long) and "
+        "scored by option letter or exact match; 0 for none",
     )
 
 
@@ -284,6 +304,7 @@ class StudyConfig(_Section):
         description="Samples per forward pass; gradients are accumulated to recipe.batch_size, which changes no result "
         "(default: the whole batch)",
     )
+    evaluation: EvaluationConfig = EvaluationConfig()
     retention: RetentionConfig = RetentionConfig()
     evaluation_batch_size: int = Field(32, ge=1, description="Samples per forward pass when scoring; changes no result")
     device: Literal["auto", "cpu", "cuda"] = Field(

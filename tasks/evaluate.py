@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from prefect.cache_policies import NO_CACHE
 from mars_core.models.lora import RankPair, remove_adapters
 from mars_core.training.evaluation import Evaluation, Score, evaluate
 from tasks import tracking
+from tasks.answers import answers_path, asked_questions, generate_answers
 from tasks.config import StudyConfig
 from tasks.data import scored_batches, test_set
 from tasks.finetune import final_folder, read_final
@@ -40,16 +43,55 @@ def evaluate_finals(config: StudyConfig, revision: Revision, finals: Mapping[str
 
         scores["base"] = as_json(evaluate(base.model, batches(), on_batch=count))
         for role, pair in finals.items():
-            wrapped = PeftModel.from_pretrained(base.model, str(final_folder(revision, pair) / "adapter"))
-            try:
+            with _adapted(base.model, final_folder(revision, pair) / "adapter") as wrapped:
                 scores[role] = as_json(evaluate(wrapped, batches(), on_batch=count))
-            finally:
-                remove_adapters(wrapped)
+    _add_generated(config, revision, finals, scores)
     for role, pair in finals.items():
         overall = {f"test_{key}": value for key, value in scores[role]["overall"].items()}
-        tracking.log_values_if_known(read_final(revision, pair)["mlflow_run_id"], overall)
+        tracked = read_final(revision, pair)["mlflow_run_id"]
+        tracking.log_values_if_known(tracked, overall | generated_values(scores[role]))
+        tracking.log_file_if_known(tracked, answers_path(revision, role), "answers")
     write_json(evaluation_path(revision), scores)
     return str(evaluation_path(revision))
+
+
+def _add_generated(
+    config: StudyConfig, revision: Revision, finals: Mapping[str, RankPair], scores: dict[str, Any]
+) -> None:
+    """Put the accuracies of generated answers beside each model's other scores."""
+    base, asked = final_base_model(config), asked_questions(config)
+    scores["base"]["generated"] = generate_answers(config, revision, base, base.model, "base", None, asked)
+    for role, pair in finals.items():
+        adapter = final_folder(revision, pair) / "adapter"
+        with _adapted(base.model, adapter) as wrapped:
+            found = generate_answers(config, revision, base, wrapped, role, adapter, asked)
+        scores[role]["generated"] = found
+
+
+@contextmanager
+def _adapted(model: Any, adapter: Path) -> Iterator[Any]:
+    wrapped = PeftModel.from_pretrained(model, str(adapter))
+    try:
+        yield wrapped
+    finally:
+        remove_adapters(wrapped)
+
+
+def generated_values(scores: Mapping[str, Any]) -> dict[str, float]:
+    """Accuracies of generated answers by the names that MLflow shows them under."""
+    found = scores.get("generated") or {}
+    single = {name: found.get(name) for name in ("overall", "with_image", "multiple_choice")}
+    grouped = {
+        f"{kind}/{name}": score for kind in ("by_task", "scienceqa") for name, score in found.get(kind, {}).items()
+    }
+    return {
+        f"test_generated_{metric_name(name)}": score["accuracy"] for name, score in (single | grouped).items() if score
+    }
+
+
+def metric_name(name: str) -> str:
+    """A name in the characters that MLflow allows."""
+    return re.sub(r"[^\w./ -]", "_", name)
 
 
 def as_json(evaluation: Evaluation) -> dict[str, Any]:
@@ -62,6 +104,11 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
 
 def _score(score: Score) -> dict[str, float]:
     return asdict(score) | {"perplexity": score.perplexity}
+
+
+def evaluation_outputs(revision: Revision, finals: Iterable[str]) -> list[Path]:
+    """Files of a finished evaluation; those of generated answers are only there where answers were short enough."""
+    return [evaluation_path(revision), *(answers_path(revision, role) for role in ("base", *finals))]
 
 
 def evaluation_path(revision: Revision) -> Path:

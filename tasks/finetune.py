@@ -24,6 +24,7 @@ from tasks.data import load_data, scored_batches, usable_samples, validation_set
 from tasks.hours import final_hours
 from tasks.inputs import log_datasets
 from tasks.live_curves import LiveCurves
+from tasks.objective import objective_identity
 from tasks.progress import progress_bar
 from tasks.resources import device_name, final_base_model, model_fingerprint, study_partition
 from tasks.store import Revision, read_json, replacing_folder, write_json
@@ -49,7 +50,8 @@ def final_inputs(config: StudyConfig, pair: RankPair) -> str:
         "epochs": config.final.epochs,
         "seed": config.final.seed,
     }
-    return content_hash(settings)
+    identity = objective_identity(config)
+    return content_hash(settings if identity is None else settings | {"objective": identity})
 
 
 @task(name="final-fine-tune", task_run_name="fine-tune {pair}", cache_policy=NO_CACHE, persist_result=False)

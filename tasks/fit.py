@@ -11,8 +11,9 @@ from prefect.cache_policies import NO_CACHE
 
 from mars_core.convergence import LossLevels, NoConvergenceTimes, freeze_levels
 from mars_core.search import both_laws
-from mars_core.search.both_laws import LawSettings, metrics_as_points, times_from_curves
+from mars_core.search.both_laws import LawSettings, times_from_curves
 from mars_core.search.choice import json_safe
+from mars_core.search.objective import objective_named, points_of
 from tasks.calibrate import CalibrationPlan, collect_metrics
 from tasks.config import StudyConfig
 from tasks.data import usable_samples
@@ -28,6 +29,7 @@ def fit_inputs(config: StudyConfig, plan: CalibrationPlan) -> dict[str, Any]:
         "reference": reference,
         "law": config.search.law,
         "plan": plan.inputs_hash,
+        "objective": config.search.objective,
     }
 
 
@@ -36,17 +38,22 @@ def fit_laws(config: StudyConfig, revision: Revision, plan: CalibrationPlan) -> 
     """Fit both laws and store coefficients, intervals and diagnostics; returns the path of laws.json."""
     metrics, notes = collect_metrics(revision, plan)
     laws = laws_from(metrics, config, frozen_levels(config, revision, plan, metrics))
-    write_json(laws_path(revision), json_safe(laws | {"notes": [*notes, laws["form"]["reason"]]}))
+    told = [*notes, *laws["objective_notes"], laws["form"]["reason"]]
+    write_json(laws_path(revision), json_safe(laws | {"notes": told}))
     return str(laws_path(revision))
 
 
 def laws_from(metrics: pd.DataFrame, config: StudyConfig, levels: LossLevels | None) -> dict[str, Any]:
-    """Fit law P to checkpoint metrics and law C to the convergence times of both modules, as JSON values.
+    """Fit law P to the objective and law C to the convergence times of both modules, as JSON values.
+
+    The times come from the validation loss whatever the objective is.
 
     levels: the revision's frozen loss levels, None where its first runs allowed none.
     """
     settings = law_settings(config)
-    return both_laws.laws_from(metrics_as_points(metrics), times_from_curves(metrics, settings, levels), settings)
+    objective = objective_named(config.search.objective)
+    times = times_from_curves(metrics, settings, levels)
+    return both_laws.laws_from(points_of(metrics, objective), times, settings, objective)
 
 
 def law_settings(config: StudyConfig) -> LawSettings:

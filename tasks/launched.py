@@ -26,6 +26,7 @@ from mars_core.training.finetune import FinalRun, FinetuneDiverged, finetune
 from tasks.baselines import SETTINGS, Baseline
 from tasks.config import StudyConfig
 from tasks.data import scored_batches, training_set, validation_set
+from tasks.objective import measurement
 from tasks.resources import DTYPES, load_study_base, resolve_device
 from tasks.store import read_json, replacing, write_json
 from tasks.train import ERROR, EVENTS, RUN, WEIGHTS, Job
@@ -61,7 +62,9 @@ def _train(job: Job, first: bool) -> FinalRun:
     device = _device(config)
     # Shards are moved to the GPU; whole models would not fit there.
     base = load_study_base(config, torch.device("cpu") if _sharded() else device, DTYPES[config.recipe.dtype])
-    share = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    metric = measurement(config)
+    # A metric needs all samples in every process.
+    share = (0, 1) if metric else (int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
     wrapped = baseline.method.wrap(
         base.model, base.partition, seed=config.final.seed, dropout=config.recipe.lora_dropout, steps=job.steps
     )
@@ -73,6 +76,7 @@ def _train(job: Job, first: bool) -> FinalRun:
         validation=scored_batches(
             validation_set(config), base, config.evaluation_batch_size, device=device, share=share
         ),
+        measurement=metric,
         recipe=config.recipe.as_recipe(),
         steps=job.steps,
         seed=config.final.seed,

@@ -43,6 +43,7 @@ from tasks.calibrate import (
 from tasks.config import StudyConfig
 from tasks.data import calibration_set, load_data, scored_batches, step_batches, validation_set
 from tasks.free_memory import free_memory
+from tasks.objective import measurement
 from tasks.pack_state import drop_state, read_state, state_folder, write_state
 from tasks.progress import progress_bar, say
 from tasks.resources import base_model, device_name, resolve_device
@@ -353,6 +354,7 @@ def _train(
             horizon=plan.horizon,
             checkpoint_steps=plan.checkpoint_steps,
             lanes=_lanes(config, base, pack),
+            measurement=measurement(config),
             resume=read_state(folder),
             on_step=advance,
             on_checkpoint=keep,
@@ -429,6 +431,7 @@ def _rows(
         "seed": run.seed,
         "data_seed": config.calibration.data_seed,
         "device": device_name(resolve_device(config.device)),
+        "objective": config.search.objective,
         "recipe_hash": recipe_hash(config),
         "data_hash": data.data_hash,
         "model_id": config.model,
@@ -444,6 +447,8 @@ def _rows(
 
 def _curves(rows: pd.DataFrame) -> list[Mapping[str, float]]:
     names = ["train_loss", "val_loss", "val_perplexity", "val_accuracy", "lr", "grad_norm_me", "grad_norm_llm"]
+    if rows["val_objective"].notna().any():
+        names.append("val_objective")
     curves: list[Mapping[str, float]] = rows[["step", *names]].to_dict("records")
     return curves
 

@@ -22,7 +22,7 @@ from tasks.calibrate import CalibrationPlan, calibration_cost, collect_metrics
 from tasks.compare import present_comparison
 from tasks.config import StudyConfig
 from tasks.data import dropped_samples, load_data
-from tasks.evaluate import read_evaluation
+from tasks.evaluate import generated_values, read_evaluation
 from tasks.finetune import final_folder, read_final
 from tasks.fit import laws_path, read_laws, target_size
 from tasks.hours import revision_hours
@@ -161,6 +161,11 @@ def publish_to_mlflow(revision: Revision, evaluated: bool, parent: str) -> None:
                 f"test_{name}_{role}": score["overall"][name]
                 for role, score in scores.items()
                 for name in ("perplexity", "accuracy")
+            }
+            | {
+                f"{name}_{role}": value
+                for role, score in scores.items()
+                for name, value in generated_values(score).items()
             },
         )
     for path in (laws_path(revision), choice_path(revision), report_path(revision)):

@@ -12,6 +12,7 @@ from prefect.cache_policies import NO_CACHE
 from mars_core.models.lora import RankPair, trainable_parameters
 from mars_core.search import Choice, choose_pair
 from mars_core.search.from_laws import ChoosePair, choose_from_laws
+from mars_core.search.objective import objective_named
 from tasks.calibrate import CalibrationPlan, collect_metrics
 from tasks.config import StudyConfig
 from tasks.fit import frozen_levels, laws_from, read_laws, target_size
@@ -55,6 +56,7 @@ def _chooser(config: StudyConfig) -> ChoosePair:
         reference=(reference, reference),
         margin=config.search.margin,
         rule=config.search.law,
+        objective=objective_named(config.search.objective),
         constraints=config.search.as_constraints(),
     )
 

@@ -189,6 +189,12 @@ def log_values_if_known(run_id: str, values: Mapping[str, float]) -> None:
         say(f"MLflow run {run_id} is in the store of the machine that trained it: values are not logged to it")
 
 
+def log_file_if_known(run_id: str, path: Path, folder: str | None = None) -> None:
+    """Attach a file that exists to a run that this store has."""
+    if path.is_file() and is_tracked(run_id):
+        log_file(run_id, path, folder)
+
+
 def is_tracked(run_id: str) -> bool:
     """Whether this store has a run; one that another machine tracked may be in that machine's own."""
     try:

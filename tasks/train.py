@@ -26,6 +26,7 @@ from tasks.accelerate_config import Acceleration, acceleration_of
 from tasks.baselines import Baseline
 from tasks.config import StudyConfig
 from tasks.data import scored_batches, training_set, usable_samples, validation_set
+from tasks.objective import measurement
 from tasks.resources import final_base_model, forget_models
 from tasks.stack.processes import last_lines
 from tasks.store import read_json, write_json
@@ -82,6 +83,7 @@ def _train_here(
             train=training_set(config),
             collate=lambda items: collate(items, base.pad_token_id),
             validation=scored_batches(validation_set(config), base, config.evaluation_batch_size),
+            measurement=measurement(config),
             recipe=config.recipe.as_recipe(),
             steps=steps,
             seed=config.final.seed,

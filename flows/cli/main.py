@@ -7,7 +7,21 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import clean, compare, data, demo, doctor, export, imports, init, model, nightly, stack, stages
+from flows.cli import (
+    clean,
+    compare,
+    correlate,
+    data,
+    demo,
+    doctor,
+    export,
+    imports,
+    init,
+    model,
+    nightly,
+    stack,
+    stages,
+)
 from flows.cli.environment import prepare_environment
 from flows.cli.errors import DEBUG_VARIABLE
 from flows.cli.laws import laws_app
@@ -41,6 +55,7 @@ app.command("report")(stages.report)
 app.command("init")(init.init)
 app.command("compare")(compare.compare)
 app.command("export")(export.export)
+app.command("correlate")(correlate.correlate)
 app.command("import")(imports.import_)
 app.command("clean")(clean.clean)
 app.command("nightly")(nightly.nightly)

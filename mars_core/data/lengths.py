@@ -68,6 +68,22 @@ class TokenCounter:
         except ValueError as error:
             raise ValueError(f"{sample.source}: {error}") from error
 
+    def last_answer(self, sample: Sample) -> tuple[int, int]:
+        """Tokens before the last answer of `sample`, image tokens included, and of that answer with its end.
+
+        Raises:
+            ValueError: as when counting.
+        """
+        try:
+            require_rules(sample)
+            chat = render(tuple(sample.turns), self._processor)
+            sizes = tuple(image_size(image) for image in sample.images)
+            expansion = self._expansion(chat.text, sizes)
+            before, upto = (len(token_ids(chat.text[:end], expansion, self._processor)) for end in chat.answers[-1])
+            return before, upto - before
+        except ValueError as error:
+            raise ValueError(f"{sample.source}: {error}") from error
+
     def _expansion(self, text: str, sizes: _Sizes) -> Expansion:
         if sizes not in self._expansions:
             blanks = [Image.new("RGB", size) for size in sizes]

@@ -15,10 +15,11 @@ from mars_core.convergence import LossLevels, NoConvergenceTimes, freeze_levels,
 from mars_core.imported.rows import ImportedRuns
 from mars_core.imported.times import given_times
 from mars_core.search import Choice, choose_pair
-from mars_core.search.both_laws import LawSettings, Times, laws_from, metrics_as_points, times_from_curves
+from mars_core.search.both_laws import LawSettings, Times, laws_from, times_from_curves
 from mars_core.search.choice import json_safe
 from mars_core.search.constraints import CountParameters
 from mars_core.search.from_laws import choose_from_laws
+from mars_core.search.objective import PERPLEXITY_OBJECTIVE, points_of
 
 Pair = tuple[int, int]
 # LoRA parameters are exactly linear in the ranks; what is recorded may be rounded.
@@ -98,7 +99,7 @@ def _laws(runs: ImportedRuns, settings: LawSettings, levels: LossLevels | None, 
         times = times_from_curves(metrics, settings, levels)
     else:
         times = _given(runs.times[runs.times["run_id"].isin(chosen)], settings)
-    return laws_from(metrics_as_points(last_per_size(metrics)), times, settings)
+    return laws_from(points_of(last_per_size(metrics), PERPLEXITY_OBJECTIVE), times, settings)
 
 
 def _levels(metrics: pd.DataFrame, settings: LawSettings) -> LossLevels | None:

@@ -24,9 +24,12 @@ def run_id(
     data_seed: int,
     adapted: str,
     horizon: int,
+    objective: str | None = None,
 ) -> str:
     """Identity of a calibration run: the same inputs give the same id on any machine.
 
-    adapted: hash of the adapted modules' names. horizon: steps that the schedule spans.
+    adapted: hash of the adapted modules' names. horizon: steps that the schedule spans. objective: identity of the
+    metric measured beside the loss, None for none: a run that was not measured by it cannot stand in for one that was.
     """
-    return content_hash([model_id, data_hash, recipe_hash, r_me, r_llm, seed, data_seed, adapted, horizon], length=12)
+    inputs = [model_id, data_hash, recipe_hash, r_me, r_llm, seed, data_seed, adapted, horizon]
+    return content_hash(inputs if objective is None else [*inputs, objective], length=12)

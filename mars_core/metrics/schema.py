@@ -1,5 +1,9 @@
 """Schema of the checkpoint metrics, one row per (run_id, step), validated on write and on read.
 
+Version 2 added `objective`, the metric that the search minimises, and `val_objective`, its value: null where the
+objective is perplexity (that is val_perplexity) and where the metric had no value. Tables of version 1 are read as
+tables whose objective is perplexity.
+
 Units: losses in nats per answer token, steps are optimizer steps, sizes are samples, time in seconds.
 """
 
@@ -9,7 +13,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+PERPLEXITY = "perplexity"
 
 SCHEMA = pa.schema(
     [
@@ -29,6 +34,8 @@ SCHEMA = pa.schema(
         pa.field("val_loss", pa.float64(), nullable=False),
         pa.field("val_perplexity", pa.float64(), nullable=False),
         pa.field("val_accuracy", pa.float64(), nullable=False),
+        pa.field("objective", pa.string(), nullable=False),
+        pa.field("val_objective", pa.float64()),
         pa.field("lr", pa.float64(), nullable=False),
         pa.field("grad_norm_me", pa.float64(), nullable=False),
         pa.field("grad_norm_llm", pa.float64(), nullable=False),
@@ -41,6 +48,7 @@ SCHEMA = pa.schema(
         pa.field("code_version", pa.string(), nullable=False),
     ]
 )
+_REQUIRED = [field.name for field in SCHEMA if not field.nullable]
 
 
 def to_table(rows: pd.DataFrame) -> pa.Table:
@@ -59,9 +67,16 @@ def from_table(table: pa.Table) -> pd.DataFrame:
     Raises:
         ValueError: the table breaks the contract.
     """
-    rows: pd.DataFrame = table.to_pandas()
+    rows = _as_newest(table.to_pandas())
     validate(rows)
     return rows
+
+
+def _as_newest(rows: pd.DataFrame) -> pd.DataFrame:
+    if "schema_version" not in rows.columns or set(rows["schema_version"]) != {1}:
+        return rows
+    newer = rows.assign(schema_version=SCHEMA_VERSION, objective=PERPLEXITY, val_objective=np.nan)
+    return newer[[name for name in SCHEMA.names if name in newer]]
 
 
 def validate(rows: pd.DataFrame) -> None:
@@ -80,7 +95,7 @@ def validate(rows: pd.DataFrame) -> None:
             f"checkpoint metrics have schema version {sorted(versions, key=str)}, this code reads {SCHEMA_VERSION}: "
             "calibrate again or use the version of MARS that wrote them"
         )
-    _refuse(rows, rows[SCHEMA.names].isna().any(axis=1), "a missing value")
+    _refuse(rows, rows[_REQUIRED].isna().any(axis=1), "a missing value")
     _check_ranges(_typed(rows).to_pandas())
 
 
@@ -94,6 +109,9 @@ def _check_ranges(rows: pd.DataFrame) -> None:
     with np.errstate(divide="ignore", invalid="ignore"):
         same = (np.log(rows["val_perplexity"]) - rows["val_loss"]).abs() <= 1e-6
     _refuse(rows, ~same, "a val_perplexity other than exp(val_loss)")
+    _refuse(rows, rows["val_objective"] < 0, "a val_objective below 0")
+    measured = rows["val_objective"].notna()
+    _refuse(rows, measured & (rows["objective"] == PERPLEXITY), "a val_objective though the objective is perplexity")
 
 
 def _typed(rows: pd.DataFrame) -> pa.Table:

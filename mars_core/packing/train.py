@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mars_core.models.partition import Partition
+from mars_core.objective.measurement import Measurement
 from mars_core.packing.adapters import Parts, flatten, initial_weights, layout_of
 from mars_core.packing.batch import PackedBatch, pack_batch
 from mars_core.packing.examine import examine
@@ -61,6 +62,7 @@ def train_pack(
     horizon: int,
     checkpoint_steps: Sequence[int],
     lanes: Lanes = DEFAULT_LANES,
+    measurement: Measurement | None = None,
     resume: PackState | None = None,
     on_step: Callable[[int], Any] | None = None,
     on_checkpoint: Callable[[PackState], Any] | None = None,
@@ -78,6 +80,7 @@ def train_pack(
         validation: gives the batches of the calibration validation set and the task type of each row.
         horizon: steps that the learning-rate schedule spans.
         checkpoint_steps: increasing steps, the last at most `horizon`.
+        measurement: a metric of the validation answers, taken at every checkpoint as well.
         resume: a state given to `on_checkpoint` by an earlier call with the same arguments.
         on_checkpoint: called with the state after every checkpoint.
 
@@ -100,7 +103,7 @@ def train_pack(
             structure = structure.with_every_row()
         with wired(model, partition, structure), crew_of(lanes.at_once) as crew:
             widths = Width(lanes.width), Width(lanes.score_width or lanes.width)
-            pack = _Pack(model, structure, recipe, trained, crew, *widths)
+            pack = _Pack(model, structure, recipe, trained, crew, *widths, measurement)
             return _train(pack, train_steps, validation, checkpoint_steps, resume, on_step, on_checkpoint)
     finally:
         model.train(was_training)
@@ -151,6 +154,7 @@ class _Pack:
     crew: Crew
     train_width: Width
     score_width: Width
+    measurement: Measurement | None
 
     @property
     def alive(self) -> list[TrainedMember]:
@@ -248,20 +252,20 @@ def _step_lane(pack: _Pack, ready: tuple[Sequence[TrainedMember], Tensor, frozen
 
 
 def _measure(pack: _Pack, kept: _Kept, number: int, seconds: Callable[[], float]) -> None:
-    def score(lane: Sequence[TrainedMember]) -> list[tuple[TrainedMember, Score]]:
+    def score(lane: Sequence[TrainedMember]) -> list[tuple[TrainedMember, tuple[Score, float | None]]]:
         return list(zip(lane, _evaluate_lane(pack, lane, kept), strict=True))
 
     scores = [pair for lane in over_lanes(pack.alive, pack.score_width, pack.crew, score) for pair in lane]
     share = seconds() / len(pack.trained)
-    for one, found in scores:
+    for one, (found, objective) in scores:
         if found.loss <= LARGEST_LOSS:  # false for NaN
-            one.checkpoints.append(_checkpoint(one, number, found, share))
+            one.checkpoints.append(_checkpoint(one, number, found, objective, share))
             one.losses.clear()
         else:
             one.diverged_at = number
 
 
-def _checkpoint(one: TrainedMember, number: int, score: Score, seconds: float) -> Checkpoint:
+def _checkpoint(one: TrainedMember, number: int, score: Score, objective: float | None, seconds: float) -> Checkpoint:
     last = one.last
     assert last is not None
     return Checkpoint(
@@ -274,13 +278,15 @@ def _checkpoint(one: TrainedMember, number: int, score: Score, seconds: float) -
         grad_norm_llm=last.grad_norm_llm,
         wall_seconds=seconds,
         peak_memory_bytes=peak_memory_bytes(),
+        val_objective=objective,
     )
 
 
 @torch.no_grad()
-def _evaluate_lane(pack: _Pack, lane: Sequence[TrainedMember], kept: _Kept) -> list[Score]:
+def _evaluate_lane(pack: _Pack, lane: Sequence[TrainedMember], kept: _Kept) -> list[tuple[Score, float | None]]:
     adapters = make_lane([one.layout for one in lane], [_values(one) for one in lane], [one.gradient for one in lane])
     totals: list[dict[str, Totals]] = [defaultdict(Totals) for _ in lane]
+    collectors = [pack.measurement.collect() if pack.measurement else None for _ in lane]
     for batch, tasks in kept.batches():
         with autocast_of(pack.recipe, pack.model):
             logits = lane_logits(pack.model, Pass(adapters, batch))
@@ -288,7 +294,14 @@ def _evaluate_lane(pack: _Pack, lane: Sequence[TrainedMember], kept: _Kept) -> l
         right = logits.argmax(dim=-1) == batch.targets
         for total, loss_of_one, right_of_one in zip(totals, losses, right, strict=True):
             add_answers(total, loss_of_one, right_of_one, batch.labels, tasks)
-    return [overall(total).score() for total in totals]
+        for collector, logits_of_one, loss_of_one in zip(collectors, logits, losses, strict=True):
+            if collector is not None:
+                collector.add(logits_of_one, loss_of_one, batch.targets, batch.labels)
+    scores = [overall(total).score() for total in totals]
+    return [
+        (score, collector.value() if collector is not None and math.isfinite(score.loss) else None)
+        for score, collector in zip(scores, collectors, strict=True)
+    ]
 
 
 class _Kept:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mars_core.metrics.schema import PERPLEXITY
 from mars_core.report import formatting as f
 from mars_core.report.data import ReportData
 from mars_core.report.spread import seed_deviation
@@ -169,13 +170,15 @@ def _predicted(data: ReportData, results: StudyResults) -> Fact | None:
     if candidate is None or candidate.loss is None:
         return None
     measured = candidate.source.how == "best observed"
-    name = "Measured validation loss" if measured else f"Predicted loss at D = {f.count(choice.D_target)}"
-    details = [f"perplexity {f.fixed(candidate.perplexity)}"]
+    quantity = results.objective.quantity
+    name = f"Measured validation {quantity}" if measured else f"Predicted {quantity} at D = {f.count(choice.D_target)}"
+    details = [] if candidate.perplexity is None else [f"perplexity {f.fixed(candidate.perplexity)}"]
     if candidate.loss_interval is not None:
         details.insert(0, f"95% interval {f.fixed_interval(candidate.loss_interval)}")
     final = final_of(data, "chosen")
     if final is not None:
-        details.append(f"the final run reached {f.fixed(final.get('best_val_loss'))}")
+        reached = final.get("best_val_loss" if results.objective.name == PERPLEXITY else "best_objective")
+        details.append(f"the final run reached {f.fixed(reached)}")
     return Fact(name, f.fixed(candidate.loss), "; ".join(details))
 
 

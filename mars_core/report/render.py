@@ -19,12 +19,14 @@ from mars_core.report.figures.calibration_curves import calibration_curves_figur
 from mars_core.report.figures.final_curves import final_curves_figure
 from mars_core.report.figures.law_convergence import law_convergence_figure
 from mars_core.report.figures.law_performance import law_performance_figure
+from mars_core.report.figures.perplexity_accuracy import correlation_of, perplexity_accuracy_figure
 from mars_core.report.figures.perplexity_heatmap import earlier_sizes_figure, heatmap_figure
 from mars_core.report.figures.predicted_heatmap import predicted_heatmap_figure
 from mars_core.report.figures.svg import inline_svg, standalone_svg
 from mars_core.report.findings import LAW_NAMES, findings, fits
 from mars_core.report.spread import spread_sentence
 from mars_core.report.study_results import StudyResults, read_results
+from mars_core.scoring.correlation import in_words
 
 TEMPLATE = "report.html.j2"
 
@@ -45,6 +47,7 @@ PLOTS = (
     Plot("predicted", "Perplexity predicted at the target size", lambda _, r: predicted_heatmap_figure(r)),
     Plot("law-c", "Steps to convergence against dataset size with law C", lambda _, r: law_convergence_figure(r)),
     Plot("balance", "Balance curve over the grid of rank pairs", lambda _, r: balance_curve_figure(r)),
+    Plot("correlation", "Perplexity against accuracy", lambda _, r: perplexity_accuracy_figure(r)),
     Plot("calibration", "Validation loss of the calibration runs", lambda _, r: calibration_curves_figure(r)),
     Plot("finals", "Loss of the final fine-tunes", lambda d, _: final_curves_figure(d.finals)),
 )
@@ -71,8 +74,11 @@ def render_figures(data: ReportData) -> dict[str, str]:
 
 
 def _context(data: ReportData, results: StudyResults) -> dict[str, Any]:
+    correlation = correlation_of(results)
     return {
         "data": data,
+        "correlation": correlation,
+        "correlation_words": in_words(correlation) if correlation else "",
         "results": results,
         "answer": answer_of(data, results),
         "findings": findings(data, results),

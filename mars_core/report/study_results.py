@@ -12,6 +12,8 @@ import pandas as pd
 from mars_core.fitting import LawFit
 from mars_core.report.data import ReportData
 from mars_core.search import Choice
+from mars_core.search.from_laws import objective_of
+from mars_core.search.objective import Objective
 
 Pair = tuple[int, int]
 MODULES = ("me", "llm")
@@ -36,6 +38,7 @@ class StudyResults:
         choice: the search's result, None before the search.
         signal: what gave the times to a module: `slice`, `isolated` or `trajectory`.
         level: loss level that counted as converged: `common` or `own`.
+        objective: what law P is of and the search minimised.
     """
 
     metrics: pd.DataFrame
@@ -48,6 +51,7 @@ class StudyResults:
     choice: Choice | None
     signal: str
     level: str
+    objective: Objective
 
     @property
     def ranks_me(self) -> list[int]:
@@ -120,6 +124,7 @@ def read_results(data: ReportData) -> StudyResults:
         choice=None if data.choice is None else Choice.from_json(data.choice),
         signal=str(laws.get("signal") or "slice"),
         level=str(laws.get("level") or "common"),
+        objective=objective_of(laws),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mars_core.fitting import LawFit
@@ -137,7 +137,8 @@ def law_p_alone(results: StudyResults) -> str:
         return ""
     excess = f.percent(grid.values[choice.pair] / grid.values[best] - 1, 2)
     where = "" if best in {candidate.pair for candidate in choice.candidates} else ", which is off the balance curve"
-    return f"Law P alone would take {f.pair(best)}{where}; for the chosen pair it predicts {excess} more perplexity."
+    more = f"{excess} more {results.objective.name}"
+    return f"Law P alone would take {f.pair(best)}{where}; for the chosen pair it predicts {more}."
 
 
 def candidate_rows(results: StudyResults) -> list[Row]:
@@ -270,6 +271,46 @@ def _score(score: Mapping[str, Any] | None) -> Row:
         "answers": f.count(known.get("n_answers")),
         "tokens": f.count(known.get("n_tokens")),
     }
+
+
+METHODS = (("letter", "the option's letter"), ("text", "exact match after normalisation"))
+GENERATED = (("overall", "all answers"), ("with_image", "with an image"), ("multiple_choice", "multiple choice"))
+
+
+def generated_rows(data: ReportData) -> list[Row]:
+    """Accuracy of generated answers: all, by task type and by ScienceQA's subgroups; a cell per evaluated model."""
+    found = [((data.evaluation or {}).get(role) or {}).get("generated") or {} for role, _ in evaluated_roles(data)]
+    if not any(found):
+        return []
+    rows = [_generated(name, [scores.get(key) for scores in found]) for key, name in GENERATED]
+    for kind, prefix in (("by_task", "task: "), ("scienceqa", "ScienceQA ")):
+        names = dict.fromkeys(name for scores in found for name in scores.get(kind) or {})
+        rows += [_generated(prefix + name, [(scores.get(kind) or {}).get(name) for scores in found]) for name in names]
+    return [row for row in rows if row["answers"] != f.DASH]
+
+
+def _generated(name: str, scores: Sequence[Mapping[str, Any] | None]) -> Row:
+    counts = [score["n"] for score in scores if score]
+    answers = f.count(counts[0]) if counts else f.DASH
+    return {"group": name, "answers": answers, "cells": [_generated_cell(score) for score in scores]}
+
+
+def _generated_cell(score: Mapping[str, Any] | None) -> str:
+    if not score:
+        return f.DASH
+    low, high = score["interval"]
+    return f"{f.percent(score['accuracy'])} ({f.percent(low)} to {f.percent(high)})"
+
+
+def generated_note(data: ReportData) -> str:
+    """How generated answers were marked, and how many were too long to be generated."""
+    found: Mapping[str, Any] = next(
+        (s["generated"] for s in (data.evaluation or {}).values() if s.get("generated")), {}
+    )
+    methods, left_out = found.get("methods") or {}, int(found.get("too_long") or 0)
+    parts = [f"{f.count(methods[name])} by {words}" for name, words in METHODS if methods.get(name)]
+    long = f" {f.plural(left_out, 'longer answer')} were left to perplexity." if left_out else ""
+    return f"Greedy decoding; answers marked: {', '.join(parts)}.{long}"
 
 
 def final_rows(data: ReportData) -> list[Row]:

@@ -11,6 +11,7 @@ import pandas as pd
 from mars_core.convergence import LossLevels, NoConvergenceTimes, convergence_times, with_separability
 from mars_core.convergence.times import LevelName, SignalName
 from mars_core.fitting import choose_form, fit_law
+from mars_core.search.objective import PERPLEXITY_OBJECTIVE, Objective, positive_points
 
 MODULES = ("me", "llm")
 # Seeds of their own: with one seed, the n-th draw of both law C fits would take the same runs by position.
@@ -54,10 +55,16 @@ def times_from_curves(metrics: pd.DataFrame, settings: LawSettings, levels: Loss
     return Times(table, None, settings.signal, settings.level)
 
 
-def laws_from(points: pd.DataFrame, times: Times, settings: LawSettings) -> dict[str, Any]:
-    """Fit law P to `points` (r_me, r_llm, D, loss, run_id, seed) and law C to `times`; no fit leaves a cause."""
-    form = _form(points, settings)
-    performance, causes = _fit_or_cause({"performance": points}, form["law"], settings)
+def laws_from(
+    points: pd.DataFrame, times: Times, settings: LawSettings, objective: Objective = PERPLEXITY_OBJECTIVE
+) -> dict[str, Any]:
+    """Fit law P to `points` (r_me, r_llm, D, loss, run_id, seed) and law C to `times`; no fit leaves a cause.
+
+    objective: what `loss` holds.
+    """
+    found = positive_points(points, objective.quantity)
+    form = _form(found.table, settings)
+    performance, causes = _fit_or_cause({"performance": found.cause or found.table}, form["law"], settings)
     modules = {module: times.cause or times.table[times.table["module"] == module] for module in MODULES}
     convergence, no_convergence = _fit_or_cause(modules, "convergence", settings)
     return {
@@ -69,14 +76,9 @@ def laws_from(points: pd.DataFrame, times: Times, settings: LawSettings) -> dict
         "reference": list(settings.reference),
         "signal": times.signal,
         "level": times.level,
+        "objective": objective.name,
+        "objective_notes": list(found.notes),
     }
-
-
-def metrics_as_points(metrics: pd.DataFrame) -> pd.DataFrame:
-    """Checkpoint metrics as the points of law P: r_me, r_llm, D, loss, and the run they come from."""
-    return metrics.rename(columns={"unique_samples": "D", "val_loss": "loss"})[
-        ["r_me", "r_llm", "D", "loss", "run_id", "seed"]
-    ]
 
 
 def _form(points: pd.DataFrame, settings: LawSettings) -> dict[str, Any]:

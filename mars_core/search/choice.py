@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from mars_core.metrics.schema import PERPLEXITY
 from mars_core.search.balance import BalancePoint
 
 Pair = tuple[int, int]
@@ -33,7 +34,9 @@ class Source:
 class Candidate:
     """A pair that was compared. Losses in nats per answer token; regrets are relative excess perplexity.
 
-    `expected_regret`: mean over the bootstrap of exp(loss - smallest loss among the candidates) - 1.
+    Where a metric is the objective, `loss` is its value, `perplexity` None, and regrets are relative excess of it.
+    `expected_regret`: mean over the bootstrap of the excess over the smallest among the candidates; for perplexity
+    exp(loss - smallest loss) - 1.
     `excess_upper_bound`: upper end of the 95% interval of the excess over the candidate with the smallest
     expected regret. None where law P had no say.
     """
@@ -64,6 +67,7 @@ class Choice:
     `reason`: one sentence. `fallback_cause`: why the laws could not decide, None unless verdict is fallback.
     `preferred_over`: the pair with the smallest expected regret, where a cheaper one was taken instead.
     `n_undefined`: LLM ranks at which Eq. 3 has no real, finite solution (the paper's complex cases).
+    `objective`: what was minimised.
     """
 
     pair: Pair
@@ -80,6 +84,7 @@ class Choice:
     balance_curve: tuple[BalancePoint, ...]
     n_undefined: int
     diagnostics: Mapping[str, Any]
+    objective: str = PERPLEXITY
 
     def candidate(self, pair: Pair) -> Candidate:
         """The candidate with this pair; ValueError if it was not compared."""

@@ -12,6 +12,7 @@ from mars_core.search.candidates import Pool, all_pairs, balanced_pairs
 from mars_core.search.choice import Choice, Pair
 from mars_core.search.constraints import Constraint, CountParameters, allowed_pairs, counter
 from mars_core.search.diagnose import diagnostics_of
+from mars_core.search.objective import PERPLEXITY_OBJECTIVE, Objective
 from mars_core.search.observed import calibrated_range, require_observed
 from mars_core.search.ranks import both_neighbours, nearest_or_clamped
 from mars_core.search.soundness import objection_to_law_c, objection_to_law_p
@@ -45,6 +46,7 @@ class Search:
     reference: Pair
     D_target: float
     margin: float
+    objective: Objective
 
     @property
     def objection_to_law_c(self) -> str | None:
@@ -72,6 +74,7 @@ def choose_pair(
     reference: Pair,
     margin: float = 0.0025,
     rule: Rule = "mars",
+    objective: Objective = PERPLEXITY_OBJECTIVE,
     constraints: Sequence[Constraint] = (),
     missing: Mapping[str, str] = NO_FITS,
     evidence: Mapping[str, Any] | None = None,
@@ -86,10 +89,11 @@ def choose_pair(
         ranks_llm: available LLM ranks, positive.
         D_target: unique samples of the full fine-tune.
         trainable_parameters: per pair (r_me, r_llm), as a table or as a function of the pair.
-        observed: measured losses with columns r_me, r_llm, D, loss (nats per answer token).
+        observed: measured values of what law P is of: columns r_me, r_llm, D, loss (nats per answer token).
         reference: the default pair, where nothing else decides.
-        margin: relative excess perplexity below which a cheaper pair is as good; 0.0025 is 0.25%.
+        margin: relative excess of the objective (perplexity) below which a cheaper pair is as good; 0.0025 is 0.25%.
         rule: `mars` (both neighbours, expected regret, margin) or `paper` (nearest or clamped rank, argmin).
+        objective: what is minimised; law P and `observed` are of its quantity.
         constraints: what the pair must satisfy.
         missing: why a fit is None, under `law_p`, `law_c_me`, `law_c_llm`.
         evidence: further findings (such as law C's separability) to be stored with the choice's diagnostics.
@@ -108,6 +112,7 @@ def choose_pair(
     search = Search(
         law_p, law_c_me, law_c_llm, missing, _ranks_of(allowed, 0), _ranks_of(allowed, 1), allowed,
         tuple(constraints), count, observed, reference, float(D_target), float(margin),
+        objective,
     )  # fmt: skip
     curve = _curve(search)
     pool = _balanced(search, curve, rule)
@@ -137,22 +142,27 @@ def _calibrated(search: Search) -> tuple[tuple[int, int] | None, tuple[int, int]
 
 def _decide(search: Search, curve: tuple[BalancePoint, ...], pool: Pool, rule: Rule) -> Decision:
     """The order of DESIGN: balanced candidates, law P over all pairs, best observed pair, reference pair."""
+    objective = search.objective
     cause = search.objection_to_law_c or _all_undefined(curve)
     no_law_p = search.objection_to_law_p
     if no_law_p is not None or search.law_p is None:
         both = no_law_p if cause is None else f"{cause}; {no_law_p}"
-        return decide_by_observation(search.observed, search.allowed, search.reference, search.count, str(both))
+        return decide_by_observation(
+            search.observed, search.allowed, search.reference, search.count, str(both), objective
+        )
     everything = all_pairs(search.allowed, _calibrated(search))
     if cause is not None:
-        return decide_by_law_p(search.law_p, everything, search.D_target, search.count, search.margin, cause)
+        return decide_by_law_p(
+            search.law_p, everything, search.D_target, search.count, search.margin, cause, objective=objective
+        )
     if rule == "paper" and pool.pairs:
-        return decide_by_paper(search.law_p, pool, search.D_target, search.count)
+        return decide_by_paper(search.law_p, pool, search.D_target, search.count, objective)
     no_information = uninformative(curve, pool, search.ranks_me)
     if no_information is not None:
         return decide_by_law_p(
-            search.law_p, everything, search.D_target, search.count, search.margin, None, no_information
+            search.law_p, everything, search.D_target, search.count, search.margin, None, no_information, objective
         )
-    return decide_by_balance(search.law_p, pool, search.D_target, search.count, search.margin)
+    return decide_by_balance(search.law_p, pool, search.D_target, search.count, search.margin, objective)
 
 
 def _all_undefined(curve: tuple[BalancePoint, ...]) -> str | None:
@@ -179,6 +189,7 @@ def _assemble(
         rule=rule,
         D_target=search.D_target,
         margin=search.margin,
+        objective=search.objective.name,
         candidates=decision.candidates,
         dropped=pool.dropped,
         balance_curve=curve,

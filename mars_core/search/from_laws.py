@@ -8,8 +8,9 @@ from typing import Any, Protocol
 import pandas as pd
 
 from mars_core.fitting import LawFit
-from mars_core.search.both_laws import metrics_as_points
+from mars_core.metrics.schema import PERPLEXITY
 from mars_core.search.choice import Choice
+from mars_core.search.objective import Objective, objective_named, points_of
 from mars_core.search.stability import Stability, stability_over_draws, stability_over_seeds
 
 STABILITY_DRAWS = 100
@@ -44,7 +45,8 @@ def choose_from_laws(
     """
     stability = _stability(laws, metrics, choose, refit)
     evidence = {"stability": stability.to_json() if stability else None}
-    return choose(*fits_of(laws), observed=observed_losses(metrics), missing=missing_of(laws), evidence=evidence)
+    observed = observed_losses(metrics, objective_of(laws))
+    return choose(*fits_of(laws), observed=observed, missing=missing_of(laws), evidence=evidence)
 
 
 def _stability(
@@ -57,13 +59,14 @@ def _stability(
 
         def choose_again(part: pd.DataFrame) -> Choice:
             again = refit(part)
-            return choose(*fits_of(again), observed=observed_losses(part), missing=missing_of(again))
+            observed = observed_losses(part, objective_of(again))
+            return choose(*fits_of(again), observed=observed, missing=missing_of(again))
 
         return stability_over_seeds(metrics, choose_again)
     fits = fits_of(laws)
     if not any(fits):
         return None
-    observed, missing = observed_losses(metrics), missing_of(laws)
+    observed, missing = observed_losses(metrics, objective_of(laws)), missing_of(laws)
     return stability_over_draws(
         *fits, lambda *drawn: choose(*drawn, observed=observed, missing=missing), n_draws=STABILITY_DRAWS
     )
@@ -80,9 +83,14 @@ def missing_of(laws: Mapping[str, Any]) -> dict[str, str]:
     return {LAW_NAMES[name]: cause for name, cause in laws["causes"].items() if cause}
 
 
-def observed_losses(metrics: pd.DataFrame) -> pd.DataFrame:
-    """Mean loss over seeds of each pair at each size."""
-    return metrics_as_points(metrics).groupby(["r_me", "r_llm", "D"], as_index=False).agg({"loss": "mean"})
+def objective_of(laws: Mapping[str, Any]) -> Objective:
+    """What stored laws are of; those of earlier versions are of perplexity."""
+    return objective_named(str(laws.get("objective") or PERPLEXITY))
+
+
+def observed_losses(metrics: pd.DataFrame, objective: Objective) -> pd.DataFrame:
+    """Mean over seeds of the objective's quantity for each pair at each size."""
+    return points_of(metrics, objective).groupby(["r_me", "r_llm", "D"], as_index=False).agg({"loss": "mean"})
 
 
 def _fit(stored: Any) -> LawFit | None:

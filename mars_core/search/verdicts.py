@@ -11,6 +11,7 @@ from mars_core.search.balance import BalancePoint
 from mars_core.search.candidates import Pool
 from mars_core.search.choice import Candidate, DecidedBy, Pair, Source, Verdict
 from mars_core.search.constraints import CountParameters
+from mars_core.search.objective import PERPLEXITY_OBJECTIVE, Objective
 from mars_core.search.observed import best_observed
 from mars_core.search.score import Scores, candidates_of, cheaper_within_margin, score
 
@@ -59,31 +60,42 @@ def _spans(point: BalancePoint, smallest: int, largest: int) -> bool:
     return point.interval[0] <= smallest and point.interval[1] >= largest
 
 
-def decide_by_balance(law_p: LawFit, pool: Pool, D: float, count: CountParameters, margin: float) -> Decision:
+def decide_by_balance(
+    law_p: LawFit,
+    pool: Pool,
+    D: float,
+    count: CountParameters,
+    margin: float,
+    objective: Objective = PERPLEXITY_OBJECTIVE,
+) -> Decision:
     """Smallest expected regret among the balanced candidates, or a cheaper one that is as good."""
-    picked = _pick(law_p, pool, D, count, margin)
+    picked = _pick(law_p, pool, D, count, margin, objective)
     taken = picked.taken
     if picked.preferred_over is None:
-        return Decision(taken.pair, "chosen", _chosen_reason(taken, pool), "balanced candidates", picked.candidates)
+        return Decision(
+            taken.pair, "chosen", _chosen_reason(taken, pool, objective), "balanced candidates", picked.candidates
+        )
     return Decision(
         taken.pair,
         "indistinguishable",
         f"{_show(taken.pair)} trains {_saving(picked)} fewer parameters than {_show(picked.preferred_over)}, and its "
-        f"perplexity is predicted to be at most {_upper(taken):.2%} higher, within the margin of {margin:.2%}.",
+        f"{objective.name} is predicted to be at most {_upper(taken):.2%} higher, within the margin of {margin:.2%}.",
         "balanced candidates",
         picked.candidates,
         preferred_over=picked.preferred_over,
     )
 
 
-def decide_by_paper(law_p: LawFit, pool: Pool, D: float, count: CountParameters) -> Decision:
+def decide_by_paper(
+    law_p: LawFit, pool: Pool, D: float, count: CountParameters, objective: Objective = PERPLEXITY_OBJECTIVE
+) -> Decision:
     """The paper's rule: the smallest predicted loss among the candidates (Eq. 4)."""
-    scores = score(law_p, pool.pairs, D)
-    candidates = candidates_of(scores, pool.pairs, pool.sources, count)
+    scores = score(law_p, pool.pairs, D, objective)
+    candidates = candidates_of(scores, pool.pairs, pool.sources, count, objective)
     taken = candidates[int(np.argmin(scores.loss))]
     reason = (
-        f"{_show(taken.pair)} has the smallest predicted loss ({taken.loss:.4g}) of {len(candidates)} candidates "
-        "on the balance curve, by the paper's rule."
+        f"{_show(taken.pair)} has the smallest predicted {objective.quantity} ({taken.loss:.4g}) of {len(candidates)} "
+        "candidates on the balance curve, by the paper's rule."
     )
     return Decision(taken.pair, "chosen", reason, "balanced candidates", candidates)
 
@@ -96,15 +108,16 @@ def decide_by_law_p(
     margin: float,
     cause: str | None,
     no_information: str | None = None,
+    objective: Objective = PERPLEXITY_OBJECTIVE,
 ) -> Decision:
     """Law P over all pairs: verdict `fallback` with its cause, or `balance uninformative`."""
-    picked = _pick(law_p, pool, D, count, margin)
+    picked = _pick(law_p, pool, D, count, margin, objective)
     verdict: Verdict = "balance uninformative" if cause is None else "fallback"
     why = f"{cause or no_information}, so law P decided over all {len(pool.pairs)} pairs"
     return Decision(
         picked.taken.pair,
         verdict,
-        f"{_capital(why)}: {_how_picked(picked, margin)}.",
+        f"{_capital(why)}: {_how_picked(picked, margin, objective)}.",
         "law P over all pairs",
         picked.candidates,
         fallback_cause=cause,
@@ -113,22 +126,27 @@ def decide_by_law_p(
 
 
 def decide_by_observation(
-    observed: pd.DataFrame, allowed: Collection[Pair], reference: Pair, count: CountParameters, cause: str
+    observed: pd.DataFrame,
+    allowed: Collection[Pair],
+    reference: Pair,
+    count: CountParameters,
+    cause: str,
+    objective: Objective = PERPLEXITY_OBJECTIVE,
 ) -> Decision:
     """No law may decide: the best observed pair at the largest size, else the reference pair."""
     best = best_observed(observed, allowed)
     if best is not None:
         pair, loss = best
         reason = (
-            f"{_capital(cause)}, so {_show(pair)} was taken: it has the lowest measured loss ({loss:.4g}) at the "
-            "largest size."
+            f"{_capital(cause)}, so {_show(pair)} was taken: it has the lowest measured {objective.quantity} "
+            f"({loss:.4g}) at the largest size."
         )
-        candidate = _unscored(pair, loss, "best observed", count)
+        candidate = _unscored(pair, loss, "best observed", count, objective)
         return Decision(pair, "fallback", reason, "best observed pair", (candidate,), fallback_cause=cause)
     pair = closest(reference, allowed)
     what = "the reference pair" if pair == reference else f"the allowed pair closest to the reference {reference}"
     reason = f"{_capital(cause)}, and no allowed pair was measured, so {what}, {_show(pair)}, was taken."
-    candidate = _unscored(pair, None, "reference", count)
+    candidate = _unscored(pair, None, "reference", count, objective)
     return Decision(pair, "fallback", reason, "reference pair", (candidate,), fallback_cause=cause)
 
 
@@ -152,19 +170,19 @@ class _Picked:
         return None if self.taken.pair == self.best.pair else self.best.pair
 
 
-def _pick(law_p: LawFit, pool: Pool, D: float, count: CountParameters, margin: float) -> _Picked:
-    scores: Scores = score(law_p, pool.pairs, D)
-    candidates = candidates_of(scores, pool.pairs, pool.sources, count)
+def _pick(law_p: LawFit, pool: Pool, D: float, count: CountParameters, margin: float, objective: Objective) -> _Picked:
+    scores: Scores = score(law_p, pool.pairs, D, objective)
+    candidates = candidates_of(scores, pool.pairs, pool.sources, count, objective)
     taken = cheaper_within_margin(scores, [c.trainable_parameters for c in candidates], margin)
     return _Picked(candidates, candidates[taken], candidates[scores.best])
 
 
-def _unscored(pair: Pair, loss: float | None, how: str, count: CountParameters) -> Candidate:
-    perplexity = None if loss is None else float(np.exp(loss))
+def _unscored(pair: Pair, loss: float | None, how: str, count: CountParameters, objective: Objective) -> Candidate:
+    perplexity = None if loss is None else objective.perplexity(loss)
     return Candidate(pair, loss, None, perplexity, None, None, count(pair), Source(how))
 
 
-def _chosen_reason(taken: Candidate, pool: Pool) -> str:
+def _chosen_reason(taken: Candidate, pool: Pool, objective: Objective) -> str:
     rank = taken.source.balance_rank
     balance = (
         ""
@@ -172,18 +190,19 @@ def _chosen_reason(taken: Candidate, pool: Pool) -> str:
         else f"; at r_llm = {taken.pair[1]} both modules are predicted to converge together at r_me = {rank:.3g}"
     )
     return (
-        f"{_show(taken.pair)} has the smallest expected regret ({taken.expected_regret:.2%} of perplexity) of "
+        f"{_show(taken.pair)} has the smallest expected regret ({taken.expected_regret:.2%} of {objective.name}) of "
         f"{len(pool.pairs)} candidates whose modules converge together{balance}."
     )
 
 
-def _how_picked(picked: _Picked, margin: float) -> str:
+def _how_picked(picked: _Picked, margin: float, objective: Objective) -> str:
     taken = picked.taken
     if picked.preferred_over is None:
-        return f"{_show(taken.pair)} has the smallest expected regret ({taken.expected_regret:.2%} of perplexity)"
+        return f"{_show(taken.pair)} has the smallest expected regret ({taken.expected_regret:.2%} of {objective.name})"
     return (
         f"{_show(taken.pair)} was taken because it trains {_saving(picked)} fewer parameters than "
-        f"{_show(picked.preferred_over)} at an excess perplexity of at most {_upper(taken):.2%} (margin {margin:.2%})"
+        f"{_show(picked.preferred_over)} at an excess {objective.name} of at most {_upper(taken):.2%} "
+        f"(margin {margin:.2%})"
     )
 
 

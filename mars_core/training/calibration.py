@@ -16,7 +16,8 @@ class Checkpoint:
     calibration validation set (both nats per answer token). lr: rate of the last step. grad_norm_me,
     grad_norm_llm: gradient norms of the last step before clipping, the projector counted with the LLM whose
     rank it has; 0 without adapters. wall_seconds: the run's share of its
-    pack's time so far (time / runs). peak_memory_bytes: of the process or device.
+    pack's time so far (time / runs). peak_memory_bytes: of the process or device. val_objective: value of the
+    search's metric on the same answers, None where perplexity is the objective, NaN where the metric has none.
     """
 
     step: int
@@ -28,6 +29,7 @@ class Checkpoint:
     grad_norm_llm: float
     wall_seconds: float
     peak_memory_bytes: int
+    val_objective: float | None = None
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,16 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from mars_core.training.answer_loss import IGNORE, answer_logits
+
+if TYPE_CHECKING:
+    from mars_core.objective.measurement import Collector, Measurement
 
 LARGEST_LOSS = 700.0
 """Nats per answer token; the perplexity of a larger loss overflows."""
@@ -43,10 +46,11 @@ class Score:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores over all samples and by task type."""
+    """Scores over all samples and by task type; objective: the value of the metric asked for, None without one."""
 
     overall: Score
     by_task: Mapping[str, Score]
+    objective: float | None = None
 
 
 @dataclass
@@ -67,23 +71,29 @@ def evaluate(
     model: nn.Module,
     batches: Iterable[tuple[Mapping[str, Tensor], Sequence[str]]],
     *,
+    measurement: Measurement | None = None,
     on_batch: Callable[[int], Any] | None = None,
 ) -> Evaluation:
     """Score `model` on batches of (model inputs with labels, task type of each row).
 
     The model is put into evaluation mode for the call and back afterwards.
 
+    measurement: a metric to take as well; the batches must be those of its samples, in their order.
+
     Raises:
         ValueError: there is no answer to score.
     """
-    totals = totals_of(model, batches, on_batch=on_batch)
-    return Evaluation(overall(totals).score(), {task: total.score() for task, total in sorted(totals.items())})
+    collector = measurement.collect() if measurement else None
+    totals = totals_of(model, batches, collector=collector, on_batch=on_batch)
+    by_task = {task: total.score() for task, total in sorted(totals.items())}
+    return Evaluation(overall(totals).score(), by_task, collector.value() if collector else None)
 
 
 def totals_of(
     model: nn.Module,
     batches: Iterable[tuple[Mapping[str, Tensor], Sequence[str]]],
     *,
+    collector: Collector | None = None,
     on_batch: Callable[[int], Any] | None = None,
 ) -> dict[str, Totals]:
     """The sums behind `evaluate`, by task type, so that several processes can add theirs up."""
@@ -93,7 +103,7 @@ def totals_of(
     try:
         with torch.no_grad():  # not inference_mode: FSDP would train on what it gathered in it
             for batch, tasks in batches:
-                _add_batch(totals, model, batch, tasks)
+                _add_batch(totals, collector, model, batch, tasks)
                 if on_batch is not None:
                     on_batch(len(tasks))
     finally:
@@ -118,11 +128,19 @@ def _as_tuple(totals: Totals) -> tuple[float, int, int, int]:
     return totals.nats, totals.tokens, totals.exact, totals.answers
 
 
-def _add_batch(totals: dict[str, Totals], model: nn.Module, batch: Mapping[str, Tensor], tasks: Sequence[str]) -> None:
+def _add_batch(
+    totals: dict[str, Totals],
+    collector: Collector | None,
+    model: nn.Module,
+    batch: Mapping[str, Tensor],
+    tasks: Sequence[str],
+) -> None:
     logits, targets = answer_logits(model, batch)
     wide = logits if logits.dtype == torch.float64 else logits.float()
     losses = functional.cross_entropy(wide, targets, reduction="none")
     add_answers(totals, losses, wide.argmax(dim=-1) == targets, batch["labels"], tasks)
+    if collector is not None:
+        collector.add(wide, losses, targets, batch["labels"])
 
 
 def add_answers(totals: dict[str, Totals], losses: Tensor, right: Tensor, labels: Tensor, tasks: Sequence[str]) -> None:

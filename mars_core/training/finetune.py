@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from mars_core.models.partition import Partition
+from mars_core.objective.measurement import Measurement
 from mars_core.training.methods.method import Method
 from mars_core.training.recipe import Recipe
 from mars_core.training.trainer import AnswerTrainer, Batches, FinetuneDiverged, LogCallback, StepCallback
@@ -31,8 +32,9 @@ class FinalRun:
     """What a final fine-tune reports.
 
     history: the Trainer's log, one mapping per entry (step, loss, learning_rate, grad_norm or eval_loss, ...).
-    best_step: step of the checkpoint kept, the one with the lowest validation perplexity.
-    best_val_loss: its validation loss in nats per answer token. seconds: training time of this call.
+    best_step: step of the checkpoint kept, the one with the lowest validation perplexity, or the lowest value of the
+    metric asked for. best_val_loss: its validation loss in nats per answer token. best_objective: its value of the
+    metric, None without one. seconds: training time of this call.
     processes: how many trained together. samples_per_second, tokens_per_second: over all of them, in this call, without
     the time of evaluations; tokens without padding. peak_memory_bytes: of the process or device that used most.
     """
@@ -46,6 +48,7 @@ class FinalRun:
     samples_per_second: float
     tokens_per_second: float
     peak_memory_bytes: int
+    best_objective: float | None = None
 
 
 def finetune(
@@ -54,6 +57,7 @@ def finetune(
     train: Dataset[Any],
     collate: Callable[[list[Any]], dict[str, Tensor]],
     validation: Batches,
+    measurement: Measurement | None = None,
     recipe: Recipe,
     steps: int,
     seed: int,
@@ -78,7 +82,9 @@ def finetune(
     Args:
         wrapped: the model as `method` made it trainable.
         train, collate: the training set, and how its items become a batch.
-        validation: scored batches of the validation set; of several processes, each gives its share.
+        validation: scored batches of the validation set; of several processes, each gives its share, or all of them
+            where there is a measurement.
+        measurement: the metric that the best checkpoint is chosen by; without, it is validation perplexity.
         recipe, steps, seed: the settings of the run.
         checkpoints: where checkpoints lie.
         method, partition: what is special about the training method; without, everything trainable has the recipe's
@@ -113,7 +119,7 @@ def finetune(
         save_steps=every,
         save_total_limit=2,
         load_best_model_at_end=True,
-        metric_for_best_model="eval_loss",
+        metric_for_best_model="eval_objective" if measurement else "eval_loss",
         greater_is_better=False,
         logging_steps=max(1, steps // LOGS_PER_RUN),
         seed=seed,
@@ -140,6 +146,7 @@ def finetune(
         eval_dataset=train,  # the Trainer asks for one; AnswerTrainer.evaluate reads `validation` instead
         data_collator=collate,
         validation=validation,
+        measurement=measurement,
         method=method,
         partition=partition,
         callbacks=[
@@ -162,16 +169,24 @@ def finetune(
         if trainer.is_world_process_zero():
             on_state(state)
     best, seconds = trainer.state.best_model_checkpoint, float(output.metrics["train_runtime"])
+    best_step = _step_of(Path(best)) if best else trainer.state.global_step
+    scores = scores_at(trainer.state.log_history, best_step)
     return FinalRun(
         history=tuple(trainer.state.log_history),
         steps=trainer.state.global_step,
-        best_step=_step_of(Path(best)) if best else trainer.state.global_step,
-        best_val_loss=float(trainer.state.best_metric),
+        best_step=best_step,
+        best_val_loss=scores["eval_loss"],
+        best_objective=scores.get("eval_objective"),
         seconds=seconds,
         processes=trainer.accelerator.num_processes,
         peak_memory_bytes=trainer.peak_memory(),
         **trainer.throughput((steps - done) * recipe.batch_size, seconds),
     )
+
+
+def scores_at(history: Sequence[Mapping[str, float]], step: int) -> Mapping[str, float]:
+    """The evaluation in the Trainer's log at a step, the last one where it was made again after a resume."""
+    return next(entry for entry in reversed(history) if entry["step"] == step and "eval_loss" in entry)
 
 
 def micro_batches(batch_size: int, micro_batch_size: int | None, processes: int) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from mars_core.models.partition import Partition
+from mars_core.objective.measurement import Measurement
 from mars_core.training.answer_loss import token_losses
 from mars_core.training.evaluation import added, overall, totals_of
 from mars_core.training.memory import peak_memory_bytes
@@ -35,17 +36,26 @@ class FinetuneDiverged(RuntimeError):  # noqa: N818 - reads as the fact it state
 class AnswerTrainer(Trainer):  # type: ignore[misc]
     """Trainer whose loss and evaluation are those of calibration: nats per answer token, labelled positions only.
 
-    validation: scored batches of this process's share of the validation set; totals are added up over processes.
+    validation: scored batches of this process's share of the validation set, whose totals are added up over processes;
+    or of all of it, where there is a measurement.
+    measurement: the metric that the best checkpoint is chosen by, None for validation perplexity.
     method: what is special about the training method, None where nothing is.
     """
 
     loss_is_scaled_for_ga = True
 
     def __init__(
-        self, *, validation: Batches, method: Method | None = None, partition: Partition | None = None, **kwargs: Any
+        self,
+        *,
+        validation: Batches,
+        measurement: Measurement | None = None,
+        method: Method | None = None,
+        partition: Partition | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.validation = validation
+        self.measurement = measurement
         self.method = method
         self.partition = partition
         self.model_accepts_loss_kwargs = True  # so that the answer tokens of a whole accumulated batch are counted
@@ -84,9 +94,11 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
             FinetuneDiverged: the loss is not finite.
         """
         started = time.perf_counter()
+        collector = self.measurement.collect() if self.measurement else None
         with self.accelerator.autocast():
-            totals = totals_of(self.accelerator.unwrap_model(self.model), self.validation())
-        score = overall(added(gather_object([totals]))).score()
+            totals = totals_of(self.accelerator.unwrap_model(self.model), self.validation(), collector=collector)
+        # A metric needs all samples, so that every process has scored them all.
+        score = overall(totals if collector else added(gather_object([totals]))).score()
         if not math.isfinite(score.loss):
             raise FinetuneDiverged(
                 f"the final fine-tune diverged by step {self.state.global_step} (validation loss {score.loss}): "
@@ -97,6 +109,10 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
             f"{metric_key_prefix}_perplexity": score.perplexity,
             f"{metric_key_prefix}_accuracy": score.accuracy,
         }
+        if collector is not None:
+            # A checkpoint without a value must lose against any that has one.
+            value = collector.value()
+            metrics[f"{metric_key_prefix}_objective"] = math.inf if math.isnan(value) else value
         self.log(metrics)
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self.evaluation_seconds += time.perf_counter() - started

@@ -18,19 +18,19 @@ from mars_core.data.records import BadRow, PathImage, Sample, Source, Turn
 REQUEST = "Answer with the option's letter from the given choices directly."
 LETTERS = "ABCDEFGHIJ"
 
-_PROBLEMS, _SPLITS = "problems.json", "pid_splits.json"
-FOLDER_FILES = (_PROBLEMS, _SPLITS)
+PROBLEMS, _SPLITS = "problems.json", "pid_splits.json"
+FOLDER_FILES = (PROBLEMS, _SPLITS)
 IMAGES = "images"
 
 
 def recognise(path: Path) -> bool:
     """Whether this is a folder with problems.json, or that file."""
-    return (path / _PROBLEMS).is_file() or (path.name == _PROBLEMS and path.is_file())
+    return (path / PROBLEMS).is_file() or (path.name == PROBLEMS and path.is_file())
 
 
 def read_rows(path: Path, image_folder: Path | None, split: str | None) -> Iterator[Sample | BadRow]:
     """Yield the problems of one split as samples, or the reasons why they are none."""
-    file = path / _PROBLEMS if path.is_dir() else path
+    file = path / PROBLEMS if path.is_dir() else path
     problems = _load(file)
     folder = image_folder or _image_folder(file.parent)
     rows = {name: row for row, name in enumerate(problems, start=1)}

@@ -33,7 +33,8 @@ def law_performance_figure(results: StudyResults) -> Figure | None:
         _mark_target(axes, results)
         style.label(axes, title=f"r_llm = {r_llm}", x="dataset size  D")
     first = axes_of[ranks[0]]
-    style.label(first, y="validation loss, nats/token")
+    objective = results.objective
+    style.label(first, y="validation loss, nats/token" if objective.quantity == "loss" else objective.name)
     _set_scales(first, results, rows, sizes)
     style.figure_legend(figure, *_legend(results))
     return figure
@@ -43,7 +44,7 @@ def _draw_pair(axes: Any, results: StudyResults, rows: pd.DataFrame, r_me: int, 
     colour = style.rank_colours(results.ranks_me)[r_me]
     marker = style.rank_markers(results.ranks_me)[r_me]
     own = rows[(rows["r_me"] == r_me) & (rows["r_llm"] == r_llm)]
-    by_size = own.groupby("unique_samples")["val_loss"]
+    by_size = own.groupby("unique_samples")[results.objective.column]
     mean, low, high = by_size.mean(), by_size.min(), by_size.max()
     if len(results.seeds) > 1:
         axes.vlines(mean.index, low, high, color=colour, linewidth=1.0)
@@ -65,7 +66,8 @@ def _mark_target(axes: Any, results: StudyResults) -> None:
 
 
 def _set_scales(axes: Any, results: StudyResults, rows: pd.DataFrame, sizes: Any) -> None:
-    losses = rows["val_loss"].to_numpy(dtype=float)
+    losses = rows[results.objective.column].to_numpy(dtype=float)
+    losses = losses[losses > 0]  # a metric may be 0 or have no value
     if results.performance is not None:
         losses = np.concatenate([losses, _corner_predictions(results, results.performance)])
     style.log_value_axis(axes.yaxis, *log_span(losses))

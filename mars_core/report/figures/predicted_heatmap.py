@@ -1,10 +1,11 @@
-"""Perplexity that law P predicts at the target size, over the rank pairs."""
+"""Perplexity (or the metric that is the objective) that law P predicts at the target size, over the rank pairs."""
 
 from __future__ import annotations
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from mars_core.metrics.schema import PERPLEXITY
 from mars_core.report.figures.rank_grid import RankGrid, marked_grid_figure
 from mars_core.report.study_results import StudyResults
 
@@ -27,10 +28,12 @@ def predicted_grid(results: StudyResults) -> RankGrid | None:
     pairs = [(r_me, r_llm) for r_me in ranks_me for r_llm in ranks_llm]
     r_me, r_llm = np.array(pairs, dtype=np.float64).T
     X = {"r_me": r_me, "r_llm": r_llm, "D": np.full(len(pairs), float(size))}
-    values = np.exp(fit.predict(X))
+    is_perplexity = results.objective.name == PERPLEXITY
+    predicted = fit.predict(X)
+    values = np.exp(predicted) if is_perplexity else predicted
     small: dict[tuple[int, int], str] = {}
     if len(fit.draws):
         low, high = fit.predict_interval(X)
-        half = 50 * (high - low)
+        half = 50 * (high - low) / (1.0 if is_perplexity else predicted)
         small = {pair: f"±{width:.1f}%" for pair, width in zip(pairs, half, strict=True) if np.isfinite(width)}
     return RankGrid(ranks_me, ranks_llm, dict(zip(pairs, values.tolist(), strict=True)), small)

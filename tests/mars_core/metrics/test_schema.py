@@ -18,6 +18,8 @@ def checkpoint_rows(n: int = 3) -> pd.DataFrame:
             "val_loss": 3.0 / step,
             "val_perplexity": math.exp(3.0 / step),
             "val_accuracy": 0.25,
+            "objective": "token_error",
+            "val_objective": 0.5 / step,
             "train_loss": 3.5 / step,
             "lr": 1e-4,
             "grad_norm_me": 0.5,
@@ -49,7 +51,7 @@ def checkpoint_rows(n: int = 3) -> pd.DataFrame:
 
 def test_the_columns_are_those_of_the_contract():
     assert sorted(SCHEMA.names) == sorted(checkpoint_rows().columns)
-    assert not any(field.nullable for field in SCHEMA)
+    assert [field.name for field in SCHEMA if field.nullable] == ["val_objective"]
 
 
 def test_rows_come_back_from_parquet_as_they_went(tmp_path):
@@ -138,8 +140,31 @@ def test_a_value_of_another_type_is_refused_with_its_column(column, value):
 
 
 def test_another_schema_version_is_refused():
-    with pytest.raises(ValueError, match=r"schema version \[1, 2\], this code reads 1: calibrate again"):
-        validate(checkpoint_rows(2).assign(schema_version=[1, 2]))
+    with pytest.raises(ValueError, match=r"schema version \[2, 3\], this code reads 2: calibrate again"):
+        validate(checkpoint_rows(2).assign(schema_version=[2, 3]))
+
+
+def test_a_table_of_version_1_is_read_as_one_of_perplexity(tmp_path):
+    """As the first version wrote it: without the objective's columns. It can be stored again as what it now is."""
+    added = ["objective", "val_objective"]
+    old = checkpoint_rows().assign(schema_version=1)[[name for name in SCHEMA.names if name not in added]]
+    fields = [field for field in SCHEMA if field.name not in added]
+    pq.write_table(pa.Table.from_pandas(old, schema=pa.schema(fields), preserve_index=False), tmp_path / "old.parquet")
+    rows = from_table(pq.read_table(tmp_path / "old.parquet"))
+    assert (set(rows["schema_version"]), set(rows["objective"])) == ({SCHEMA_VERSION}, {"perplexity"})
+    assert rows["val_objective"].isna().all()
+    kept = old.drop(columns="schema_version")
+    pd.testing.assert_frame_equal(rows[kept.columns], kept, check_dtype=False)
+    pd.testing.assert_frame_equal(from_table(to_table(rows)), rows, check_dtype=False)
+
+
+def test_an_objective_without_a_value_is_none_and_perplexity_has_none_of_its_own():
+    without = checkpoint_rows().assign(val_objective=np.nan)
+    assert from_table(to_table(without))["val_objective"].isna().all()
+    with pytest.raises(ValueError, match="a val_objective below 0"):
+        validate(checkpoint_rows().assign(val_objective=-0.1))
+    with pytest.raises(ValueError, match="though the objective is perplexity"):
+        validate(checkpoint_rows().assign(objective="perplexity"))
 
 
 def test_the_same_step_of_two_runs_is_no_repetition():
