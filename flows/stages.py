@@ -67,7 +67,7 @@ def calibrate_flow(config: StudyConfig, new_revision: bool = False, where: Where
     missing = missing_runs(revision, plan)
     say(f"calibrate: {len(missing)} of {len(plan.runs)} runs to train, {plan.horizon} steps each")
     packs, expected = PACK_PLANNERS[where](config, revision, plan, missing)
-    with _parent_run(config, revision) as parent:
+    with parent_run(config, revision) as parent:
         PACK_TRAINERS[where](config, revision, plan, packs, parent)
         pull(config.study)  # the runs that other machines trained
         publish_calibration(config, revision, plan, missing, parent)
@@ -78,7 +78,8 @@ def calibrate_flow(config: StudyConfig, new_revision: bool = False, where: Where
     return address(config.study, revision.folder)
 
 
-def _parent_run(config: StudyConfig, revision: Revision) -> AbstractContextManager[str]:
+def parent_run(config: StudyConfig, revision: Revision) -> AbstractContextManager[str]:
+    """The MLflow run of the revision, open; gives its id."""
     return tracking.study_run(working_folder(config.study), revision.number, config.model_dump(mode="json"))
 
 
@@ -87,7 +88,7 @@ def fit_flow(config: StudyConfig) -> str:
     """Fit law P and law C; returns the path of the laws."""
     revision = open_revision(config, new=False)
     plan = plan_calibration(config)
-    _stage(
+    run_stage(
         config,
         revision,
         "fit",
@@ -108,7 +109,7 @@ def search_flow(config: StudyConfig) -> dict[str, int]:
         choose_ranks(config, revision, plan)
         publish_artifacts(revision)
 
-    _stage(config, revision, "search", search_hash(config, revision, plan), [choice_path(revision)], work)
+    run_stage(config, revision, "search", search_hash(config, revision, plan), [choice_path(revision)], work)
     pair = chosen_pair(revision)
     return {"r_me": pair.r_me, "r_llm": pair.r_llm}
 
@@ -120,10 +121,10 @@ def finetune_flow(config: StudyConfig, r_me: int, r_llm: int, role: str = "chose
     pair = RankPair(r_me, r_llm)
 
     def work() -> None:
-        with _parent_run(config, revision) as parent:
+        with parent_run(config, revision) as parent:
             finetune_pair(config, revision, pair, role, parent)
 
-    _stage(config, revision, finetune_stage(pair), final_inputs(config, pair), final_outputs(revision, pair), work)
+    run_stage(config, revision, finetune_stage(pair), final_inputs(config, pair), final_outputs(revision, pair), work)
     _write_cards(config, revision, [pair])
     return address(config.study, final_folder(revision, pair) / "adapter")
 
@@ -139,7 +140,7 @@ def evaluate_flow(config: StudyConfig) -> str:
         evaluate_finals(config, revision, finals)
 
     outputs = evaluation_outputs(revision, finals)
-    _stage(config, revision, "evaluate", evaluate_hash(config, revision), outputs, work)
+    run_stage(config, revision, "evaluate", evaluate_hash(config, revision), outputs, work)
     _write_cards(config, revision, finals.values())
     return address(config.study, evaluation_path(revision))
 
@@ -176,15 +177,16 @@ def report_flow(config: StudyConfig, command: str = "mars report") -> str:
     require(revision, "search", chosen)
     finals = trained_pairs(config, revision)
     evaluated = _evaluated(config, revision, finals)
-    stages = ["calibrate", "fit", "search", *map(finetune_stage, finals.values()), *(["evaluate"] * evaluated)]
+    later = [*(["evaluate"] * evaluated), *(["compare"] * revision.manifest("compare").is_file())]
+    stages = ["calibrate", "fit", "search", *map(finetune_stage, finals.values()), *later]
     inputs = content_hash([chosen, outputs_hash(revision, *stages), stages])
 
     def work() -> None:
         write_report(config, Results(revision, plan, finals, evaluated), command)
-        with _parent_run(config, revision) as parent:
+        with parent_run(config, revision) as parent:
             publish_to_mlflow(revision, evaluated, parent)
 
-    _stage(config, revision, "report", inputs, [report_path(revision)], work)
+    run_stage(config, revision, "report", inputs, [report_path(revision)], work)
     return address(config.study, report_path(revision))
 
 
@@ -268,7 +270,7 @@ def _write_cards(config: StudyConfig, revision: Revision, pairs: Iterable[RankPa
         publish_stage(config.study, revision, stage)
 
 
-def _stage(
+def run_stage(
     config: StudyConfig, revision: Revision, name: str, inputs: str, outputs: Iterable[Path], work: Callable[[], Any]
 ) -> bool:
     """Do a stage's work unless it has finished with these inputs; returns whether it was done now."""

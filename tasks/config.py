@@ -249,6 +249,11 @@ class FinalConfig(_Section):
     )
     seed: int = Field(0, description="Seed of adapters and sample order")
     compare_uniform: bool = Field(True, description="Also train the uniform-rank default at the same budget")
+    accelerate: str | None = Field(
+        None,
+        description="Configuration file of accelerate: train in its processes, by DDP or FSDP, to the same batch size "
+        "(default: in one process, on one GPU)",
+    )
 
 
 class EvaluationConfig(_Section):
@@ -365,6 +370,7 @@ def require_full_paths(config: StudyConfig) -> None:
         ValueError: a path is relative.
     """
     named = {"study": config.study} | {f"data.{name}": value for name, value in _files(config.data).items()}
+    named |= {"final.accelerate": config.final.accelerate} if config.final.accelerate else {}
     relative = [f"{name} = {path!r}" for name, path in named.items() if not ("://" in path or Path(path).is_absolute())]
     if relative:
         raise ValueError(
@@ -391,6 +397,8 @@ def _relative_to(values: dict[str, Any], file: str) -> dict[str, Any]:
     if isinstance(data := resolved.get("data"), dict):
         paths = ("train", "validation", "test", "images")
         resolved["data"] = data | {key: _resolve(data[key], file) for key in paths if isinstance(data.get(key), str)}
+    if isinstance(final := resolved.get("final"), dict) and isinstance(final.get("accelerate"), str):
+        resolved["final"] = final | {"accelerate": _resolve(final["accelerate"], file)}
     # A model that names a folder beside the study file is that folder; anything else may be a hub id.
     if isinstance(model := resolved.get("model"), str) and Path(local := _resolve(model, file)).is_dir():
         resolved["model"] = local

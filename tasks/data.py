@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from mars_core.data.subsets import nested_order
 from mars_core.data.tables import forget_tables
 from mars_core.metrics.identity import content_hash
 from mars_core.models.loading import Base
+from mars_core.training.answer_loss import IGNORE
 from tasks.config import DataConfig, StudyConfig
 from tasks.image_cache import look_at_all, remembered_looks
 from tasks.progress import progress_bar
@@ -263,15 +265,31 @@ def step_batches(
 
 
 def scored_batches(
-    dataset: EncodedDataset, base: Base, batch_size: int
+    dataset: EncodedDataset,
+    base: Base,
+    batch_size: int,
+    *,
+    device: torch.device | None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> Callable[[], Iterable[tuple[dict[str, Tensor], list[str]]]]:
-    """A function that gives the batches of a fixed set with the task type of each row."""
-    device = next(base.model.parameters()).device
+    """A function that gives the batches of a fixed set with the task type of each row.
+
+    device: where batches go (default: where the model lies). share: this process's number and how many there are; each
+    takes every so many-th batch. All get equally many, since sharded models are scored in step: where they do not come
+    out even, a process gets a batch again, without its answers.
+    """
+    device = device or next(base.model.parameters()).device
+    starts = range(0, len(dataset), batch_size)
+    number, processes = share
 
     def batches() -> Iterator[tuple[dict[str, Tensor], list[str]]]:
-        for start in range(0, len(dataset), batch_size):
+        for turn in range(number, math.ceil(len(starts) / processes) * processes, processes):
+            start = starts[turn % len(starts)]
             items = [dataset[index] for index in range(start, min(start + batch_size, len(dataset)))]
-            yield to_device(collate(items, base.pad_token_id), device), [item.sample.task for item in items]
+            batch = collate(items, base.pad_token_id)
+            if turn >= len(starts):
+                batch["labels"] = torch.full_like(batch["labels"], IGNORE)
+            yield to_device(batch, device), [item.sample.task for item in items]
 
     return batches
 

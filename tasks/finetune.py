@@ -4,29 +4,31 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from mars_core.data.collate import collate
 from mars_core.metrics.identity import content_hash
 from mars_core.models.loading import Base
-from mars_core.models.lora import RankPair, add_adapters, remove_adapters, trainable_parameters
+from mars_core.models.lora import RankPair, trainable_parameters
 from mars_core.models.processor import save_processor
 from mars_core.search.choice import json_safe
-from mars_core.training.finetune import FinalRun, all_logits, finetune
-from mars_core.training.memory import peak_memory_bytes
+from mars_core.training.finetune import FinalRun, all_logits
 from tasks import tracking
+from tasks.baselines import of_pair
 from tasks.config import StudyConfig
-from tasks.data import load_data, scored_batches, training_set, usable_samples, validation_set
+from tasks.data import load_data, scored_batches, usable_samples, validation_set
 from tasks.hours import final_hours
 from tasks.inputs import log_datasets
-from tasks.objective import measurement, objective_identity
+from tasks.live_curves import LiveCurves
+from tasks.objective import objective_identity
 from tasks.progress import progress_bar
-from tasks.resources import device_name, final_base_model, model_fingerprint
+from tasks.resources import device_name, final_base_model, model_fingerprint, study_partition
 from tasks.store import Revision, read_json, replacing_folder, write_json
+from tasks.train import release, train
 
 # The adapter is saved and read in fp32, so the reloaded model computes the very same products.
 RELOAD_TOLERANCE = 1e-5
@@ -59,8 +61,8 @@ def finetune_pair(config: StudyConfig, revision: Revision, pair: RankPair, role:
     Raises:
         RuntimeError: the saved adapter, reloaded, does not give the same logits.
     """
-    base = final_base_model(config)
-    train, validation = training_set(config), validation_set(config)
+    baseline, partition = of_pair(pair), study_partition(config)
+    baseline.method.check(partition)
     steps, folder = final_steps(config), final_folder(revision, pair)
     # Named after what decides the run, so that another run's checkpoints are never resumed.
     checkpoints = folder / f"checkpoints-{final_inputs(config, pair)}"
@@ -70,44 +72,39 @@ def finetune_pair(config: StudyConfig, revision: Revision, pair: RankPair, role:
         "role": role,
         "steps": steps,
         "seed": config.final.seed,
-        "trainable_parameters": trainable_parameters(base.partition, pair),
+        "trainable_parameters": trainable_parameters(partition, pair),
         "data_hash": load_data(config.data).data_hash,
         "recipe": config.recipe.model_dump(mode="json"),
     }
     tags = {"mars.kind": "final", "mars.role": role, "mars.revision": str(revision.number)}
-    wrapped = add_adapters(base.model, base.partition, pair, seed=config.final.seed, dropout=config.recipe.lora_dropout)
-    try:
-        with (
-            tracking.child_run(parent, f"final {pair.slug} ({role})", parameters, tags) as tracked,
-            progress_bar(f"final fine-tune {pair} ({role})", steps) as advance,
-        ):
-            log_datasets(tracked, config, ("train", "validation"))
-            run = finetune(
-                wrapped,
-                train=train,
-                collate=lambda items: collate(items, base.pad_token_id),
-                validation=scored_batches(validation, base, config.evaluation_batch_size),
-                measurement=measurement(config),
-                recipe=config.recipe.as_recipe(),
-                steps=steps,
-                seed=config.final.seed,
-                checkpoints=checkpoints,
-                micro_batch_size=config.micro_batch_size,
-                gradient_checkpointing=config.loading.gradient_checkpointing,
-                on_step=advance,
-            )
+    with (
+        tracking.child_run(parent, f"final {pair.slug} ({role})", parameters, tags) as tracked,
+        progress_bar(f"final fine-tune {pair} ({role})", steps) as advance,
+    ):
+        log_datasets(tracked, config, ("train", "validation"))
+        curves = LiveCurves(tracked)
+        wrapped, run = train(
+            config,
+            baseline,
+            steps=steps,
+            checkpoints=checkpoints,
+            on_step=advance,
+            on_log=curves.log,
+        )
+        try:
+            curves.end()
+            base = final_base_model(config)
             _save_adapter(wrapped, base, folder / "adapter")
-            batch, _ = next(iter(scored_batches(validation, base, 4)()))
+            batch, _ = next(iter(scored_batches(validation_set(config), base, 4)()))
             difference = _reload_difference(wrapped, config, folder / "adapter", batch)
-            tracking.log_steps(tracked, curves(run))
             tracking.log_file(tracked, folder / "adapter", "adapter")
             record = _record(run, pair, role, base, difference, tracked)
-            tracking.log_values(tracked, final_hours(record))
+            tracking.log_values(tracked, final_hours(record) | speed(run))
             write_json(folder / "training.json", json_safe(record))
-            for leftover in folder.glob("checkpoints-*"):
-                shutil.rmtree(leftover)
-    finally:
-        remove_adapters(wrapped)
+        finally:
+            release(baseline, wrapped)
+        for leftover in folder.glob("checkpoints-*"):
+            shutil.rmtree(leftover)
     return str(folder / "adapter")
 
 
@@ -136,23 +133,23 @@ def _record(run: FinalRun, pair: RankPair, role: str, base: Base, difference: fl
     return {
         "pair": [pair.r_me, pair.r_llm],
         "role": role,
-        "steps": run.steps,
-        "best_step": run.best_step,
-        "best_val_loss": run.best_val_loss,
-        "best_objective": run.best_objective,
-        "seconds": run.seconds,
+        **run_record(run),
         "device": device_name(next(base.model.parameters()).device),
-        "peak_memory_bytes": peak_memory_bytes(),
         "trainable_parameters": trainable_parameters(base.partition, pair),
         "reload_difference": difference,
         "mlflow_run_id": tracked,
-        "history": [dict(entry) for entry in run.history],
     }
 
 
-def curves(run: FinalRun) -> list[Mapping[str, float]]:
-    """The Trainer's log as rows of metrics with their step."""
-    return [{key: value for key, value in entry.items() if key != "epoch"} for entry in run.history]
+def run_record(run: FinalRun) -> dict[str, Any]:
+    """A run as JSON values."""
+    return asdict(run) | {"history": [dict(entry) for entry in run.history]}
+
+
+def speed(run: FinalRun) -> dict[str, float]:
+    """What a run says of its speed and memory, as metrics."""
+    names = ("processes", "samples_per_second", "tokens_per_second", "peak_memory_bytes")
+    return {name: getattr(run, name) for name in names}
 
 
 def final_folder(revision: Revision, pair: RankPair) -> Path:

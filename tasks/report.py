@@ -21,6 +21,7 @@ from mars_core.search import Choice
 from tasks import tracking
 from tasks.approval import approval_notes
 from tasks.calibrate import CalibrationPlan, calibration_cost, collect_metrics
+from tasks.compare import present_comparison
 from tasks.config import StudyConfig
 from tasks.data import dropped_samples, load_data
 from tasks.evaluate import generated_values, read_evaluation
@@ -85,6 +86,7 @@ def gather(config: StudyConfig, results: Results, command: str) -> ReportData:
         adapter=address(config.study, final_folder(revision, chosen) / "adapter") if chosen else None,
         finals=trained,
         evaluation=read_evaluation(revision) if results.evaluated else None,
+        comparison=present_comparison(revision),
         costs=costs(revision, plan, trained),
         notes=[
             *plan.notes,

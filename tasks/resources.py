@@ -11,7 +11,8 @@ import torch
 
 from mars_core.metrics.identity import content_hash
 from mars_core.models.load_options import Loading
-from mars_core.models.loading import Base, load_base, read_commit, read_model_type, read_processor
+from mars_core.models.loading import Base, load_base, read_commit, read_model_type, read_processor, skeleton
+from mars_core.models.partition import Partition
 from tasks.config import FamilyConfig, StudyConfig
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -25,6 +26,18 @@ def base_model(config: StudyConfig) -> Base:
 def final_base_model(config: StudyConfig) -> Base:
     """The frozen base model as the final run and the test take it: over all GPUs where the study asks for that."""
     return _over_all_gpus(*_settings(config)) if config.loading.spread else base_model(config)
+
+
+def load_study_base(config: StudyConfig, device: torch.device, dtype: torch.dtype) -> Base:
+    """The frozen base model of a study, loaded anew for one process of several."""
+    family = config.family and config.family.as_family()
+    return load_base(config.model, device=device, dtype=dtype, family=family, loading=config.loading.as_loading())
+
+
+def study_partition(config: StudyConfig) -> Partition:
+    """The partition of a study's base model, without its weights."""
+    family, code = config.family, config.loading.trust_remote_code
+    return skeleton(config.model, family=family and family.as_family(), trust_remote_code=code)[1]
 
 
 def _settings(config: StudyConfig) -> tuple[str, str, str, FamilyConfig | None, Loading]:

@@ -8,7 +8,21 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import clean, correlate, data, demo, doctor, export, imports, model, nightly, stack, stages
+from flows.cli import (
+    clean,
+    compare,
+    correlate,
+    data,
+    demo,
+    doctor,
+    export,
+    imports,
+    init,
+    model,
+    nightly,
+    stack,
+    stages,
+)
 from flows.cli.environment import prepare_environment
 from flows.cli.errors import DEBUG_VARIABLE
 from flows.cli.laws import laws_app
@@ -39,6 +53,8 @@ app.command("search")(stages.search)
 app.command("finetune")(stages.finetune)
 app.command("evaluate")(stages.evaluate)
 app.command("report")(stages.report)
+app.command("init")(init.init)
+app.command("compare")(compare.compare)
 app.command("export")(export.export)
 app.command("correlate")(correlate.correlate)
 app.command("import")(imports.import_)

@@ -19,6 +19,15 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
+def print_names(names: dict[str, str], as_json: bool) -> None:
+    """Print names with what they stand for."""
+    if as_json:
+        print_json(names)
+        return
+    for name, meaning in names.items():
+        typer.echo(f"{name:18} {meaning}")
+
+
 def print_summary(summary: dict[str, Any]) -> None:
     """Print what a finished study comes down to."""
     pair = summary["pair"]

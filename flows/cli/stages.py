@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -139,10 +140,14 @@ def finetune(
     ranks: Annotated[
         tuple[int, int] | None, typer.Option("--ranks", help="Train this pair (r_me r_llm) instead of the chosen one.")
     ] = None,
+    accelerate: Annotated[
+        str | None,
+        typer.Option("--accelerate", help="Configuration of accelerate: train in its processes, by DDP or FSDP."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train the chosen pair at the full budget and save its adapter; the uniform-rank default too, to compare."""
-    config = load_for_flow(study)
+    config = load_for_flow(study, accelerate)
     from flows.stages import final_pairs, finetune_flow
 
     if ranks is not None:
@@ -176,15 +181,19 @@ def report(study: Study, as_json: AsJson = False) -> None:
     print_result({"report": report_flow(config, command=this_command())}, as_json)
 
 
-def load_for_flow(where: str) -> StudyConfig:
+def load_for_flow(where: str, accelerate: str | None = None) -> StudyConfig:
     """Read and check a study as `load_study` does, and get ready to run flows on it."""
-    config = load_study(where)
+    config = load_study(where, accelerate)
     start_temporary_server()
     return config
 
 
-def load_study(where: str) -> StudyConfig:
-    """Read a study file, or the one that lies in a study folder, and check data and model before anything expensive."""
+def load_study(where: str, accelerate: str | None = None) -> StudyConfig:
+    """Read a study file, or the one that lies in a study folder, and check data and model before anything expensive.
+
+    accelerate: configuration of accelerate that takes the place of the study's.
+    """
+    from tasks.accelerate_config import acceleration_of, require_one_process
     from tasks.calibrate import plan_calibration
     from tasks.data import check_data
     from tasks.progress import say
@@ -192,7 +201,12 @@ def load_study(where: str) -> StudyConfig:
     from tasks.storage.study import pull
     from tasks.store import revisions
 
+    require_one_process()
     config = find_study(where)
+    if accelerate is not None:
+        file = str(Path(accelerate).expanduser().absolute())
+        config = config.model_copy(update={"final": config.final.model_copy(update={"accelerate": file})})
+    acceleration_of(config)
     if is_remote(config.study):
         say(f"working copy of {config.study}: {working_folder(config.study)}")
     pull(config.study)

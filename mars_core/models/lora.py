@@ -90,12 +90,27 @@ def add_adapters(
     Raises:
         ValueError: the ranks do not fit the model, or PEFT adapted other layers than the partition's.
     """
-    config = lora_config(partition, pair, dropout=dropout)
+    wrapped = wrap_with(model, lora_config(partition, pair, dropout=dropout), seed=seed)
+    try:
+        check_adapters(wrapped, partition, pair)
+    except ValueError:
+        remove_adapters(wrapped)
+        raise
+    return wrapped
+
+
+def wrap_with(model: nn.Module, config: LoraConfig, *, seed: int) -> PeftModel:
+    """Wrap `model` with the fresh adapters of a PEFT configuration; `seed` fixes their initial weights.
+
+    Raises:
+        ValueError: PEFT adapted other layers than those that the configuration names.
+    """
+    layers = set(config.target_modules or ())  # PEFT may shorten the names
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # PEFT initialises on the CPU; CUDA's generators stay as they are
         wrapped = get_peft_model(model, config)
     try:
-        check_adapters(wrapped, partition, pair)
+        _check_layers(wrapped, layers)
     except ValueError:
         remove_adapters(wrapped)
         raise
@@ -110,18 +125,23 @@ def check_adapters(wrapped: nn.Module, partition: Partition, pair: RankPair) -> 
     """
     expected = {layer.name: pair.rank(group) for group in GROUPS for layer in partition.group(group)}
     expected = {name: rank for name, rank in expected.items() if rank}
+    _check_layers(wrapped, set(expected))
     found = adapter_ranks(wrapped)
-    if found.keys() != expected.keys():
-        missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
-        raise ValueError(
-            f"adapters were put on {len(found)} layers, expected {len(expected)}: missing {missing[:3]}, "
-            f"unexpected {extra[:3]}. Check the module paths, {WHERE}"
-        )
     for name, (rank, scale) in found.items():
         if rank != expected[name] or scale != ALPHA_PER_RANK:
             raise ValueError(
                 f"layer {name} has rank {rank} and alpha/r {scale}, expected {expected[name]} and {ALPHA_PER_RANK}"
             )
+
+
+def _check_layers(wrapped: nn.Module, expected: set[str]) -> None:
+    found = adapter_ranks(wrapped).keys()
+    if found != expected:
+        missing, extra = sorted(expected - found), sorted(found - expected)
+        raise ValueError(
+            f"adapters were put on {len(found)} layers, expected {len(expected)}: missing {missing[:3]}, "
+            f"unexpected {extra[:3]}. Check the module paths, {WHERE}"
+        )
 
 
 def adapter_ranks(wrapped: nn.Module) -> dict[str, tuple[int, float]]:

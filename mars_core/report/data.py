@@ -32,6 +32,9 @@ class ReportData:
             `best_val_loss`, `seconds`, `trainable_parameters`, `history` (the Trainer's log entries).
         evaluation: {base | chosen | uniform: {`overall`: score, `by_task`: {task: score}}} on the test set; a score has
             `loss`, `perplexity`, `accuracy`, `n_tokens`, `n_answers`. None before the evaluation.
+        comparison: one mapping per model of `mars compare`: `name`, `role` (base | chosen | baseline),
+            `trainable_parameters`, `test` (as in `evaluation`), and of what was trained `seconds`, `best_val_loss`,
+            `settings`.
         costs: one mapping per stage: `stage`, `seconds`, `detail`.
         notes: sentences that a reader must see (a capped size, runs that diverged).
     """
@@ -50,5 +53,6 @@ class ReportData:
     adapter: str | None = None
     finals: Sequence[Mapping[str, Any]] = ()
     evaluation: Mapping[str, Mapping[str, Any]] | None = None
+    comparison: Sequence[Mapping[str, Any]] = ()
     costs: Sequence[Mapping[str, Any]] = ()
     notes: Sequence[str] = ()

@@ -221,6 +221,24 @@ def score_rows(data: ReportData) -> list[Row]:
     return rows
 
 
+def comparison_rows(data: ReportData) -> list[Row]:
+    """Base model, chosen pair and baselines, the lowest test perplexity first."""
+    rows = sorted(data.comparison, key=lambda row: float(row["test"]["overall"]["perplexity"]))
+    return [
+        {
+            "name": f"MARS {f.pair((row['settings']['r_me'], row['settings']['r_llm']))}"
+            if row["role"] == "chosen"
+            else row["name"],
+            "role": row["role"],
+            "parameters": f.count(row["trainable_parameters"] or None),
+            "best_val_loss": f.fixed(row.get("best_val_loss"), 4),
+            "seconds": f.duration(row.get("seconds")),
+            **_score(row["test"]["overall"]),
+        }
+        for row in rows
+    ]
+
+
 def task_rows(data: ReportData) -> list[Row]:
     """Test scores by task type; each row has one score per evaluated model, in the order of `evaluated_roles`."""
     evaluation = data.evaluation or {}

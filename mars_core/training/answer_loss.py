@@ -18,12 +18,15 @@ from torch.nn import functional
 IGNORE = -100
 
 
-def answer_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+def answer_logits(
+    model: nn.Module, batch: Mapping[str, Tensor], forward: nn.Module | None = None
+) -> tuple[Tensor, Tensor]:
     """Logits and targets at the answer tokens of a batch.
 
     Args:
         model: a causal model with an output head (with or without PEFT around it).
         batch: model inputs with `labels` (batch, length), -100 where there is no answer token.
+        forward: what is called where that is not `model` itself, such as a wrapper that brings processes together.
 
     Returns:
         logits (n_answer_tokens, vocabulary) and targets (n_answer_tokens,), in the batch's reading order.
@@ -33,13 +36,13 @@ def answer_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor
     predicts = torch.zeros_like(labels, dtype=torch.bool)
     predicts[:, :-1] = labels[:, 1:] != IGNORE
     with _head_only_at(model.get_output_embeddings(), predicts):  # type: ignore[operator]
-        logits = model(**inputs, use_cache=False).logits
+        logits = (forward or model)(**inputs, use_cache=False).logits
     return logits, labels[:, 1:][predicts[:, :-1]]
 
 
-def token_losses(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+def token_losses(model: nn.Module, batch: Mapping[str, Tensor], forward: nn.Module | None = None) -> Tensor:
     """Cross-entropy of every answer token in nats, shape (n_answer_tokens,), in fp32 or better."""
-    logits, targets = answer_logits(model, batch)
+    logits, targets = answer_logits(model, batch, forward)
     wide = logits if logits.dtype == torch.float64 else logits.float()
     return functional.cross_entropy(wide, targets, reduction="none")
 

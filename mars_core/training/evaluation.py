@@ -83,20 +83,45 @@ def evaluate(
     Raises:
         ValueError: there is no answer to score.
     """
+    collector = measurement.collect() if measurement else None
+    totals = totals_of(model, batches, collector=collector, on_batch=on_batch)
+    by_task = {task: total.score() for task, total in sorted(totals.items())}
+    return Evaluation(overall(totals).score(), by_task, collector.value() if collector else None)
+
+
+def totals_of(
+    model: nn.Module,
+    batches: Iterable[tuple[Mapping[str, Tensor], Sequence[str]]],
+    *,
+    collector: Collector | None = None,
+    on_batch: Callable[[int], Any] | None = None,
+) -> dict[str, Totals]:
+    """The sums behind `evaluate`, by task type, so that several processes can add theirs up."""
     was_training = model.training
     model.eval()
     totals: dict[str, Totals] = defaultdict(Totals)
-    collector = measurement.collect() if measurement else None
     try:
-        with torch.inference_mode():
+        with torch.no_grad():  # not inference_mode: FSDP would train on what it gathered in it
             for batch, tasks in batches:
                 _add_batch(totals, collector, model, batch, tasks)
                 if on_batch is not None:
                     on_batch(len(tasks))
     finally:
         model.train(was_training)
-    by_task = {task: total.score() for task, total in sorted(totals.items())}
-    return Evaluation(overall(totals).score(), by_task, collector.value() if collector else None)
+    return dict(totals)
+
+
+def added(parts: Iterable[Mapping[str, Totals]]) -> dict[str, Totals]:
+    """Totals of several processes, added up by task type."""
+    totals: dict[str, Totals] = defaultdict(Totals)
+    for part in parts:
+        for task, total in part.items():
+            sums = totals[task]
+            sums.nats += total.nats
+            sums.tokens += total.tokens
+            sums.exact += total.exact
+            sums.answers += total.answers
+    return dict(totals)
 
 
 def _as_tuple(totals: Totals) -> tuple[float, int, int, int]:

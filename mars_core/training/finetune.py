@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,23 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers import TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from mars_core.models.partition import Partition
 from mars_core.objective.measurement import Measurement
-from mars_core.training.answer_loss import token_losses
-from mars_core.training.evaluation import evaluate
+from mars_core.training.methods.method import Method
 from mars_core.training.recipe import Recipe
+from mars_core.training.trainer import AnswerTrainer, Batches, FinetuneDiverged, LogCallback, StepCallback
 
-Batches = Callable[[], Iterable[tuple[Mapping[str, Tensor], Sequence[str]]]]
+__all__ = ["FinalRun", "FinetuneDiverged", "all_logits", "finetune", "micro_batches"]
 
 EVALUATIONS_PER_RUN = 8
 LOGS_PER_RUN = 64
-
-
-class FinetuneDiverged(RuntimeError):  # noqa: N818 - reads as the fact it states
-    """The validation loss of a final fine-tune is not finite any more; the message says when."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +35,8 @@ class FinalRun:
     best_step: step of the checkpoint kept, the one with the lowest validation perplexity, or the lowest value of the
     metric asked for. best_val_loss: its validation loss in nats per answer token. best_objective: its value of the
     metric, None without one. seconds: training time of this call.
+    processes: how many trained together. samples_per_second, tokens_per_second: over all of them, in this call, without
+    the time of evaluations; tokens without padding. peak_memory_bytes: of the process or device that used most.
     """
 
     history: tuple[Mapping[str, float], ...]
@@ -45,70 +44,11 @@ class FinalRun:
     best_step: int
     best_val_loss: float
     seconds: float
+    processes: int
+    samples_per_second: float
+    tokens_per_second: float
+    peak_memory_bytes: int
     best_objective: float | None = None
-
-
-class AnswerTrainer(Trainer):  # type: ignore[misc]
-    """Trainer whose loss and evaluation are those of calibration: nats per answer token, labelled positions only."""
-
-    loss_is_scaled_for_ga = True
-
-    def __init__(self, *, validation: Batches, measurement: Measurement | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.validation = validation
-        self.measurement = measurement
-        self.model_accepts_loss_kwargs = True  # so that the answer tokens of a whole accumulated batch are counted
-
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
-        """Sum of the answer tokens' losses over the answer tokens of the whole optimizer step."""
-        losses = token_losses(self.accelerator.unwrap_model(model), inputs)
-        count = len(losses) if num_items_in_batch is None else num_items_in_batch
-        processes = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
-        loss = losses.sum() * processes / count
-        return (loss, {}) if return_outputs else loss
-
-    def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
-        """Score the calibration validation set as calibration does.
-
-        Raises:
-            FinetuneDiverged: the loss is not finite.
-        """
-        with self.accelerator.autocast():
-            model = self.accelerator.unwrap_model(self.model)
-            found = evaluate(model, self.validation(), measurement=self.measurement)
-        score = found.overall
-        if not math.isfinite(score.loss):
-            raise FinetuneDiverged(
-                f"the final fine-tune diverged by step {self.state.global_step} (validation loss {score.loss}): "
-                "lower recipe.learning_rate and open a new revision"
-            )
-        metrics = {
-            f"{metric_key_prefix}_loss": score.loss,
-            f"{metric_key_prefix}_perplexity": score.perplexity,
-            f"{metric_key_prefix}_accuracy": score.accuracy,
-        }
-        if found.objective is not None:
-            # A checkpoint without a value must lose against any that has one.
-            metrics[f"{metric_key_prefix}_objective"] = math.inf if math.isnan(found.objective) else found.objective
-        self.log(metrics)
-        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
-
-
-class _StepCallback(TrainerCallback):  # type: ignore[misc]
-    def __init__(self, on_step: Callable[[int], Any]) -> None:
-        self.on_step = on_step
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.on_step(state.global_step)
 
 
 def finetune(
@@ -122,36 +62,50 @@ def finetune(
     steps: int,
     seed: int,
     checkpoints: Path,
+    method: Method | None = None,
+    partition: Partition | None = None,
     micro_batch_size: int | None = None,
     gradient_checkpointing: bool = False,
     on_step: Callable[[int], Any] | None = None,
+    on_log: Callable[[Mapping[str, float]], Any] | None = None,
+    on_state: Callable[[Mapping[str, Tensor]], Any] | None = None,
 ) -> FinalRun:
-    """Train the adapters of `wrapped` for `steps` optimizer steps; it ends holding the best checkpoint's weights.
+    """Train what is trainable in `wrapped` for `steps` optimizer steps; it ends holding the best checkpoint's weights.
 
-    It trains where `wrapped` lies, in one process on one device, so that a step is `recipe.batch_size` samples,
-    `micro_batch_size` of them at a time (default: all). Half-precision weights are trained under autocast, as
-    calibration does. A whole checkpoint already in `checkpoints` is resumed from, so that a run that was killed goes
-    on where it was.
+    It trains where `wrapped` lies, on one device; or together with the other processes of a distributed launch (DDP or
+    FSDP, as its accelerate configuration says), on which all must call this alike. A step is `recipe.batch_size`
+    samples: `micro_batch_size` at a time (default: all of a process's share) in each process, accumulated. In a last
+    batch of an epoch that is not full, several processes fill up with samples from the epoch's beginning.
+    Half-precision weights are trained under autocast, as calibration does. A whole checkpoint already in `checkpoints`
+    is resumed from, so that a run that was killed goes on where it was.
 
-    measurement: the metric that the best checkpoint is chosen by; without, it is validation perplexity.
-    gradient_checkpointing: compute activations again in the backward pass instead of keeping them.
+    Args:
+        wrapped: the model as `method` made it trainable.
+        train, collate: the training set, and how its items become a batch.
+        validation: scored batches of the validation set; of several processes, each gives its share, or all of them
+            where there is a measurement.
+        measurement: the metric that the best checkpoint is chosen by; without, it is validation perplexity.
+        recipe, steps, seed: the settings of the run.
+        checkpoints: where checkpoints lie.
+        method, partition: what is special about the training method; without, everything trainable has the recipe's
+            learning rate.
+        micro_batch_size: samples per forward pass of a process.
+        gradient_checkpointing: compute activations again in the backward pass instead of keeping them.
+        on_step, on_log: told each step, and each entry of the log; the latter by the first process alone.
+        on_state: given the trained weights at the end, on the first process.
 
     Raises:
         FinetuneDiverged: the validation loss is not finite.
-        ValueError: several processes train together, `checkpoints` holds those of a run of another length, or the
-            micro-batches do not make up the batch.
+        ValueError: `checkpoints` holds those of a run of another length, micro-batches and processes do not make up the
+            batch, or the method cannot be trained in this way.
     """
-    micro = micro_batch_size or recipe.batch_size
-    if recipe.batch_size % micro:
-        raise ValueError(
-            f"micro_batch_size {micro} does not divide the batch of {recipe.batch_size}: use a divisor of it"
-        )
+    micro, accumulated = micro_batches(recipe.batch_size, micro_batch_size, _world_size())
     every = max(1, steps // EVALUATIONS_PER_RUN)
     arguments = TrainingArguments(
         output_dir=str(checkpoints),
         max_steps=steps,
         per_device_train_batch_size=micro,
-        gradient_accumulation_steps=recipe.batch_size // micro,
+        gradient_accumulation_steps=accumulated,
         bf16=recipe.dtype == "bfloat16",
         learning_rate=recipe.learning_rate,
         lr_scheduler_type="cosine",
@@ -178,10 +132,13 @@ def finetune(
         gradient_checkpointing=gradient_checkpointing,
         # The other kind gives no gradients below a frozen embedding.
         gradient_checkpointing_kwargs={"use_reentrant": False} if gradient_checkpointing else None,
+        # Without an image, a batch leaves the vision encoder's adapters without gradients.
+        ddp_find_unused_parameters=not (method is not None and method.reaches_all),
         log_level="error",
-        use_cpu=next(wrapped.parameters()).device.type == "cpu",
+        use_cpu=next(wrapped.parameters()).device.type == "cpu" and not _is_sharded(),
     )
-    _require_one_device(arguments)
+    # The Trainer would otherwise give every visible GPU a batch of its own.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
     trainer = AnswerTrainer(
         model=wrapped,
         args=arguments,
@@ -190,15 +147,28 @@ def finetune(
         data_collator=collate,
         validation=validation,
         measurement=measurement,
-        callbacks=[_StepCallback(on_step)] if on_step else None,
+        method=method,
+        partition=partition,
+        callbacks=[
+            *(method.callbacks(wrapped) if method else []),
+            *([StepCallback(on_step)] if on_step else []),
+            *([LogCallback(on_log)] if on_log else []),
+        ],
     )
-    _silence_console(trainer)
+    if trainer.is_fsdp_enabled and method is not None and not method.shards:
+        raise ValueError(f"{type(method).__name__} cannot be trained with FSDP: use DDP (distributed_type MULTI_GPU)")
+    last = _last_checkpoint(checkpoints, steps)
+    done = _step_of(Path(last)) if last else 0
     try:
-        output = trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints, steps))
+        output = trainer.train(resume_from_checkpoint=last)
     finally:
         if gradient_checkpointing:
             wrapped.gradient_checkpointing_disable()  # type: ignore[operator]
-    best = trainer.state.best_model_checkpoint
+    if on_state is not None:
+        state = trainer.trained_state()  # of all processes together
+        if trainer.is_world_process_zero():
+            on_state(state)
+    best, seconds = trainer.state.best_model_checkpoint, float(output.metrics["train_runtime"])
     best_step = _step_of(Path(best)) if best else trainer.state.global_step
     scores = scores_at(trainer.state.log_history, best_step)
     return FinalRun(
@@ -206,8 +176,11 @@ def finetune(
         steps=trainer.state.global_step,
         best_step=best_step,
         best_val_loss=scores["eval_loss"],
-        seconds=float(output.metrics["train_runtime"]),
         best_objective=scores.get("eval_objective"),
+        seconds=seconds,
+        processes=trainer.accelerator.num_processes,
+        peak_memory_bytes=trainer.peak_memory(),
+        **trainer.throughput((steps - done) * recipe.batch_size, seconds),
     )
 
 
@@ -216,19 +189,33 @@ def scores_at(history: Sequence[Mapping[str, float]], step: int) -> Mapping[str,
     return next(entry for entry in reversed(history) if entry["step"] == step and "eval_loss" in entry)
 
 
-def _require_one_device(arguments: TrainingArguments) -> None:
-    if arguments.world_size > 1:
+def micro_batches(batch_size: int, micro_batch_size: int | None, processes: int) -> tuple[int, int]:
+    """Samples per forward pass of a process, and how many passes are accumulated: together they make up the batch.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if batch_size % processes:
         raise ValueError(
-            f"the final fine-tune runs in one process, got {arguments.world_size}: "
-            "start it without a distributed launcher"
+            f"{processes} processes do not divide the batch of {batch_size}: use a number of processes that divides it"
         )
-    # The Trainer would otherwise give every visible GPU a batch of its own.
-    arguments._n_gpu = min(arguments.n_gpu, 1)
+    micro = micro_batch_size or batch_size // processes
+    if batch_size % (micro * processes):
+        together = f" in {processes} processes" if processes > 1 else ""
+        raise ValueError(
+            f"micro_batch_size {micro}{together} does not divide the batch of {batch_size}: use a divisor of "
+            f"{batch_size // processes}"
+        )
+    return micro, batch_size // (micro * processes)
 
 
-def _silence_console(trainer: Trainer) -> None:
-    # The Trainer's printing callback would interleave raw dictionaries with our progress bar.
-    trainer.remove_callback(PrinterCallback)
+def _is_sharded() -> bool:
+    # FSDP moves its shards from the CPU to the GPUs.
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+
+
+def _world_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1")) if "LOCAL_RANK" in os.environ else 1
 
 
 def _last_checkpoint(folder: Path, steps: int) -> str | None:

@@ -9,7 +9,7 @@ from flows.cli.main import app
 from mars_core.demo import demo_backbone_path
 
 COMMANDS = ["demo", "run", "calibrate", "fit", "search", "finetune", "evaluate", "report", "import", "clean", "nightly"]
-COMMANDS += ["correlate", "accept", "up", "down", "doctor", "export"]
+COMMANDS += ["correlate", "accept", "up", "down", "doctor", "export", "init", "compare"]
 
 
 @pytest.mark.parametrize("command", [[name] for name in COMMANDS] + [["model", "inspect"], ["data", "check"], ["laws"]])

@@ -343,3 +343,24 @@ def test_each_final_run_has_its_own_cost(data, draw_only):
     finals = [{**final, "peak_memory_bytes": 2**30} for final in data.finals]
     rows = Page(render_report(dataclasses.replace(data, costs=costs, finals=finals))).tables["costs"]
     assert [row[3:5] for row in rows[1:3]] == [["600", "1.00 GiB"]] * 2
+
+
+def test_baselines_stand_in_one_table_the_best_first(data, draw_only):
+    draw_only()
+    assert 'id="comparison"' not in render_report(data)
+    rows = [
+        {"name": "base model", "role": "base", "trainable_parameters": 0, "test": data.evaluation["base"]},
+        {
+            **{"name": "MARS", "role": "chosen", "trainable_parameters": 4000, "test": data.evaluation["chosen"]},
+            **{"seconds": 125.0, "best_val_loss": 1.25, "settings": {"method": "pair", "r_me": 8, "r_llm": 16}},
+        },
+        {
+            **{"name": "adalora<b>", "role": "baseline", "trainable_parameters": 6000, "seconds": 200.0},
+            **{"test": data.evaluation["uniform"], "best_val_loss": 1.3, "settings": {"method": "adalora"}},
+        },
+    ]
+    html = render_report(dataclasses.replace(data, comparison=rows))
+    assert "<b>" not in html[html.index('id="baselines"') : html.index('id="cost"')].replace("<b>How", "")
+    table = Page(html).tables["baselines"][1:]
+    assert [row[0] for row in table] == ["MARS (8, 16)", "adalora<b>", "base model"]
+    assert table[1][1:] == ["6,000", "3.525", "60.0%", "1.3000", "3 min 20 s"]  # exp(1.26)

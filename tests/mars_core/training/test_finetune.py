@@ -19,8 +19,9 @@ from mars_core.packing.member import PackMember
 from mars_core.packing.train import train_pack
 from mars_core.training.answer_loss import token_losses
 from mars_core.training.evaluation import evaluate
-from mars_core.training.finetune import AnswerTrainer, FinetuneDiverged, all_logits, finetune
+from mars_core.training.finetune import FinetuneDiverged, all_logits, finetune
 from mars_core.training.recipe import Recipe
+from mars_core.training.trainer import AnswerTrainer
 
 PAIR = RankPair(2, 4)
 RECIPE = Recipe(learning_rate=3e-3, batch_size=2, warmup_ratio=0.25, max_grad_norm=0.5, dtype="float64")

@@ -1,0 +1,74 @@
+"""`mars compare`: baselines on the user's own data."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from flows.cli.errors import one_message
+from flows.cli.output import console, minutes, print_json, print_names
+from flows.cli.stages import AsJson, load_for_flow, this_command
+
+if TYPE_CHECKING:
+    from tasks.config import StudyConfig
+
+
+@one_message
+def compare(
+    study: Annotated[
+        str | None, typer.Argument(help="A STUDY.yaml, or the folder of a study; a path or a URL.")
+    ] = None,
+    baselines: Annotated[
+        list[str] | None,
+        typer.Option("--with", help="A baseline (uniform-16, adalora, full-rank, ...) or its YAML file; repeatable."),
+    ] = None,
+    listed: Annotated[bool, typer.Option("--list", help="List the baselines that ship.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train baselines at the chosen pair's budget and test them beside it; what is done is kept."""
+    from tasks.baselines import describe_baseline, read_baseline, shipped_baselines
+
+    if listed:
+        print_names({name: describe_baseline(name) for name in shipped_baselines()}, as_json)
+        return
+    if study is None or not baselines:
+        raise ValueError("name a study and at least one baseline: mars compare STUDY --with uniform-16 --with adalora")
+    for text in baselines:
+        read_baseline(text)  # a misspelt name is found before data are read
+    config = load_for_flow(study)
+    from flows.compare import compare_flow
+
+    compare_flow(config, baselines, this_command())
+    rows = _rows(config)
+    if as_json:
+        print_json(rows)
+    else:
+        console.print(_table(rows))
+
+
+def _rows(config: StudyConfig) -> list[dict[str, Any]]:
+    from tasks.compare import read_comparison
+    from tasks.revision import newest_revision
+    from tasks.storage.location import working_folder
+
+    return read_comparison(newest_revision(working_folder(config.study)))
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    table = Table("test split", "trainable parameters", "perplexity", "exact match", "training")
+    for row in rows:
+        score, seconds = row["test"]["overall"], row.get("seconds")
+        table.add_row(
+            f"MARS {_pair(row)}" if row["role"] == "chosen" else row["name"],
+            f"{row['trainable_parameters']:,}" if row["trainable_parameters"] else "",
+            f"{score['perplexity']:.4f}",
+            f"{score['accuracy']:.1%}",
+            minutes(seconds) if seconds is not None else "",
+        )
+    return table
+
+
+def _pair(row: dict[str, Any]) -> str:
+    return f"({row['settings']['r_me']}, {row['settings']['r_llm']})"

@@ -1,0 +1,14 @@
+"""Training methods, one file each: all of them train the linear layers of the partition, and only those.
+
+`Lora` is the method of MARS itself; the others are what it is compared with (paper, section 3.1 and appendix B).
+"""
+
+from mars_core.training.methods.adalora import AdaLora
+from mars_core.training.methods.dora import Dora
+from mars_core.training.methods.full_rank import FullRank
+from mars_core.training.methods.learning_rates import LearningRates
+from mars_core.training.methods.lora import Lora
+from mars_core.training.methods.method import Method
+from mars_core.training.methods.rslora import RsLora
+
+__all__ = ["AdaLora", "Dora", "FullRank", "LearningRates", "Lora", "Method", "RsLora"]

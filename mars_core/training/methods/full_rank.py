@@ -1,0 +1,74 @@
+"""Full-rank tuning: the weights of the partition's linear layers themselves (paper, Table 2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from mars_core.models.partition import GROUPS, Partition
+from mars_core.training.methods.method import Method, trained
+
+
+@dataclass(frozen=True)
+class FullRank(Method):
+    """Biases, norms, embeddings and heads stay frozen, as they do under LoRA.
+
+    Half-precision weights are trained as fp32 copies, because a step at 1e-5 is lost in rounding otherwise, and are
+    saved in their own precision again, in which autocast computed with them anyway.
+    """
+
+    result: ClassVar[str] = "model"
+    keeps_base: ClassVar[bool] = False
+
+    def check(self, partition: Partition) -> None:
+        """Any layer can be trained."""
+
+    def trainable_parameters(self, partition: Partition) -> int:
+        """in * out, summed over the layers."""
+        layers = [layer for group in GROUPS for layer in partition.group(group)]
+        return sum(layer.in_features * layer.out_features for layer in layers)
+
+    def wrap(self, model: nn.Module, partition: Partition, *, seed: int, dropout: float, steps: int) -> nn.Module:
+        """Unfreeze the layers' weights; the model is changed in place."""
+        if getattr(model, "is_loaded_in_4bit", False):
+            raise ValueError("full-rank tuning cannot train 4-bit weights: set loading.four_bit to false")
+        for group in GROUPS:
+            for layer in partition.group(group):
+                weight = model.get_submodule(layer.name).weight
+                if weight.dtype in (torch.float16, torch.bfloat16):
+                    weight.data = weight.data.float()
+                weight.requires_grad_(True)
+        return model
+
+    def unwrap(self, wrapped: nn.Module) -> None:
+        """Freeze the weights; they stay as trained."""
+        wrapped.requires_grad_(False)
+
+    def save(self, wrapped: nn.Module, folder: Path) -> None:
+        """Write a complete checkpoint, as transformers does."""
+        _to_own_precision(wrapped)
+        wrapped.save_pretrained(str(folder))  # type: ignore[operator]
+
+    def load(self, model: nn.Module, folder: Path) -> nn.Module:
+        """Read the checkpoint; of `model`, only precision, device and attention are taken."""
+        first = next(model.parameters())
+        placed = getattr(model, "hf_device_map", None)
+        loaded = type(model).from_pretrained(  # type: ignore[attr-defined]
+            str(folder),
+            dtype=model.dtype,
+            attn_implementation=model.config._attn_implementation,  # type: ignore[union-attr]
+            device_map=placed,
+        )
+        loaded.config.use_cache = False
+        network: nn.Module = (loaded if placed else loaded.to(first.device)).eval().requires_grad_(False)
+        return network
+
+
+def _to_own_precision(wrapped: nn.Module) -> None:
+    frozen = next(parameter for parameter in wrapped.parameters() if not parameter.requires_grad)
+    for parameter in trained(wrapped).values():
+        parameter.data = parameter.data.to(frozen.dtype)

@@ -1,0 +1,41 @@
+"""LoRA with one rank for the ME and another for the LLM: what MARS trains; equal ranks are uniform LoRA."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from peft import LoraConfig
+from torch import nn
+
+from mars_core.models.lora import RankPair, check_adapters, check_ranks, lora_config, trainable_parameters
+from mars_core.models.partition import Partition
+from mars_core.training.methods.peft_method import PeftMethod
+
+
+@dataclass(frozen=True)
+class Lora(PeftMethod):
+    """LoRA with a rank pair, alpha = 2 r (paper, appendix G.2)."""
+
+    pair: RankPair
+
+    def check(self, partition: Partition) -> None:
+        """Refuse ranks that the layers cannot hold."""
+        check_ranks(partition, self.pair)
+
+    def trainable_parameters(self, partition: Partition) -> int:
+        """r * (in + out), summed over the adapted layers."""
+        return trainable_parameters(partition, self.pair)
+
+    def config(self, partition: Partition, *, dropout: float, steps: int) -> LoraConfig:
+        """PEFT's configuration of the pair."""
+        return lora_config(partition, self.pair, dropout=dropout)
+
+    def wrap(self, model: nn.Module, partition: Partition, *, seed: int, dropout: float, steps: int) -> nn.Module:
+        """Wrap `model`, and hold ranks and scales against the pair."""
+        wrapped = super().wrap(model, partition, seed=seed, dropout=dropout, steps=steps)
+        try:
+            check_adapters(wrapped, partition, self.pair)
+        except ValueError:
+            self.unwrap(wrapped)
+            raise
+        return wrapped

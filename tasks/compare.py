@@ -1,0 +1,258 @@
+"""Baselines on a study's own data: each trained at the final run's budget, tested on the test split, put in a table.
+
+STUDY/revisions/001/final/NAME/       adapter/ or model/, training.json, test.json of each baseline; one that is nothing
+                                      but a rank pair lies beside the chosen one, as final/me16-llm16
+STUDY/revisions/001/comparison.json   the table: base model, chosen pair, every baseline asked for so far
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+
+from mars_core.metrics.identity import content_hash
+from mars_core.models.lora import RankPair
+from mars_core.models.processor import save_processor
+from mars_core.search.choice import json_safe
+from mars_core.training.evaluation import evaluate
+from mars_core.training.finetune import all_logits
+from tasks import tracking
+from tasks.baselines import SETTINGS, Baseline, of_pair
+from tasks.config import StudyConfig
+from tasks.data import load_data, scored_batches, test_set, validation_set
+from tasks.evaluate import as_json, evaluation_path, read_evaluation
+from tasks.finetune import RELOAD_TOLERANCE, final_inputs, final_steps, run_record, speed
+from tasks.hours import final_hours
+from tasks.inputs import log_datasets
+from tasks.live_curves import LiveCurves
+from tasks.objective import objective_identity
+from tasks.progress import progress_bar
+from tasks.resources import device_name, final_base_model, model_fingerprint, study_partition
+from tasks.retrying import IO_RETRIES
+from tasks.store import Revision, file_hash, read_json, replacing_folder, write_json
+from tasks.train import release, train
+
+
+def baseline_inputs(config: StudyConfig, baseline: Baseline) -> str:
+    """Hash of everything that decides a baseline's run."""
+    if baseline.pair is not None:
+        return final_inputs(config, baseline.pair)
+    settings = {
+        "model": model_fingerprint(config),
+        "data": load_data(config.data).data_hash,
+        "recipe": config.recipe.model_dump(mode="json"),
+        "baseline": baseline.settings.model_dump(mode="json"),
+        "epochs": config.final.epochs,
+        "seed": config.final.seed,
+    }
+    identity = objective_identity(config)
+    return content_hash(settings if identity is None else settings | {"objective": identity})
+
+
+def check_baselines(config: StudyConfig, baselines: Sequence[Baseline]) -> None:
+    """Refuse what the study's model cannot hold, and names that stand for two things, before anything expensive.
+
+    Raises:
+        ValueError: a baseline does not fit.
+    """
+    partition = study_partition(config)
+    for baseline in baselines:
+        try:
+            baseline.method.check(partition)
+        except ValueError as error:
+            raise ValueError(f"baseline {baseline.name}: {error}") from error
+        if config.loading.four_bit and not baseline.method.keeps_base:
+            raise ValueError(f"baseline {baseline.name} cannot train 4-bit weights: set loading.four_bit to false")
+    names = [baseline.name for baseline in baselines]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"baselines are named twice: {', '.join(sorted(twice))}")
+
+
+@task(
+    name="train-baseline",
+    task_run_name="train {baseline.name}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def train_baseline(config: StudyConfig, revision: Revision, baseline: Baseline, parent: str) -> str:
+    """Train a baseline at the full budget and save what it gives; returns the folder.
+
+    Raises:
+        RuntimeError: what was saved, loaded again, does not give the same logits.
+    """
+    method, partition = baseline.method, study_partition(config)
+    steps, folder = final_steps(config), baseline_folder(revision, baseline)
+    checkpoints = folder / f"checkpoints-{baseline_inputs(config, baseline)}"
+    count = method.trainable_parameters(partition)
+    parameters = {
+        "role": "baseline",
+        "baseline": baseline.settings.model_dump(mode="json"),
+        "steps": steps,
+        "seed": config.final.seed,
+        "trainable_parameters": count,
+        "data_hash": load_data(config.data).data_hash,
+        "recipe": config.recipe.model_dump(mode="json"),
+    }
+    tags = {"mars.kind": "final", "mars.role": "baseline", "mars.revision": str(revision.number)}
+    with (
+        tracking.child_run(parent, f"baseline {baseline.name}", parameters, tags) as tracked,
+        progress_bar(f"baseline {baseline.name}", steps) as advance,
+    ):
+        log_datasets(tracked, config, ("train", "validation"))
+        curves = LiveCurves(tracked)
+        wrapped, run = train(config, baseline, steps=steps, checkpoints=checkpoints, on_step=advance, on_log=curves.log)
+        difference = _save(config, baseline, wrapped, folder / method.result)
+        curves.end()
+        record = {
+            "baseline": baseline.name,
+            "settings": baseline.settings.model_dump(mode="json"),
+            "role": "baseline",
+            **run_record(run),
+            "device": device_name(next(final_base_model(config).model.parameters()).device),
+            "trainable_parameters": count,
+            "reload_difference": difference,
+            "mlflow_run_id": tracked,
+        }
+        tracking.log_values(tracked, final_hours(record) | speed(run))
+        write_json(folder / "training.json", json_safe(record))
+    for leftover in folder.glob("checkpoints-*"):
+        shutil.rmtree(leftover)
+    return str(folder)
+
+
+def _save(config: StudyConfig, baseline: Baseline, wrapped: Any, folder: Path) -> float:
+    """Save, take the training off the base model, load it again; returns the largest difference of a logit."""
+    method, base = baseline.method, final_base_model(config)
+    try:
+        with replacing_folder(folder) as temporary:
+            method.save(wrapped, temporary)
+            save_processor(base.processor, base.model_id, temporary)
+        batch, _ = next(iter(scored_batches(validation_set(config), base, 4)()))
+        before = all_logits(wrapped, batch)
+    finally:
+        release(baseline, wrapped)
+    loaded = method.load(final_base_model(config).model, folder)
+    try:
+        difference = float((all_logits(loaded, batch) - before).abs().max())
+    finally:
+        method.unwrap(loaded)
+    if not difference <= RELOAD_TOLERANCE:
+        raise RuntimeError(
+            f"what was saved in {folder} gives other logits than the trained model (off by {difference})"
+        )
+    return difference
+
+
+@task(name="test-baseline", task_run_name="test {baseline.name}", cache_policy=NO_CACHE, persist_result=False)
+def score_baseline(config: StudyConfig, revision: Revision, baseline: Baseline) -> str:
+    """Score a trained baseline on the test split; returns the path of its scores."""
+    test, folder = test_set(config), baseline_folder(revision, baseline)
+    base = final_base_model(config)
+    loaded = baseline.method.load(base.model, folder / baseline.method.result)
+    batches = scored_batches(test, base, config.evaluation_batch_size)
+    try:
+        with progress_bar(f"testing {baseline.name}", len(test)) as advance:
+            scores = as_json(evaluate(loaded, batches(), on_batch=_sum(advance)))
+    finally:
+        baseline.method.unwrap(loaded)
+    overall = {f"test_{key}": value for key, value in scores["overall"].items()}
+    tracking.log_values_if_known(read_json(folder / "training.json")["mlflow_run_id"], overall)
+    write_json(folder / "test.json", scores)
+    return str(folder / "test.json")
+
+
+def _sum(advance: Any) -> Any:
+    done = 0
+
+    def count(rows: int) -> None:
+        nonlocal done
+        done += rows
+        advance(done)
+
+    return count
+
+
+@task(name="write-comparison", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
+def write_comparison(
+    config: StudyConfig, revision: Revision, chosen: RankPair, baselines: Sequence[Baseline], parent: str
+) -> str:
+    """Put base model, chosen pair and baselines into one table, in the study, MLflow and the Prefect UI."""
+    evaluation = read_evaluation(revision)
+    rows = [
+        {"name": "base model", "role": "base", "trainable_parameters": 0, "test": evaluation["base"]},
+        _row(revision, of_pair(chosen), "MARS", "chosen", evaluation["chosen"]),
+    ]
+    for baseline in baselines:
+        test = read_json(baseline_folder(revision, baseline) / "test.json")
+        rows.append(_row(revision, baseline, baseline.name, "baseline", test))
+    write_json(comparison_path(revision), {"evaluation": file_hash(evaluation_path(revision)), "rows": rows})
+    values = {f"test_perplexity_{row['name']}": row["test"]["overall"]["perplexity"] for row in rows[2:]}
+    tracking.log_values(parent, values)
+    tracking.log_file(parent, comparison_path(revision))
+    create_table_artifact([_shown(row) for row in rows], key="mars-comparison", description="Baselines on the test set")
+    return str(comparison_path(revision))
+
+
+def _row(revision: Revision, baseline: Baseline, name: str, role: str, test: dict[str, Any]) -> dict[str, Any]:
+    training = read_json(baseline_folder(revision, baseline) / "training.json")
+    kept = ("trainable_parameters", "steps", "best_step", "best_val_loss", "seconds", "device", "peak_memory_bytes")
+    return {
+        "name": name,
+        "role": role,
+        "settings": baseline.settings.model_dump(mode="json"),
+        **{key: training[key] for key in kept},
+        "test": test,
+    }
+
+
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
+    overall = row["test"]["overall"]
+    return {
+        "name": row["name"],
+        "trainable parameters": row["trainable_parameters"],
+        "test perplexity": overall["perplexity"],
+        "test accuracy": overall["accuracy"],
+        "seconds": row.get("seconds"),
+    }
+
+
+def compared_before(revision: Revision) -> list[Baseline]:
+    """Baselines that the revision's table already has."""
+    rows = [row for row in read_comparison(revision) if row["role"] == "baseline"]
+    return [Baseline(row["name"], SETTINGS.validate_python(row["settings"])) for row in rows]
+
+
+def read_comparison(revision: Revision) -> list[dict[str, Any]]:
+    """The table's rows, none where nothing was compared."""
+    path = comparison_path(revision)
+    return list(read_json(path)["rows"]) if path.is_file() else []
+
+
+def present_comparison(revision: Revision) -> list[dict[str, Any]]:
+    """The table's rows, none where the chosen pair was tested anew since."""
+    path = comparison_path(revision)
+    if not path.is_file() or read_json(path)["evaluation"] != file_hash(evaluation_path(revision)):
+        return []
+    return read_comparison(revision)
+
+
+def comparison_path(revision: Revision) -> Path:
+    """Where the table lies."""
+    return revision.path("comparison.json")
+
+
+def baseline_folder(revision: Revision, baseline: Baseline) -> Path:
+    """Where a baseline's files lie."""
+    return revision.path("final", baseline.pair.slug if baseline.pair else baseline.name)
+
+
+def baseline_outputs(revision: Revision, baseline: Baseline) -> list[Path]:
+    """Files that a trained baseline consists of."""
+    folder = baseline_folder(revision, baseline)
+    return [folder / baseline.method.result, folder / "training.json"]

@@ -1,0 +1,1 @@
+"""Shipped configurations: studies as the paper ran them, and its baselines."""

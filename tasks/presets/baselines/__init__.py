@@ -1,0 +1,1 @@
+"""Shipped baselines, one YAML file each."""
