@@ -72,6 +72,11 @@ class Running:
         only = {"flow_runs": {"deployment_id": {"any_": [known["id"]]}}, "sort": "EXPECTED_START_TIME_ASC"}
         return [run for run in self.post("/flow_runs/filter", only) if run["parameters"]["config"]["study"] == study]
 
+    def complete(self, run: UUID) -> None:
+        """Wait until a flow run has completed; one that ended otherwise fails the test with its message."""
+        state = self.finish(run)
+        assert state["type"] == "COMPLETED", state
+
     def slot(self) -> dict[str, Any]:
         """The limit of this machine's only device."""
         (limit,) = [one for one in self.post("/v2/concurrency_limits/filter") if one["name"].startswith("mars-")]
@@ -140,8 +145,7 @@ def one_run_per_pack(config: StudyConfig) -> StudyConfig:
 def served(stack: Running, tmp_path_factory: pytest.TempPathFactory, demo_data: Path) -> StudyConfig:
     """A study that the deployment ran from start to end. Tests that change it work on a copy."""
     config = one_run_per_pack(write_small_study(tmp_path_factory.mktemp("served"), demo_data))
-    state = stack.finish(stack.start("mars-study/study", config=config.model_dump(mode="json")))
-    assert state["type"] == "COMPLETED", state
+    stack.complete(stack.start("mars-study/study", config=config.model_dump(mode="json")))
     return config
 
 

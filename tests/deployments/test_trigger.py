@@ -86,10 +86,10 @@ def test_a_person_changes_the_ranks(stack, copied):
     # Ranks beyond the model's layers are refused by asking again.
     first = answer(stack, run, decision="change ranks", r_me=4000, r_llm=4000, reason="")
     answer(stack, run, first, decision="change ranks", r_me=other[0], r_llm=other[1], reason="smaller adapter")
-    assert stack.finish(run)["type"] == "COMPLETED"
+    stack.complete(run)
     (final,) = stack.runs_of("mars-final/final-finetune", copied.study)
     assert [final["parameters"]["r_me"], final["parameters"]["r_llm"]] == other
-    assert stack.finish(final["id"])["type"] == "COMPLETED"
+    stack.complete(final["id"])
     assert revision.path("final", f"me{other[0]}-llm{other[1]}", "adapter", "adapter_model.safetensors").is_file()
     assert json.loads(revision.path("choice.json").read_text())["pair"] == chosen  # the search's word stays as it was
 
@@ -99,5 +99,5 @@ def test_a_person_stops_the_study(stack, copied):
     values = copied.model_dump(mode="json")
     run = stack.start("mars-fit-and-search/fit-and-search", config=values, after_choice="ask")
     answer(stack, run, decision="stop", r_me=2, r_llm=2, reason="")
-    assert stack.finish(run)["type"] == "COMPLETED"
+    stack.complete(run)
     assert stack.runs_of("mars-final/final-finetune", copied.study) == []

@@ -72,7 +72,7 @@ def test_progress_ends_at_a_hundred(stack, served):
 def test_a_finished_study_starts_nothing_again(stack, served):
     before = metrics(served.study)
     run = stack.start("mars-study/study", config=served.model_dump(mode="json"))
-    assert stack.finish(run)["type"] == "COMPLETED"
+    stack.complete(run)
     assert len(stack.runs_of("mars-calibrate-pack/calibrate-pack", served.study)) == 4
     pd.testing.assert_frame_equal(metrics(served.study), before)
 
@@ -99,7 +99,7 @@ def test_killed_pack_is_started_again_when_its_slot_is_back(stack, small_study):
     freed_after = crashed_after + wait_until(lambda: stack.slot()["active_slots"] == 0, seconds=120)
     print(f"killed: shown as crashed after {crashed_after:.0f} s, slot free after {freed_after:.0f} s")
     assert freed_after < 90  # a lease of 60 s, looked for every 15 s
-    assert stack.finish(run)["type"] == "COMPLETED"
+    stack.complete(run)
     packs = stack.runs_of("mars-calibrate-pack/calibrate-pack", small_study.study)
     assert sorted(one["state"]["type"] for one in packs) == ["COMPLETED"] * 4 + ["CRASHED"]
     assert_whole(small_study.study)
