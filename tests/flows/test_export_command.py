@@ -26,7 +26,7 @@ from mars_core.demo import demo_backbone_path
 from mars_core.models.processor import load_processor
 from tasks.config import StudyConfig, write_study
 from tasks.store import Revision
-from tasks.tracking import tracking_uri
+from tasks.tracking import use_store
 
 
 def revision_of(config: StudyConfig) -> Revision:
@@ -98,8 +98,8 @@ def test_the_cards_code_runs(finished, tmp_path, monkeypatch):
 
 def test_the_card_is_in_mlflow_too(finished):
     record = json.loads((adapter_of(finished).parent / "training.json").read_text())
-    client = mlflow.MlflowClient(tracking_uri(Path(finished.study)))
-    mlflow.set_tracking_uri(tracking_uri(Path(finished.study)))
+    use_store(Path(finished.study))  # not mlflow.set_tracking_uri, which would set the variable for all tests after it
+    client = mlflow.MlflowClient()
     local = Path(client.download_artifacts(record["mlflow_run_id"], "adapter/README.md"))
     assert local.read_text() == (adapter_of(finished) / "README.md").read_text()
 
