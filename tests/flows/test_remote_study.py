@@ -150,6 +150,8 @@ def check_cleaning(server: Server, machine: Machine) -> None:
     folder = REVISION.rpartition("/")[0]
     for number in ("002", "003"):
         server.filesystem.copy(REVISION, f"{folder}/{number}", recursive=True)
+        # Without the final run, which is the registered champion: a revision that holds that one is kept.
+        server.filesystem.rm(f"{folder}/{number}/final", recursive=True)
     settings = yaml.safe_load(server.filesystem.cat_file(f"{BUCKET}/team/small/study.yaml"))
     settings["retention"]["revisions"] = 1
     server.filesystem.pipe_file(f"{BUCKET}/team/small/study.yaml", yaml.safe_dump(settings).encode())
