@@ -22,7 +22,7 @@ from mars_core.metrics.schema import SCHEMA, SCHEMA_VERSION, to_table
 from mars_core.models.loading import Base
 from mars_core.models.lora import trainable_parameters
 from mars_core.packing.cores import usable_cores
-from mars_core.packing.cost import ACTIVATION_MARGIN, Cost, activation_bytes, lanes_for, measure_cost, scoring_bytes
+from mars_core.packing.cost import ACTIVATION_MARGIN, Cost, activation_bytes, lanes_for, measure_cost, scoring_of
 from mars_core.packing.export import save_adapter
 from mars_core.packing.footprint import adapter_bytes
 from mars_core.packing.lanes import Lanes
@@ -208,7 +208,7 @@ def _in_packs_of(limit: int, runs: Sequence[PlannedRun]) -> list[PlannedPack]:
 def _runs_in_memory(config: StudyConfig, cost: Cost, runs: Sequence[PlannedRun]) -> int:
     partition = base_model(config).partition
     largest = max(adapter_bytes(partition, [run.pair]) for run in runs)
-    one_pass = max(int(cost.activation_bytes * ACTIVATION_MARGIN), cost.scoring_bytes)
+    one_pass = max(int(cost.activation_bytes * ACTIVATION_MARGIN), cost.scoring.bytes(1, 1))
     room = memory_budget(config) - cost.base_bytes - one_pass
     return max(1, room // largest)
 
@@ -369,7 +369,7 @@ def _lanes(config: StudyConfig, base: Base, pack: PlannedPack) -> Lanes:
     largest = max(pairs, key=partial(trainable_parameters, base.partition))
     return lanes_for(
         activation_bytes(base.model, base.partition, first, largest, recipe),
-        max(scoring_bytes(base.model, batch) for batch, _ in validation),
+        scoring_of(base.model, (batch for batch, _ in validation)),
         sum(weight.nbytes for weight in base.model.parameters()),
         adapter_bytes(base.partition, pairs),
         memory_budget(config),

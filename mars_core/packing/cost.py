@@ -29,6 +29,8 @@ from mars_core.training.recipe import Recipe
 
 # Buffers of the backward pass, and what allocators round up, on top of what the forward pass keeps.
 ACTIVATION_MARGIN = 1.5
+# Later evaluation batches may have more answer tokens than the first two.
+SCORING_MARGIN = 1.5
 FULL_PRECISION_BYTES = 4
 WIDEST_LANE = {"cpu": 4, "cuda": 32}
 """On a CPU more members at once only crowd the caches."""
@@ -37,18 +39,33 @@ PROBE_STEPS = 4
 
 
 @dataclass(frozen=True)
+class Scoring:
+    """Bytes of an evaluation.
+
+    member: logits of one member. lane: the fp32 copies that losses take, made for one member of a lane at a time.
+    """
+
+    member: int
+    lane: int
+
+    def bytes(self, members: int, lanes: int) -> int:
+        """Of so many members in so many lanes."""
+        return members * self.member + lanes * self.lane
+
+
+@dataclass(frozen=True)
 class Cost:
     """Measured costs of a model on this device.
 
     base_bytes: the frozen model. activation_bytes: what the forward pass of one member and one batch keeps for the
-    backward pass. scoring_bytes: of one member's logits in the evaluation of one batch. step_seconds: one optimizer
-    step of one member, evaluation_seconds: scoring the validation set once for one member; both as a share, with all
-    lanes busy. startup_seconds: before the first step.
+    backward pass. scoring: the evaluation of one batch. step_seconds: one optimizer step of one member,
+    evaluation_seconds: scoring the validation set once for one member; both as a share, with all lanes busy.
+    startup_seconds: before the first step.
     """
 
     base_bytes: int
     activation_bytes: int
-    scoring_bytes: int
+    scoring: Scoring
     step_seconds: float
     evaluation_seconds: float
     startup_seconds: float
@@ -60,19 +77,16 @@ class Cost:
     def memory_bytes(self, partition: Partition, pairs: Sequence[RankPair], lanes: Lanes) -> int:
         """Predicted memory of a pack: the model once, every run's adapters, the activations of the lanes under way."""
         adapters = adapter_bytes(partition, pairs)
-        training, scoring = (
-            min(width * lanes.at_once, len(pairs)) * each
-            for width, each in (
-                (lanes.width, self.activation_bytes * ACTIVATION_MARGIN),
-                (lanes.score_width or lanes.width, self.scoring_bytes),
-            )
-        )
+        under_way = min(lanes.width * lanes.at_once, len(pairs))
+        scored = min((lanes.score_width or lanes.width) * lanes.at_once, len(pairs))
+        training = under_way * self.activation_bytes * ACTIVATION_MARGIN
+        scoring = self.scoring.bytes(scored, min(lanes.at_once, len(pairs)))
         return self.base_bytes + adapters + int(max(training, scoring))
 
 
 def lanes_for(
     activations: int,
-    scoring: int,
+    scoring: Scoring,
     base_bytes: int,
     state_bytes: int,
     memory_bytes: int,
@@ -83,32 +97,34 @@ def lanes_for(
     """The widest lanes that fit a memory budget.
 
     Args:
-        activations, scoring: bytes of one member in training and in evaluation. state_bytes: adapters of all runs of
+        activations: bytes of one member in training. scoring: of an evaluation. state_bytes: adapters of all runs of
             the pack.
 
     Raises:
         ValueError: not even one member fits.
     """
     room = memory_bytes - base_bytes - state_bytes
-    fit, fit_scoring = int(room / (activations * ACTIVATION_MARGIN)), int(room / scoring)
-    if min(fit, fit_scoring) < 1:
-        needed = base_bytes + state_bytes + max(activations * ACTIVATION_MARGIN, scoring)
+    fit, lanes_scored = int(room / (activations * ACTIVATION_MARGIN)), int(room / scoring.bytes(1, 1))
+    if min(fit, lanes_scored) < 1:
+        needed = base_bytes + state_bytes + max(activations * ACTIVATION_MARGIN, scoring.bytes(1, 1))
         smaller = "micro_batch_size" if fit < 1 else "evaluation_batch_size"
         raise ValueError(
             f"calibration needs about {needed / 1e9:.1f} GB for one run at a time, and "
             f"{memory_bytes / 1e9:.1f} GB are available: lower {smaller}, recipe.max_tokens or calibration."
             "pack_runs, or raise calibration.memory_gigabytes"
         )
-    at_once = min(at_once, fit, fit_scoring)
+    at_once = min(at_once, fit, lanes_scored)
     width = min(WIDEST_LANE.get(device, 1), fit // at_once)
-    return Lanes(width, at_once, None if fit_scoring >= width * at_once else fit_scoring // at_once)
+    scored = (room // at_once - scoring.lane) // scoring.member
+    return Lanes(width, at_once, None if scored >= width else int(scored))
 
 
-def scoring_bytes(model: nn.Module, batch: Batch) -> int:
-    """Bytes of one member's logits at the answer tokens of `batch`, with the fp32 copies that its losses take."""
+def scoring_of(model: nn.Module, batches: Iterable[Batch]) -> Scoring:
+    """What evaluating the largest of `batches` takes, with a margin for batches with longer answers."""
     head = model.get_output_embeddings()  # type: ignore[operator]
-    answers = int((batch["labels"][:, 1:] != IGNORE).sum())
-    return answers * int(head.weight.shape[0]) * (next(model.parameters()).element_size() + 2 * FULL_PRECISION_BYTES)
+    answers = max(int((batch["labels"][:, 1:] != IGNORE).sum()) for batch in batches)
+    logits = int(answers * int(head.weight.shape[0]) * SCORING_MARGIN)
+    return Scoring(logits * next(model.parameters()).element_size(), logits * 2 * FULL_PRECISION_BYTES)
 
 
 def activation_bytes(model: nn.Module, partition: Partition, batch: Batch, pair: RankPair, recipe: Recipe) -> int:
@@ -169,7 +185,7 @@ def measure_cost(
     each = activation_bytes(
         model, partition, max(first, key=lambda batch: batch["labels"].numel()), largest[-1], recipe
     )
-    scoring = max(scoring_bytes(model, batch) for batch, _ in some)
+    scoring = scoring_of(model, (batch for batch, _ in some))
     state = trainable_parameters(partition, largest[-1]) * BYTES_PER_TRAINABLE  # packs are cut to the budget later
     device = next(model.parameters()).device.type
     lanes = lanes_for(each, scoring, base_bytes, state, memory_bytes, at_once=at_once, device=device)

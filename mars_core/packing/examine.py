@@ -46,16 +46,14 @@ def examine(model: nn.Module, partition: Partition, batch: Mapping[str, Tensor])
         projector = [layer.name for layer in partition.projector]
         doors = _same_for_all(model, partition, structure, packed, RankPair(0, 1), projector)
         answers_only = _answers_only(model, partition, structure, packed)
-        tails = _answer_tails(model, partition, answers_only)
+        tails = _answer_tails(model, partition, structure, answers_only, batch)
         structure = replace(
             structure,
             shared=shared,
             answers_only=frozenset(name for name in answers_only if not _inside(name, tails)),
             answer_tails=tails,
-            norms=_named(model, _is_rms_norm),
-            gates=_named(model, _is_silu_gated),
-            rotary=_rotary_sources(model.get_submodule(partition.family.llm)),
         )
+        structure = _with_fewer_passes(model, partition, structure, batch)
         with_doors = replace(structure, projector_doors=doors)
         if _encoder_can_be_shared(model, partition, with_doors, batch):
             structure = with_doors
@@ -120,20 +118,47 @@ def _rotates(function: Any) -> bool:
     q, k, cos, sin = (
         torch.randn(shape, generator=generator) for shape in ((1, 4, 5, 8), (1, 2, 5, 8), *[(1, 5, 8)] * 2)
     )
-    try:
-        found = function(q, k, cos, sin)
-    except (RuntimeError, TypeError, ValueError):
-        return False  # another kind of embedding under this name
     table = cos.unsqueeze(1), sin.unsqueeze(1)
-    return all(_near(rotate(x, *table), expected) for x, expected in zip((q, k), found, strict=True))
+    try:
+        first, second = function(q, k, cos, sin)
+        return _near(rotate(q, *table), first) and _near(rotate(k, *table), second)
+    except (RuntimeError, TypeError, ValueError, AttributeError):
+        return False  # another kind of embedding under this name
 
 
-def _answer_tails(model: nn.Module, partition: Partition, answers_only: frozenset[str]) -> frozenset[str]:
+@torch.no_grad()
+def _with_fewer_passes(
+    model: nn.Module, partition: Partition, structure: Structure, batch: Mapping[str, Tensor]
+) -> Structure:
+    """Norms, gates and rotary embeddings in our spelling, if the logits of the whole model stay the same with them."""
+    spelled = replace(
+        structure,
+        norms=_named(model, _is_rms_norm),
+        gates=_named(model, _is_silu_gated),
+        rotary=_rotary_sources(model.get_submodule(partition.family.llm)),
+    )
+    lane = _random_lane(model, partition, RankPair(1, 1))
+    found, expected = (_logits(model, partition, tried, lane, batch) for tried in (spelled, structure))
+    return spelled if _close(found, expected) else structure
+
+
+@torch.no_grad()
+def _answer_tails(
+    model: nn.Module,
+    partition: Partition,
+    structure: Structure,
+    answers_only: frozenset[str],
+    batch: Mapping[str, Tensor],
+) -> frozenset[str]:
     """Modules of the last block that work row by row and all of whose adapted layers are read at answer rows alone."""
     block = _last_block(partition)
     parents = {name.rpartition(".")[0] for name in answers_only}
     whole = {parent for parent in parents if all(name in answers_only for name in block if _inside(name, {parent}))}
-    return frozenset(name for name in whole if _row_by_row(model.get_submodule(name)))
+    tails = frozenset(name for name in whole if _row_by_row(model.get_submodule(name)))
+    lane = _random_lane(model, partition, RankPair(1, 1))
+    tried = replace(structure, answer_tails=tails)
+    found, expected = (_logits(model, partition, one, lane, batch) for one in (tried, structure))
+    return tails if _close(found, expected) else frozenset()
 
 
 def _inside(name: str, modules: Collection[str]) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 
 from mars_core.packing.cores import usable_cores
-from mars_core.packing.member import TrainedMember, forget_gradient
+from mars_core.packing.member import TrainedMember, forget_gradient, lane_order
 
 Result = TypeVar("Result")
 Members = Sequence[TrainedMember]
@@ -71,7 +71,7 @@ def split_into_lanes(members: Members, width: int, at_once: int) -> list[Members
 
     Members without vision adapters go together, so that they share its features.
     """
-    ordered = sorted(members, key=lambda one: (one.member.pair.r_me > 0, one.member.pair.r_llm, one.member.pair.r_me))
+    ordered = sorted(members, key=lambda one: lane_order(one.member))
     frozen = sum(one.member.pair.r_me == 0 for one in ordered)
     narrow = max(1, min(width, ceil(len(ordered) / at_once)))
     return [lane for part in (ordered[:frozen], ordered[frozen:]) for lane in _evenly(part, narrow)]

@@ -75,12 +75,24 @@ def start_members(
     started: list[TrainedMember] = []
     banks: list[list[dict[Group, Tensor]]] = []
     for member, layout, flat in zip(members, layouts, initial, strict=True):
-        banks = banks or [zero_vectors(layouts, flat.device, flat.dtype) for _ in range(4)]
+        banks = banks or [_banks(members, layouts, flat) for _ in range(4)]
         weights, gradient, first, second = (bank[len(started)] for bank in banks)
         for vector, value in zip(weights.values(), by_group(flat, layout).values(), strict=True):
             vector.copy_(value)
         started.append(_start(member, layout, weights, gradient, first, second, recipe, horizon))
     return started
+
+
+def lane_order(member: PackMember) -> tuple[bool, int, int]:
+    """Sort key of members in lanes: those that share vision features first, then equal ranks together."""
+    return member.pair.r_me > 0, member.pair.r_llm, member.pair.r_me
+
+
+def _banks(members: Sequence[PackMember], layouts: Sequence[Layout], like: Tensor) -> list[dict[Group, Tensor]]:
+    # In the order of lanes, so that neighbours there are neighbours in memory.
+    order = sorted(range(len(members)), key=lambda number: lane_order(members[number]))
+    rows = zero_vectors([layouts[number] for number in order], like.device, like.dtype)
+    return [rows[order.index(number)] for number in range(len(members))]
 
 
 def _start(

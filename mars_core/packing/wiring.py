@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -114,12 +115,25 @@ def _forward_of(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None
 
 @contextmanager
 def _rotary_of(source: ModuleType) -> Iterator[None]:
-    original = getattr(source, FUNCTION)
-    setattr(source, FUNCTION, partial(_rotary, original))
+    """Lead a module's rotary embedding through passes; the function is shared by every model of that source."""
+    with _rotary_lock:
+        users, original = _rotary_users.get(source, (0, getattr(source, FUNCTION)))
+        _rotary_users[source] = users + 1, original
+        setattr(source, FUNCTION, partial(_rotary, original))
     try:
         yield
     finally:
-        setattr(source, FUNCTION, original)
+        with _rotary_lock:
+            users, original = _rotary_users.pop(source)
+            if users > 1:
+                _rotary_users[source] = users - 1, original
+            else:
+                setattr(source, FUNCTION, original)
+
+
+_rotary_lock = threading.Lock()
+_rotary_users: dict[ModuleType, tuple[int, Callable[..., Any]]] = {}
+"""How many wired models use a source, and its own function: packs may overlap in threads."""
 
 
 @contextmanager
@@ -203,10 +217,16 @@ def _gated(mlp: Any, x: Tensor) -> Tensor:
 
 
 def _rotary(
-    original: Callable[..., tuple[Tensor, Tensor]], q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *arguments: Any
+    original: Callable[..., tuple[Tensor, Tensor]],
+    q: Tensor,
+    k: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    *arguments: Any,
+    **named: Any,
 ) -> tuple[Tensor, Tensor]:
-    if current_pass() is None or arguments or not fits(q, cos):
-        return original(q, k, cos, sin, *arguments)
+    if current_pass() is None or arguments or named or not fits(q, cos):
+        return original(q, k, cos, sin, *arguments, **named)
     cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
     return rotate(q, cos, sin), rotate(k, cos, sin)
 

@@ -8,7 +8,7 @@ import torch
 from mars_core.demo import demo_backbone_path
 from mars_core.models.loading import load_base
 from mars_core.models.lora import RankPair, trainable_parameters
-from mars_core.packing.cost import ACTIVATION_MARGIN, BYTES_PER_TRAINABLE, Cost, lanes_for
+from mars_core.packing.cost import ACTIVATION_MARGIN, BYTES_PER_TRAINABLE, Cost, Scoring, lanes_for
 from mars_core.packing.lanes import Lanes
 from mars_core.packing.state import PackState
 from tasks.calibrate import PlannedPack, PlannedRun
@@ -84,32 +84,45 @@ def test_unfinished_packs_go_on_as_they_were(tmp_path):
     assert unfinished_packs(revision, RUNS[5:], RUNS[5:]) == []  # a run of it is planned no more
 
 
+SMALL = Scoring(100, 0)
+
+
 def test_lanes_are_as_wide_as_memory_allows():
     one = 100
     fit = int(one * ACTIVATION_MARGIN)
-    assert lanes_for(one, 100, 1000, 50, 1050 + 8 * fit, at_once=2, device="cpu") == Lanes(4, 2)
-    assert lanes_for(one, 100, 1000, 50, 1050 + 80 * fit, at_once=2, device="cpu") == Lanes(
+    assert lanes_for(one, SMALL, 1000, 50, 1050 + 8 * fit, at_once=2, device="cpu") == Lanes(4, 2)
+    assert lanes_for(one, SMALL, 1000, 50, 1050 + 80 * fit, at_once=2, device="cpu") == Lanes(
         4, 2
     )  # wider brings nothing
-    assert lanes_for(one, 100, 1000, 50, 1050 + 5 * fit, at_once=2, device="cpu") == Lanes(2, 2)
-    assert lanes_for(one, 100, 1000, 50, 1050 + 1 * fit, at_once=2, device="cpu") == Lanes(1, 1)
-    assert lanes_for(one, 100, 1000, 50, 1050 + 20 * fit, at_once=1, device="cuda") == Lanes(20, 1)
+    assert lanes_for(one, SMALL, 1000, 50, 1050 + 5 * fit, at_once=2, device="cpu") == Lanes(2, 2)
+    assert lanes_for(one, SMALL, 1000, 50, 1050 + 1 * fit, at_once=2, device="cpu") == Lanes(1, 1)
+    assert lanes_for(one, SMALL, 1000, 50, 1050 + 20 * fit, at_once=1, device="cuda") == Lanes(20, 1)
     with pytest.raises(ValueError, match="lower micro_batch_size"):
-        lanes_for(one, 100, 1000, 50, 1050 + fit - 1, at_once=2, device="cpu")
+        lanes_for(one, SMALL, 1000, 50, 1050 + fit - 1, at_once=2, device="cpu")
 
 
 def test_an_evaluation_that_takes_more_goes_in_narrower_lanes():
     room = 16 * int(100 * ACTIVATION_MARGIN)
-    assert lanes_for(100, room // 8, 0, 0, room, at_once=2, device="cpu") == Lanes(4, 2)
-    assert lanes_for(100, room // 4, 0, 0, room, at_once=2, device="cpu") == Lanes(4, 2, score_width=2)
-    assert lanes_for(100, room, 0, 0, room, at_once=2, device="cpu") == Lanes(4, 1, score_width=1)
+
+    def lanes(scoring):
+        return lanes_for(100, scoring, 0, 0, room, at_once=2, device="cpu")
+
+    assert lanes(Scoring(room // 8, 0)) == Lanes(4, 2)
+    assert lanes(Scoring(room // 4, 0)) == Lanes(4, 2, score_width=2)
+    assert lanes(Scoring(room // 8, room // 4)) == Lanes(4, 2, score_width=2)  # each lane's copies come on top
+    assert lanes(Scoring(room, 0)) == Lanes(4, 1, score_width=1)
     with pytest.raises(ValueError, match="lower evaluation_batch_size"):
-        lanes_for(100, room + 1, 0, 0, room, at_once=2, device="cpu")
+        lanes(Scoring(room, 1))
 
 
 def test_the_cost_of_runs_is_that_of_their_steps_and_evaluations():
     cost = Cost(
-        base_bytes=0, activation_bytes=0, scoring_bytes=0, step_seconds=0.5, evaluation_seconds=2.0, startup_seconds=3.0
+        base_bytes=0,
+        activation_bytes=0,
+        scoring=Scoring(0, 0),
+        step_seconds=0.5,
+        evaluation_seconds=2.0,
+        startup_seconds=3.0,
     )
     assert cost.seconds(runs=4, steps=10, checkpoints=5) == 3 + 4 * (10 * 0.5 + 5 * 2)
 
@@ -122,7 +135,7 @@ def test_packs_are_cut_to_the_memory_budget(monkeypatch, shared_small_base):
     cost = Cost(
         base_bytes=1000,
         activation_bytes=200,
-        scoring_bytes=100,
+        scoring=SMALL,
         step_seconds=1,
         evaluation_seconds=1,
         startup_seconds=0,

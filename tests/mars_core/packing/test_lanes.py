@@ -4,12 +4,16 @@ import copy
 from types import SimpleNamespace
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mars_core.models.lora import RankPair
-from mars_core.packing.cost import activation_bytes, measure_cost, scoring_bytes
+from mars_core.packing.adapters import layout_of
+from mars_core.packing.cost import Scoring, activation_bytes, measure_cost, scoring_of
+from mars_core.packing.lane import make_lane
 from mars_core.packing.lanes import split_into_lanes
+from mars_core.packing.member import PackMember, start_members
 from mars_core.training.recipe import Recipe
 
 pairs = st.builds(RankPair, st.integers(0, 4), st.integers(1, 4))
@@ -71,8 +75,27 @@ def test_what_a_pass_keeps_is_counted_in_the_recipes_precision_and_with_its_mask
 
 
 def test_an_evaluation_is_counted_by_its_answers(base, batch_of):
-    """Logits in fp64 and two copies in fp32 of every answer token."""
-    batch = batch_of(0, 1)
-    answers = int((batch["labels"] != -100).sum())
+    """Logits in fp64 of every answer token, two copies in fp32 for one member at a time, half as much again."""
+    batches = [batch_of(0, 1), batch_of(0)]
+    answers = int((batches[0]["labels"] != -100).sum())
     vocabulary = base.model.get_output_embeddings().weight.shape[0]
-    assert scoring_bytes(base.model, batch) == answers * vocabulary * (8 + 2 * 4)
+    logits = int(answers * vocabulary * 1.5)
+    assert scoring_of(base.model, batches) == Scoring(logits * 8, logits * 2 * 4)
+
+
+def test_seeds_of_a_pair_share_a_product_in_every_layer(base):
+    """Members as a pack plans them, seed by seed; a lane holds those of one LLM rank."""
+    members = [PackMember(RankPair(r_me, r_llm), seed) for seed in (0, 1) for r_me in (1, 2) for r_llm in (1, 2)]
+    layouts = [layout_of(base.partition, member.pair) for member in members]
+    flats = [torch.zeros(layout.size, dtype=torch.float64) for layout in layouts]
+    started = start_members(members, layouts, flats, Recipe(), 4)
+    for lane in split_into_lanes(started, 4, 1):
+        made = make_lane(
+            [one.layout for one in lane],
+            [{group: weights.data for group, weights in one.weights.items()} for one in lane],
+            [one.gradient for one in lane],
+        )
+        for layer in base.partition.llm:
+            assert [len(stack.a) for stack in made.adapters[layer.name]] == [4]
+        for layer in base.partition.me:
+            assert [len(stack.a) for stack in made.adapters[layer.name]] == [2, 2]
