@@ -7,8 +7,10 @@ a full stop in front of more text, or "The answer is" and the letter. Anything e
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
-_OFFER = re.compile(r"(?:^|(?<=\s))\(([A-Z])\)\s|^([A-Z])[.):]\s", re.MULTILINE)
+_LINE = re.compile(r"^([A-Z])[.):]\s", re.MULTILINE)
+_IN_BRACKETS = re.compile(r"(?:^|(?<=\s))\(([A-Z])\)\s", re.MULTILINE)
 _LETTER_FIRST = re.compile(r"([A-Z])(?:\.(?:\s|$)|$)")
 _THE_ANSWER_IS = re.compile(r"The answer is \(?([A-Z])\b")
 
@@ -16,16 +18,23 @@ _THE_ANSWER_IS = re.compile(r"The answer is \(?([A-Z])\b")
 def offered_letters(question: str) -> str:
     """Letters of the options that a question lists, in order from A; empty where it lists fewer than two.
 
-    Options are lines such as `A. yes`, `A) yes` or `A: yes`, or stand anywhere as `(A) yes`.
+    Options are lines such as `A. yes`, `A) yes` or `A: yes`, or, where there are no such lines, stand anywhere as
+    `(A) yes`. Of several lists the last counts: what looks like one before may be text.
     """
-    letters = ""
-    for match in _OFFER.finditer(question):
-        letter = match[1] or match[2]
+    return _last_list(_LINE.findall(question)) or _last_list(_IN_BRACKETS.findall(question))
+
+
+def _last_list(found: Iterable[str]) -> str:
+    """The last run A, B, ... of at least two letters."""
+    last = letters = ""
+    for letter in found:
         if letter == chr(ord("A") + len(letters)):
             letters += letter
-        elif letter == "A":  # what looked like options before was text
+        elif letter == "A":
             letters = letter
-    return letters if len(letters) >= 2 else ""
+        if len(letters) >= 2:
+            last = letters
+    return last
 
 
 def given_letter(answer: str, letters: str) -> str | None:

@@ -11,7 +11,8 @@ _FINAL = ".,;:!?"
 def normalised(text: str) -> str:
     """The text as it is compared: NFKC, case folded, white space joined, without quotes around and final punctuation.
 
-    Articles, number words and inner punctuation are left: "two" is not "2", and "the cat" is not "cat".
+    Articles, number words and inner punctuation are left: "two" is not "2", and "the cat" is not "cat". So is a text
+    of nothing but quotes and punctuation: "?" is not "...", nor an empty answer.
     """
     folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-    return folded.strip(_AROUND).rstrip(_FINAL).strip(_AROUND)
+    return folded.strip(_AROUND).rstrip(_FINAL).strip(_AROUND) or folded

@@ -42,6 +42,11 @@ def test_the_letter_of_an_answer(answer, letter):
         ("Context: A. Lincoln wrote:\nB. good.\nWhich?\nA. yes\nB. no\nC. perhaps", "ABC"),
         ("What is a DNA. test?", ""),
         ("Only\nA. one", ""),
+        ("Which?\nA. iron\nB. vitamin (A) pill\nAnswer", "AB"),
+        ("Which?\nA. the map (A) of 1900\nB. the map (B) of 1950\nC. the map (C) of 2000", "ABC"),
+        ("Which?\nA. a\nB. b\nC. c\nA. x", "ABC"),
+        ("A. Lincoln said so. (A) yes (B) no", "AB"),
+        ("Of (A) 1900 and (B) 1950.\nWhich? (A) one (B) two (C) three. See plate (A) below.", "ABC"),
     ],
 )
 def test_the_letters_of_a_question(question, letters):
@@ -72,6 +77,10 @@ def test_the_reader_asks_as_the_standard_protocol_does():
         ("3.5", "35", False),
         ("ＡＢ", "ab", True),
         ("redder", "red", False),
+        ("?", "...", False),
+        ("", "?", False),
+        ("''", "?", False),
+        ("…", "...", True),
     ],
 )
 def test_what_counts_as_the_same_short_answer(one, other, same):
