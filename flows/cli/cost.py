@@ -18,8 +18,8 @@ def print_cost(found: dict[str, Any]) -> None:
         f"{found['device']}, {found['peak_tflops']:g} TFLOP/s at its peak; {found['parameters'] / 1e9:.2f} B "
         f"parameters; "
         f"{samples['looked_at']} samples looked at: {samples['mean_tokens']:g} tokens each "
-        f"({samples['mean_answer_tokens']:g} of answers, longest {samples['longest_tokens']}), "
-        f"{samples['mean_patches']:g} image patches"
+        f"({samples['mean_answer_tokens']:g} of answers), {samples['mean_patches']:g} image patches; the longest of all "
+        f"{samples['counted']} usable samples has {samples['longest_tokens']}, and memory is counted for such"
     )
     table = Table(
         "", "time", "of it scoring", "weights", "adapters, Adam", "training", "scoring", "memory in all", "fits"
@@ -30,7 +30,7 @@ def print_cost(found: dict[str, Any]) -> None:
     calibration = found["calibration"]
     console.print(
         f"calibration: {calibration['runs_at_once']} runs' activations at once, in {calibration['packs']} "
-        f"{'pack' if calibration['packs'] == 1 else 'packs'}; final: the largest pair, before one is chosen"
+        f"{'pack' if calibration['packs'] == 1 else 'packs'}; final: the largest pair that the search may choose"
     )
     console.print(
         f"The time assumes {found['utilisation']:.0%} of the peak. That is an assumption, not a measurement: between "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from mars_core.models.lora import RankPair, trainable_parameters
 from mars_core.packing.cost import ACTIVATION_MARGIN, WIDEST_LANE
@@ -14,6 +14,7 @@ from mars_core.planning.flops import forward_work, training_flops
 from mars_core.planning.memory import (
     activation_bytes,
     checkpointed_bytes,
+    packed_bytes,
     scoring_bytes,
     trained_bytes,
     weights_bytes,
@@ -24,12 +25,17 @@ USABLE = 0.9
 """Share of a device's memory that a run may take; the rest is the driver's and the allocator's."""
 
 
+Passes = Literal["packed", "peft", "checkpointed"]
+KEPT = {"packed": packed_bytes, "peft": activation_bytes, "checkpointed": checkpointed_bytes}
+"""What one sample's forward pass keeps, by how runs are trained."""
+
+
 @dataclass(frozen=True)
 class Budget:
     """What is trained and scored, and how.
 
     steps: optimizer steps of one run, of `batch` samples, `micro_batch` at a time. scored: samples scored in all, in
-    batches of `scored_batch`. dtype: of the frozen weights.
+    batches of `scored_batch`. dtype: of the frozen weights. passes: how runs are trained, which decides what they keep.
     """
 
     pairs: tuple[RankPair, ...]
@@ -40,7 +46,7 @@ class Budget:
     scored_batch: int
     dtype: str
     four_bit: bool
-    gradient_checkpointing: bool = False
+    passes: Passes
 
 
 @dataclass(frozen=True)
@@ -85,12 +91,19 @@ class Estimate:
 
 
 def estimate(
-    architecture: Architecture, shapes: Sequence[SampleShape], budget: Budget, device: Device, utilisation: float
+    architecture: Architecture,
+    shapes: Sequence[SampleShape],
+    budget: Budget,
+    device: Device,
+    utilisation: float,
+    *,
+    extremes: Sequence[SampleShape] = (),
 ) -> Estimate:
     """Time and memory of training every pair of a budget, and of the scoring that goes with it.
 
     Args:
         shapes: of samples that stand for the dataset: their mean counts for time, the longest for memory.
+        extremes: of samples that count for memory alone, such as the dataset's longest.
         utilisation: share of the device's peak that is reached; an assumption.
 
     Raises:
@@ -104,8 +117,10 @@ def estimate(
     training, scoring = _training_flops(architecture, shapes, budget), _scoring_flops(architecture, shapes, budget)
     speed = device.peak_flops(budget.dtype) * utilisation
     largest = max(budget.pairs, key=lambda pair: trainable_parameters(architecture.partition, pair))
-    longest = max(shapes, key=lambda shape: _kept(architecture, shape, largest, budget))
-    each = int(ACTIVATION_MARGIN * budget.micro_batch * _kept(architecture, longest, largest, budget))
+    held = [*shapes, *extremes]
+    kept = max(KEPT[budget.passes](architecture, shape, largest, budget.dtype) for shape in held)
+    scored = max(scoring_bytes(architecture, shape, budget.dtype) for shape in held)
+    each = int(ACTIVATION_MARGIN * budget.micro_batch * kept)
     weights = weights_bytes(architecture, budget.dtype, four_bit=budget.four_bit)
     room = int(USABLE * device.memory_bytes)
     packs, adapters = _cut(architecture, budget.pairs, room - weights - each)
@@ -115,14 +130,14 @@ def estimate(
         "weights": weights,
         "adapters": adapters,
         "training": at_once * each,
-        "scoring": int(ACTIVATION_MARGIN * budget.scored_batch * scoring_bytes(architecture, longest, budget.dtype)),
+        "scoring": int(ACTIVATION_MARGIN * budget.scored_batch * scored),
     }
     flops = training + scoring
     return Estimate(flops, flops / speed, scoring / speed, memory, packs, at_once, room)
 
 
 def _training_flops(architecture: Architecture, shapes: Sequence[SampleShape], budget: Budget) -> float:
-    recomputed = budget.gradient_checkpointing
+    recomputed = budget.passes == "checkpointed"
     of_one_sample = sum(
         training_flops(architecture, shape, pair, recomputed=recomputed) for pair in budget.pairs for shape in shapes
     ) / len(shapes)
@@ -132,11 +147,6 @@ def _training_flops(architecture: Architecture, shapes: Sequence[SampleShape], b
 def _scoring_flops(architecture: Architecture, shapes: Sequence[SampleShape], budget: Budget) -> float:
     of_one_sample = sum(forward_work(architecture, shape).total for shape in shapes) / len(shapes)
     return of_one_sample * budget.scored
-
-
-def _kept(architecture: Architecture, shape: SampleShape, pair: RankPair, budget: Budget) -> int:
-    count = checkpointed_bytes if budget.gradient_checkpointing else activation_bytes
-    return count(architecture, shape, pair, budget.dtype)
 
 
 def _cut(architecture: Architecture, pairs: Sequence[RankPair], room: int) -> tuple[int, int]:

@@ -1,10 +1,16 @@
 """Memory of training and scoring, from shapes alone.
 
-What a forward pass keeps for the backward pass is counted per linear layer: what comes in, what goes out, and the
-adapter's r features in between; a gate's output once more behind its activation; in bf16 also the fp32 copy that the
-two norms of each block work on. Held against what passes really keep, this is between 5% too little and 20% too much
-for PEFT, and up to 85% too much for a pack, which keeps less (tests). Buffers of the backward pass and of the allocator
-come on top, as a margin.
+What a forward pass keeps for the backward pass is counted per linear layer.
+
+PEFT: what comes in, what goes out, and the adapter's r features in between; a gate's output once more behind its
+activation; in bf16 also the fp32 copy that the two norms of each block work on. Held against what passes really keep,
+this is between 5% too little and 20% too much (tests).
+
+A pack keeps less: an input once for all layers that read it, no output that is only added to the residual, the rows of
+the norms in fp32, and no r features, which it computes again. This is between exact and 15% too much (tests, on models
+of 4 blocks); a part of that is the last block of the LLM, which a pack runs at answer tokens alone.
+
+Masks of LoRA dropout are not counted. Buffers of the backward pass and of the allocator come on top, as a margin.
 """
 
 from __future__ import annotations
@@ -22,6 +28,11 @@ BYTES = {"float32": 4, "bfloat16": 2}
 # Of an adapter's r features a token: kept as they are, or under autocast with copies in both dtypes.
 LOW_RANK_BYTES = {"float32": 4, "bfloat16": 10}
 NORMS_PER_BLOCK = 2
+NORM_BYTES = 4  # norms work in fp32
+# By the names of transformers: layers that read what a sibling has read, and layers whose output is only added.
+READS_AS_SIBLING = frozenset({"k_proj", "v_proj", "up_proj"})
+ONLY_ADDED = frozenset({"o_proj", "out_proj", "proj", "down_proj", "fc2"})
+FUSED = "qkv"
 # Logits of a step: as computed, as 4-byte numbers, and their gradient.
 LOGIT_BYTES = {"float32": 8, "bfloat16": 10}
 
@@ -32,7 +43,7 @@ def weights_bytes(architecture: Architecture, dtype: str, *, four_bit: bool) -> 
 
 
 def activation_bytes(architecture: Architecture, shape: SampleShape, pair: RankPair, dtype: str) -> int:
-    """Bytes that one sample's forward pass keeps for the backward pass."""
+    """Bytes that one sample's forward pass under PEFT keeps for the backward pass."""
     kept = sum(_kept(architecture, shape, pair, group, dtype) for group in GROUPS if group != "me" or pair.r_me)
     return kept + logits_bytes(architecture, shape, dtype)
 
@@ -44,8 +55,29 @@ def _kept(architecture: Architecture, shape: SampleShape, pair: RankPair, group:
     low_rank = len(layers) * pair.rank(group) * LOW_RANK_BYTES[dtype]
     norms = 0
     if dtype != "float32" and group != "projector":
-        norms = 4 * NORMS_PER_BLOCK * _blocks(architecture)[group] * _widths(architecture)[group]
+        norms = NORM_BYTES * NORMS_PER_BLOCK * _blocks(architecture)[group] * _widths(architecture)[group]
     return group_tokens(architecture, shape)[group] * (BYTES[dtype] * (features + gates) + low_rank + norms)
+
+
+def packed_bytes(architecture: Architecture, shape: SampleShape, pair: RankPair, dtype: str) -> int:
+    """As `activation_bytes`, for one member of a pack."""
+    tokens = group_tokens(architecture, shape)
+    groups = [group for group in GROUPS if group != "me" or pair.r_me]
+    kept = sum(tokens[group] * _packed_token(architecture, group, dtype) for group in groups)
+    return kept + logits_bytes(architecture, shape, dtype)
+
+
+def _packed_token(architecture: Architecture, group: Group, dtype: str) -> int:
+    features = 0
+    for layer in architecture.partition.group(group):
+        leaf = layer.name.rpartition(".")[2]
+        features += layer.in_features * (leaf not in READS_AS_SIBLING) + layer.out_features * (leaf not in ONLY_ADDED)
+        if leaf == FUSED:  # rotated queries and keys, beside the product that values are a view of
+            features += 2 * layer.out_features // 3
+    norms = 0
+    if group != "projector":
+        norms = NORM_BYTES * NORMS_PER_BLOCK * _blocks(architecture)[group] * _widths(architecture)[group]
+    return BYTES[dtype] * features + norms
 
 
 def _blocks(architecture: Architecture) -> dict[Group, int]:

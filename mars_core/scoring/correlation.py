@@ -92,7 +92,7 @@ def _usable(points: pd.DataFrame) -> pd.DataFrame:
     if missing:
         raise ValueError(f"no column {' and '.join(missing)}: got {', '.join(map(str, points.columns))}")
     numbers = points[["perplexity", "accuracy"]].apply(pd.to_numeric, errors="coerce")
-    usable = numbers[np.isfinite(numbers.to_numpy(dtype=np.float64)).all(axis=1)].astype(np.float64)
+    usable: pd.DataFrame = numbers[np.isfinite(numbers.to_numpy(dtype=np.float64)).all(axis=1)].astype(np.float64)
     if len(usable) < 3:
         raise ValueError(f"a correlation needs at least 3 runs with perplexity and accuracy, got {len(usable)}")
     return usable

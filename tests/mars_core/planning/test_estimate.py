@@ -18,7 +18,14 @@ from mars_core.planning.architecture import architecture_of
 from mars_core.planning.devices import DEVICES, device_named
 from mars_core.planning.estimate import Budget, estimate
 from mars_core.planning.flops import forward_work, training_flops
-from mars_core.planning.memory import activation_bytes, checkpointed_bytes, trained_bytes, weights_bytes
+from mars_core.planning.memory import (
+    activation_bytes,
+    checkpointed_bytes,
+    packed_bytes,
+    scoring_bytes,
+    trained_bytes,
+    weights_bytes,
+)
 from mars_core.planning.shapes import SampleShape, patch_size_of, pictures_of
 from mars_core.training.answer_loss import token_losses
 from mars_core.training.recipe import Recipe
@@ -53,18 +60,23 @@ def kept_by_peft(model, partition, batch, pair, dtype):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("pair", [RankPair(8, 8), RankPair(32, 32)], ids=str)
 def test_activations_are_those_that_passes_keep(wide, dtype, pair):
-    """Within 5% too little and 20% too much for PEFT; for a pack, which keeps less, up to 85% too much."""
+    """Within 5% too little and 20% too much for PEFT, up to 15% too much for a pack.
+
+    Half or more of a pack's excess is the last of 4 blocks, which it runs at answer tokens alone; real models have 24
+    and more.
+    """
     model_type, model, batch = wide
     model = model.to(getattr(torch, dtype))
     batch = {name: value.to(model.dtype) if value.is_floating_point() else value for name, value in batch.items()}
     partition = partition_of(model, family_of(model_type))
     architecture = architecture_of(model, partition)
     pictures = pictures_of(batch, patch_size_of(model.config))
-    predicted = activation_bytes(architecture, SampleShape(batch["labels"].shape[1], ANSWERS, pictures), pair, dtype)
+    shape = SampleShape(batch["labels"].shape[1], ANSWERS, pictures)
+    predicted = activation_bytes(architecture, shape, pair, dtype)
     kept = kept_by_peft(model, partition, batch, pair, dtype)
     assert 0.95 * kept <= predicted <= 1.2 * kept
     kept = packed_activation_bytes(model, partition, batch, pair, Recipe(dtype=dtype))
-    assert 0.95 * kept <= predicted <= 1.85 * kept
+    assert kept <= packed_bytes(architecture, shape, pair, dtype) <= 1.15 * kept
 
 
 def test_weights_and_adapters_take_what_real_tensors_take(wide):
@@ -90,7 +102,9 @@ def test_an_estimate_puts_work_and_bytes_together(wide):
     model_type, model, _ = wide
     architecture = architecture_of(model, partition_of(model, family_of(model_type)))
     shapes, pair = [SampleShape(200, 40, (64,)), SampleShape(100, 10, ())], RankPair(2, 4)
-    budget = Budget((pair,) * 3, 10, 8, 4, scored=100, scored_batch=16, dtype="float32", four_bit=False)
+    budget = Budget(
+        (pair,) * 3, 10, 8, 4, scored=100, scored_batch=16, dtype="float32", four_bit=False, passes="packed"
+    )
     found = estimate(architecture, shapes, budget, DEVICES["a100-80gb"], 0.5)
     trained = sum(training_flops(architecture, shape, pair) for shape in shapes) / 2 * 3 * 10 * 8
     scored = sum(forward_work(architecture, shape).total for shape in shapes) / 2 * 100
@@ -107,10 +121,10 @@ def test_runs_go_in_turns_and_packs_where_memory_is_short(wide):
     model_type, model, _ = wide
     architecture = architecture_of(model, partition_of(model, family_of(model_type)))
     pairs = tuple(RankPair(32, 32) for _ in range(16))
-    budget = Budget(pairs, 10, 8, 1, scored=0, scored_batch=1, dtype="float32", four_bit=False)
+    budget = Budget(pairs, 10, 8, 1, scored=0, scored_batch=1, dtype="float32", four_bit=False, passes="packed")
     shapes = [SampleShape(200, 40, (64,))]
     weights = weights_bytes(architecture, "float32", four_bit=False)
-    each = int(1.5 * activation_bytes(architecture, shapes[0], pairs[0], "float32"))
+    each = int(1.5 * packed_bytes(architecture, shapes[0], pairs[0], "float32"))
     of_one = trained_bytes(architecture, pairs[:1])
 
     def on(memory):
@@ -119,6 +133,32 @@ def test_runs_go_in_turns_and_packs_where_memory_is_short(wide):
     assert (on(weights + 16 * of_one + 3 * each).packs, on(weights + 16 * of_one + 3 * each).runs_at_once) == (1, 3)
     assert on(weights + 8 * of_one + each).packs == 2
     assert not on(weights + of_one + each / 2).fits
+
+
+def test_extremes_count_for_memory_alone(wide):
+    model_type, model, _ = wide
+    architecture = architecture_of(model, partition_of(model, family_of(model_type)))
+    pair, usual, longest = RankPair(2, 4), SampleShape(100, 10, (64,)), SampleShape(400, 10, (64,))
+    chatty = SampleShape(90, 80, (64,))  # fewer tokens, but logits at eight times as many
+    budget = Budget((pair,), 10, 8, 4, scored=9, scored_batch=2, dtype="float32", four_bit=False, passes="peft")
+
+    def of(*extremes):
+        return estimate(architecture, [usual], budget, DEVICES["h100"], 0.5, extremes=extremes)
+
+    assert of(longest, chatty).seconds == of().seconds
+    assert of(longest).memory["training"] == int(1.5 * 4 * activation_bytes(architecture, longest, pair, "float32"))
+    assert of(chatty).memory["scoring"] == int(1.5 * 2 * scoring_bytes(architecture, chatty, "float32"))
+
+
+@pytest.mark.parametrize("passes", ["packed", "peft", "checkpointed"])
+def test_what_is_kept_is_that_of_how_runs_are_trained(wide, passes):
+    model_type, model, _ = wide
+    architecture = architecture_of(model, partition_of(model, family_of(model_type)))
+    shape, pair = SampleShape(200, 40, (64,)), RankPair(2, 4)
+    count = {"packed": packed_bytes, "peft": activation_bytes, "checkpointed": checkpointed_bytes}[passes]
+    budget = Budget((pair,), 10, 8, 2, scored=0, scored_batch=1, dtype="bfloat16", four_bit=False, passes=passes)
+    found = estimate(architecture, [shape], budget, DEVICES["h100"], 0.5)
+    assert found.memory["training"] == int(1.5 * 2 * count(architecture, shape, pair, "bfloat16"))
 
 
 def test_gradient_checkpointing_costs_time_and_saves_memory(wide):
