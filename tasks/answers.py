@@ -116,8 +116,3 @@ def _rows(questions: list[Question], base: Base, model: nn.Module, decoding: Dec
 def answers_path(revision: Revision, role: str) -> Path:
     """Every generated answer of a model, one row each (`mars_core.scoring.marking.SCHEMA`)."""
     return revision.path("evaluation", f"answers-{role}.parquet")
-
-
-def read_answers(revision: Revision, role: str) -> pd.DataFrame:
-    """The stored answers of a model."""
-    return pq.read_table(answers_path(revision, role)).to_pandas()

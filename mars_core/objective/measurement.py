@@ -47,7 +47,7 @@ class Measurement:
 
     def collect(self) -> Collector:
         """A collector for one evaluation of one model."""
-        return Collector(self, range(len(self.answers)))
+        return Collector(self)
 
     def value_of(self, records: Sequence[AnswerRecord]) -> float:
         """The metric's value, NaN where the metric says that it has none (NaN or infinity).
@@ -92,10 +92,9 @@ class Measurement:
 class Collector:
     """What one evaluation of one model saw, batch by batch, in the order of the samples."""
 
-    def __init__(self, measurement: Measurement, rows: Sequence[int]) -> None:
-        """Collect for samples `rows` of the measurement, in the order in which the batches show them."""
+    def __init__(self, measurement: Measurement) -> None:
+        """Collect for the samples of the measurement, in its order."""
         self._measurement = measurement
-        self._sample_of = rows
         self._letters = list(measurement.letter_ids)
         self._letter_ids = torch.tensor(list(measurement.letter_ids.values()), dtype=torch.long)
         self._rows = 0
@@ -114,7 +113,7 @@ class Collector:
         nats, tokens = losses.detach().cpu().tolist(), predicted.cpu().tolist()
         first = 0
         for row, count in _answer_lengths(labels):
-            known = self._measurement.answers[self._sample_of[self._rows + row[0]]][row[1]]
+            known = self._measurement.answers[self._rows + row[0]][row[1]]
             part = slice(first, first + count)
             self.records.append(self._record(known, nats[part], right[part], tokens[part], of_letters[first]))
             first += count

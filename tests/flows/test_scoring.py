@@ -17,7 +17,7 @@ from mars_core.metrics.schema import SCHEMA
 from mars_core.models.lora import RankPair
 from mars_core.scoring.choices import given_letter
 from mars_core.scoring.normalise import normalised
-from tasks.answers import asked_questions, generate_answers, read_answers
+from tasks.answers import answers_path, asked_questions, generate_answers
 from tasks.calibrate import plan_calibration
 from tasks.config import StudyConfig
 from tasks.finetune import finetune_pair, read_final
@@ -34,7 +34,7 @@ def test_every_short_answer_is_generated_marked_and_counted(finished):
     revision = revision_of(finished)
     scores = json.loads(revision.path("evaluation.json").read_text())
     for role in ("base", "chosen"):
-        rows, found = read_answers(revision, role), scores[role]["generated"]
+        rows, found = pd.read_parquet(answers_path(revision, role)), scores[role]["generated"]
         for row in rows.itertuples():
             if row.method == "letter":
                 assert row.correct == (given_letter(row.prediction, "ABCD") == row.answer)
@@ -68,7 +68,7 @@ def test_an_interrupted_generation_goes_on_where_it_was(copied, monkeypatch):
     """The second part fails; the first is not generated again, and the rows are those of a whole run."""
     config, revision = copied, revision_of(copied)
     asked, base = asked_questions(config), base_model(config)
-    whole = read_answers(revision, "base")
+    whole = pd.read_parquet(answers_path(revision, "base"))
     monkeypatch.setattr(tasks.answers, "PART_ANSWERS", 5)
     calls = []
     generate = tasks.answers.greedy_tokens
@@ -86,7 +86,7 @@ def test_an_interrupted_generation_goes_on_where_it_was(copied, monkeypatch):
     monkeypatch.setattr(tasks.answers, "greedy_tokens", lambda *a: again.append(len(a[1])) or generate(*a))
     generate_answers(config, revision, base, base.model, "base", None, asked)
     assert sum(again) == len(asked.questions) - 5
-    pd.testing.assert_frame_equal(read_answers(revision, "base"), whole)
+    pd.testing.assert_frame_equal(pd.read_parquet(answers_path(revision, "base")), whole)
 
 
 def test_correlate_reads_the_calibration(finished):

@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from mars_core.demo import demo_backbone_path
 from mars_core.scoring.choices import given_letter
-from tasks.answers import asked_questions, generate_answers, read_answers
+from tasks.answers import answers_path, asked_questions, generate_answers
 from tasks.config import DataConfig, EvaluationConfig, StudyConfig
 from tasks.data import forget_data
 from tasks.resources import base_model
@@ -59,7 +60,7 @@ def test_scienceqa_is_scored_over_full_and_image_split_and_by_subgroup(config):
     """Counts from the problems as they were written; test problems are 2, 5, 8, ... 23."""
     revision, asked, base = Revision(Path(config.study), 1), asked_questions(config), base_model(config)
     found = generate_answers(config, revision, base, base.model, "base", None, asked)
-    rows = read_answers(revision, "base").set_index("sample_id")
+    rows = pd.read_parquet(answers_path(revision, "base")).set_index("sample_id")
     numbers = range(2, 24, 3)
     assert sorted(map(int, rows.index)) == list(numbers)
     assert (
