@@ -18,8 +18,8 @@ def print_cost(found: dict[str, Any]) -> None:
         f"{found['device']}, {found['peak_tflops']:g} TFLOP/s at its peak; {found['parameters'] / 1e9:.2f} B "
         f"parameters; "
         f"{samples['looked_at']} samples looked at: {samples['mean_tokens']:g} tokens each "
-        f"({samples['mean_answer_tokens']:g} of answers), {samples['mean_patches']:g} image patches; the longest of all "
-        f"{samples['counted']} usable samples has {samples['longest_tokens']}, and memory is counted for such"
+        f"({samples['mean_answer_tokens']:g} of answers), {samples['mean_patches']:g} image patches; the longest of "
+        f"all {samples['counted']} usable samples has {samples['longest_tokens']}, and memory is counted for such"
     )
     table = Table(
         "", "time", "of it scoring", "weights", "adapters, Adam", "training", "scoring", "memory in all", "fits"
