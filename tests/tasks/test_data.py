@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -146,3 +148,48 @@ def test_a_cache_that_cannot_be_written_is_done_without(dataset, tmp_path, monke
     monkeypatch.setenv("MARS_CACHE", str(tmp_path / "file"))
     with remembered_looks() as look:
         assert look(PathImage("1.png", tmp_path)).size == (120, 90)
+
+
+def with_another_table(file: Path) -> None:
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("CREATE TABLE looks_by_content (content TEXT PRIMARY KEY)")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda file: file.write_bytes(b"no database" * 1000),
+        lambda file: file.mkdir(),
+        with_another_table,
+    ],
+    ids=["no database", "a folder", "another table"],
+)
+def test_a_damaged_cache_is_said_and_done_without(dataset, tmp_path, cache, spoil, capsys):
+    dataset("d.jsonl", [1, 2])
+    cache.parent.mkdir()
+    spoil(cache)
+    images = [PathImage("1.png", tmp_path), PathImage("2.png", tmp_path)]
+    with remembered_looks() as look:
+        assert {image: look(image) for image in images} == look_at_all(images)
+    assert str(cache) in capsys.readouterr().err
+
+
+def test_a_cache_that_is_damaged_in_its_middle_is_done_without(dataset, tmp_path, cache):
+    numbers = list(range(40))
+    dataset("d.jsonl", numbers)
+    images = [PathImage(f"{number}.png", tmp_path) for number in numbers]
+    first = look_at_all(images)
+    content = bytearray(cache.read_bytes())
+    content[4096:] = b"\xff" * (len(content) - 4096)  # the first page, with header and schema, stays
+    cache.write_bytes(content)
+    assert look_at_all(images) == first
+
+
+def test_what_was_seen_is_kept_for_later_commands_also_where_a_command_fails(dataset, tmp_path, monkeypatch):
+    dataset("d.jsonl", [1])
+    image = PathImage("1.png", tmp_path)
+    with pytest.raises(ValueError, match="stopped"), remembered_looks() as look:  # noqa: PT012
+        first = look(image)
+        raise ValueError("stopped")
+    monkeypatch.setattr(tasks.image_cache, "look_at", lambda image: pytest.fail("decoded again"))
+    assert look_at_all([image]) == {image: first}
