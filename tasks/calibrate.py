@@ -150,7 +150,9 @@ def _length_note(config: StudyConfig, split: str) -> tuple[str, ...]:
     if not dropped:
         return ()
     share = dropped / (dropped + kept)
-    note = f"{dropped} of {dropped + kept} {split} samples are longer than {config.recipe.max_tokens} tokens and left out"
+    note = (
+        f"{dropped} of {dropped + kept} {split} samples are longer than {config.recipe.max_tokens} tokens and left out"
+    )
     if share <= _MUCH_DROPPED:
         return (note,)
     return (

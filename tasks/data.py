@@ -19,7 +19,7 @@ from mars_core.data.dataset import EncodedDataset
 from mars_core.data.hashing import data_hash
 from mars_core.data.lengths import Lengths, TokenCounter
 from mars_core.data.looks import content_of, distinct_images
-from mars_core.data.near import near_duplicates, near_labels
+from mars_core.data.near import near_duplicates
 from mars_core.data.readers import read_rows, read_samples
 from mars_core.data.records import BadRow, ImageRef, Sample
 from mars_core.data.shared import SharedImage, shared_images
@@ -31,6 +31,7 @@ from mars_core.models.loading import Base
 from mars_core.training.answer_loss import IGNORE
 from tasks.config import DataConfig, StudyConfig
 from tasks.image_cache import look_at_all, remembered_looks
+from tasks.near_cache import find_near_labels
 from tasks.progress import progress_bar
 from tasks.resources import base_processor, model_fingerprint
 from tasks.storage.data import local_data
@@ -79,7 +80,7 @@ def load_data(data: DataConfig) -> StudyData:
     given = {part: _read(data, part) for part in PARTS if getattr(data, part)}
     looks = look_at_all(distinct_images(sample for samples in given.values() for sample in samples))
     hashes = content_of(looks)
-    together = near_labels(looks) if data.near_duplicates == "together" else hashes
+    together = find_near_labels(looks) if data.near_duplicates == "together" else hashes
     splits = _split(given, data, hashes, together)
     parts = parts_of(splits)
     notes = (
@@ -143,7 +144,9 @@ def _at_most(test: tuple[Sample, ...], size: int | None) -> tuple[tuple[Sample, 
     if size is None or size >= len(test):
         return test, ()
     taken = sorted(nested_order([sample.task for sample in test], SPLIT_SEED)[:size])
-    note = f"{size} of the {len(test)} test samples given are scored (data.test_samples; leave it out to score them all)"
+    note = (
+        f"{size} of the {len(test)} test samples given are scored (data.test_samples; leave it out to score them all)"
+    )
     return tuple(test[index] for index in taken), (note,)
 
 
@@ -199,7 +202,7 @@ def _shared_notes(parts: Mapping[str, Sequence[Sample | BadRow]], report: DataRe
     samples = {part: [row for row in rows if isinstance(row, Sample)] for part, rows in parts.items()}
     for shared in shared_images(samples, report.hashes):
         yield f"same image in two splits: {_places(shared)}"
-    for shared in near_duplicates(samples, report.looks, near_labels(report.looks)):
+    for shared in near_duplicates(samples, report.looks, find_near_labels(report.looks)):
         yield f"nearly the same image in two splits: {_places(shared)}"
 
 

@@ -106,7 +106,9 @@ def science(tmp_path) -> str:
 
 def test_a_given_test_set_is_cut_where_asked_and_smaller_cuts_are_part_of_larger(science):
     def tested(size: int | None) -> list[str]:
-        config = DataConfig(train=science, train_split="trainval", test=science, validation_samples=2, test_samples=size)
+        config = DataConfig(
+            train=science, train_split="trainval", test=science, validation_samples=2, test_samples=size
+        )
         splits = load_data(config).splits
         assert (len(splits.train), len(splits.validation)) == (6, 2)
         assert {sample.id for sample in splits.test} <= {str(pid) for pid in range(8, 16)}
