@@ -47,6 +47,6 @@ def _files_of_split(folder: Path, split: str | None) -> list[Path]:
     if nameless:
         raise ValueError(
             f"{folder} has files of the splits {', '.join(named)}, and {nameless[0].name}, whose name tells no split: "
-            "rename it (train-other.parquet, or SPLIT-00000-of-00001.parquet for a split of another name), or move it away"
+            "rename it (train-other.parquet, or SPLIT-00000-of-00001.parquet for another split), or move it away"
         )
     return [file for name in choose_splits(folder, list(named), split) for file in named[name]]
