@@ -132,7 +132,7 @@ def test_two_parts_that_read_the_same_rows_are_refused(science):
 def test_an_image_in_two_given_files_is_refused_or_noted(dataset):
     train, test = dataset("t.jsonl", [0, 1, 2, 3, 4]), dataset("u.jsonl", [7, 8, 9, 1])
     config = {"train": train, "test": test, "validation_samples": 1}
-    with pytest.raises(ValueError, match="data.shared_images: note"):
+    with pytest.raises(ValueError, match=r"data\.shared_images: note"):
         load_data(DataConfig(**config))
     splits = load_data(DataConfig(**config, shared_images="note")).splits
     assert (len(splits.train) + len(splits.validation), len(splits.test)) == (5, 4)
