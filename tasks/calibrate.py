@@ -20,6 +20,7 @@ from mars_core.search.constraints import allowed_pairs
 from mars_core.training.schedule import geometric_steps
 from tasks.config import StudyConfig
 from tasks.data import (
+    PARTS,
     StudyData,
     dropped_samples,
     load_data,
@@ -33,6 +34,7 @@ from tasks.revision import recipe_hash
 from tasks.store import Revision, read_json
 
 CHECKPOINTS_PER_DOUBLING = 2
+_MUCH_DROPPED = 0.1  # above this share of too long samples a note becomes a warning
 
 
 @dataclass(frozen=True)
@@ -129,11 +131,7 @@ def calibration_schedule(config: StudyConfig) -> tuple[int, tuple[int, ...], tup
     """
     available, wanted = len(usable_samples(config, "train")), config.calibration.samples
     smallest = max(config.calibration.smallest_size, config.recipe.batch_size)
-    notes = [
-        f"{dropped} {split} samples are longer than {config.recipe.max_tokens} tokens and left out"
-        for split in ("train", "validation", "test")
-        if (dropped := dropped_samples(config, split))
-    ]
+    notes = [note for split in PARTS for note in _length_note(config, split)]
     if available < smallest:
         raise ValueError(
             f"the training set has {available} usable samples, fewer than the smallest calibration size "
@@ -145,6 +143,22 @@ def calibration_schedule(config: StudyConfig) -> tuple[int, tuple[int, ...], tup
     horizon = min(available, wanted) // config.recipe.batch_size
     first = math.ceil(config.calibration.smallest_size / config.recipe.batch_size)
     return horizon, geometric_steps(first, horizon, per_doubling=CHECKPOINTS_PER_DOUBLING), tuple(notes)
+
+
+def _length_note(config: StudyConfig, split: str) -> tuple[str, ...]:
+    dropped, kept = dropped_samples(config, split), len(usable_samples(config, split))
+    if not dropped:
+        return ()
+    share = dropped / (dropped + kept)
+    note = (
+        f"{dropped} of {dropped + kept} {split} samples are longer than {config.recipe.max_tokens} tokens and left out"
+    )
+    if share <= _MUCH_DROPPED:
+        return (note,)
+    return (
+        f"WARNING: {note}, {share:.0%} of them: what is trained or tested is not the data given; raise "
+        "recipe.max_tokens (`mars data check` shows the lengths), or remove them from the data if this is meant",
+    )
 
 
 def _identity(

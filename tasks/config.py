@@ -83,8 +83,19 @@ class DataConfig(_Section):
     near_duplicates: Literal["together", "ignore"] = Field(
         "together", description="Whether images that are nearly the same stay in one split when MARS splits the data"
     )
-    validation_samples: int = Field(500, ge=1, description="Samples of the calibration validation set")
-    test_samples: int = Field(500, ge=1, description="Samples of the test set, if split off the training file")
+    shared_images: Literal["refuse", "note"] = Field(
+        "refuse",
+        description="Whether an image that stands in two of the given files is refused, or only noted: published "
+        "splits may share some",
+    )
+    validation_samples: int = Field(
+        500, ge=1, description="Samples of the calibration validation set, if split off the training file"
+    )
+    test_samples: int | None = Field(
+        None,
+        ge=1,
+        description="Samples of the test set (default: 500 where it is split off the training file, else all of it)",
+    )
 
 
 class FamilyConfig(_Section):

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,11 +19,11 @@ from mars_core.data.dataset import EncodedDataset
 from mars_core.data.hashing import data_hash
 from mars_core.data.lengths import Lengths, TokenCounter
 from mars_core.data.looks import content_of, distinct_images
-from mars_core.data.near import near_duplicates, near_labels
+from mars_core.data.near import near_duplicates
 from mars_core.data.readers import read_rows, read_samples
 from mars_core.data.records import BadRow, ImageRef, Sample
 from mars_core.data.shared import SharedImage, shared_images
-from mars_core.data.splits import Splits, join_splits, split_samples
+from mars_core.data.splits import TEST_SIZE, Splits, join_splits, split_samples
 from mars_core.data.subsets import nested_order
 from mars_core.data.tables import forget_tables
 from mars_core.metrics.identity import content_hash
@@ -30,6 +31,7 @@ from mars_core.models.loading import Base
 from mars_core.training.answer_loss import IGNORE
 from tasks.config import DataConfig, StudyConfig
 from tasks.image_cache import look_at_all, remembered_looks
+from tasks.near_cache import find_near_labels
 from tasks.progress import progress_bar
 from tasks.resources import base_processor, model_fingerprint
 from tasks.storage.data import local_data
@@ -78,10 +80,14 @@ def load_data(data: DataConfig) -> StudyData:
     given = {part: _read(data, part) for part in PARTS if getattr(data, part)}
     looks = look_at_all(distinct_images(sample for samples in given.values() for sample in samples))
     hashes = content_of(looks)
-    together = near_labels(looks) if data.near_duplicates == "together" else hashes
+    together = find_near_labels(looks) if data.near_duplicates == "together" else hashes
     splits = _split(given, data, hashes, together)
     parts = parts_of(splits)
-    notes = (*splits.notes, *_near_note(near_duplicates(parts, looks, together)))
+    notes = (
+        *splits.notes,
+        *_shared_note("the same", shared_images(parts, hashes)),
+        *_shared_note("nearly the same", near_duplicates(parts, looks, together)),
+    )
     # Split by split, so that a sample that moves from one to another changes the hash.
     of_parts = {name: data_hash(part, hashes) for name, part in parts.items()}
     digests = {name: tuple(data_hash([sample], hashes)[:16] for sample in part) for name, part in parts.items()}
@@ -104,17 +110,44 @@ def _split(
     together: Mapping[ImageRef, str],
 ) -> Splits:
     train, validation, test = given["train"], given.get("validation"), given.get("test")
+    test_size = data.test_samples or TEST_SIZE
     if validation is None and test is None:
-        sizes = {"validation_size": data.validation_samples, "test_size": data.test_samples}
+        sizes = {"validation_size": data.validation_samples, "test_size": test_size}
         return split_samples(train, seed=SPLIT_SEED, hashes=together, **sizes)
+    _require_other_rows(given)
     notes: tuple[str, ...] = ()
     if validation is None or test is None:
-        size = data.test_samples if test is None else data.validation_samples
+        size = test_size if test is None else data.validation_samples
         parts = split_samples(train, seed=SPLIT_SEED, validation_size=size, test_size=0, hashes=together)
         train, notes = list(parts.train), parts.notes
         validation, test = validation or list(parts.validation), test or list(parts.validation)
-    joined = join_splits(train, validation, test, hashes)
-    return Splits(joined.train, joined.validation, joined.test, notes)
+    joined = join_splits(train, validation, test, hashes if data.shared_images == "refuse" else {})
+    tested, cut = _at_most(joined.test, data.test_samples) if "test" in given else (joined.test, ())
+    return Splits(joined.train, joined.validation, tested, (*notes, *cut))
+
+
+def _require_other_rows(given: Mapping[str, Sequence[Sample]]) -> None:
+    """Rows without images are caught too, as where two parts name one folder whose splits cannot be told."""
+    read_by: dict[tuple[Path, int], str] = {}
+    for part, samples in given.items():
+        for sample in samples:
+            row = (sample.source.file, sample.source.row)
+            if read_by.setdefault(row, part) != part:
+                raise ValueError(
+                    f"data.{read_by[row]} and data.{part} both read {sample.source}: give them other files, or other "
+                    f"splits of one folder (data.{read_by[row]}_split, data.{part}_split)"
+                )
+
+
+def _at_most(test: tuple[Sample, ...], size: int | None) -> tuple[tuple[Sample, ...], tuple[str, ...]]:
+    """A given test set cut to `size`, with its task mixture; a smaller cut is part of a larger one."""
+    if size is None or size >= len(test):
+        return test, ()
+    taken = sorted(nested_order([sample.task for sample in test], SPLIT_SEED)[:size])
+    note = (
+        f"{size} of the {len(test)} test samples given are scored (data.test_samples; leave it out to score them all)"
+    )
+    return tuple(test[index] for index in taken), (note,)
 
 
 def forget_data() -> None:
@@ -124,11 +157,11 @@ def forget_data() -> None:
     forget_tables()
 
 
-def _near_note(found: Sequence[SharedImage]) -> tuple[str, ...]:
+def _shared_note(how: str, found: Sequence[SharedImage]) -> tuple[str, ...]:
     if not found:
         return ()
     images = "1 image is" if len(found) == 1 else f"{len(found)} images are"
-    return (f"{images} nearly the same in more than one split, such as {_places(found[0])}; scores may be too good",)
+    return (f"{images} {how} in more than one split, such as {_places(found[0])}; scores may be too good",)
 
 
 def _places(shared: SharedImage) -> str:
@@ -169,7 +202,7 @@ def _shared_notes(parts: Mapping[str, Sequence[Sample | BadRow]], report: DataRe
     samples = {part: [row for row in rows if isinstance(row, Sample)] for part, rows in parts.items()}
     for shared in shared_images(samples, report.hashes):
         yield f"same image in two splits: {_places(shared)}"
-    for shared in near_duplicates(samples, report.looks, near_labels(report.looks)):
+    for shared in near_duplicates(samples, report.looks, find_near_labels(report.looks)):
         yield f"nearly the same image in two splits: {_places(shared)}"
 
 

@@ -4,21 +4,23 @@ symbol   meaning                                                             sha
 n        images of different content                                         ()
 T        RGB thumbnails                                                      (n, 12, 12, 3)
 H        difference hash: is a cell brighter than its right, lower one       (n, 264) bits
+Q        sums of the cells of each quarter of T                              (n, 12)
 
 Two images are near duplicates when their hashes differ in at most `bits` bits and no cell of their
-thumbnails by more than `CELL` in any channel: the hash finds candidates, the cells tell apart what has one
+thumbnails by more than `CELL` in any channel: the hash tells apart what has other edges, the cells what has one
 layout but other colours or one changed part. Images of hardly any structure (one colour) are left out: they
-all resemble each other. By the pigeonhole principle such hashes agree in at least one of bits + 1 bands, so
-that only images that share a band are compared.
+all resemble each other. The sums over a quarter, 36 cells, of such images differ by 36 * `CELL` at most, so that only
+images with such sums are compared; a k-d tree finds them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.spatial import cKDTree
 
 from mars_core.data.looks import THUMBNAIL_SIDE, Look
 from mars_core.data.records import ImageRef, Sample
@@ -28,11 +30,15 @@ BITS = 13
 CELL = 20
 # A brighter neighbour by less than this is noise of the encoder, not part of the picture.
 _NOISE = 4
+_QUARTER = THUMBNAIL_SIDE // 2
+_AT_ONCE = 256  # images looked up together: bounds the memory where many resemble each other
 
 _Bytes = npt.NDArray[np.uint8]
 
 
-def near_labels(looks: Mapping[ImageRef, Look], bits: int = BITS) -> dict[ImageRef, str]:
+def near_labels(
+    looks: Mapping[ImageRef, Look], bits: int = BITS, progress: Callable[[int], object] = lambda done: None
+) -> dict[ImageRef, str]:
     """A label for each image, equal for images that are near duplicates, also through others.
 
     The label is the content hash of one of them, so that it serves where content hashes are asked for.
@@ -40,6 +46,7 @@ def near_labels(looks: Mapping[ImageRef, Look], bits: int = BITS) -> dict[ImageR
     Args:
         looks: what is known of each image.
         bits: most bits in which the hashes of near duplicates differ.
+        progress: called with the number of different images compared so far, of as many as there are contents.
     """
     thumbnails = {look.content: look.thumbnail for look in looks.values()}
     contents = sorted(thumbnails)
@@ -48,7 +55,7 @@ def near_labels(looks: Mapping[ImageRef, Look], bits: int = BITS) -> dict[ImageR
     side = (len(contents), THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3)
     cells = np.frombuffer(b"".join(thumbnails[content] for content in contents), dtype=np.uint8).reshape(side)
     groups = _Groups(len(contents))
-    for one, others in _pairs(_difference_hash(cells), cells.reshape(len(contents), -1), bits):
+    for one, others in _pairs(cells, bits, progress):
         for other in others:
             groups.join(one, int(other))
     label = {content: contents[groups.root(number)] for number, content in enumerate(contents)}
@@ -72,32 +79,30 @@ def _difference_hash(cells: _Bytes) -> _Bytes:
     return np.concatenate([right.reshape(len(cells), -1), below.reshape(len(cells), -1)], axis=1).view(np.uint8)
 
 
-def _pairs(hashes: _Bytes, cells: _Bytes, bits: int) -> Iterator[tuple[int, npt.NDArray[np.intp]]]:
-    """(an image, later images that are its near duplicates), found band by band."""
-    packed = np.packbits(hashes, axis=1)
+def _pairs(cells: _Bytes, bits: int, progress: Callable[[int], object]) -> Iterator[tuple[int, npt.NDArray[np.intp]]]:
+    """(an image, later images that are its near duplicates)."""
+    hashes = _difference_hash(cells)
+    packed, flat = np.packbits(hashes, axis=1), cells.reshape(len(cells), -1)
     structured = np.flatnonzero(hashes.sum(axis=1, dtype=np.int64) > bits)
-    # Neighbouring cells are alike: bands of scattered bits tell more images apart.
-    scattered = np.random.default_rng(0).permutation(hashes.shape[1])
-    for number, band in enumerate(np.array_split(scattered, bits + 1)):
-        for found in _buckets(np.packbits(hashes[structured][:, band], axis=1)):
-            members = structured[found]
-            # Images of one hash share every band: the first has compared them.
-            if number and (packed[members] == packed[members[0]]).all():
-                continue
-            for place, one in enumerate(members[:-1]):
-                rest = members[place + 1 :]
+    if not len(structured):
+        return
+    sums = _quarter_sums(cells[structured])
+    tree = cKDTree(sums)
+    for start in range(0, len(structured), _AT_ONCE):
+        found = tree.query_ball_point(sums[start : start + _AT_ONCE], _QUARTER**2 * CELL, p=np.inf, workers=-1)
+        for place, others in enumerate(found, start):
+            rest = np.asarray(others, dtype=np.intp)
+            if len(rest) > 1:  # every image finds itself
+                one, rest = structured[place], structured[rest[rest > place]]
                 rest = rest[np.bitwise_count(packed[rest] ^ packed[one]).sum(axis=1, dtype=np.int64) <= bits]
-                apart = np.abs(cells[rest].astype(np.int16) - cells[one].astype(np.int16))
+                apart = np.abs(flat[rest].astype(np.int16) - flat[one].astype(np.int16))
                 yield int(one), rest[apart.max(axis=1, initial=0) <= CELL]
+        progress(len(cells) - len(structured) + min(start + _AT_ONCE, len(structured)))
 
 
-def _buckets(keys: _Bytes) -> Iterator[npt.NDArray[np.intp]]:
-    """Indices of the rows that are equal, two or more at a time."""
-    _, bucket, counts = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
-    order = np.argsort(bucket.ravel(), kind="stable")
-    for members in np.split(order, np.cumsum(counts)[:-1]):
-        if len(members) > 1:
-            yield members
+def _quarter_sums(cells: _Bytes) -> npt.NDArray[np.float64]:
+    quarters = cells.reshape(-1, 2, _QUARTER, 2, _QUARTER, 3)
+    return quarters.sum(axis=(2, 4), dtype=np.float64).reshape(len(cells), -1)
 
 
 @dataclass

@@ -74,7 +74,8 @@ def join_splits(
         shown = "\n".join(f"  {image}" for image in shared[:5])
         raise ValueError(
             f"{len(shared)} images stand in more than one split, so that scores would be too good:\n{shown}\n"
-            "remove their samples from all but one file, or give one file and let it be split"
+            "remove their samples from all but one file, give one file and let it be split, or take published splits "
+            "as they are with data.shared_images: note"
         )
     return Splits(tuple(train), tuple(validation), tuple(test))
 

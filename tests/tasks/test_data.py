@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +91,54 @@ def test_a_folder_with_named_splits_gives_each_part_its_own(tmp_path):
         load_data(DataConfig(train=here, validation=here, test=here))
 
 
+@pytest.fixture
+def science(tmp_path) -> str:
+    """A ScienceQA folder of text-only problems: 6 to train on, 2 to validate, 8 to test, in two subjects."""
+    problem = {"question": "Which?", "choices": ["a", "b"], "answer": 0}
+    subjects = ["social science", "natural science"]
+    problems = {str(pid): problem | {"question": f"Which {pid}?", "subject": subjects[pid % 2]} for pid in range(16)}
+    names = list(problems)
+    splits = {"train": names[:6], "val": names[6:8], "trainval": names[:8], "test": names[8:]}
+    (tmp_path / "problems.json").write_text(json.dumps(problems))
+    (tmp_path / "pid_splits.json").write_text(json.dumps(splits))
+    return str(tmp_path)
+
+
+def test_a_given_test_set_is_cut_where_asked_and_smaller_cuts_are_part_of_larger(science):
+    def tested(size: int | None) -> list[str]:
+        config = DataConfig(
+            train=science, train_split="trainval", test=science, validation_samples=2, test_samples=size
+        )
+        splits = load_data(config).splits
+        assert (len(splits.train), len(splits.validation)) == (6, 2)
+        assert {sample.id for sample in splits.test} <= {str(pid) for pid in range(8, 16)}
+        said = [note for note in splits.notes if note.startswith(f"{size} of the 8 test samples given")]
+        assert len(said) == (size is not None and size < 8)
+        if size in (2, 4):  # half of each subject
+            assert sorted(sample.task for sample in splits.test).index("social science") == size // 2
+        return [sample.id for sample in splits.test]
+
+    assert set(tested(2)) < set(tested(4)) < set(tested(None))
+    assert tested(None) == tested(500) == [str(pid) for pid in range(8, 16)]
+
+
+def test_two_parts_that_read_the_same_rows_are_refused(science):
+    """There is no image that would tell."""
+    config = DataConfig(train=science, train_split="trainval", validation=science, test=science)
+    with pytest.raises(ValueError, match=r"data\.train and data\.validation both read .*problems\.json, row 7"):
+        load_data(config)
+
+
+def test_an_image_in_two_given_files_is_refused_or_noted(dataset):
+    train, test = dataset("t.jsonl", [0, 1, 2, 3, 4]), dataset("u.jsonl", [7, 8, 9, 1])
+    config = {"train": train, "test": test, "validation_samples": 1}
+    with pytest.raises(ValueError, match=r"data\.shared_images: note"):
+        load_data(DataConfig(**config))
+    splits = load_data(DataConfig(**config, shared_images="note")).splits
+    assert (len(splits.train) + len(splits.validation), len(splits.test)) == (5, 4)
+    assert any(note.startswith("1 image is the same in more than one split") for note in splits.notes)
+
+
 def test_an_unchanged_image_is_decoded_once(dataset, tmp_path, monkeypatch, cache):
     dataset("d.jsonl", [1, 2])
     images = [PathImage("1.png", tmp_path), PathImage("2.png", tmp_path)]
@@ -146,3 +196,48 @@ def test_a_cache_that_cannot_be_written_is_done_without(dataset, tmp_path, monke
     monkeypatch.setenv("MARS_CACHE", str(tmp_path / "file"))
     with remembered_looks() as look:
         assert look(PathImage("1.png", tmp_path)).size == (120, 90)
+
+
+def with_another_table(file: Path) -> None:
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("CREATE TABLE looks_by_content (content TEXT PRIMARY KEY)")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda file: file.write_bytes(b"no database" * 1000),
+        lambda file: file.mkdir(),
+        with_another_table,
+    ],
+    ids=["no database", "a folder", "another table"],
+)
+def test_a_damaged_cache_is_said_and_done_without(dataset, tmp_path, cache, spoil, capsys):
+    dataset("d.jsonl", [1, 2])
+    cache.parent.mkdir()
+    spoil(cache)
+    images = [PathImage("1.png", tmp_path), PathImage("2.png", tmp_path)]
+    with remembered_looks() as look:
+        assert {image: look(image) for image in images} == look_at_all(images)
+    assert str(cache) in capsys.readouterr().err
+
+
+def test_a_cache_that_is_damaged_in_its_middle_is_done_without(dataset, tmp_path, cache):
+    numbers = list(range(40))
+    dataset("d.jsonl", numbers)
+    images = [PathImage(f"{number}.png", tmp_path) for number in numbers]
+    first = look_at_all(images)
+    content = bytearray(cache.read_bytes())
+    content[4096:] = b"\xff" * (len(content) - 4096)  # the first page, with header and schema, stays
+    cache.write_bytes(content)
+    assert look_at_all(images) == first
+
+
+def test_what_was_seen_is_kept_for_later_commands_also_where_a_command_fails(dataset, tmp_path, monkeypatch):
+    dataset("d.jsonl", [1])
+    image = PathImage("1.png", tmp_path)
+    with pytest.raises(ValueError, match="stopped"), remembered_looks() as look:  # noqa: PT012
+        first = look(image)
+        raise ValueError("stopped")
+    monkeypatch.setattr(tasks.image_cache, "look_at", lambda image: pytest.fail("decoded again"))
+    assert look_at_all([image]) == {image: first}

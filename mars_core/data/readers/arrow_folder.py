@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mars_core.data.readers.columnar import read_tables
-from mars_core.data.readers.named_splits import choose_split
+from mars_core.data.readers.named_splits import choose_splits
 from mars_core.data.records import BadRow, Sample
 
 _ONE, _SEVERAL = "state.json", "dataset_dict.json"
@@ -22,14 +22,18 @@ def recognise(path: Path) -> bool:
 
 def read_rows(path: Path, image_folder: Path | None, split: str | None) -> Iterator[Sample | BadRow]:
     """Yield every row as a sample, or the reason why it is none."""
-    folder = path
+    folders = [path]
     if (path / _SEVERAL).is_file():
-        folder = path / choose_split(path, _load(path / _SEVERAL)["splits"], split)
+        folders = [path / name for name in choose_splits(path, _load(path / _SEVERAL)["splits"], split)]
+    return read_tables([file for folder in folders for file in _arrow_files(folder)], image_folder or path)
+
+
+def _arrow_files(folder: Path) -> list[Path]:
     files = [folder / item["filename"] for item in _load(folder / _ONE)["_data_files"]]
     missing = [file for file in files if not file.is_file()]
     if missing:
         raise ValueError(f"{missing[0]} is missing, although {folder / _ONE} names it: save the dataset again")
-    return read_tables(files, image_folder or path)
+    return files
 
 
 def _load(file: Path) -> Any:

@@ -44,11 +44,17 @@ def _read_table(table: DatasetFile, image_folder: Path) -> Iterator[Sample | Bad
         try:
             images = tuple(_images(values, _Cell(table, block, row, source), image_folder))
             turns = parse(values, len(images))
-            named = build_sample(values.get("id"), images, turns, task_of(values) or values.get("subject"), source)
+            named = build_sample(values.get("id"), images, turns, _task(values), source)
             kept = _RowTurns(table, block, row, texts, len(images), parse)
             yield Sample(named.id, images, kept, named.task, source)
         except RowError as error:
             yield BadRow(source, str(error))
+
+
+def _task(row: Mapping[str, Any]) -> Any:
+    """The task type; of ScienceQA the subject, as in its JSON: its `task` only says that choices are given."""
+    of_science_qa = "choices" in row and row.get("subject")
+    return of_science_qa or task_of(row) or row.get("subject")
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

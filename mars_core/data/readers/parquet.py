@@ -1,18 +1,19 @@
-"""Parquet: one file, or a folder of them, such as train-00000-of-00003.parquet as the Hub stores datasets."""
+"""Parquet: one file, or a folder of them, such as train-00000-of-00003.parquet as the Hub stores datasets.
+
+Files of a folder whose names tell no split are one dataset; where only some tell one, nobody can know what the others
+are, and the folder is refused.
+"""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from mars_core.data.readers.columnar import read_tables
-from mars_core.data.readers.named_splits import choose_split
+from mars_core.data.readers.named_splits import choose_splits, split_of_file
 from mars_core.data.records import BadRow, Sample
 
 FOLDER_FILES = ("*.parquet", "data/*.parquet")
-
-_SHARD = re.compile(r"(?P<split>.+?)-\d+-of-\d+")
 
 
 def recognise(path: Path) -> bool:
@@ -37,10 +38,15 @@ def _files(folder: Path) -> list[Path]:
 def _files_of_split(folder: Path, split: str | None) -> list[Path]:
     """All files where they carry no split's name, else those of one split."""
     named: dict[str, list[Path]] = {}
+    nameless: list[Path] = []
     for file in _files(folder):
-        shard = _SHARD.fullmatch(file.stem)
-        if shard:
-            named.setdefault(shard["split"], []).append(file)
+        name = split_of_file(file.stem)
+        (nameless if name is None else named.setdefault(name, [])).append(file)
     if not named:
-        return _files(folder)
-    return named[choose_split(folder, list(named), split)]
+        return nameless
+    if nameless:
+        raise ValueError(
+            f"{folder} has files of the splits {', '.join(named)}, and {nameless[0].name}, whose name tells no split: "
+            "rename it (train-other.parquet, or SPLIT-00000-of-00001.parquet for another split), or move it away"
+        )
+    return [file for name in choose_splits(folder, list(named), split) for file in named[name]]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mars_core.data.readers.conversation import RowError, build_sample, question_and_answer
-from mars_core.data.readers.named_splits import choose_split
+from mars_core.data.readers.named_splits import choose_splits
 from mars_core.data.records import BadRow, PathImage, Sample, Source, Turn
 
 REQUEST = "Answer with the option's letter from the given choices directly."
@@ -86,7 +86,9 @@ def _names_in_split(file: Path, problems: Mapping[str, Any], split: str | None) 
         for pid, problem in problems.items():
             if isinstance(problem, dict) and problem.get("split"):
                 splits.setdefault(str(problem["split"]), []).append(pid)
-    return splits[choose_split(file.parent, list(splits), split)] if splits and split else list(problems)
+    if not splits or not split:
+        return list(problems)
+    return [pid for name in choose_splits(file.parent, list(splits), split) for pid in splits[name]]
 
 
 def _sample(name: str, problem: Any, source: Source, folder: Path) -> Sample:

@@ -323,6 +323,52 @@ def test_parquet_shards_as_the_hub_stores_them(tmp_path):
     assert len(read_samples(tmp_path / "hub", split="test")) == 1
 
 
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("train-00000-of-00001-1c06a67d80bbbd1d", "test-00000-of-00001-8b1e7b4b7f4ae38c"),  # the Hub's older names
+        ("train", "test"),
+        ("my-data_Train", "my-data_Test"),
+    ],
+)
+def test_the_names_of_parquet_files_tell_their_splits(tmp_path, train, test):
+    whole = saved_dataset()
+    whole.to_parquet(tmp_path / f"{train}.parquet")
+    whole.select([3]).to_parquet(tmp_path / f"{test}.parquet")
+    require_columns_read(read_samples(tmp_path, split="train"))
+    assert [load_image(row.images[0]).getpixel((0, 0))[0] for row in read_samples(tmp_path, split="test")] == [3]
+    with pytest.raises(ValueError, match="no split 'validation'"):
+        read_samples(tmp_path, split="validation")
+
+
+def test_parquet_files_that_tell_no_split_are_one_dataset(tmp_path):
+    for row, name in enumerate(("captions", "questions-of-cats", "contest")):
+        saved_dataset().select([row]).to_parquet(tmp_path / f"{name}.parquet")
+    assert len(read_samples(tmp_path, split="train")) == 3
+
+
+@pytest.mark.parametrize("other", ["more", "train-and-test"])
+def test_a_folder_where_only_some_names_tell_a_split_is_refused(tmp_path, other):
+    for name in ("train", "test", other):
+        saved_dataset().to_parquet(tmp_path / f"{name}.parquet")
+    with pytest.raises(ValueError, match=rf"{other}\.parquet, whose name tells no split"):
+        read_samples(tmp_path, split="train")
+
+
+def test_training_and_validation_data_together(tmp_path):
+    """`trainval` of ScienceQA, which its tables have only as two splits."""
+    whole = saved_dataset()
+    whole.select([0, 1, 2]).to_parquet(tmp_path / "train.parquet")
+    whole.select([3, 4]).to_parquet(tmp_path / "val.parquet")
+    require_columns_read(read_samples(tmp_path, split="trainval"))
+    parts = {"train": whole.select([0, 1, 2]), "validation": whole.select([3, 4]), "test": whole}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
+    require_columns_read(read_samples(tmp_path / "saved", split="trainval"))
+    (tmp_path / "val.parquet").unlink()
+    with pytest.raises(ValueError, match="no split 'trainval': it holds train"):
+        read_samples(tmp_path, split="trainval")
+
+
 def test_small_row_groups_are_read_where_they_lie(tmp_path):
     rows = [{"image": {"bytes": png(row), "path": None}, "question": f"q{row}", "answer": "a"} for row in range(9)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "d.parquet", row_group_size=2)
@@ -337,6 +383,9 @@ def test_scienceqa_and_cauldron_columns(tmp_path):
     pq.write_table(pa.Table.from_pylist([PROBLEM | {"image": image}]), tmp_path / "s.parquet")
     (sample,) = read_samples(tmp_path / "s.parquet")
     assert (sample.turns[0].text, sample.answers, sample.task) == (f"<image>\n{PROMPT}", ("B",), "natural science")
+    hub = PROBLEM | {"image": image, "task": "closed choice", "skill": "Look"}  # the Hub's tables have a `task` too
+    pq.write_table(pa.Table.from_pylist([hub]), tmp_path / "h.parquet")
+    assert read_samples(tmp_path / "h.parquet")[0].task == "natural science"
     texts = [{"user": "What is it?", "assistant": "A dog.", "source": "x"}, {"user": "Sure?", "assistant": "Yes."}]
     pq.write_table(pa.Table.from_pylist([{"images": [image], "texts": texts}]), tmp_path / "c.parquet")
     (sample,) = read_samples(tmp_path / "c.parquet")

@@ -61,7 +61,7 @@ def test_images_of_one_colour_are_left_alone():
     assert len(set(near_labels({image: look_at(image) for image in images}).values())) == 30
 
 
-def test_bands_miss_no_pair():
+def test_no_pair_is_missed():
     """The oracle compares all pairs."""
     random = np.random.default_rng(3)
     base = random.integers(0, 200, (40, 432))
@@ -84,6 +84,25 @@ def test_bands_miss_no_pair():
     assert near > 20
     for one, other in combinations(range(len(names)), 2):
         assert (labels[names[one]] == labels[names[other]]) == (group[one] == group[other])
+
+
+def test_progress_is_told_up_to_the_last_image():
+    """Half of them coloured shapes, half on white paper, as charts are; some have hardly any structure."""
+    random = np.random.default_rng(5)
+    y, x = np.mgrid[:12, :12]
+    looks = {}
+    for number in range(1000):
+        cells = np.empty((12, 12, 3))
+        cells[:] = 255 if number % 2 else random.uniform(0, 255, 3)
+        for _ in range(5):
+            across, down, radius = random.uniform(0, 12), random.uniform(0, 12), random.uniform(1, 6)
+            cells[(x - across) ** 2 + (y - down) ** 2 < radius**2] = random.uniform(0, 255, 3)
+        looks[BytesImage(b"", str(number))] = Look((1, 1), f"{number:05d}", cells.astype(np.uint8).tobytes())
+    compared = []
+    labels = near_labels(looks, progress=compared.append)
+    assert len(set(labels.values())) == len(looks)
+    assert compared == sorted(compared)
+    assert compared[-1] == len(looks)
 
 
 def test_near_duplicates_stay_in_one_split_and_are_named_across_given_ones(sample_of):
