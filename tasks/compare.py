@@ -23,6 +23,7 @@ from mars_core.search.choice import json_safe
 from mars_core.training.evaluation import evaluate
 from mars_core.training.finetune import all_logits
 from tasks import tracking
+from tasks.accelerate_config import acceleration_of
 from tasks.baselines import SETTINGS, Baseline, of_pair
 from tasks.config import StudyConfig
 from tasks.data import load_data, scored_batches, test_set, validation_set
@@ -61,7 +62,7 @@ def check_baselines(config: StudyConfig, baselines: Sequence[Baseline]) -> None:
     Raises:
         ValueError: a baseline does not fit.
     """
-    partition = study_partition(config)
+    partition, acceleration = study_partition(config), acceleration_of(config)
     for baseline in baselines:
         try:
             baseline.method.check(partition)
@@ -69,6 +70,11 @@ def check_baselines(config: StudyConfig, baselines: Sequence[Baseline]) -> None:
             raise ValueError(f"baseline {baseline.name}: {error}") from error
         if config.loading.four_bit and not baseline.method.keeps_base:
             raise ValueError(f"baseline {baseline.name} cannot train 4-bit weights: set loading.four_bit to false")
+        if acceleration is not None and acceleration.sharded and not baseline.method.shards:
+            raise ValueError(
+                f"baseline {baseline.name} cannot be trained with FSDP, which {acceleration.file} asks for: use DDP "
+                "(distributed_type MULTI_GPU)"
+            )
     names = [baseline.name for baseline in baselines]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"baselines are named twice: {', '.join(sorted(twice))}")

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from flows.cli.main import app
 from tasks.baselines import read_baseline, shipped_baselines
-from tasks.config import read_study
+from tasks.compare import check_baselines
+from tasks.config import FinalConfig, read_study
 from tasks.presets.studies import shipped_presets
 from tasks.store import Revision
 from tasks.tracking import tracking_uri
@@ -84,6 +85,14 @@ def test_a_baseline_that_the_model_cannot_hold_is_refused(copied, tmp_path):
     result = CliRunner().invoke(app, ["compare", str(tmp_path / "study.yaml"), "--with", "adalora-500"])
     assert result.exit_code == 2
     assert "baseline adalora-500: AdaLoRA's rank 750 at the start is above the width" in " ".join(result.output.split())
+
+
+def test_a_baseline_that_cannot_be_sharded_is_refused_before_anything_runs(study, tmp_path):
+    (tmp_path / "fsdp.yaml").write_text("distributed_type: FSDP\nnum_processes: 2\nfsdp_config: {fsdp_version: 2}\n")
+    sharded = read_study(study).model_copy(update={"final": FinalConfig(accelerate=str(tmp_path / "fsdp.yaml"))})
+    check_baselines(sharded, [read_baseline("uniform-2"), read_baseline("full-rank")])
+    with pytest.raises(ValueError, match=r"baseline adalora-2 cannot be trained with FSDP.*use DDP"):
+        check_baselines(sharded, [read_baseline("adalora-2")])
 
 
 @pytest.mark.parametrize(
