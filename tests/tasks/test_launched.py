@@ -82,7 +82,7 @@ def require_equal(two, others, one, weights):
 def test_two_processes_train_what_one_does(config, tmp_path, name):
     one, weights, _, _ = run_of(config, name, tmp_path / "one")
     two, others, log, steps = run_of(accelerated(config, tmp_path), name, tmp_path / "two")
-    assert (one.processes, two.processes) == (1, 2)
+    assert (one.processes, two.processes) == (one.devices, two.devices) == (1, 2)
     assert (two.steps, two.best_step) == (one.steps, one.best_step)
     require_equal(two, others, one, weights)
     assert steps == list(range(1, STEPS + 1))
