@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import mlflow
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -41,6 +42,12 @@ def test_baselines_are_trained_tested_and_shown_beside_the_chosen_pair(copied, t
         assert rows[name]["test"]["overall"]["n_answers"] == stored["base"]["overall"]["n_answers"]
         assert rows[name]["steps"] == rows["MARS"]["steps"]  # the same budget
         assert rows[name]["seconds"] > 0
+        generated = rows[name]["test"]["generated"]["overall"]
+        assert generated["n"] == stored["base"]["generated"]["overall"]["n"] > 0
+        folder = revision.path("final", "me4-llm2" if name == "pair-4-2" else name)
+        answers = pq.read_table(folder / "answers.parquet").to_pandas()
+        assert generated["correct"] == int(answers["correct"].sum())
+        assert not list(folder.glob("parts-*"))
     assert rows["full-rank"]["trainable_parameters"] > rows["pair-4-2"]["trainable_parameters"]
     # A pair is a final run like any other, and may later be chosen without being trained again.
     assert (revision.path("final", "me4-llm2", "adapter", "adapter_model.safetensors")).is_file()
@@ -53,6 +60,7 @@ def test_baselines_are_trained_tested_and_shown_beside_the_chosen_pair(copied, t
     (run,) = client.search_runs(experiments, "attributes.run_name = 'baseline full-rank'")
     assert run.data.metrics["test_perplexity"] == pytest.approx(rows["full-rank"]["test"]["overall"]["perplexity"])
     assert run.data.metrics["tokens_per_second"] > 0
+    assert run.data.metrics["test_generated_overall"] == rows["full-rank"]["test"]["generated"]["overall"]["accuracy"]
     assert len(client.get_metric_history(run.info.run_id, "loss")) == rows["full-rank"]["steps"]
 
     before = modified(revision.folder)
