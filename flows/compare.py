@@ -17,6 +17,7 @@ from tasks.compare import (
     compared_before,
     comparison_path,
     score_baseline,
+    score_outputs,
     train_baseline,
     write_comparison,
 )
@@ -65,15 +66,15 @@ def baseline_flow(config: StudyConfig, baseline: Baseline) -> str:
         finetune_flow(config, baseline.pair.r_me, baseline.pair.r_llm, "baseline")
     else:
         _train(config, revision, baseline)
-    scored = content_hash([outputs_hash(revision, training_stage(baseline)), config.recipe.max_tokens])
+    settings = [config.recipe.max_tokens, config.evaluation.model_dump(mode="json")]
+    scored = content_hash([outputs_hash(revision, training_stage(baseline)), *settings])
 
     def score() -> None:
         tracking.open_experiment(working_folder(config.study))
         score_baseline(config, revision, baseline)
 
-    folder = baseline_folder(revision, baseline)
-    run_stage(config, revision, score_stage(baseline), scored, [folder / "test.json"], score)
-    return address(config.study, folder)
+    run_stage(config, revision, score_stage(baseline), scored, score_outputs(revision, baseline), score)
+    return address(config.study, baseline_folder(revision, baseline))
 
 
 def _train(config: StudyConfig, revision: Revision, baseline: Baseline) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -24,7 +23,7 @@ from tasks.config import StudyConfig
 from tasks.data import load_data, usable_samples
 from tasks.progress import progress_bar
 from tasks.resources import base_processor, model_fingerprint
-from tasks.store import Revision, replacing
+from tasks.store import Revision, file_hash, replacing
 
 PART_ANSWERS = 128
 """Answers stored at a time: what a kill can lose."""
@@ -48,34 +47,47 @@ def generate_answers(
     adapter: Path | None,
     asked: QuestionSet,
 ) -> dict[str, Any] | None:
-    """Generate, mark and store a model's answers; returns their accuracies, None where nothing is asked.
+    """`write_answers` for a model of the evaluation, by its role, into the evaluation's own folder."""
+    return write_answers(answers_path(revision, role), config, base, model, role, adapter, asked)
+
+
+def write_answers(
+    path: Path,
+    config: StudyConfig,
+    base: Base,
+    model: nn.Module,
+    name: str,
+    weights: Path | None,
+    asked: QuestionSet,
+) -> dict[str, Any] | None:
+    """Generate, mark and store a model's answers in `path`; returns their accuracies, None where nothing is asked.
 
     What an interrupted call has stored is taken up again by a call for the same model, data and settings.
 
-    adapter: the folder that `model`'s adapter was read from, None for the base model.
+    name: of the model, for the progress bar. weights: the folder that its adapter or its own weights were read from,
+    None for the base model.
     """
     if not asked.questions:
-        answers_path(revision, role).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
         return None
-    folder = revision.path("evaluation", f"parts-{role}-{_identity(config, adapter, asked)}")
+    folder = path.with_name(f"parts-{path.stem}-{_identity(config, weights, asked)}")
     decoding = _decoding(config, base, asked)
-    with progress_bar(f"generating {len(asked.questions)} answers ({role})", len(asked.questions)) as advance:
+    with progress_bar(f"generating {len(asked.questions)} answers ({name})", len(asked.questions)) as advance:
         parts = _parts(folder, asked, lambda some: _rows(some, base, model, decoding, config.evaluation_batch_size))
         rows = pa.concat_tables(_counted(parts, advance))
-    with replacing(answers_path(revision, role)) as temporary:
+    with replacing(path) as temporary:
         pq.write_table(rows, temporary)
-    for leftover in folder.parent.glob(f"parts-{role}-*"):
+    for leftover in path.parent.glob(f"parts-{path.stem}-*"):
         shutil.rmtree(leftover)
     return summary(rows.to_pandas(), asked.n_long)
 
 
-def _identity(config: StudyConfig, adapter: Path | None, asked: QuestionSet) -> str:
-    weights = None
-    if adapter is not None:
-        with (adapter / "adapter_model.safetensors").open("rb") as stream:
-            weights = hashlib.file_digest(stream, "sha256").hexdigest()
+def _identity(config: StudyConfig, weights: Path | None, asked: QuestionSet) -> str:
+    # An adapter is one file, a full-rank checkpoint may be several.
+    files = sorted(weights.glob("*.safetensors")) if weights is not None else []
+    hashes = {file.name: file_hash(file) for file in files}
     data = [load_data(config.data).data_hash, len(asked.questions), config.evaluation.answer_tokens]
-    return content_hash([model_fingerprint(config), weights, *data])
+    return content_hash([model_fingerprint(config), hashes, *data])
 
 
 def _decoding(config: StudyConfig, base: Base, asked: QuestionSet) -> Decoding:

@@ -1,7 +1,8 @@
 """Baselines on a study's own data: each trained at the final run's budget, tested on the test split, put in a table.
 
-STUDY/revisions/001/final/NAME/       adapter/ or model/, training.json, test.json of each baseline; one that is nothing
-                                      but a rank pair lies beside the chosen one, as final/me16-llm16
+STUDY/revisions/001/final/NAME/       adapter/ or model/, training.json, test.json, answers.parquet (the generated ones)
+                                      of each baseline; one that is nothing but a rank pair lies beside the chosen one,
+                                      as final/me16-llm16
 STUDY/revisions/001/comparison.json   the table: base model, chosen pair, every baseline asked for so far
 """
 
@@ -23,10 +24,12 @@ from mars_core.search.choice import json_safe
 from mars_core.training.evaluation import evaluate
 from mars_core.training.finetune import all_logits
 from tasks import tracking
+from tasks.accelerate_config import acceleration_of
+from tasks.answers import asked_questions, write_answers
 from tasks.baselines import SETTINGS, Baseline, of_pair
 from tasks.config import StudyConfig
 from tasks.data import load_data, scored_batches, test_set, validation_set
-from tasks.evaluate import as_json, evaluation_path, read_evaluation
+from tasks.evaluate import as_json, evaluation_path, generated_values, read_evaluation
 from tasks.finetune import RELOAD_TOLERANCE, final_inputs, final_steps, run_record, speed
 from tasks.hours import final_hours
 from tasks.inputs import log_datasets
@@ -61,7 +64,7 @@ def check_baselines(config: StudyConfig, baselines: Sequence[Baseline]) -> None:
     Raises:
         ValueError: a baseline does not fit.
     """
-    partition = study_partition(config)
+    partition, acceleration = study_partition(config), acceleration_of(config)
     for baseline in baselines:
         try:
             baseline.method.check(partition)
@@ -69,6 +72,11 @@ def check_baselines(config: StudyConfig, baselines: Sequence[Baseline]) -> None:
             raise ValueError(f"baseline {baseline.name}: {error}") from error
         if config.loading.four_bit and not baseline.method.keeps_base:
             raise ValueError(f"baseline {baseline.name} cannot train 4-bit weights: set loading.four_bit to false")
+        if acceleration is not None and acceleration.sharded and not baseline.method.shards:
+            raise ValueError(
+                f"baseline {baseline.name} cannot be trained with FSDP, which {acceleration.file} asks for: use DDP "
+                "(distributed_type MULTI_GPU)"
+            )
     names = [baseline.name for baseline in baselines]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"baselines are named twice: {', '.join(sorted(twice))}")
@@ -151,18 +159,22 @@ def _save(config: StudyConfig, baseline: Baseline, wrapped: Any, folder: Path) -
 
 @task(name="test-baseline", task_run_name="test {baseline.name}", cache_policy=NO_CACHE, persist_result=False)
 def score_baseline(config: StudyConfig, revision: Revision, baseline: Baseline) -> str:
-    """Score a trained baseline on the test split; returns the path of its scores."""
+    """Score a trained baseline on the test split and mark its generated answers; returns the path of its scores."""
     test, folder = test_set(config), baseline_folder(revision, baseline)
-    base = final_base_model(config)
-    loaded = baseline.method.load(base.model, folder / baseline.method.result)
+    base, asked = final_base_model(config), asked_questions(config)
+    weights, answers = folder / baseline.method.result, baseline_answers(revision, baseline)
+    loaded = baseline.method.load(base.model, weights)
     batches = scored_batches(test, base, config.evaluation_batch_size)
     try:
         with progress_bar(f"testing {baseline.name}", len(test)) as advance:
             scores = as_json(evaluate(loaded, batches(), on_batch=_sum(advance)))
+        scores["generated"] = write_answers(answers, config, base, loaded, baseline.name, weights, asked)
     finally:
         baseline.method.unwrap(loaded)
     overall = {f"test_{key}": value for key, value in scores["overall"].items()}
-    tracking.log_values_if_known(read_json(folder / "training.json")["mlflow_run_id"], overall)
+    tracked = read_json(folder / "training.json")["mlflow_run_id"]
+    tracking.log_values_if_known(tracked, overall | generated_values(scores))
+    tracking.log_file_if_known(tracked, answers, "answers")
     write_json(folder / "test.json", scores)
     return str(folder / "test.json")
 
@@ -218,6 +230,7 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
         "trainable parameters": row["trainable_parameters"],
         "test perplexity": overall["perplexity"],
         "test accuracy": overall["accuracy"],
+        "generated answers": ((row["test"].get("generated") or {}).get("overall") or {}).get("accuracy"),
         "seconds": row.get("seconds"),
     }
 
@@ -250,6 +263,16 @@ def comparison_path(revision: Revision) -> Path:
 def baseline_folder(revision: Revision, baseline: Baseline) -> Path:
     """Where a baseline's files lie."""
     return revision.path("final", baseline.pair.slug if baseline.pair else baseline.name)
+
+
+def baseline_answers(revision: Revision, baseline: Baseline) -> Path:
+    """Every generated answer of a baseline; there only where answers were short enough."""
+    return baseline_folder(revision, baseline) / "answers.parquet"
+
+
+def score_outputs(revision: Revision, baseline: Baseline) -> list[Path]:
+    """Files of a baseline's test."""
+    return [baseline_folder(revision, baseline) / "test.json", baseline_answers(revision, baseline)]
 
 
 def baseline_outputs(revision: Revision, baseline: Baseline) -> list[Path]:

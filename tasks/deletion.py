@@ -21,10 +21,10 @@ DELETED_PREFIX = ".deleted-"
 
 @dataclass(frozen=True)
 class Deletion:
-    """Something to delete; `manifest` goes first, so that no manifest lists what is gone."""
+    """Something to delete; `manifests` go first, so that no manifest lists what is gone."""
 
     path: Path
-    manifest: Path | None = None
+    manifests: tuple[Path, ...] = ()
 
 
 def delete(location: str, folder: Path, deletions: Sequence[Deletion]) -> list[str]:
@@ -38,7 +38,7 @@ def delete(location: str, folder: Path, deletions: Sequence[Deletion]) -> list[s
     Returns:
         What could not be deleted here and why; the rest is deleted all the same.
     """
-    paths = [path for deletion in deletions for path in (deletion.manifest, deletion.path) if path is not None]
+    paths = [path for deletion in deletions for path in (*deletion.manifests, deletion.path)]
     remove_stored(location, [path.relative_to(folder).as_posix() for path in paths])
     return delete_here(folder, deletions)
 
@@ -63,12 +63,11 @@ def plain_below(study: Path, path: Path) -> bool:
 
 
 def _delete(study: Path, deletion: Deletion) -> None:
-    targets = [path for path in (deletion.manifest, deletion.path) if path is not None]
     # Looked at again: time has passed since the cleaning was planned.
-    if not all(plain_below(study, path) for path in targets):
+    if not all(plain_below(study, path) for path in (*deletion.manifests, deletion.path)):
         raise OSError(f"is a symbolic link or outside {study} by now, left alone")
-    if deletion.manifest is not None:
-        deletion.manifest.unlink(missing_ok=True)
+    for manifest in deletion.manifests:
+        manifest.unlink(missing_ok=True)
     if deletion.path.is_dir():
         _delete_folder(deletion.path)
         with contextlib.suppress(OSError):  # snapshots/ and state/ go with their last entry

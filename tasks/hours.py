@@ -21,9 +21,9 @@ from tasks.store import Revision, read_json
 GPU_HOURS, CPU_HOURS = "gpu_hours", "cpu_hours"
 
 
-def device_hours(seconds: float, device: str) -> dict[str, float]:
-    """Seconds on a device as hours under the name of its kind; one run holds one GPU, or one CPU process."""
-    return {CPU_HOURS if device == "cpu" else GPU_HOURS: seconds / 3600}
+def device_hours(seconds: float, device: str, held: int = 1) -> dict[str, float]:
+    """Seconds on a device as hours under the name of its kind; held: how many GPUs, or processes on the CPU."""
+    return {CPU_HOURS if device == "cpu" else GPU_HOURS: held * seconds / 3600}
 
 
 def revision_hours(revision: Revision) -> dict[str, float]:
@@ -39,8 +39,10 @@ def revision_hours(revision: Revision) -> dict[str, float]:
 
 
 def final_hours(record: Mapping[str, Any]) -> dict[str, float]:
-    """Hours of a final run, from its record; none where an older record does not name the device."""
-    return device_hours(record["seconds"], record["device"]) if "device" in record else {}
+    """Hours of a final run over all that it held, from its record; none where an older record names no device."""
+    if "device" not in record:
+        return {}
+    return device_hours(record["seconds"], record["device"], record.get("devices", record.get("processes", 1)))
 
 
 def _run_hours(summary: Mapping[str, Any], metrics: Path) -> dict[str, float]:

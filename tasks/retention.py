@@ -25,13 +25,15 @@ TEMPORARY = re.compile(r"^\..+\.[a-z0-9_]{8}$")
 TEMPORARY_SECONDS = 24 * 3600
 REVISION_NAME = re.compile(r"^[0-9]{3}$")
 PAIR_NAME = re.compile(r"^me([0-9]+)-llm([0-9]+)$")
+STAGES_OF_A_FINAL_RUN = ("score", "card", "finetune")
+"""Stages that write in a final run's folder, the last one first; `mars compare` scores."""
 
 
 @dataclass(frozen=True)
 class Item:
     """A file or folder that is not kept, and why.
 
-    manifest: of the stage that made it, deleted first, so that no manifest lists what is gone.
+    manifests: of the stages that wrote in it, deleted first, so that no manifest lists what is gone.
     """
 
     path: Path
@@ -39,7 +41,7 @@ class Item:
     why: str
     size: int
     modified: float
-    manifest: Path | None = None
+    manifests: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class _Found:
     path: Path
     kind: str
     why: str
-    manifest: Path | None = None
+    manifests: tuple[Path, ...] = ()
 
 
 def require_study(config: StudyConfig) -> Path:
@@ -98,7 +100,7 @@ def plan_cleaning(config: StudyConfig, champions: Champions, *, include_resume: 
     resume = list(_resume_states(revisions(study)[-1], config))
     if include_resume:
         found += resume
-    protected = _listed(kept, {path for item in found for path in (item.manifest, item.path) if path})
+    protected = _listed(kept, {path for item in found for path in item.manifests})
     usable, skipped = _deletable(study, found, protected)
     notes += skipped
     if resume and not include_resume:
@@ -219,14 +221,14 @@ def _needed_by_newest(revision: Revision, path: Path, stage: str) -> bool:
 
 
 def _other_adapters(revision: Revision, config: StudyConfig, champions: Champions) -> Iterator[_Found]:
-    """Final runs that are neither of the chosen pair nor of the uniform default, nor a champion."""
+    """Final runs that are neither of the chosen pair nor of the uniform default, nor a champion; compared ones too."""
     chosen = _chosen(revision)
     if chosen is None:
         return
     reference = config.calibration.reference_rank
     for folder in _children(revision.folder / "final"):
         record = folder / "training.json"
-        if _pair_of(folder.name) in (None, chosen, (reference, reference)) or not record.is_file():
+        if _pair_of(folder.name) in (chosen, (reference, reference)) or not record.is_file():
             continue
         training = read_json(record)
         if folder / "adapter" == _accepted_adapter(revision.study):
@@ -234,10 +236,8 @@ def _other_adapters(revision: Revision, config: StudyConfig, champions: Champion
         if training["role"] == "uniform" or training.get("mlflow_run_id") in champions.runs:
             continue
         if not any(folder.glob("checkpoints-*")):
-            manifest, card = (revision.manifest(f"{stage}-{folder.name}") for stage in ("finetune", "card"))
-            if card.is_file():  # before the folder, so that no manifest lists what is gone
-                yield _Found(card, "other adapter", "manifest of the card of an adapter that is not kept")
-            yield _Found(folder, "other adapter", f"not the chosen pair ({training['role']})", manifest)
+            manifests = tuple(revision.manifest(f"{stage}-{folder.name}") for stage in STAGES_OF_A_FINAL_RUN)
+            yield _Found(folder, "other adapter", f"not the chosen pair ({training['role']})", manifests)
 
 
 def _pair_of(name: str) -> tuple[int, int] | None:
@@ -293,7 +293,7 @@ def _measured(study: Path, found: _Found, stored: Mapping[str, int]) -> Item:
     name = found.path.relative_to(study).as_posix()
     there = sum(size for known, size in stored.items() if is_below(known, name))
     size = max(_size(found.path), there)
-    return Item(found.path, found.kind, found.why, size, _modified(found.path), found.manifest)
+    return Item(found.path, found.kind, found.why, size, _modified(found.path), found.manifests)
 
 
 def _children(folder: Path) -> list[Path]:

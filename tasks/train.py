@@ -161,8 +161,13 @@ def _require_alike(config: StudyConfig) -> None:
 
 
 def launch_command(acceleration: Acceleration, job: Path) -> list[str]:
-    """The command line that trains a job; accelerate finds a free port unless the configuration names one."""
+    """The command line that trains a job; accelerate finds a free port unless the configuration names one.
+
+    Precision is the recipe's: without `--mixed_precision no`, the launcher hands the configuration's to the Trainer,
+    which takes it wherever the recipe asks for none.
+    """
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(acceleration.file)]
+    launch += ["--mixed_precision", "no"]
     if acceleration.processes > 1 and "main_process_port" not in acceleration.file.read_text(encoding="utf-8"):
         launch += ["--main_process_port", "0"]
     return [*launch, "--module", MODULE, str(job)]

@@ -42,7 +42,7 @@ def clean(
     cleaning = plan_cleaning(config, champions, include_resume=include_resume)
     failed = []
     if yes:
-        deletions = [Deletion(item.path, item.manifest) for item in cleaning.items]
+        deletions = [Deletion(item.path, item.manifests) for item in cleaning.items]
         failed = delete(config.study, cleaning.study, deletions)
     if as_json:
         where = config.study if is_remote(config.study) else str(cleaning.study)

@@ -57,7 +57,7 @@ def _rows(config: StudyConfig) -> list[dict[str, Any]]:
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table("test split", "trainable parameters", "perplexity", "exact match", "training")
+    table = Table("test split", "trainable parameters", "perplexity", "exact match", "generated answers", "training")
     for row in rows:
         score, seconds = row["test"]["overall"], row.get("seconds")
         table.add_row(
@@ -65,9 +65,16 @@ def _table(rows: list[dict[str, Any]]) -> Table:
             f"{row['trainable_parameters']:,}" if row["trainable_parameters"] else "",
             f"{score['perplexity']:.4f}",
             f"{score['accuracy']:.1%}",
+            _generated(row),
             minutes(seconds) if seconds is not None else "",
         )
     return table
+
+
+def _generated(row: dict[str, Any]) -> str:
+    """Share of right answers among those generated; nothing where none was short enough."""
+    found = (row["test"].get("generated") or {}).get("overall")
+    return f"{found['accuracy']:.1%}" if found else ""
 
 
 def _pair(row: dict[str, Any]) -> str:

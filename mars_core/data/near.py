@@ -102,7 +102,8 @@ def _pairs(cells: _Bytes, bits: int, progress: Callable[[int], object]) -> Itera
 
 def _quarter_sums(cells: _Bytes) -> npt.NDArray[np.float64]:
     quarters = cells.reshape(-1, 2, _QUARTER, 2, _QUARTER, 3)
-    return quarters.sum(axis=(2, 4), dtype=np.float64).reshape(len(cells), -1)
+    sums: npt.NDArray[np.float64] = quarters.sum(axis=(2, 4), dtype=np.float64).reshape(len(cells), -1)
+    return sums
 
 
 @dataclass

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +10,12 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor
-from transformers import GenerationConfig
-from transformers.utils import cached_file
 
 from mars_core.models.loading import Base
 from mars_core.models.processor import save_processor
+from mars_core.models.saving import save_network
 from mars_core.training.finetune import all_logits
 
-GENERATION_CONFIG = "generation_config.json"
 # Largest change of the logits (root mean square, relative to theirs) that is rounding. In fp32 only the order of sums
 # changes. In half precision each merged weight is rounded once more (2^-9 for bfloat16, 2^-12 for float16), which adds
 # up over the layers; an adapter merged wrongly changes far more.
@@ -62,8 +58,7 @@ def merge_adapter(base: Base, adapter: Path, probe: Mapping[str, Tensor], folder
             f"merging {adapter} into {base.model_id} changes the logits by {difference:.2g} (root mean square, "
             f"relative), more than the {tolerance:.2g} that rounding explains: serve the adapter unmerged, report this"
         )
-    _restore_cache_setting(network, base.model_id)
-    _save_network(network, base.model_id, folder)
+    save_network(network, base.model_id, folder)
     save_processor(base.processor, base.model_id, folder)
     return Merged(sum(parameter.numel() for parameter in network.parameters()), difference, tolerance)
 
@@ -72,22 +67,3 @@ def relative_difference(found: Tensor, expected: Tensor) -> float:
     """Root mean square of found - expected over that of expected, in fp32 or better."""
     wide = expected if expected.dtype == torch.float64 else expected.float()
     return float((found.to(wide.dtype) - wide).norm() / wide.norm())
-
-
-def _restore_cache_setting(network: Any, model_id: str) -> None:
-    # Training switches the cache off; whoever generates with the merged model wants it as the checkpoint has it.
-    original = json.loads(Path(cached_file(model_id, "config.json")).read_text(encoding="utf-8"))
-    if "use_cache" in original:
-        network.config.use_cache = original["use_cache"]
-    elif "use_cache" in vars(network.config):
-        del network.config.use_cache
-
-
-def _save_network(network: Any, model_id: str, folder: Path) -> None:
-    settings = cached_file(model_id, GENERATION_CONFIG, _raise_exceptions_for_missing_entries=False)
-    if settings is not None:
-        # Copied as it is: transformers refuses to save some settings that published checkpoints have.
-        network.generation_config = GenerationConfig()
-    network.save_pretrained(str(folder))
-    if settings is not None:
-        shutil.copyfile(settings, folder / GENERATION_CONFIG)

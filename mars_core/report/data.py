@@ -33,8 +33,8 @@ class ReportData:
         evaluation: {base | chosen | uniform: {`overall`: score, `by_task`: {task: score}}} on the test set; a score has
             `loss`, `perplexity`, `accuracy`, `n_tokens`, `n_answers`. None before the evaluation.
         comparison: one mapping per model of `mars compare`: `name`, `role` (base | chosen | baseline),
-            `trainable_parameters`, `test` (as in `evaluation`), and of what was trained `seconds`, `best_val_loss`,
-            `settings`.
+            `trainable_parameters`, `test` (as in `evaluation`, with `generated` where answers were), and of what was
+            trained `seconds`, `best_val_loss`, `settings`.
         costs: one mapping per stage: `stage`, `seconds`, `detail`.
         notes: sentences that a reader must see (a capped size, runs that diverged).
     """

@@ -233,6 +233,7 @@ def comparison_rows(data: ReportData) -> list[Row]:
             "parameters": f.count(row["trainable_parameters"] or None),
             "best_val_loss": f.fixed(row.get("best_val_loss"), 4),
             "seconds": f.duration(row.get("seconds")),
+            "generated": _generated_cell((row["test"].get("generated") or {}).get("overall")),
             **_score(row["test"]["overall"]),
         }
         for row in rows

@@ -34,9 +34,10 @@ class FinalRun:
     history: the Trainer's log, one mapping per entry (step, loss, learning_rate, grad_norm or eval_loss, ...).
     best_step: step of the checkpoint kept, the one with the lowest validation perplexity, or the lowest value of the
     metric asked for. best_val_loss: its validation loss in nats per answer token. best_objective: its value of the
-    metric, None without one. seconds: training time of this call.
-    processes: how many trained together. samples_per_second, tokens_per_second: over all of them, in this call, without
-    the time of evaluations; tokens without padding. peak_memory_bytes: of the process or device that used most.
+    metric, None without one. seconds: training time, that of interrupted calls up to the checkpoint resumed from too.
+    processes: how many trained together. devices: GPUs, or processes on the CPU, that they held. samples_per_second,
+    tokens_per_second: over all of them, in this call, without the time of evaluations; tokens without padding.
+    peak_memory_bytes: of the process or device that used most.
     """
 
     history: tuple[Mapping[str, float], ...]
@@ -45,6 +46,7 @@ class FinalRun:
     best_val_loss: float
     seconds: float
     processes: int
+    devices: int
     samples_per_second: float
     tokens_per_second: float
     peak_memory_bytes: int
@@ -177,8 +179,9 @@ def finetune(
         best_step=best_step,
         best_val_loss=scores["eval_loss"],
         best_objective=scores.get("eval_objective"),
-        seconds=seconds,
+        seconds=trainer.earlier_seconds + seconds,
         processes=trainer.accelerator.num_processes,
+        devices=trainer.accelerator.num_processes * _devices_of(wrapped),
         peak_memory_bytes=trainer.peak_memory(),
         **trainer.throughput((steps - done) * recipe.batch_size, seconds),
     )
@@ -207,6 +210,11 @@ def micro_batches(batch_size: int, micro_batch_size: int | None, processes: int)
             f"{batch_size // processes}"
         )
     return micro, batch_size // (micro * processes)
+
+
+def _devices_of(wrapped: nn.Module) -> int:
+    """GPUs that this process's model lies on, one where it lies on the CPU."""
+    return max(1, len({parameter.device for parameter in wrapped.parameters() if parameter.device.type != "cpu"}))
 
 
 def _is_sharded() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,6 +28,8 @@ from mars_core.training.methods.method import Method, trained
 Batches = Callable[[], Iterable[tuple[Mapping[str, Tensor], Sequence[str]]]]
 
 STATE = "trained.safetensors"
+ELAPSED = "elapsed.json"
+"""In a checkpoint: seconds of training up to it, those of interrupted calls too."""
 
 
 class FinetuneDiverged(RuntimeError):  # noqa: N818 - reads as the fact it states
@@ -61,6 +64,8 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         self.model_accepts_loss_kwargs = True  # so that the answer tokens of a whole accumulated batch are counted
         self.tokens: Tensor | int = 0
         self.evaluation_seconds = 0.0
+        self.earlier_seconds = 0.0
+        self.started = time.perf_counter()
         self.remove_callback(PrinterCallback)  # it would interleave raw dictionaries with a progress bar
 
     def compute_loss(
@@ -158,6 +163,13 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         """Largest peak memory of any process, bytes."""
         return max(map(int, gather_object([peak_memory_bytes()])))
 
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """Train as the Trainer does; what a checkpoint has cost up to then is taken up from it."""
+        if isinstance(resume_from_checkpoint, str):
+            self.earlier_seconds = _elapsed(Path(resume_from_checkpoint))
+        self.started = time.perf_counter()
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
     # Checkpoints. The Trainer's own are PEFT adapters, and FSDP's are shards; other methods keep their state.
 
     @property
@@ -168,7 +180,10 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         # The best checkpoint is looked for before FSDP makes the folder of its shards, and would be taken for missing.
         folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         folder.mkdir(parents=True, exist_ok=True)
-        super()._save_checkpoint(model, trial)
+        if self.is_world_process_zero():
+            seconds = self.earlier_seconds + time.perf_counter() - self.started
+            (folder / ELAPSED).write_text(json.dumps({"seconds": seconds}), encoding="utf-8")
+        super()._save_checkpoint(model, trial)  # writes last the file that makes a checkpoint count as whole
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         if not self._keeps_state:
@@ -198,6 +213,11 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         if self.method is not None and not self.method.settled(self.state.global_step, self.state.max_steps):
             return False
         return bool(super()._determine_best_metric(metrics, trial))
+
+
+def _elapsed(checkpoint: Path) -> float:
+    path = checkpoint / ELAPSED
+    return float(json.loads(path.read_text(encoding="utf-8"))["seconds"]) if path.is_file() else 0.0
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:

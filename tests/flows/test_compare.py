@@ -6,13 +6,15 @@ import json
 from pathlib import Path
 
 import mlflow
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from typer.testing import CliRunner
 
 from flows.cli.main import app
 from tasks.baselines import read_baseline, shipped_baselines
-from tasks.config import read_study
+from tasks.compare import check_baselines
+from tasks.config import FinalConfig, read_study
 from tasks.presets.studies import shipped_presets
 from tasks.store import Revision
 from tasks.tracking import tracking_uri
@@ -40,6 +42,12 @@ def test_baselines_are_trained_tested_and_shown_beside_the_chosen_pair(copied, t
         assert rows[name]["test"]["overall"]["n_answers"] == stored["base"]["overall"]["n_answers"]
         assert rows[name]["steps"] == rows["MARS"]["steps"]  # the same budget
         assert rows[name]["seconds"] > 0
+        generated = rows[name]["test"]["generated"]["overall"]
+        assert generated["n"] == stored["base"]["generated"]["overall"]["n"] > 0
+        folder = revision.path("final", "me4-llm2" if name == "pair-4-2" else name)
+        answers = pq.read_table(folder / "answers.parquet").to_pandas()
+        assert generated["correct"] == int(answers["correct"].sum())
+        assert not list(folder.glob("parts-*"))
     assert rows["full-rank"]["trainable_parameters"] > rows["pair-4-2"]["trainable_parameters"]
     # A pair is a final run like any other, and may later be chosen without being trained again.
     assert (revision.path("final", "me4-llm2", "adapter", "adapter_model.safetensors")).is_file()
@@ -52,6 +60,7 @@ def test_baselines_are_trained_tested_and_shown_beside_the_chosen_pair(copied, t
     (run,) = client.search_runs(experiments, "attributes.run_name = 'baseline full-rank'")
     assert run.data.metrics["test_perplexity"] == pytest.approx(rows["full-rank"]["test"]["overall"]["perplexity"])
     assert run.data.metrics["tokens_per_second"] > 0
+    assert run.data.metrics["test_generated_overall"] == rows["full-rank"]["test"]["generated"]["overall"]["accuracy"]
     assert len(client.get_metric_history(run.info.run_id, "loss")) == rows["full-rank"]["steps"]
 
     before = modified(revision.folder)
@@ -84,6 +93,14 @@ def test_a_baseline_that_the_model_cannot_hold_is_refused(copied, tmp_path):
     result = CliRunner().invoke(app, ["compare", str(tmp_path / "study.yaml"), "--with", "adalora-500"])
     assert result.exit_code == 2
     assert "baseline adalora-500: AdaLoRA's rank 750 at the start is above the width" in " ".join(result.output.split())
+
+
+def test_a_baseline_that_cannot_be_sharded_is_refused_before_anything_runs(study, tmp_path):
+    (tmp_path / "fsdp.yaml").write_text("distributed_type: FSDP\nnum_processes: 2\nfsdp_config: {fsdp_version: 2}\n")
+    sharded = read_study(study).model_copy(update={"final": FinalConfig(accelerate=str(tmp_path / "fsdp.yaml"))})
+    check_baselines(sharded, [read_baseline("uniform-2"), read_baseline("full-rank")])
+    with pytest.raises(ValueError, match=r"baseline adalora-2 cannot be trained with FSDP.*use DDP"):
+        check_baselines(sharded, [read_baseline("adalora-2")])
 
 
 @pytest.mark.parametrize(

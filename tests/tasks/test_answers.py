@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+import tasks.answers
 from mars_core.demo import demo_backbone_path
 from mars_core.scoring.choices import given_letter
-from tasks.answers import answers_path, asked_questions, generate_answers
+from tasks.answers import answers_path, asked_questions, generate_answers, write_answers
 from tasks.config import DataConfig, EvaluationConfig, StudyConfig
 from tasks.data import forget_data
 from tasks.resources import base_model
@@ -78,6 +79,37 @@ def test_scienceqa_is_scored_over_full_and_image_split_and_by_subgroup(config):
     assert counts == {
         "NAT": 4, "SOC": 4, "TXT": len(hinted), "IMG": 4, "NO": 4 - len(hinted), "G1-6": lower, "G7-12": 8 - lower,
     }  # fmt: skip
+
+
+def test_answers_of_other_weights_are_not_taken_up(config, tmp_path, monkeypatch):
+    """A full-rank checkpoint may be several files; the first part is stored, then the call is stopped."""
+    asked, base, calls = asked_questions(config), base_model(config), []
+    generate = tasks.answers.greedy_tokens
+    monkeypatch.setattr(tasks.answers, "PART_ANSWERS", 4)
+    weights, path = tmp_path / "model", tmp_path / "answers.parquet"
+    weights.mkdir()
+    for number in (1, 2):
+        (weights / f"model-0000{number}-of-00002.safetensors").write_bytes(b"weights")
+
+    def answer(stop_after):
+        calls.clear()
+
+        def counted(model, prompts, decoding):
+            if len(calls) >= stop_after:
+                raise KeyboardInterrupt
+            calls.extend(prompts)
+            return generate(model, prompts, decoding)
+
+        monkeypatch.setattr(tasks.answers, "greedy_tokens", counted)
+        found = write_answers(path, config, base, base.model, "full-rank", weights, asked)
+        return found["overall"]["n"]
+
+    with pytest.raises(KeyboardInterrupt):
+        answer(stop_after=4)
+    assert list(tmp_path.glob("parts-*"))
+    (weights / "model-00002-of-00002.safetensors").write_bytes(b"others")
+    assert answer(stop_after=100) == len(calls) == 8  # all anew
+    assert not list(tmp_path.glob("parts-*"))
 
 
 def test_long_answers_are_counted_and_nothing_is_asked_at_0(config):

@@ -82,13 +82,27 @@ def require_equal(two, others, one, weights):
 def test_two_processes_train_what_one_does(config, tmp_path, name):
     one, weights, _, _ = run_of(config, name, tmp_path / "one")
     two, others, log, steps = run_of(accelerated(config, tmp_path), name, tmp_path / "two")
-    assert (one.processes, two.processes) == (1, 2)
+    assert (one.processes, two.processes) == (one.devices, two.devices) == (1, 2)
     assert (two.steps, two.best_step) == (one.steps, one.best_step)
     require_equal(two, others, one, weights)
     assert steps == list(range(1, STEPS + 1))
     assert [dict(entry) for entry in log] == [dict(entry) for entry in two.history]
     assert two.samples_per_second > 0
     assert two.tokens_per_second > two.samples_per_second
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_precision_is_the_recipes_whatever_the_configuration_says(config, tmp_path, dtype):
+    """Against the same run in this process; the losses of the two precisions differ by far more than the tolerance."""
+    recipe = config.recipe.model_copy(update={"dtype": dtype})
+    settings = config.model_copy(update={"recipe": recipe})
+    other = "mixed_precision: bf16\n" if dtype == "float32" else "mixed_precision: 'no'\n"
+    one, _, _, _ = run_of(settings, "pair-2-4", tmp_path / "one")
+    alone = "distributed_type: 'NO'\nuse_cpu: true\nnum_processes: 1\n" + other
+    launched, _, _, _ = run_of(accelerated(settings, tmp_path, alone), "pair-2-4", tmp_path / "launched")
+    assert curve(launched, "loss") == pytest.approx(curve(one, "loss"), rel=1e-6)
+    assert curve(launched, "eval_loss") == pytest.approx(curve(one, "eval_loss"), rel=1e-6)
 
 
 SHARDED = """\

@@ -78,7 +78,7 @@ def found(config, champions=NOBODY, **options):
 
 def clean(config, champions=NOBODY, **options):
     cleaning = plan_cleaning(config, champions, **options)
-    return delete(config.study, cleaning.study, [Deletion(item.path, item.manifest) for item in cleaning.items])
+    return delete(config.study, cleaning.study, [Deletion(item.path, item.manifests) for item in cleaning.items])
 
 
 def listed_outputs_are_whole(config):
@@ -180,11 +180,61 @@ def test_the_card_of_an_adapter_goes_with_it(config):
     for name in ("me2-llm4", "me4-llm4"):
         finish(made, f"card-{name}", "i", [write(made.path("final", name, "adapter", "README.md"), age=DAY)], {})
     policy = with_policy(config, other_adapters=False)
-    assert set(found(policy)) == {"revisions/001/manifests/card-me4-llm4.json", "revisions/001/final/me4-llm4"}
+    assert set(found(policy)) == {"revisions/001/final/me4-llm4"}
     assert clean(policy) == []
     assert not made.path("final", "me4-llm4").exists()
+    assert not made.manifest("card-me4-llm4").exists()
     assert made.manifest("card-me2-llm4").is_file()
     listed_outputs_are_whole(config)
+
+
+def compared(made, name):
+    """What `mars compare` leaves of a baseline: a final run, a checkpoint for some, and a score of its own."""
+    folder = made.path("final", name)
+    if not folder.exists():
+        write(folder / "model" / "model.safetensors", age=DAY)
+        write_json(folder / "training.json", {"role": "baseline", "mlflow_run_id": f"{made.number}-{name}"})
+        finish(made, f"finetune-{name}", "inputs", [folder / "model", folder / "training.json"], {})
+    finish(made, f"score-{name}", "inputs", [write(folder / "test.json", age=DAY)], {})
+
+
+def test_compared_runs_go_with_all_their_manifests(config):
+    made = revision(config, 1, finals=((2, 4), (2, 2), (4, 4)))
+    finish(made, "card-me4-llm4", "i", [write(made.path("final", "me4-llm4", "adapter", "README.md"), age=DAY)], {})
+    for name in ("me4-llm4", "full-rank", "adalora", "me2-llm2"):
+        compared(made, name)
+    assert found(config) == {}
+    policy = with_policy(config, other_adapters=False)
+    expected = {f"revisions/001/final/{name}": "other adapter" for name in ("adalora", "full-rank", "me4-llm4")}
+    assert found(policy) == expected
+    del expected["revisions/001/final/full-rank"]
+    assert found(policy, Champions(runs=frozenset({"1-full-rank"}))) == expected
+    assert clean(policy) == []
+    left = {path.stem for path in made.path("manifests").iterdir()}
+    assert left == {
+        "calibrate", "fit", "search", "finetune-me2-llm4", "finetune-me2-llm2", "score-me2-llm2",
+    }  # fmt: skip
+    listed_outputs_are_whole(config)
+    assert found(policy) == {}
+
+
+def test_a_final_run_that_another_manifest_lists_is_kept_whole(config):
+    made = revision(config, 1, finals=((2, 4), (2, 2), (4, 4)))
+    card = write(made.path("final", "me4-llm4", "adapter", "README.md"), age=DAY)
+    finish(made, "card-me4-llm4", "i", [card], {})
+    finish(made, "published", "i", [card], {})
+    policy = with_policy(config, other_adapters=False)
+    assert found(policy) == {}
+    assert any("final/me4-llm4 is kept: a manifest lists it" in note for note in plan_cleaning(policy, NOBODY).notes)
+    assert clean(policy) == []
+    assert made.manifest("card-me4-llm4").is_file()
+    assert made.manifest("finetune-me4-llm4").is_file()
+
+
+def test_a_baseline_that_is_still_training_is_left_alone(config):
+    made = revision(config, 1)
+    write(made.path("final", "adalora", "checkpoints-inputs", "checkpoint-5", "model"), age=DAY)
+    assert found(with_policy(config, other_adapters=False)) == {}
 
 
 def test_caches_and_old_temporary_files(config):
@@ -236,7 +286,7 @@ def test_a_folder_that_became_a_link_after_planning_is_left_alone(config, tmp_pa
     snapshot.unlink()
     snapshot.parent.rmdir()
     snapshot.parent.symlink_to(outside.parent)
-    (failed,) = delete(config.study, cleaning.study, [Deletion(item.path, item.manifest) for item in cleaning.items])
+    (failed,) = delete(config.study, cleaning.study, [Deletion(item.path, item.manifests) for item in cleaning.items])
     assert "left alone" in failed
     assert outside.is_file()
 

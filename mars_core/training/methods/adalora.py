@@ -54,11 +54,16 @@ class AdaLora(PeftMethod):
         return self.init_rank or (3 * self.target_rank + 1) // 2
 
     def check(self, partition: Partition) -> None:
-        """Refuse ranks that the layers cannot hold, and a start that leaves nothing to prune."""
+        """Refuse ranks that the layers cannot hold, and a start or phases that leave nothing to prune."""
         if self.start <= self.target_rank:
             raise ValueError(
                 f"AdaLoRA prunes from init_rank down to target_rank, got {self.start} and {self.target_rank}: "
                 "give a larger init_rank"
+            )
+        if self.warmup + self.final >= 1:
+            raise ValueError(
+                f"AdaLoRA prunes between warmup and final, got {self.warmup} and {self.final} of the steps, which "
+                "leave none to prune in: give two shares that sum to less than 1"
             )
         for group in GROUPS:
             largest = partition.largest_rank(group)

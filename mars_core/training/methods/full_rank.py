@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from mars_core.models.partition import GROUPS, Partition
+from mars_core.models.saving import save_network
 from mars_core.training.methods.method import Method, trained
 
 
@@ -49,9 +50,10 @@ class FullRank(Method):
         wrapped.requires_grad_(False)
 
     def save(self, wrapped: nn.Module, folder: Path) -> None:
-        """Write a complete checkpoint, as transformers does."""
+        """Write a complete checkpoint, as transformers does, with the base checkpoint's settings."""
         _to_own_precision(wrapped)
-        wrapped.save_pretrained(str(folder))  # type: ignore[operator]
+        folder.mkdir(parents=True, exist_ok=True)
+        save_network(wrapped, str(wrapped.name_or_path), folder)
 
     def load(self, model: nn.Module, folder: Path) -> nn.Module:
         """Read the checkpoint; of `model`, only precision, device and attention are taken."""

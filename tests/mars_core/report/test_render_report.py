@@ -348,6 +348,8 @@ def test_each_final_run_has_its_own_cost(data, draw_only):
 def test_baselines_stand_in_one_table_the_best_first(data, draw_only):
     draw_only()
     assert 'id="comparison"' not in render_report(data)
+    marked = {"accuracy": 0.75, "correct": 300, "n": 400, "interval": [0.705, 0.79]}
+    tested = {**data.evaluation["uniform"], "generated": {"overall": marked}}
     rows = [
         {"name": "base model", "role": "base", "trainable_parameters": 0, "test": data.evaluation["base"]},
         {
@@ -356,11 +358,11 @@ def test_baselines_stand_in_one_table_the_best_first(data, draw_only):
         },
         {
             **{"name": "adalora<b>", "role": "baseline", "trainable_parameters": 6000, "seconds": 200.0},
-            **{"test": data.evaluation["uniform"], "best_val_loss": 1.3, "settings": {"method": "adalora"}},
+            **{"test": tested, "best_val_loss": 1.3, "settings": {"method": "adalora"}},
         },
     ]
     html = render_report(dataclasses.replace(data, comparison=rows))
     assert "<b>" not in html[html.index('id="baselines"') : html.index('id="cost"')].replace("<b>How", "")
     table = Page(html).tables["baselines"][1:]
     assert [row[0] for row in table] == ["MARS (8, 16)", "adalora<b>", "base model"]
-    assert table[1][1:] == ["6,000", "3.525", "60.0%", "1.3000", "3 min 20 s"]  # exp(1.26)
+    assert table[1][1:] == ["6,000", "3.525", "60.0%", "75.0% (70.5% to 79.0%)", "1.3000", "3 min 20 s"]  # exp(1.26)

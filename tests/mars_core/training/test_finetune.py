@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
 import math
 import shutil
+import time
 
 import pytest
 import torch
@@ -21,7 +23,7 @@ from mars_core.training.answer_loss import token_losses
 from mars_core.training.evaluation import evaluate
 from mars_core.training.finetune import FinetuneDiverged, all_logits, finetune
 from mars_core.training.recipe import Recipe
-from mars_core.training.trainer import AnswerTrainer
+from mars_core.training.trainer import ELAPSED, AnswerTrainer
 
 PAIR = RankPair(2, 4)
 RECIPE = Recipe(learning_rate=3e-3, batch_size=2, warmup_ratio=0.25, max_grad_norm=0.5, dtype="float64")
@@ -131,6 +133,34 @@ def test_an_interrupted_run_ends_where_an_undisturbed_one_does(tune, adapted):
     assert (again.steps, again.best_step, again.best_val_loss) == (16, whole.best_step, whole.best_val_loss)
     state = adapter_state(undisturbed)
     assert all(torch.equal(weight, state[name]) for name, weight in adapter_state(resumed).items())
+
+
+def test_a_resumed_run_counts_the_seconds_before_the_interruption(tune, adapted, tmp_path):
+    def slow(step):
+        if step == 1:
+            time.sleep(0.5)
+        if step == 5:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        tune(adapted(), on_step=slow)
+    elapsed = tmp_path / "checkpoints" / "checkpoint-4" / ELAPSED
+    assert json.loads(elapsed.read_text())["seconds"] > 0.5
+    elapsed.write_text(json.dumps({"seconds": 1000.0}))  # far more than the rest takes on any machine
+    started = time.perf_counter()
+    again = tune(adapted())
+    rest = time.perf_counter() - started
+    assert 1000 < again.seconds < 1000 + rest
+    assert again.samples_per_second > 4 * RECIPE.batch_size / rest  # the speed is that of the four steps made here
+    done = json.loads((tmp_path / "checkpoints" / "checkpoint-8" / ELAPSED).read_text())["seconds"]
+    assert 1000 < done < 1000 + rest
+
+
+def test_a_checkpoint_without_a_time_is_resumed_from(tune, adapted, tmp_path):
+    """Those of earlier versions have none."""
+    whole = tune(adapted())
+    (tmp_path / "checkpoints" / "checkpoint-8" / ELAPSED).unlink()
+    assert tune(adapted()).best_step == whole.best_step
 
 
 def test_a_half_written_checkpoint_is_passed_over(tune, adapted, tmp_path):

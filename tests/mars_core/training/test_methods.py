@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
 import math
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -191,6 +193,29 @@ def test_half_precision_weights_are_trained_in_full_and_saved_in_their_own(base,
     assert torch.equal(all_logits(loaded, batch), all_logits(wrapped, batch))
 
 
+def test_a_full_rank_checkpoint_has_the_settings_of_its_base(base, tmp_path):
+    """Published checkpoints have generation settings that transformers refuses to save, and the cache on."""
+    published, saved = tmp_path / "published", tmp_path / "saved"
+    shutil.copytree(base.model_id, published)
+    settings = {"do_sample": False, "temperature": 0.01, "eos_token_id": 1, "pad_token_id": 0}
+    (published / "generation_config.json").write_text(json.dumps(settings))
+    config = json.loads((published / "config.json").read_text())
+    (published / "config.json").write_text(json.dumps(config | {"use_cache": True}))
+    own = load_base(str(published), device=torch.device("cpu"), dtype=torch.float32)
+    own.model.generation_config.pad_token_id = 1  # changed, as generating may: it is no longer saved unchecked
+    with pytest.raises(ValueError, match="GenerationConfig is invalid"):
+        own.model.save_pretrained(str(tmp_path / "refused"))
+    method = FullRank()
+    wrapped = method.wrap(own.model, own.partition, seed=0, dropout=0.0, steps=2)
+    method.save(wrapped, saved)
+    assert json.loads((saved / "config.json").read_text())["use_cache"] is True
+    assert json.loads((saved / "generation_config.json").read_text()) == settings
+    # The model in memory goes on as it was.
+    assert (wrapped.config.use_cache, wrapped.generation_config.temperature) == (False, 0.01)
+    loaded = method.load(own.model, saved)
+    assert loaded.generation_config.temperature == 0.01
+
+
 def test_rslora_scales_by_the_square_root_of_the_rank(wrapped_by):
     wrapped = wrapped_by(RsLora(RankPair(4, 16)))
     scales = {module.r["default"]: module.scaling["default"] for module in wrapped.modules() if hasattr(module, "r")}
@@ -284,6 +309,7 @@ def test_adalora_trains_on_text_alone(base, encoded, wrapped_by, tune):
     ("method", "message"),
     [
         (AdaLora(target_rank=8, init_rank=8), "prunes from init_rank down to target_rank, got 8 and 8"),
+        (AdaLora(target_rank=4, warmup=0.5, final=0.5), "between warmup and final, got 0.5 and 0.5 of the steps"),
         (AdaLora(target_rank=1000), "rank 1500 at the start is above the width .* use a target_rank up to"),
         (Lora(RankPair(4000, 2)), "rank 4000 for the me is above the width"),
     ],
