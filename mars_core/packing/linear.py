@@ -96,8 +96,8 @@ class Masks:
 class _LowRank(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y: Tensor, x: Tensor, stacks: Stacks, masks: Masks | None, anchor: Tensor) -> Tensor:
-        ctx.stacks, ctx.masks = stacks, masks
-        ctx.save_for_backward(x)
+        ctx.stacks, ctx.keep = stacks, None if masks is None else masks.keep
+        ctx.save_for_backward(x, None if masks is None else masks.kept)
         z = y.clone()
         for stack in stacks:
             hidden = torch.bmm(_masked(x[stack.members], masks, stack), stack.a.mT.to(x.dtype))
@@ -106,15 +106,16 @@ class _LowRank(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dz: Tensor) -> tuple[Tensor | None, ...]:
-        (x,) = ctx.saved_tensors
+        x, kept = ctx.saved_tensors
+        masks = None if kept is None else Masks(ctx.keep, kept)
         dx = None
         if ctx.needs_input_grad[1]:
             dx = torch.empty_like(x) if _all_in(ctx.stacks, len(x)) else torch.zeros_like(x)
         for stack in ctx.stacks:
-            dhidden = _add_gradients(stack, _masked(x[stack.members], ctx.masks, stack), dz[stack.members])
+            dhidden = _add_gradients(stack, _masked(x[stack.members], masks, stack), dz[stack.members])
             if dx is not None:
                 back = torch.bmm(dhidden.mT, stack.a.to(x.dtype)).mul_(SCALE)
-                dx[stack.members] = _masked(back, ctx.masks, stack)
+                dx[stack.members] = _masked(back, masks, stack)
         return dz if ctx.needs_input_grad[0] else None, dx, None, None, None
 
 
