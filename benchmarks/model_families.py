@@ -24,7 +24,7 @@ import torch
 import yaml
 from doc_table import DOCS, markdown, with_table
 from peft import PeftModel
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
@@ -267,8 +267,11 @@ def final_run(subject: Subject, folder: Path) -> Cell:
         checkpoints=folder / "checkpoints",
     )
     wrapped.save_pretrained(str(folder / "adapter"), save_embedding_layers=False)
-    torch.save(all_logits(wrapped, subject.single), folder / "logits.pt")
+    save_file({"logits": all_logits(wrapped, subject.single)}, folder / LOGITS)
     return Cell(run.best_val_loss < before, f"{before:.2f} → {run.best_val_loss:.2f}", before - run.best_val_loss)
+
+
+LOGITS = "logits.safetensors"
 
 
 class _Same(torch.utils.data.Dataset[Batch]):
@@ -298,7 +301,7 @@ def merge(subject: Subject, folder: Path) -> Cell:
 
 
 def _off(model: nn.Module, subject: Subject, folder: Path) -> float:
-    expected = torch.load(folder / "logits.pt", weights_only=True)
+    expected = load_file(folder / LOGITS)["logits"]
     return float((all_logits(model, subject.single) - expected).abs().max())
 
 

@@ -306,17 +306,7 @@ def _arguments(options: argparse.Namespace) -> list[str]:
 
 def compare(options: argparse.Namespace) -> dict[str, Any]:
     """Time the three ways in turns; medians over rounds of the mean seconds per pair-step."""
-    shared = [
-        "--shape",
-        options.shape,
-        "--device",
-        options.device,
-        "--steps",
-        str(options.steps),
-        "--data",
-        options.data,
-    ]
-    shared += ["--width", str(options.width)]
+    shared = _arguments(options)
     ways = {"sequential": [Worker([*shared, "--work", "plain"], CORES)]}
     if options.device == "cpu":
         ways["side by side"] = [
@@ -353,16 +343,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
 
 def memory_of_one(options: argparse.Namespace) -> int:
     """Peak memory of a process that trains a single run with plain PEFT."""
-    shared = [
-        "--shape",
-        options.shape,
-        "--device",
-        options.device,
-        "--steps",
-        str(options.steps),
-        "--data",
-        options.data,
-    ]
+    shared = _arguments(options)
     worker = Worker([*shared, "--work", "plain", "--part", "0", "--parts", "16"], 1)
     worker.start()
     peak = int(worker.result()["peak_bytes"])

@@ -60,7 +60,7 @@ def test_the_card_has_the_test_scores_and_the_reason(finished):
     assert f"{scores['uniform']['overall']['perplexity']:.4f}" in card.text
     found = {(result.dataset_split, result.metric_type): result.metric_value for result in card.data.eval_results}
     assert found["test", "perplexity"] == pytest.approx(scores["chosen"]["overall"]["perplexity"], abs=1e-6)
-    assert card.data.library_name == "peft"
+    assert card.data["library_name"] == "peft"
 
 
 def test_the_adapter_folder_is_what_loaders_expect(finished):
@@ -129,7 +129,7 @@ def test_merged_is_one_checkpoint_with_the_adapters_logits(finished, tmp_path):
         expected = PeftModel.from_pretrained(base, str(adapter_of(finished)))(**text).logits
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)  # fp32: the same sums in another order
     assert not torch.allclose(found, plain, atol=1e-3)
-    assert ModelCard.load(tmp_path / "merged" / "README.md").data.library_name == "transformers"
+    assert ModelCard.load(tmp_path / "merged" / "README.md").data["library_name"] == "transformers"
     assert "exists already" in refused(finished.study, "--merged", str(tmp_path / "merged"))
 
 

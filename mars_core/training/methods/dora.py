@@ -6,25 +6,19 @@ from dataclasses import dataclass
 
 from peft import LoraConfig
 
-from mars_core.models.lora import RankPair, check_ranks, lora_config, trainable_parameters
+from mars_core.models.lora import lora_config
 from mars_core.models.partition import GROUPS, Partition
-from mars_core.training.methods.peft_method import PeftMethod
+from mars_core.training.methods.pair_method import PairMethod
 
 
 @dataclass(frozen=True)
-class Dora(PeftMethod):
+class Dora(PairMethod):
     """PEFT's DoRA with a rank pair, alpha = 2 r."""
-
-    pair: RankPair
-
-    def check(self, partition: Partition) -> None:
-        """Refuse ranks that the layers cannot hold."""
-        check_ranks(partition, self.pair)
 
     def trainable_parameters(self, partition: Partition) -> int:
         """Those of LoRA, and a magnitude per output feature."""
         adapted = [layer for group in GROUPS if self.pair.rank(group) for layer in partition.group(group)]
-        return trainable_parameters(partition, self.pair) + sum(layer.out_features for layer in adapted)
+        return super().trainable_parameters(partition) + sum(layer.out_features for layer in adapted)
 
     def config(self, partition: Partition, *, dropout: float, steps: int) -> LoraConfig:
         """PEFT's configuration of LoRA with `use_dora`."""

@@ -7,24 +7,14 @@ from dataclasses import dataclass
 from peft import LoraConfig
 from torch import nn
 
-from mars_core.models.lora import RankPair, check_adapters, check_ranks, lora_config, trainable_parameters
+from mars_core.models.lora import check_adapters, lora_config
 from mars_core.models.partition import Partition
-from mars_core.training.methods.peft_method import PeftMethod
+from mars_core.training.methods.pair_method import PairMethod
 
 
 @dataclass(frozen=True)
-class Lora(PeftMethod):
+class Lora(PairMethod):
     """LoRA with a rank pair, alpha = 2 r (paper, appendix G.2)."""
-
-    pair: RankPair
-
-    def check(self, partition: Partition) -> None:
-        """Refuse ranks that the layers cannot hold."""
-        check_ranks(partition, self.pair)
-
-    def trainable_parameters(self, partition: Partition) -> int:
-        """r * (in + out), summed over the adapted layers."""
-        return trainable_parameters(partition, self.pair)
 
     def config(self, partition: Partition, *, dropout: float, steps: int) -> LoraConfig:
         """PEFT's configuration of the pair."""

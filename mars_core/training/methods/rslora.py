@@ -6,24 +6,14 @@ from dataclasses import dataclass
 
 from peft import LoraConfig
 
-from mars_core.models.lora import RankPair, check_ranks, lora_config, trainable_parameters
+from mars_core.models.lora import lora_config
 from mars_core.models.partition import Partition
-from mars_core.training.methods.peft_method import PeftMethod
+from mars_core.training.methods.pair_method import PairMethod
 
 
 @dataclass(frozen=True)
-class RsLora(PeftMethod):
+class RsLora(PairMethod):
     """PEFT's rsLoRA with a rank pair. Alpha stays 2 r, as where a user turns it on, so the scale is 2 sqrt(r)."""
-
-    pair: RankPair
-
-    def check(self, partition: Partition) -> None:
-        """Refuse ranks that the layers cannot hold."""
-        check_ranks(partition, self.pair)
-
-    def trainable_parameters(self, partition: Partition) -> int:
-        """As many as LoRA's."""
-        return trainable_parameters(partition, self.pair)
 
     def config(self, partition: Partition, *, dropout: float, steps: int) -> LoraConfig:
         """PEFT's configuration of LoRA with `use_rslora`."""

@@ -70,7 +70,7 @@ def code_of(card: str) -> str:
 
 def test_the_hub_reads_what_it_needs():
     data = ModelCard(adapter_card(facts())).data
-    assert (data.base_model, data.library_name, data.pipeline_tag) == (
+    assert (data.base_model, data["library_name"], data.pipeline_tag) == (
         "Qwen/Qwen2.5-VL-3B-Instruct",
         "peft",
         "image-text-to-text",
@@ -129,7 +129,7 @@ def test_the_code_is_code(four_bit, trust):
 def test_a_merged_checkpoints_card_loads_it_without_peft():
     card = merged_card(adapter_card(facts()), "bfloat16", False)
     data = ModelCard(card).data
-    assert (data.library_name, data.base_model) == ("transformers", "Qwen/Qwen2.5-VL-3B-Instruct")
+    assert (data["library_name"], data.base_model) == ("transformers", "Qwen/Qwen2.5-VL-3B-Instruct")
     assert "merged" in data.tags
     assert "lora" not in data.tags
     assert "peft" not in code_of(card).lower()
