@@ -36,7 +36,8 @@ from mars_core.models.loading import Base, load_base
 from mars_core.models.lora import RankPair, add_adapters, remove_adapters
 from mars_core.training.answer_loss import token_losses
 from mars_core.training.evaluation import Evaluation, evaluate
-from mars_core.training.recipe import Recipe, make_optimizer, make_schedule
+from mars_core.training.optimizer import make_optimizer, make_schedule
+from mars_core.training.recipe import Recipe
 
 RESULT = Path(__file__).parent / "results" / "demo_rank_spread.json"
 EVALUATION_BATCH = 64

@@ -48,7 +48,8 @@ from mars_core.packing.train import train_pack
 from mars_core.training.answer_loss import token_losses
 from mars_core.training.evaluation import evaluate
 from mars_core.training.finetune import all_logits, finetune
-from mars_core.training.recipe import Recipe, make_optimizer, make_schedule
+from mars_core.training.optimizer import make_optimizer, make_schedule
+from mars_core.training.recipe import Recipe
 from tasks.config import FamilyConfig
 
 RECORD = Path(__file__).parent / "results" / "model_families.json"

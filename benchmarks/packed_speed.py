@@ -58,7 +58,8 @@ from mars_core.packing.member import PackMember
 from mars_core.packing.train import train_pack
 from mars_core.packing.wiring import wired
 from mars_core.training.answer_loss import token_losses
-from mars_core.training.recipe import Recipe, make_schedule
+from mars_core.training.optimizer import make_schedule
+from mars_core.training.recipe import Recipe
 
 RESULTS = Path(__file__).parent / "results"
 CORES = os.cpu_count() or 1

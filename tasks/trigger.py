@@ -71,8 +71,8 @@ def require_server() -> None:
     """
     if not get_current_settings().api.url:
         raise ValueError(
-            "runs on workers need a Prefect server: start one with `mars up` and set PREFECT_API_URL as it says, "
-            "or train here (`--where here`)"
+            "this needs a Prefect server: start one with `mars up` and set PREFECT_API_URL as it says; "
+            "training can also be done here (`--where here`)"
         )
 
 

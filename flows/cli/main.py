@@ -20,6 +20,7 @@ from flows.cli import (
     init,
     model,
     nightly,
+    schedule,
     stack,
     stages,
 )
@@ -64,6 +65,7 @@ app.command("accept")(nightly.accept)
 app.command("up")(stack.up)
 app.command("down")(stack.down)
 app.command("doctor")(doctor.doctor)
+app.add_typer(schedule.app, name="schedule")
 app.add_typer(model.app, name="model")
 app.add_typer(data.app, name="data")
 app.add_typer(laws_app, name="laws")

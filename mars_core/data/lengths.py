@@ -6,12 +6,14 @@ instead, once per combination of sizes, and its expansion is put into the text.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from PIL import Image
 
-from mars_core.data.chat import render
+from mars_core.data.chat import ChatText, render
 from mars_core.data.conversation_rules import require_rules
 from mars_core.data.images import image_size
 from mars_core.data.processing import Expansion, process, token_ids
@@ -42,13 +44,9 @@ class TokenCounter:
         Raises:
             ValueError: an image cannot be found or read, or the conversation breaks a rule.
         """
-        try:
-            require_rules(sample)
-            text = render(tuple(sample.turns), self._processor).text
-            sizes = tuple(image_size(image) for image in sample.images)
-            return len(token_ids(text, self._expansion(text, sizes), self._processor))
-        except ValueError as error:
-            raise ValueError(f"{sample.source}: {error}") from error
+        with _naming(sample):
+            chat, expansion = self._rendered(sample)
+            return len(token_ids(chat.text, expansion, self._processor))
 
     def measure(self, sample: Sample) -> Lengths:
         """The tokens of `sample` by what they are for; answers are counted one by one.
@@ -56,17 +54,14 @@ class TokenCounter:
         Raises:
             ValueError: as when counting.
         """
-        try:
-            require_rules(sample)
-            chat = render(tuple(sample.turns), self._processor)
-            sizes = tuple(image_size(image) for image in sample.images)
-            tokens = len(token_ids(chat.text, self._expansion(chat.text, sizes), self._processor))
-            without = len(token_ids(chat.text, Expansion(), self._processor)) - len(sizes) if sizes else tokens
+        with _naming(sample):
+            chat, expansion = self._rendered(sample)
+            tokens = len(token_ids(chat.text, expansion, self._processor))
+            # Without an expansion each image is one token of the text.
+            without = len(token_ids(chat.text, Expansion(), self._processor)) - len(sample.images)
             answers = [chat.text[start:end] for start, end in chat.answers]
             ids = self._processor.tokenizer(answers, add_special_tokens=False)["input_ids"]
-            return Lengths(tokens, tokens - without, sum(map(len, ids)))
-        except ValueError as error:
-            raise ValueError(f"{sample.source}: {error}") from error
+            return Lengths(tokens, tokens - without if sample.images else 0, sum(map(len, ids)))
 
     def last_answer(self, sample: Sample) -> tuple[int, int]:
         """Tokens before the last answer of `sample`, image tokens included, and of that answer with its end.
@@ -74,18 +69,27 @@ class TokenCounter:
         Raises:
             ValueError: as when counting.
         """
-        try:
-            require_rules(sample)
-            chat = render(tuple(sample.turns), self._processor)
-            sizes = tuple(image_size(image) for image in sample.images)
-            expansion = self._expansion(chat.text, sizes)
+        with _naming(sample):
+            chat, expansion = self._rendered(sample)
             before, upto = (len(token_ids(chat.text[:end], expansion, self._processor)) for end in chat.answers[-1])
             return before, upto - before
-        except ValueError as error:
-            raise ValueError(f"{sample.source}: {error}") from error
+
+    def _rendered(self, sample: Sample) -> tuple[ChatText, Expansion]:
+        require_rules(sample)
+        chat = render(tuple(sample.turns), self._processor)
+        return chat, self._expansion(chat.text, tuple(image_size(image) for image in sample.images))
 
     def _expansion(self, text: str, sizes: _Sizes) -> Expansion:
         if sizes not in self._expansions:
             blanks = [Image.new("RGB", size) for size in sizes]
             self._expansions[sizes] = process(text, blanks, self._processor).expansion
         return self._expansions[sizes]
+
+
+@contextmanager
+def _naming(sample: Sample) -> Iterator[None]:
+    """Say of which sample a complaint is."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{sample.source}: {error}") from error

@@ -1,12 +1,9 @@
-"""The recipe: the fine-tuning settings shared by calibration and the final run."""
+"""The recipe: the fine-tuning settings shared by calibration and the final run. No torch."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import Any
-
-import torch
-from transformers import get_cosine_schedule_with_warmup
 
 
 @dataclass(frozen=True)
@@ -33,13 +30,3 @@ class Recipe:
     def warmup_steps(self, horizon: int) -> int:
         """Warm-up steps of a schedule of `horizon` steps."""
         return round(self.warmup_ratio * horizon)
-
-
-def make_optimizer(parameters: list[torch.nn.Parameter], recipe: Recipe) -> torch.optim.Adam:
-    """Adam with its default settings (paper, G.1), in one fused operation."""
-    return torch.optim.Adam(parameters, lr=recipe.learning_rate, fused=True)
-
-
-def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, horizon: int) -> Any:
-    """Cosine decay to zero over `horizon` steps after linear warm-up (paper, G.1)."""
-    return get_cosine_schedule_with_warmup(optimizer, recipe.warmup_steps(horizon), horizon)

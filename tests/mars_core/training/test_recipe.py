@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from mars_core.training.recipe import Recipe, make_optimizer, make_schedule
+from mars_core.training.optimizer import make_optimizer, make_schedule
+from mars_core.training.recipe import Recipe
 
 
 def test_the_recipe_is_the_papers():
