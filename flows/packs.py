@@ -22,14 +22,14 @@ PackPlanner = Callable[
 PackTrainer = Callable[[StudyConfig, Revision, CalibrationPlan, Sequence[PlannedPack], str], None]
 
 PACK_DEPLOYMENT = "mars-calibrate-pack/calibrate-pack"
-PROGRESS_KEY = "mars-calibration-progress"
+CALIBRATION_KEY = "mars-calibration-progress"
 
 
 def train_packs_here(
     config: StudyConfig, revision: Revision, plan: CalibrationPlan, packs: Sequence[PlannedPack], parent: str
 ) -> None:
     """Train packs in this process, one after the other."""
-    with progress_artifact(PROGRESS_KEY, "calibration packs", len(packs)) as show:
+    with progress_artifact(CALIBRATION_KEY, "calibration packs", len(packs)) as show:
         for number, pack in enumerate(packs, start=1):
             calibrate_pack(config, revision, plan, pack, parent, f"pack {number}/{len(packs)}, {len(pack.runs)} runs")
             show(number)
@@ -40,16 +40,8 @@ def train_packs_on_workers(
 ) -> None:
     """Train each pack in a flow run of its own on the pool `mars-gpu`: as many at once as workers are free."""
     requests = [pack_request(config, revision, plan, pack, parent) for pack in packs]
-    with (
-        progress_artifact(PROGRESS_KEY, "calibration packs", len(packs)) as show,
-        progress_bar("calibration packs on workers", len(packs)) as advance,
-    ):
-
-        def tell(done: int) -> None:
-            advance(done)
-            show(done)
-
-        run_all(requests, on_done=tell)
+    with progress_bar("calibration packs", len(packs), CALIBRATION_KEY, after=0) as advance:
+        run_all(requests, on_done=advance)
 
 
 def pack_request(

@@ -34,7 +34,7 @@ from tasks.finetune import final_folder, final_inputs, final_outputs, finetune_p
 from tasks.fit import fit_inputs, fit_laws, laws_path, levels_path
 from tasks.hours import publish_calibration
 from tasks.progress import say
-from tasks.report import Results, publish_artifacts, publish_to_mlflow, report_path, write_report
+from tasks.report import Results, publish_artifacts, publish_to_mlflow, report_path, show_report, write_report
 from tasks.revision import open_revision
 from tasks.search import choice_path, choose_ranks, chosen_pair, search_inputs
 from tasks.standing import accept_by_hand, accept_if_better
@@ -182,9 +182,11 @@ def report_flow(config: StudyConfig, command: str = "mars report") -> str:
     inputs = content_hash([chosen, outputs_hash(revision, *stages), stages])
 
     def work() -> None:
-        write_report(config, Results(revision, plan, finals, evaluated), command)
+        results = Results(revision, plan, finals, evaluated)
+        write_report(config, results, command)
         with parent_run(config, revision) as parent:
             publish_to_mlflow(revision, evaluated, parent)
+            show_report(config, results, parent)
 
     run_stage(config, revision, "report", inputs, [report_path(revision)], work)
     return address(config.study, report_path(revision))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from prefect.artifacts import create_link_artifact
 from prefect.context import FlowRunContext, TaskRunContext
@@ -27,14 +27,17 @@ def prefect_tags() -> dict[str, str]:
     return {"prefect.flow_run_id": str(run)} | ({"prefect.flow_run_url": url} if url else {})
 
 
-def mlflow_url(tracking_uri: str, experiment: str, run: str) -> str | None:
-    """Address of a run in MLflow's UI, without user name and password; None where the store is a database file."""
+def mlflow_url(tracking_uri: str, experiment: str, run: str, artifact: str | None = None) -> str | None:
+    """Address of a run, or of a file among its artifacts, in MLflow's UI; None where the store is a database file.
+
+    It holds no user name and no password.
+    """
     parts = urlsplit(os.environ.get(BROWSER_VARIABLE) or tracking_uri)
     if parts.scheme not in ("http", "https"):
         return None
     host = parts.netloc.rpartition("@")[2]
-    page = f"/experiments/{experiment}/runs/{run}?{TRAINING_VIEW}"
-    return urlunsplit((parts.scheme, host, parts.path.rstrip("/") + "/", "", page))
+    page = f"/experiments/{experiment}/runs/{run}" + (f"/artifacts/{quote(artifact)}" if artifact else "")
+    return urlunsplit((parts.scheme, host, parts.path.rstrip("/") + "/", "", f"{page}?{TRAINING_VIEW}"))
 
 
 def link_to_mlflow(tracking_uri: str, experiment: str, run: str, name: str) -> None:

@@ -1,16 +1,24 @@
-"""Progress bars on the console, and plain lines where there is no terminal."""
+"""Progress: bars on a terminal, plain lines without one, artifacts in the Prefect UI."""
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from time import perf_counter
+from typing import cast
+from uuid import UUID
 
+import httpx
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.context import FlowRunContext
+from prefect.exceptions import PrefectException
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+PROGRESS_KEY = "mars-progress"
+SLOW_SECONDS = 5.0  # work that ends sooner needs no artifact
+UPDATE_SECONDS = 10.0
 
 console = Console(stderr=True)
 # Silent unless a handler is set: workers send it to the Prefect UI (PREFECT_LOGGING_EXTRA_LOGGERS).
@@ -24,12 +32,28 @@ def say(message: str) -> None:
 
 
 @contextmanager
-def progress_bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar with time elapsed and left; the yielded function sets how much of `total` is done."""
+def progress_bar(
+    label: str, total: int, key: str = PROGRESS_KEY, after: float = SLOW_SECONDS
+) -> Iterator[Callable[[int], None]]:
+    """Show how much of `total` is done, with the time left: here and, as `progress_artifact`, in the Prefect UI.
+
+    The yielded function sets what is done.
+    """
+    with _console_bar(label, total) as advance, progress_artifact(key, label, total, after) as show:
+
+        def tell(done: int) -> None:
+            advance(done)
+            show(done)
+
+        yield tell
+
+
+@contextmanager
+def _console_bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
     if not console.is_terminal:
-        started = time.perf_counter()
+        started = perf_counter()
         yield lambda done: None
-        say(f"{label}: done in {time.perf_counter() - started:.1f} s")
+        say(f"{label}: done in {perf_counter() - started:.1f} s")
         return
     columns = (
         TextColumn("{task.description}"),
@@ -45,26 +69,58 @@ def progress_bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 @contextmanager
-def progress_artifact(key: str, what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show in the Prefect UI how much of `total` is done, with the time left; outside a flow run, nothing."""
+def progress_artifact(key: str, what: str, total: int, after: float = 0.0) -> Iterator[Callable[[int], None]]:
+    """Show in the Prefect UI how much of `total` is done, with the time left; outside a flow run, nothing.
+
+    after: seconds that the work must have taken before it is shown at all.
+    """
     if FlowRunContext.get() is None or total == 0:
         yield lambda done: None
         return
-    started = time.perf_counter()
-    artifact = create_progress_artifact(0.0, key=key, description=f"{what}: 0 of {total}")
-
-    def show(done: int) -> None:
-        elapsed = time.perf_counter() - started
-        description = f"{what}: {done} of {total}, {_time_left(elapsed, done, total)}"
-        update_progress_artifact(artifact, 100.0 * done / total, description=description)
-
-    yield show
+    shown = _Shown(key, what, total, perf_counter() + after)
+    if not after:
+        shown.show(0)
+    yield shown.show
 
 
-def _time_left(elapsed: float, done: int, total: int) -> str:
-    if done == total:
-        return f"done in {_duration(elapsed)}"
-    return f"about {_duration(elapsed / done * (total - done))} left" if done else "time left not known yet"
+class _Shown:
+    """A progress artifact, made when it is due and brought up to date now and then."""
+
+    def __init__(self, key: str, what: str, total: int, due: float) -> None:
+        self._key, self._what, self._total = key, what, total
+        self._due = due
+        self._artifact: UUID | None = None
+        self._began = perf_counter()
+        self._lost = False
+        self._before: int | None = None  # what was done before, where a resumed run goes on
+
+    def show(self, done: int) -> None:
+        now = perf_counter()
+        if done and self._before is None:
+            self._before = done - 1
+        last = done == self._total and self._artifact is not None
+        if self._lost or (now < self._due and not last):
+            return
+        try:
+            self._send(100.0 * done / self._total, f"{self._what}: {done} of {self._total}{self._time_left(done)}")
+            self._due = now + UPDATE_SECONDS
+        except (httpx.HTTPError, PrefectException) as error:  # training goes on without the server
+            say(f"note: progress is no longer shown in the Prefect UI: {error}")
+            self._lost = True
+
+    def _send(self, percentage: float, description: str) -> None:
+        if self._artifact is None:
+            # A plain function's return value; inside a coroutine it would have to be awaited.
+            self._artifact = cast(UUID, create_progress_artifact(percentage, key=self._key, description=description))
+        else:
+            update_progress_artifact(self._artifact, percentage, description=description)
+
+    def _time_left(self, done: int) -> str:
+        elapsed = perf_counter() - self._began
+        if done == self._total:
+            return f", done in {_duration(elapsed)}"
+        here = done - (self._before or 0)
+        return f", about {_duration(elapsed / here * (self._total - done))} left" if here else ""
 
 
 def _duration(seconds: float) -> str:

@@ -185,6 +185,43 @@ def publish_artifacts(revision: Revision) -> None:
     create_table_artifact(_law_rows(laws), key="mars-laws", description="Fitted coefficients with intervals")
 
 
+@task(name="show-report", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
+def show_report(config: StudyConfig, results: Results, parent: str) -> None:
+    """Show in the Prefect UI what the study comes down to, and where its report is."""
+    text = report_markdown(config, results, tracking.page_of(parent, report_path(results.revision).name))
+    create_markdown_artifact(text, key="mars-report", description="The report, the test scores and the adapter")
+
+
+def report_markdown(config: StudyConfig, results: Results, page: str | None) -> str:
+    """The study in short, for the Prefect UI.
+
+    page: where MLflow shows the report.
+    """
+    revision, chosen = results.revision, results.finals.get("chosen")
+    lines = [f"# Study {revision.study.name}, revision {revision.number:03d}"]
+    if choice_path(revision).is_file():
+        choice = read_choice(revision)
+        lines.append(f"Rank pair (r_me, r_llm) = {choice.pair}, **{choice.verdict}**: {choice.reason}")
+    lines.extend(approval_notes(revision))
+    if results.evaluated:
+        lines.append(_scores_markdown(read_evaluation(revision), results.finals))
+    if page:
+        lines.append(f"[Report in MLflow]({page})")
+    lines.append(f"Report: `{address(config.study, report_path(revision))}`")
+    if chosen:
+        lines.append(f"Adapter: `{address(config.study, final_folder(revision, chosen) / 'adapter')}`")
+    return "\n\n".join(lines)
+
+
+def _scores_markdown(scores: Mapping[str, Any], finals: Mapping[str, RankPair]) -> str:
+    names = {role: f"{role} {pair}" for role, pair in finals.items()} | {"base": "before"}
+    rows = [
+        f"| {names.get(role, role)} | {score['overall']['perplexity']:.4f} | {score['overall']['accuracy']:.1%} |"
+        for role, score in scores.items()
+    ]
+    return "\n".join(["| test split | perplexity | exact match |", "|---|---|---|", *rows])
+
+
 def choice_markdown(choice: Choice) -> str:
     """The choice and its reason, for the Prefect UI."""
     lines = [

@@ -215,6 +215,12 @@ def log_file(run_id: str, path: Path, folder: str | None = None) -> None:
         client.log_artifact(run_id, str(path), folder)
 
 
+def page_of(run_id: str, artifact: str) -> str | None:
+    """Where MLflow's UI shows a file of a run; None where there is no MLflow server."""
+    experiment = mlflow.MlflowClient().get_run(run_id).info.experiment_id
+    return links.mlflow_url(mlflow.get_tracking_uri(), experiment, run_id, artifact)
+
+
 def tag(run_id: str, tags: Mapping[str, str]) -> None:
     """Set tags on a run."""
     client = mlflow.MlflowClient()

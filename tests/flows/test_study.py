@@ -10,6 +10,8 @@ import pandas as pd
 import pytest
 import torch
 from peft import PeftModel
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from safetensors.torch import load_file
 
 from flows.stages import calibrate_flow, fit_flow, search_flow
@@ -87,6 +89,18 @@ def test_mlflow_has_a_parent_and_a_child_per_pair_with_curves(finished):
     assert {"r_me", "r_llm", "seed", "data_hash", "recipe.learning_rate"} <= child.data.params.keys()
     assert len(client.get_metric_history(child.info.run_id, "val_loss")) == 6
     assert {artifact.path for artifact in client.list_artifacts(parent.info.run_id)} >= {"report.html", "choice.json"}
+
+
+def test_the_prefect_ui_shows_scores_and_where_report_and_adapter_are(finished):
+    only = ArtifactFilter(key=ArtifactFilterKey(any_=["mars-report"]))
+    with get_client(sync_client=True) as client:
+        texts = [str(artifact.data) for artifact in client.read_artifacts(artifact_filter=only)]
+    (text,) = [text for text in texts if finished.study in text]
+    revision = revision_of(finished)
+    chosen = json.loads(revision.path("evaluation.json").read_text())["chosen"]["overall"]
+    assert f"| {chosen['perplexity']:.4f} | {chosen['accuracy']:.1%} |" in text
+    assert str(revision.path("report.html")) in text
+    assert json.loads(revision.path("choice.json").read_text())["reason"] in text
 
 
 def test_second_run_does_nothing_again(copied):

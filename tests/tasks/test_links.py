@@ -19,6 +19,12 @@ def test_address_of_a_run(uri, url):
     assert mlflow_url(uri, "3", "abc") == url
 
 
+def test_address_of_a_file_among_a_runs_artifacts():
+    url = mlflow_url("http://127.0.0.1:5000", "3", "abc", "final runs/report.html")
+    page = "#/experiments/3/runs/abc/artifacts/final%20runs/report.html"
+    assert url == f"http://127.0.0.1:5000/{page}?{TRAINING_VIEW}"
+
+
 def test_no_tags_outside_a_flow_run():
     assert prefect_tags() == {}
 
