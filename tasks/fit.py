@@ -9,6 +9,7 @@ import pandas as pd
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from mars_core import __version__
 from mars_core.convergence import LossLevels, NoConvergenceTimes, freeze_levels
 from mars_core.search import both_laws
 from mars_core.search.both_laws import LawSettings, times_from_curves
@@ -22,7 +23,7 @@ from tasks.store import Revision, read_json, write_json
 
 
 def fit_inputs(config: StudyConfig, plan: CalibrationPlan) -> dict[str, Any]:
-    """Settings that decide the fitted laws, beside the metrics."""
+    """What decides the fitted laws, beside the metrics: settings, and the code, whose mistakes a new version mends."""
     reference = config.calibration.reference_rank
     return {
         "fit": config.fit.model_dump(mode="json"),
@@ -30,6 +31,7 @@ def fit_inputs(config: StudyConfig, plan: CalibrationPlan) -> dict[str, Any]:
         "law": config.search.law,
         "plan": plan.inputs_hash,
         "objective": config.search.objective,
+        "code_version": __version__,
     }
 
 

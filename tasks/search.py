@@ -9,6 +9,7 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from mars_core import __version__
 from mars_core.models.lora import RankPair, trainable_parameters
 from mars_core.search import Choice, choose_pair
 from mars_core.search.from_laws import ChoosePair, choose_from_laws
@@ -22,11 +23,12 @@ from tasks.store import Revision, read_json, write_json
 
 
 def search_inputs(config: StudyConfig) -> dict[str, Any]:
-    """Settings that decide the choice, beside the laws."""
+    """What decides the choice, beside the laws."""
     return {
         "search": config.search.model_dump(mode="json"),
         "ranks": config.available_ranks,
         "target_size": target_size(config),
+        "code_version": __version__,
     }
 
 

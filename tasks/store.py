@@ -58,8 +58,8 @@ class Revision:
 
 def revisions(study: Path) -> list[Revision]:
     """Revisions of a study folder, oldest first; one that was never opened to the end does not count."""
-    found = (study / "revisions").glob("[0-9][0-9][0-9]/revision.json")
-    numbers = sorted(int(path.parent.name) for path in found)
+    found = (study / "revisions").glob("*/revision.json")
+    numbers = sorted(int(path.parent.name) for path in found if path.parent.name.isdecimal())
     return [Revision(study, number) for number in numbers]
 
 

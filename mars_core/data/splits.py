@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import random
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from mars_core.data.hashing import data_hash
 from mars_core.data.images import content_hashes
 from mars_core.data.records import ImageRef, Sample
 from mars_core.data.shared import shared_images
@@ -35,6 +36,9 @@ def split_samples(
 ) -> Splits:
     """Split one dataset at random, stratified by task type, samples that share an image staying together.
 
+    Chance is a hash of what a sample holds, so that the parts stay nearly as they were when data are added or removed:
+    nothing that was trained on becomes test data, unless more is removed than validation holds.
+
     Args:
         samples: the whole dataset.
         seed: seed of the split; the same data and seed give the same split.
@@ -46,8 +50,8 @@ def split_samples(
         ValueError: nothing would be left to train on, or nothing can be held out.
     """
     _check_sizes(len(samples), validation_size, test_size)
-    groups = _groups(samples, content_hashes(samples) if hashes is None else hashes)
-    random.Random(f"split/{seed}").shuffle(groups)
+    hashes = content_hashes(samples) if hashes is None else hashes
+    groups = _by_chance(samples, _groups(samples, hashes), hashes, seed)
     test, rest = _hold_out(samples, groups, test_size)
     validation, train = _hold_out(samples, rest, validation_size)
     notes = (*_shortfall("validation", validation, validation_size), *_shortfall("test", test, test_size))
@@ -109,6 +113,19 @@ def _groups(samples: Sequence[Sample], hashes: Mapping[ImageRef, str]) -> list[l
     for index in range(len(samples)):
         groups.setdefault(root(index), []).append(index)
     return list(groups.values())
+
+
+def _by_chance(
+    samples: Sequence[Sample], groups: Iterable[list[int]], hashes: Mapping[ImageRef, str], seed: int
+) -> list[list[int]]:
+    """Groups in an order that depends on the content of each alone, not on its place in the file or on the others."""
+
+    def drawn(group: list[int]) -> bytes:
+        images = [hashes[image] for index in group for image in samples[index].images]
+        content = min(images) if images else data_hash([samples[group[0]]], {})
+        return hashlib.sha256(f"split/{seed}/{content}".encode()).digest()
+
+    return sorted(groups, key=drawn)
 
 
 def _hold_out(

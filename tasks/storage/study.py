@@ -35,7 +35,7 @@ from tasks.store import Revision, is_finished, read_json
 STUDY_FILE, STANDING_FILE, NIGHT_FILE = "study.yaml", "standing.json", "night.json"
 STUDY_FILES = (STUDY_FILE, STANDING_FILE, NIGHT_FILE)
 _ATTEMPTS = 3
-_REVISION = re.compile(r"revisions/(\d{3})/(.+)")
+_REVISION = re.compile(r"revisions/(\d{3,})/(.+)")
 _NEVER = re.compile(r"(^|/)\.|(^|/)(cache|mlartifacts)/|/checkpoints-|\.(db|sqlite)(-\w+)?$")
 
 

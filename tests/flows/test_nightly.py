@@ -100,6 +100,19 @@ def test_a_quiet_night_takes_seconds_and_touches_neither_model_nor_pixels(own, m
     assert quiet["seconds"] < 10
 
 
+def test_a_new_version_fits_and_searches_again_and_trains_nothing(own, monkeypatch):
+    nightly_flow(own)
+    revision = Revision(Path(own.study), 1)
+    before = {stage: read_json(revision.manifest(stage))["inputs"] for stage in ("calibrate", "fit", "search")}
+    for module in ("fit", "search", "nightly"):
+        monkeypatch.setattr(f"tasks.{module}.__version__", "9.9")
+    night = nightly_flow(own)
+    assert any("code_version" in change for change in night["changes"])
+    assert (night["revision"], night["trained_runs"], night["outcome"]) == (1, 0, "kept")
+    after = {stage: read_json(revision.manifest(stage))["inputs"] for stage in before}
+    assert {stage for stage in before if after[stage] != before[stage]} == {"fit", "search"}
+
+
 def repainted(file: Path) -> bytes:
     """A PNG file with another first pixel that takes as many bytes: packed tighter, then padded behind its end."""
     size, buffer = file.stat().st_size, io.BytesIO()

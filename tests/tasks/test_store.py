@@ -87,8 +87,8 @@ def test_paths_stay_in_the_revision(revision):
 
 
 def test_revisions_are_listed_in_order(tmp_path):
-    for number in (2, 1, 10):
+    for number in (2, 1000, 1, 10):
         write_json(Revision(tmp_path, number).path("revision.json"), {})
     Revision(tmp_path, 11).folder.mkdir()  # killed before it was opened to the end
     (tmp_path / "revisions" / "notes").mkdir()
-    assert [revision.number for revision in revisions(tmp_path)] == [1, 2, 10]
+    assert [revision.number for revision in revisions(tmp_path)] == [1, 2, 10, 1000]

@@ -79,6 +79,31 @@ def test_the_seed_decides():
     assert one.validation != other.validation
 
 
+@given(st.lists(st.sampled_from("abc"), min_size=300, max_size=400), st.integers(1, 30), st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_what_was_trained_on_is_not_tested_on_when_data_are_added_anywhere(tasks, added, at_the_front):
+    before = dataset([([row], task) for row, task in enumerate(tasks)])
+    more = dataset([([1000 + row], "abc"[row % 3]) for row in range(added)])
+    whole = [*more, *before] if at_the_front else [*before, *more]
+    old, new = (split_samples(samples, seed=0, validation_size=60, test_size=40) for samples in (before, whole))
+    assert not images_of(old.train) & images_of(new.test)
+    # The mixture of three tasks may shift each part's share of a task, by rounding and by what was added.
+    moved = images_of(old.train) & images_of(new.validation)
+    assert len(moved) <= added
+    assert len(images_of(old.test) - images_of(new.test)) <= added + 3
+
+
+def test_texts_without_images_are_split_by_what_they_say():
+    samples = [
+        Sample(str(row), (), (Turn("user", f"q{row}"), Turn("assistant", "a")), "t", Source(Path("d.json"), row))
+        for row in range(100)
+    ]
+    splits = split_samples(samples, seed=0, validation_size=20, test_size=20)
+    moved = split_samples(samples[::-1], seed=0, validation_size=20, test_size=20)
+    assert {sample.id for sample in splits.test} == {sample.id for sample in moved.test}
+    assert {sample.id for sample in splits.validation} == {sample.id for sample in moved.validation}
+
+
 def test_parts_keep_the_order_of_the_file():
     samples = dataset([([row], "ab"[row % 2]) for row in range(60)])
     splits = split_samples(samples, seed=0, validation_size=10, test_size=10)
