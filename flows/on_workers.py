@@ -9,7 +9,7 @@ from prefect import flow
 from flows.approval import AfterChoice, may_train
 from flows.finals import trigger_finals
 from flows.results import JSON_RESULTS
-from flows.stages import evaluate_flow, final_pairs, finetune_flow, fit_flow, search_flow
+from flows.stages import accept_flow, evaluate_flow, final_pairs, finetune_flow, fit_flow, search_flow
 from mars_core.models.lora import RankPair
 from tasks.approval import pair_to_train
 from tasks.calibrate import PlannedPack, missing_runs, plan_calibration
@@ -53,6 +53,8 @@ def calibrate_pack_flow(config: StudyConfig, revision: int, runs: list[str], par
 def final_flow(config: StudyConfig, r_me: int | None = None, r_llm: int | None = None) -> str:
     """Train one pair at the full budget, by default the one that the search chose; returns its adapter's path.
 
+    The chosen pair's adapter becomes the standing one if it is better on validation.
+
     Args:
         config: The study; its search must have run, unless both ranks are given.
         r_me: Rank of the vision encoder, by default the chosen one.
@@ -60,8 +62,12 @@ def final_flow(config: StudyConfig, r_me: int | None = None, r_llm: int | None =
     """
     revision = current_revision(config)
     pair = _asked_for(revision, r_me, r_llm)
+    role = _role(config, revision, pair)
     with device_slot(config.device):
-        return finetune_flow(config, pair.r_me, pair.r_llm, _role(config, revision, pair))
+        adapter = finetune_flow(config, pair.r_me, pair.r_llm, role)
+        if role == "chosen":  # here, where there is a GPU: the standing adapter may have to be scored again
+            accept_flow(config)
+    return adapter
 
 
 def _asked_for(revision: Revision, r_me: int | None, r_llm: int | None) -> RankPair:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mars_core.models.lora import RankPair, check_ranks
 from tasks.config import StudyConfig
-from tasks.resources import base_model
+from tasks.resources import study_partition
 from tasks.search import choice_path, chosen_pair
 from tasks.storage.study import publish_files
 from tasks.store import Revision, file_hash, read_json, write_json
@@ -23,7 +23,7 @@ def record_approval(config: StudyConfig, revision: Revision, pair: RankPair, rea
     Raises:
         ValueError: the model has no room for these ranks.
     """
-    check_ranks(base_model(config).partition, pair)
+    check_ranks(study_partition(config), pair)
     approval = {"choice": file_hash(choice_path(revision)), "pair": [pair.r_me, pair.r_llm], "reason": reason}
     write_json(approval_path(revision), approval)
     publish_files(config.study, [approval_path(revision)])

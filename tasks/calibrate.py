@@ -15,21 +15,13 @@ import pyarrow.parquet as pq
 from mars_core.metrics.identity import content_hash, run_id
 from mars_core.metrics.schema import from_table
 from mars_core.models.lora import RankPair, check_ranks, trainable_parameters
-from mars_core.models.partition import GROUPS, Partition, check_against_forward, layers_used_by_forward
+from mars_core.models.partition import GROUPS, Partition
 from mars_core.search.constraints import allowed_pairs
 from mars_core.training.schedule import geometric_steps
 from tasks.config import StudyConfig
-from tasks.data import (
-    PARTS,
-    StudyData,
-    dropped_samples,
-    load_data,
-    scored_batches,
-    usable_samples,
-    validation_set,
-)
+from tasks.data import PARTS, StudyData, dropped_samples, load_data, usable_samples
 from tasks.objective import measurement, objective_identity
-from tasks.resources import base_model, model_fingerprint
+from tasks.resources import model_fingerprint, study_partition
 from tasks.revision import recipe_hash
 from tasks.store import Revision, read_json
 
@@ -89,24 +81,23 @@ class CalibrationPlan:
 
 
 def plan_calibration(config: StudyConfig) -> CalibrationPlan:
-    """Lay out the calibration of a study without training anything.
+    """Lay out the calibration of a study; nothing is trained, and the model's weights are not read.
 
     Raises:
         ValueError: the dataset is smaller than the smallest size, or a rank does not fit the model.
     """
     data = load_data(config.data)
-    base = base_model(config)
+    partition = study_partition(config)
     pairs = calibration_pairs(config)
     ranks = config.available_ranks
-    count = partial(_count_parameters, base.partition)
+    count = partial(_count_parameters, partition)
     allowed_pairs(ranks, ranks, config.search.as_constraints(), count)  # raises where they leave none
     for pair in [*pairs, *(RankPair(rank, rank) for rank in config.available_ranks)]:
-        check_ranks(base.partition, pair)
+        check_ranks(partition, pair)
     horizon, steps, notes = calibration_schedule(config)
-    _check_partition(config)
     measurement(config)  # raises where the objective cannot be measured
     runs = tuple(
-        PlannedRun(_identity(config, data, base.partition, pair, seed, horizon), pair, seed)
+        PlannedRun(_identity(config, data, partition, pair, seed, horizon), pair, seed)
         for seed in config.calibration.seeds
         for pair in pairs
     )
@@ -196,16 +187,6 @@ def _is_stored(revision: Revision, run: PlannedRun, plan: CalibrationPlan) -> bo
         return tuple(read_metrics(metrics)["step"]) == plan.checkpoint_steps
     except ValueError:  # a damaged file (pyarrow's errors are ValueErrors too): the run is trained again
         return False
-
-
-def _check_partition(config: StudyConfig) -> None:
-    # One sample through the frozen model: an adapter on a layer that is never called would learn nothing.
-    base = base_model(config)
-    for batch, _ in scored_batches(validation_set(config), base, 1)():
-        inputs = {key: value for key, value in batch.items() if key != "labels"}
-        if "pixel_values" in inputs:
-            check_against_forward(base.partition, layers_used_by_forward(base.model, inputs))
-            return
 
 
 def read_metrics(path: Path) -> pd.DataFrame:

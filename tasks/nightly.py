@@ -35,7 +35,7 @@ from tasks import tracking
 from tasks.config import StudyConfig
 from tasks.data import forget_data
 from tasks.fit import read_laws
-from tasks.resources import base_model, forget_models, model_fingerprint
+from tasks.resources import forget_models, model_fingerprint, study_partition
 from tasks.retrying import IO_RETRIES
 from tasks.revision import changes_since, differences, identity
 from tasks.search import read_choice
@@ -187,7 +187,7 @@ def _objection_to(config: StudyConfig, standing: Standing) -> str | None:
     constraints = config.search.as_constraints()
     if not constraints:
         return None
-    partition = base_model(config).partition
+    partition = study_partition(config)
     objection = objection_of(standing.pair, constraints, lambda pair: trainable_parameters(partition, RankPair(*pair)))
     return None if objection is None else f"The standing pair {standing.pair} is not allowed any more: {objection}"
 

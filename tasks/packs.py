@@ -40,6 +40,7 @@ from tasks.calibrate import (
     run_files,
     summary_path,
 )
+from tasks.check_model import check_layers_are_used
 from tasks.config import StudyConfig
 from tasks.data import calibration_set, load_data, scored_batches, step_batches, validation_set
 from tasks.free_memory import free_memory
@@ -114,6 +115,7 @@ def forecast(config: StudyConfig, plan: CalibrationPlan, runs: Sequence[PlannedR
         ValueError: not even one run fits the memory.
     """
     base = base_model(config)
+    check_layers_are_used(config, base)
     cost, lanes = _measured_cost(config, runs)
     packs = plan_packs(config, runs, cost)
     largest = max(packs, key=lambda pack: len(pack.runs))
@@ -281,6 +283,7 @@ def _train_and_store(
     folder = state_folder(revision, pack.pack_id)
     write_json(folder / PACK_FILE, [run.run_id for run in pack.runs])
     base = base_model(config)
+    check_layers_are_used(config, base)
     tracked = {run: _begin(config, revision, base, run, pack, parent) for run in missing}
     try:
         trained = _train(config, revision, plan, pack, tracked, label)

@@ -14,6 +14,7 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
+from mars_core.models.loading import read_model_type
 from mars_core.models.lora import RankPair
 from mars_core.models.partition import GROUPS, Partition
 from mars_core.report import ReportData, render_figures, render_report
@@ -28,7 +29,7 @@ from tasks.evaluate import generated_values, read_evaluation
 from tasks.finetune import final_folder, read_final
 from tasks.fit import laws_path, read_laws, target_size
 from tasks.hours import revision_hours
-from tasks.resources import final_base_model
+from tasks.resources import study_partition
 from tasks.retrying import IO_RETRIES
 from tasks.search import choice_path, read_choice
 from tasks.storage.location import address
@@ -128,11 +129,10 @@ def _gib(amount: int) -> str:
 
 
 def _model(config: StudyConfig) -> dict[str, Any]:
-    base = final_base_model(config)
     return {
         "id": config.model,
-        "model_type": base.model.config.model_type,
-        "groups": partition_summary(base.partition),
+        "model_type": read_model_type(config.model, trust_remote_code=config.loading.trust_remote_code),
+        "groups": partition_summary(study_partition(config)),
     }
 
 

@@ -36,8 +36,12 @@ def load_study_base(config: StudyConfig, device: torch.device, dtype: torch.dtyp
 
 def study_partition(config: StudyConfig) -> Partition:
     """The partition of a study's base model, without its weights."""
-    family, code = config.family, config.loading.trust_remote_code
-    return skeleton(config.model, family=family and family.as_family(), trust_remote_code=code)[1]
+    return _partition(config.model, config.family, config.loading.trust_remote_code)
+
+
+@lru_cache(maxsize=4)
+def _partition(model: str, family: FamilyConfig | None, trust_remote_code: bool) -> Partition:
+    return skeleton(model, family=family and family.as_family(), trust_remote_code=trust_remote_code)[1]
 
 
 def _settings(config: StudyConfig) -> tuple[str, str, str, FamilyConfig | None, Loading]:
@@ -65,7 +69,7 @@ def _over_all_gpus(model: str, device: str, dtype: str, family: FamilyConfig | N
 
 def forget_models() -> None:
     """Look at checkpoints afresh."""
-    for remembered in (_on_one_device, _over_all_gpus, _processor, checkpoint_fingerprint):
+    for remembered in (_on_one_device, _over_all_gpus, _partition, _processor, checkpoint_fingerprint):
         remembered.cache_clear()
 
 

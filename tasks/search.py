@@ -17,7 +17,7 @@ from mars_core.search.objective import objective_named
 from tasks.calibrate import CalibrationPlan, collect_metrics
 from tasks.config import StudyConfig
 from tasks.fit import frozen_levels, laws_from, read_laws, target_size
-from tasks.resources import base_model
+from tasks.resources import study_partition
 from tasks.retrying import IO_RETRIES
 from tasks.store import Revision, read_json, write_json
 
@@ -47,7 +47,7 @@ def choose_ranks(config: StudyConfig, revision: Revision, plan: CalibrationPlan)
 
 def _chooser(config: StudyConfig) -> ChoosePair:
     """The search with a study's settings and its model's parameter counts."""
-    partition = base_model(config).partition
+    partition = study_partition(config)
     reference = config.calibration.reference_rank
     return partial(
         choose_pair,

@@ -152,8 +152,8 @@ def _judge(config: StudyConfig, revision: Revision, pair: RankPair, standing: St
             f"the standing adapter was trained on all but {len(unseen)} of the {len(samples)} validation samples, "
             f"fewer than {FEWEST_UNSEEN}"
         )
-    if len(unseen) < len(samples):
-        new_loss = _loss(config, final_folder(revision, pair) / "adapter", unseen)
+    # Both afresh: the loss that training kept is the lowest of several checkpoints, and may be autocast's.
+    new_loss = _loss(config, final_folder(revision, pair) / "adapter", unseen)
     standing_loss = _loss(config, standing_adapter, unseen)
     return judge_final(ValidationScore(new_loss, standing_loss, len(unseen), len(samples)))
 

@@ -24,6 +24,7 @@ from mars_core.data.collate import collate
 from mars_core.training.finetune import FinalRun, FinetuneDiverged, finetune
 from tasks.accelerate_config import Acceleration, acceleration_of
 from tasks.baselines import Baseline
+from tasks.check_model import check_layers_are_used
 from tasks.config import StudyConfig
 from tasks.data import scored_batches, training_set, usable_samples, validation_set
 from tasks.objective import measurement
@@ -76,6 +77,7 @@ def _train_here(
     config: StudyConfig, baseline: Baseline, steps: int, checkpoints: Path, on_step: OnStep, on_log: OnLog
 ) -> tuple[nn.Module, FinalRun]:
     base = final_base_model(config)
+    check_layers_are_used(config, base)
     wrapped = wrap(config, baseline, steps)
     try:
         run = finetune(

@@ -96,7 +96,7 @@ def workers(stack: Stack, visible: str | None) -> list[Service]:
     gpus = visible_gpus(visible)
     training = [(f"worker-gpu-{gpu}", {"CUDA_VISIBLE_DEVICES": gpu}) for gpu in gpus] or [("worker-gpu", {})]
     return [
-        _worker(stack, "worker-cpu", "mars-cpu", (), {}),
+        _worker(stack, "worker-cpu", "mars-cpu", (), {"CUDA_VISIBLE_DEVICES": ""}),  # the GPUs are the others'
         *(_worker(stack, name, "mars-gpu", ("--limit", "1"), only) for name, only in training),
     ]
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from mars_core.demo import demo_backbone_path
 from mars_core.models.lora import RankPair
 from mars_core.packing.state import PackState
-from tasks.calibrate import CalibrationPlan, PlannedRun
+from tasks.calibrate import CalibrationPlan, PlannedRun, plan_calibration
 from tasks.config import CalibrationConfig, DataConfig, StudyConfig
 from tasks.pack_state import state_folder, write_state
 from tasks.packs import PACK_FILE, packs_for_workers
 from tasks.store import Revision, write_json
+from tests.flows.conftest import write_small_study
 
 RUNS = tuple(PlannedRun(f"run{number:02d}", RankPair(2, number), 0) for number in range(1, 11))
 PLAN = CalibrationPlan(RUNS, horizon=8, checkpoint_steps=(4, 8), notes=())
@@ -47,3 +50,12 @@ def test_a_pack_that_was_begun_goes_on_as_it_was(tmp_path):
     first, *others = packed(tmp_path)
     assert first == begun
     assert sorted(run for pack in others for run in pack) == sorted({run.run_id for run in RUNS} - set(begun))
+
+
+def test_a_machine_without_weights_and_gpu_can_plan(tmp_path, demo_data):
+    model = tmp_path / "model"
+    shutil.copytree(demo_backbone_path(), model, ignore=shutil.ignore_patterns("*.safetensors"))
+    small = write_small_study(tmp_path, demo_data)
+    whole, bare = plan_calibration(small), plan_calibration(small.model_copy(update={"model": str(model)}))
+    assert [(run.pair, run.seed) for run in bare.runs] == [(run.pair, run.seed) for run in whole.runs]
+    assert (bare.horizon, bare.checkpoint_steps) == (whole.horizon, whole.checkpoint_steps)
