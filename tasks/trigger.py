@@ -20,7 +20,7 @@ from prefect.utilities.urls import url_for
 
 from mars_core.metrics.identity import content_hash
 from tasks.progress import say
-from tasks.retrying import is_passing
+from tasks.retrying import DELAYS_SECONDS, is_passing
 
 POLL_SECONDS = 2.0
 PAGE = 200  # flow runs that the server gives at a time
@@ -116,7 +116,7 @@ def run_all(requests: Sequence[Request], on_done: Callable[[int], None] = lambda
     Raises:
         RuntimeError: a run failed, was cancelled or kept crashing; names each.
     """
-    under_way = {request: start_once(request) for request in requests}
+    under_way = {request: _start_patiently(request) for request in requests}
     crashes = dict.fromkeys(requests, 0)
     failures: list[str] = []
     done = 0
@@ -131,11 +131,24 @@ def run_all(requests: Sequence[Request], on_done: Callable[[int], None] = lambda
             crashes[request] += run.state is not None and run.state.is_crashed()
             if run.state is not None and run.state.is_crashed() and crashes[request] < ATTEMPTS_AFTER_CRASHES:
                 say(f"{request.name} crashed, starting it again: {run.state.message}")
-                under_way[request] = start_once(request)
+                under_way[request] = _start_patiently(request)
             else:
                 failures.append(_describe(request, run))
     if failures:
         raise RuntimeError(f"{len(failures)} of {len(requests)} runs did not complete: {'; '.join(failures)}")
+
+
+def _start_patiently(request: Request) -> FlowRun:
+    """`start_once`, asked again where the server fails: its key keeps the run from being made twice."""
+    for delay in DELAYS_SECONDS:
+        try:
+            return start_once(request)
+        except httpx.HTTPError as error:
+            if not is_passing(error):
+                raise
+            say(f"the Prefect server does not answer ({error}), asking again in {delay} s")
+            time.sleep(delay)
+    return start_once(request)
 
 
 def _ended(under_way: Mapping[Request, FlowRun]) -> dict[Request, FlowRun]:
