@@ -6,7 +6,7 @@ front of it. Whom they tell is a block in Prefect, which also keeps its secrets.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -28,6 +28,9 @@ WAITING = {f"prefect.flow-run.{state}" for state in ("Paused", "Suspended", "Can
 # Without a window the server may fire twice for one event (seen with 3.8.8, when events arrive out of order).
 ONCE_WITHIN = timedelta(minutes=5)
 HEARTBEAT = "prefect.flow-run.heartbeat"
+PENDING, RUNNING = "prefect.flow-run.Pending", "prefect.flow-run.Running"
+# On other pools, Kubernetes for one, a pod may wait for a GPU for hours before its run begins.
+PROCESS_POOL = {"prefect.resource.role": "work-pool", "prefect.work-pool.type": "process"}
 
 SUBJECT = "MARS: {{ automation.name }}"
 BODY = """{{ automation.description }}
@@ -46,6 +49,9 @@ class AutomationSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     pending_minutes: float = Field(30, ge=1, description="A run that is pending this long without starting is stuck")
+    starting_minutes: float = Field(
+        10, ge=1, description="A run that a process worker took this long ago without beginning it has lost its worker"
+    )
     running_hours: float = Field(48, gt=0, description="A run that runs longer than this is stuck")
     silence_seconds: float = Field(180, ge=60, description="A run without heartbeat for this long has lost its worker")
     notify: str | None = Field(
@@ -82,13 +88,9 @@ def add_automations(client: SyncPrefectClient) -> list[str]:
 
 def automations(settings: AutomationSettings, tell: ActionTypes) -> tuple[AutomationCore, ...]:
     """The automations; `tell` is the action that tells people."""
-    lost: list[ActionTypes] = [
-        ChangeFlowRunState(
-            name="Crashed", state=StateType.CRASHED, message="No heartbeat any more: the worker is gone.", force=False
-        )
-    ]
     silence = timedelta(seconds=settings.silence_seconds)
     pending = timedelta(minutes=settings.pending_minutes)
+    starting = timedelta(minutes=settings.starting_minutes)
     return (
         _automation(
             "mars: run failed", "A run crashed, failed or timed out.",
@@ -100,15 +102,22 @@ def automations(settings: AutomationSettings, tell: ActionTypes) -> tuple[Automa
         ),
         _automation(
             "mars: run stuck pending", f"A run was handed to a worker but has not started within {pending}.",
-            _missed({"prefect.flow-run.Pending"}, {"prefect.flow-run.Running", *ENDED, *WAITING}, pending), [tell],
+            _missed({PENDING}, {RUNNING, *ENDED, *WAITING}, pending), [tell],
         ),
         _automation(
             "mars: run stuck running", f"A run has not ended within {settings.running_hours:g} hours.",
-            _missed({"prefect.flow-run.Running"}, ENDED | WAITING, timedelta(hours=settings.running_hours)), [tell],
+            _missed({RUNNING}, ENDED | WAITING, timedelta(hours=settings.running_hours)), [tell],
         ),
         _automation(
             "mars: worker lost", f"A run has sent no heartbeat for {silence}; it is marked as crashed.",
-            _missed({HEARTBEAT}, {HEARTBEAT, *ENDED, *WAITING}, silence), lost,
+            _missed({HEARTBEAT, RUNNING}, {HEARTBEAT, *ENDED, *WAITING}, silence),
+            [_crash("No heartbeat any more: the worker is gone.")],
+        ),
+        _automation(
+            "mars: worker lost at start",
+            f"A worker took a run but has not begun it within {starting}; it is marked as crashed.",
+            _missed({PENDING}, {RUNNING, *ENDED, *WAITING}, starting, PROCESS_POOL),
+            [_crash("It was taken but never began: the worker is gone.")],
         ),
     )  # fmt: skip
 
@@ -122,14 +131,19 @@ def _seen(events: set[str]) -> EventTrigger:
     return _for_each_run(posture=Posture.Reactive, expect=events, within=ONCE_WITHIN)
 
 
-def _missed(after: set[str], expected: set[str], within: timedelta) -> EventTrigger:
-    """Fires when none of the expected events follows in time."""
-    return _for_each_run(posture=Posture.Proactive, after=after, expect=expected, within=within)
+def _missed(after: set[str], expected: set[str], within: timedelta, *related: Mapping[str, str]) -> EventTrigger:
+    """Fires when none of the expected events follows in time; only for runs that are `related` to what is given."""
+    return _for_each_run(*related, posture=Posture.Proactive, after=after, expect=expected, within=within)
 
 
-def _for_each_run(**when: Any) -> EventTrigger:
+def _for_each_run(*related: Mapping[str, str], **when: Any) -> EventTrigger:
     """A trigger that watches every deployed run of ours on its own."""
-    return EventTrigger(match=RUN, match_related=OURS, for_each=EACH_RUN, threshold=1, **when)
+    return EventTrigger(match=RUN, match_related=[*OURS, *related], for_each=EACH_RUN, threshold=1, **when)
+
+
+def _crash(message: str) -> ActionTypes:
+    """Mark the run as crashed: whoever waits for it starts it again."""
+    return ChangeFlowRunState(name="Crashed", state=StateType.CRASHED, message=message, force=False)
 
 
 def _notification(client: SyncPrefectClient, block: str | None) -> ActionTypes:

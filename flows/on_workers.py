@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 from prefect import flow
@@ -10,9 +11,10 @@ from flows.approval import AfterChoice, may_train
 from flows.finals import trigger_finals
 from flows.results import JSON_RESULTS
 from flows.stages import accept_flow, evaluate_flow, final_pairs, finetune_flow, fit_flow, search_flow
+from mars_core import __version__
 from mars_core.models.lora import RankPair
 from tasks.approval import pair_to_train
-from tasks.calibrate import PlannedPack, missing_runs, plan_calibration
+from tasks.calibrate import CalibrationPlan, PlannedPack, missing_runs, plan_calibration
 from tasks.config import StudyConfig
 from tasks.device_slot import device_slot
 from tasks.packs import calibrate_pack
@@ -24,7 +26,9 @@ from tasks.store import Revision
 
 
 @flow(name="mars-calibrate-pack", **JSON_RESULTS)
-def calibrate_pack_flow(config: StudyConfig, revision: int, runs: list[str], parent: str) -> list[str]:
+def calibrate_pack_flow(
+    config: StudyConfig, revision: int, runs: list[str], parent: str, code_version: str = __version__
+) -> list[str]:
     """Train one calibration pack. A calibration starts these runs, one per pack; there is no need to do it by hand.
 
     Args:
@@ -32,21 +36,32 @@ def calibrate_pack_flow(config: StudyConfig, revision: int, runs: list[str], par
         revision: Number of the revision that the pack belongs to.
         runs: Identities of the calibration runs in the pack.
         parent: MLflow run of the revision.
+        code_version: Version of MARS that asks for the pack; a worker with another one refuses.
     """
+    if code_version != __version__:
+        raise ValueError(
+            f"this worker runs MARS {__version__}, the calibration that asked for the pack {code_version}: "
+            "install the same version on all machines"
+        )
     pull(config.study)
     opened, plan = Revision(working_folder(config.study), revision), plan_calibration(config)
-    if unknown := set(runs) - {run.run_id for run in plan.runs}:
-        raise ValueError(
-            f"{len(unknown)} of {len(runs)} calibration runs are not in this worker's plan: data, model or code here "
-            "differ from those of the machine that asked for them; give all machines the same"
-        )
-    missing = tuple(run for run in missing_runs(opened, plan) if run.run_id in runs)
-    if not missing:
+    pack = _planned_pack(plan, runs)
+    if not missing_runs(opened, plan, pack.runs):
         say("calibrate-pack: already done")
         return []
-    pack = PlannedPack(missing)
     with device_slot(config.device):
         return calibrate_pack(config, opened, plan, pack, parent, pack.name)
+
+
+def _planned_pack(plan: CalibrationPlan, runs: list[str]) -> PlannedPack:
+    """The pack as it was asked for, runs that are stored by now included: its state is found by all of them."""
+    known = {run.run_id: run for run in plan.runs}
+    if unknown := [run for run in runs if run not in known]:
+        raise ValueError(
+            f"{len(unknown)} of {len(runs)} calibration runs are not in this worker's plan: data, model or code on "
+            f"{socket.gethostname()} differ from those of the machine that asked for them; give all machines the same"
+        )
+    return PlannedPack(tuple(known[run] for run in runs))
 
 
 @flow(name="mars-final", **JSON_RESULTS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+from mars_core import __version__
 from mars_core.metrics.identity import content_hash
 from tasks.calibrate import CalibrationPlan, PlannedPack, PlannedRun
 from tasks.check import prepare_for_workers
@@ -57,6 +58,7 @@ def pack_request(
             "revision": revision.number,
             "runs": [run.run_id for run in pack.runs],
             "parent": parent,
+            "code_version": __version__,
         },
         tags=("calibration", f"study:{revision.study.name}", f"revision:{revision.number}"),
     )

@@ -168,7 +168,20 @@ def packs_for_workers(
     """
     begun, fresh = _begun_and_fresh(revision, plan, missing)
     limit = config.calibration.pack_runs or RUNS_PER_PACK_ON_WORKERS
-    return [*begun, *_in_packs_of(limit, fresh)], {}
+    return [*begun, *_asked_for(revision, plan, limit, fresh)], {}
+
+
+def _asked_for(revision: Revision, plan: CalibrationPlan, limit: int, fresh: Sequence[PlannedRun]) -> list[PlannedPack]:
+    """Packs of at most `limit` runs. Those of an earlier call stay as they were: workers may have them by now."""
+    path = revision.path("calibration", "packs", f"of-{limit}.json")
+    known, left = {run.run_id: run for run in plan.runs}, {run.run_id for run in fresh}
+    before = read_json(path) if path.is_file() else []
+    kept = [ids for ids in before if left.intersection(ids) and known.keys() >= set(ids)]
+    left -= {run_id for ids in kept for run_id in ids}
+    packs = [PlannedPack(tuple(known[run_id] for run_id in ids)) for ids in kept]
+    packs += _in_packs_of(limit, [run for run in fresh if run.run_id in left])
+    write_json(path, [[run.run_id for run in pack.runs] for pack in packs])
+    return packs
 
 
 def _measured_cost(config: StudyConfig, runs: Sequence[PlannedRun]) -> tuple[Cost, Lanes]:
@@ -334,6 +347,9 @@ def _train(
     folder = state_folder(revision, pack.pack_id)
     validation = scored_batches(validation_set(config), base, config.evaluation_batch_size)
     steps = partial(step_batches, calibration_set(config), base, config.recipe.batch_size, config.micro_batch_size)
+    begun = read_state(folder)
+    if begun is not None:
+        say(f"pack {pack.name}: going on after step {begun.step} of {plan.horizon}")
 
     def keep(state: PackState) -> None:
         if config.calibration.snapshots:
@@ -358,7 +374,7 @@ def _train(
             checkpoint_steps=plan.checkpoint_steps,
             lanes=_lanes(config, base, pack),
             measurement=measurement(config),
-            resume=read_state(folder),
+            resume=begun,
             on_step=advance,
             on_checkpoint=keep,
         )

@@ -21,8 +21,11 @@ SLOW_SECONDS = 5.0  # work that ends sooner needs no artifact
 UPDATE_SECONDS = 10.0
 
 console = Console(stderr=True)
-# Silent unless a handler is set: workers send it to the Prefect UI (PREFECT_LOGGING_EXTRA_LOGGERS).
+# Silent unless a handler is set: workers send it to the Prefect UI (PREFECT_LOGGING_EXTRA_LOGGERS). It needs a level of
+# its own, for the root logger's is WARNING; and the root's handlers would only repeat what the console shows.
 logger = logging.getLogger("mars")
+logger.setLevel(logging.INFO)
+logger.propagate = False
 
 
 def say(message: str) -> None:

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
+from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterIdempotencyKey
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterIdempotencyKey
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
@@ -19,9 +20,10 @@ from prefect.utilities.urls import url_for
 
 from mars_core.metrics.identity import content_hash
 from tasks.progress import say
-from tasks.retrying import is_passing
+from tasks.retrying import DELAYS_SECONDS, is_passing
 
 POLL_SECONDS = 2.0
+PAGE = 200  # flow runs that the server gives at a time
 # A crash is the machine's: killed, out of memory, restarted. One that comes back twice is the run's own.
 ATTEMPTS_AFTER_CRASHES = 3
 
@@ -114,7 +116,7 @@ def run_all(requests: Sequence[Request], on_done: Callable[[int], None] = lambda
     Raises:
         RuntimeError: a run failed, was cancelled or kept crashing; names each.
     """
-    under_way = {request: start_once(request) for request in requests}
+    under_way = {request: _start_patiently(request) for request in requests}
     crashes = dict.fromkeys(requests, 0)
     failures: list[str] = []
     done = 0
@@ -129,26 +131,51 @@ def run_all(requests: Sequence[Request], on_done: Callable[[int], None] = lambda
             crashes[request] += run.state is not None and run.state.is_crashed()
             if run.state is not None and run.state.is_crashed() and crashes[request] < ATTEMPTS_AFTER_CRASHES:
                 say(f"{request.name} crashed, starting it again: {run.state.message}")
-                under_way[request] = start_once(request)
+                under_way[request] = _start_patiently(request)
             else:
                 failures.append(_describe(request, run))
     if failures:
         raise RuntimeError(f"{len(failures)} of {len(requests)} runs did not complete: {'; '.join(failures)}")
 
 
-def _ended(under_way: Mapping[Request, FlowRun]) -> dict[Request, FlowRun]:
-    with get_client(sync_client=True) as client:
+def _start_patiently(request: Request) -> FlowRun:
+    """`start_once`, asked again where the server fails: its key keeps the run from being made twice."""
+    for delay in DELAYS_SECONDS:
         try:
-            now = {request: client.read_flow_run(run.id) for request, run in under_way.items()}
-        except httpx.HTTPError as error:  # the runs go on without the server; so does the wait for it
+            return start_once(request)
+        except httpx.HTTPError as error:
             if not is_passing(error):
                 raise
-            say(f"the Prefect server does not answer ({error}), asking again")
-            return {}
-    return {request: run for request, run in now.items() if run.state is not None and run.state.is_final()}
+            say(f"the Prefect server does not answer ({error}), asking again in {delay} s")
+            time.sleep(delay)
+    return start_once(request)
+
+
+def _ended(under_way: Mapping[Request, FlowRun]) -> dict[Request, FlowRun]:
+    """The runs that have ended as they are now; one that somebody deleted has no state."""
+    try:
+        now = _read([run.id for run in under_way.values()])
+    except httpx.HTTPError as error:  # the runs go on without the server; so does the wait for it
+        if not is_passing(error):
+            raise
+        say(f"the Prefect server does not answer ({error}), asking again")
+        return {}
+    deleted = {request: run.model_copy(update={"state": None}) for request, run in under_way.items()}
+    ended = {request: now.get(run.id, deleted[request]) for request, run in under_way.items()}
+    return {request: run for request, run in ended.items() if run.state is None or run.state.is_final()}
+
+
+def _read(ids: Sequence[UUID]) -> dict[UUID, FlowRun]:
+    """Flow runs by id, a page at a time: the server has better things to do than to answer for each on its own."""
+    found: dict[UUID, FlowRun] = {}
+    with get_client(sync_client=True) as client:
+        for start in range(0, len(ids), PAGE):
+            only = FlowRunFilter(id=FlowRunFilterId(any_=list(ids[start : start + PAGE])))
+            found |= {run.id: run for run in client.read_flow_runs(flow_run_filter=only, limit=PAGE)}
+    return found
 
 
 def _describe(request: Request, run: FlowRun) -> str:
     state = run.state
-    told = f"{state.name}: {state.message}" if state is not None else "no state"
-    return f"{request.name} ended {told} ({flow_run_url(run)})"
+    told = f"ended {state.name}: {state.message}" if state is not None else "was deleted"
+    return f"{request.name} {told} ({flow_run_url(run)})"

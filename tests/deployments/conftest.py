@@ -19,9 +19,10 @@ import httpx
 import pytest
 
 from tasks.config import StudyConfig
+from tasks.device_slot import slot_name
 from tests.flows.conftest import write_small_study
 
-BUSY = httpx.codes.SERVICE_UNAVAILABLE
+BUSY = (httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.INTERNAL_SERVER_ERROR)
 WAIT_SECONDS = 1800  # every flow run is a process that imports torch, on a machine that may be busy
 
 
@@ -30,6 +31,7 @@ class Running:
     """A stack that runs: its folder, the addresses, and an environment that finds it."""
 
     folder: Path
+    ports: tuple[str, ...]
     api: str
     ui: str
     mlflow: str
@@ -42,12 +44,14 @@ class Running:
         return self.ask("GET", path).json()
 
     def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
-        """Ask the Prefect server; where it says 503, again, as Prefect's own client does.
+        """Ask the Prefect server; where it is busy, again, as Prefect's own client and `tasks.trigger` do.
 
-        A transaction on SQLite that reads first and then writes fails at once if another has written in between.
+        A transaction on SQLite that reads first and then writes fails at once if another has written in between; with
+        ten hosts on a loaded machine, a mere look was answered with 500 while the database was locked.
         """
         deadline = time.monotonic() + WAIT_SECONDS
-        while (answer := httpx.request(method, f"{self.api}{path}", json=body, timeout=300)).status_code == BUSY:
+        busy = BUSY if method == "GET" else BUSY[:1]
+        while (answer := httpx.request(method, f"{self.api}{path}", json=body, timeout=300)).status_code in busy:
             assert time.monotonic() < deadline, "the server was busy all the time"
             time.sleep(0.5)
         answer.raise_for_status()
@@ -79,8 +83,8 @@ class Running:
 
     def slot(self) -> dict[str, Any]:
         """The limit of this machine's only device."""
-        (limit,) = [one for one in self.post("/v2/concurrency_limits/filter") if one["name"].startswith("mars-")]
-        return limit
+        limits = {one["name"]: one for one in self.post("/v2/concurrency_limits/filter")}
+        return limits[slot_name("cpu")]
 
     def process(self, name: str) -> int:
         state = json.loads((self.folder / "stack.json").read_text())
@@ -110,21 +114,26 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-@pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    folder = tmp_path_factory.mktemp("stack")
-    prefect, mlflow = free_ports(2)
-    ports = ("--prefect-port", str(prefect), "--mlflow-port", str(mlflow))
+def bring_up(folder: Path, ports: tuple[str, ...]) -> Running:
+    """Start a stack, or what is missing of it."""
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_API", "MLFLOW_T"))
     }
     environment["CUDA_VISIBLE_DEVICES"] = ""  # one training worker, whatever the machine has
     up = mars("up", *ports, "--folder", str(folder), "--json", environment=environment)
+    assert up.returncode == 0, up.stdout + up.stderr
+    said = json.loads(up.stdout)
+    settings = said["settings"]
+    addresses = settings["PREFECT_API_URL"], said["prefect"], said["mlflow"]
+    return Running(folder, ports, *addresses, {**environment, **settings})
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("stack")
+    prefect, mlflow = free_ports(2)
     try:
-        assert up.returncode == 0, up.stdout + up.stderr
-        said = json.loads(up.stdout)
-        settings = said["settings"]
-        yield Running(folder, settings["PREFECT_API_URL"], said["prefect"], said["mlflow"], {**environment, **settings})
+        yield bring_up(folder, ("--prefect-port", str(prefect), "--mlflow-port", str(mlflow)))
     finally:
         mars("down", "--folder", str(folder))
 

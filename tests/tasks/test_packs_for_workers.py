@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ RUNS = tuple(PlannedRun(f"run{number:02d}", RankPair(2, number), 0) for number i
 PLAN = CalibrationPlan(RUNS, horizon=8, checkpoint_steps=(4, 8), notes=())
 
 
-def packed(tmp_path: Path, **calibration) -> list[list[str]]:
+def packed(tmp_path: Path, missing: Sequence[PlannedRun] = RUNS, **calibration) -> list[list[str]]:
     """Run ids by pack. There is no model and no data: whatever measured or loaded anything would fail."""
     config = StudyConfig(
         study=str(tmp_path),
@@ -30,7 +31,7 @@ def packed(tmp_path: Path, **calibration) -> list[list[str]]:
         data=DataConfig(train="none.json"),
         calibration=CalibrationConfig(ranks=(2, 4), **calibration),
     )
-    packs, expected = packs_for_workers(config, Revision(tmp_path, 1), PLAN, RUNS)
+    packs, expected = packs_for_workers(config, Revision(tmp_path, 1), PLAN, missing)
     assert expected == {}
     return [[run.run_id for run in pack.runs] for pack in packs]
 
@@ -59,3 +60,12 @@ def test_a_machine_without_weights_and_gpu_can_plan(tmp_path, demo_data):
     whole, bare = plan_calibration(small), plan_calibration(small.model_copy(update={"model": str(model)}))
     assert [(run.pair, run.seed) for run in bare.runs] == [(run.pair, run.seed) for run in whole.runs]
     assert (bare.horizon, bare.checkpoint_steps) == (whole.horizon, whole.checkpoint_steps)
+
+
+def test_packs_stay_as_they_were_asked_for_while_others_finish(tmp_path):
+    """Cut anew, the eight runs left would make packs of 3, 2 and 3; workers have packs of 3, 3 and 2."""
+    asked = packed(tmp_path, pack_runs=3)
+    assert [len(pack) for pack in asked] == [2, 3, 3, 2]
+    assert packed(tmp_path, RUNS[2:], pack_runs=3) == asked[1:]
+    assert packed(tmp_path, RUNS[3:], pack_runs=3) == asked[1:]  # killed while the first of a pack was stored
+    assert packed(tmp_path, RUNS[5:], pack_runs=1) == [[run.run_id] for run in RUNS[5:]]
