@@ -8,6 +8,7 @@ from prefect import flow
 
 from flows.approval import AfterChoice, may_train
 from flows.finals import trigger_finals
+from flows.packs import bounded_pack
 from flows.results import JSON_RESULTS
 from flows.stages import evaluate_flow, final_pairs, finetune_flow, fit_flow, search_flow
 from mars_core.models.lora import RankPair
@@ -15,7 +16,6 @@ from tasks.approval import pair_to_train
 from tasks.calibrate import PlannedPack, missing_runs, plan_calibration
 from tasks.config import StudyConfig
 from tasks.device_slot import device_slot
-from tasks.packs import calibrate_pack
 from tasks.progress import say
 from tasks.revision import current_revision
 from tasks.storage.location import working_folder
@@ -46,7 +46,7 @@ def calibrate_pack_flow(config: StudyConfig, revision: int, runs: list[str], par
         return []
     pack = PlannedPack(missing)
     with device_slot(config.device):
-        return calibrate_pack(config, opened, plan, pack, parent, pack.name)
+        return bounded_pack(config)(config, opened, plan, pack, parent, pack.name)
 
 
 @flow(name="mars-final", **JSON_RESULTS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from asyncio import CancelledError
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -286,7 +287,7 @@ def _train_and_store(
         trained = _train(config, revision, plan, pack, tracked, label)
     except BaseException as error:
         # A run that was killed outright stays open, and the next process goes on with it; this one is going on no more.
-        status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+        status = "KILLED" if isinstance(error, (KeyboardInterrupt, CancelledError)) else "FAILED"
         for run_id in tracked.values():
             tracking.end_child(run_id, status)
         raise
