@@ -56,7 +56,7 @@ WORKED_ON = ("hands", "doomed")
 NAMES = {"pack": "mars-calibrate-pack", "report": "mars-report", "ours": "mars-test-sleep", "theirs": "theirs"}
 # A healthy run lasts longer than every limit but that for running, which leaves its process time to end.
 HEALTHY, RUNNING, FOR_EVER = 95, 150, 900
-LIMITS = {"late_minutes": 1, "pending_minutes": 1, "running_hours": RUNNING / 3600, "silence_seconds": 60}
+LIMITS = {"late_minutes": 1, "pending_minutes": 3, "running_hours": RUNNING / 3600, "silence_seconds": 60}
 BEAT = {"env": RUN_ENVIRONMENT}
 HANGS = {**BEAT, "command": f"sleep {FOR_EVER}"}  # a process that never comes to its flow
 
