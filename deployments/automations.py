@@ -91,12 +91,15 @@ def register_automations(client: SyncPrefectClient, settings: AutomationSettings
 
 
 def add_automations(client: SyncPrefectClient) -> list[str]:
-    """Create the automations that are missing, with default settings; returns their names. Those that are there stay.
+    """Create the automations that are missing; returns their names. Those that are there stay as they are.
 
-    What a team set with `register_automations` must outlive the next start of the stack.
+    What a team set with `register_automations` must outlive the next start of the stack. Whom the others tell, the new
+    ones tell too.
     """
-    missing = [one for one in automations(DEFAULTS, DoNothing()) if not client.read_automations_by_name(one.name)]
-    return [wanted.name for wanted in missing if client.create_automation(wanted)]
+    settings = present_settings(client)
+    wanted = automations(settings, _notification(client, settings.notify))
+    missing = [one for one in wanted if not client.read_automations_by_name(one.name)]
+    return [one.name for one in missing if client.create_automation(one)]
 
 
 def present_settings(client: SyncPrefectClient) -> AutomationSettings:
@@ -106,18 +109,18 @@ def present_settings(client: SyncPrefectClient) -> AutomationSettings:
         ValueError: somebody gave an automation a value that is out of bounds here.
     """
     windows = {
-        late_name(POOLS[0]): ("late_minutes", timedelta(minutes=1)),
-        STUCK_PENDING: ("pending_minutes", timedelta(minutes=1)),
-        STUCK_RUNNING: ("running_hours", timedelta(hours=1)),
-        LOST: ("silence_seconds", timedelta(seconds=1)),
+        "late_minutes": (late_name(POOLS[0]), timedelta(minutes=1)),
+        "pending_minutes": (STUCK_PENDING, timedelta(minutes=1)),
+        "running_hours": (STUCK_RUNNING, timedelta(hours=1)),
+        "silence_seconds": (LOST, timedelta(seconds=1)),
     }
     values: dict[str, Any] = {}
-    for automation in client.read_automations():
-        if automation.name in windows and isinstance(automation.trigger, EventTrigger):
-            name, unit = windows[automation.name]
-            values[name] = automation.trigger.within / unit
-        elif automation.name == FAILED:
-            values["notify"] = _told(client, automation)
+    for setting, (name, unit) in windows.items():
+        for automation in client.read_automations_by_name(name):
+            if isinstance(automation.trigger, EventTrigger):
+                values[setting] = automation.trigger.within / unit
+    for automation in client.read_automations_by_name(FAILED):
+        values["notify"] = _told(client, automation)
     return AutomationSettings(**values)
 
 

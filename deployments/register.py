@@ -64,11 +64,11 @@ def main(
 
 def _register_automations(client: SyncPrefectClient, asked: dict[str, Any]) -> dict[str, str]:
     """First of all, since a mistake in the options must leave everything as it is."""
-    if not asked:
-        return dict.fromkeys(add_automations(client), "created")
     if asked.get("notify") == NOBODY:
         asked["notify"] = None
     try:
+        if not asked:
+            return dict.fromkeys(add_automations(client), "created")
         settings = AutomationSettings(**(present_settings(client).model_dump() | asked))
     except ValidationError as error:
         raise ValueError("; ".join(_explain(dict(fault)) for fault in error.errors())) from error

@@ -119,8 +119,11 @@ def test_options_of_the_command_set_what_they_name_and_nothing_else(client, pref
         refused = register(prefect_server, *options)
         assert refused.returncode != 0
         assert message in refused.stderr
+    client.delete_automation(client.read_automations_by_name("mars: run stuck pending")[0].id)
     assert register(prefect_server).returncode == 0
     assert present_settings(client) == set_once
+    (remade,) = client.read_automations_by_name("mars: run stuck pending")
+    assert remade.actions[0].type == "call-webhook"  # it tells whom the others tell
     second = register(prefect_server, "--running-hours", "72", "--notify", "none")
     assert "automation mars: run stuck running: updated" in second.stdout
     assert present_settings(client) == AutomationSettings(late_minutes=3, running_hours=72)
@@ -149,6 +152,12 @@ def test_a_run_whose_process_dies_is_notified(client, serving, receiver):
     assert received[0]["flow_run_id"] == str(run.id)
     assert str(run.id) in received[0]["url"]
     automation = client.read_automations_by_name("mars: run failed")[0]
-    fired = waited_for(lambda: events(client, "prefect.automation.action.executed"))
-    assert f"prefect.automation.{automation.id}" in {event["resource"]["prefect.resource.id"] for event in fired}
+
+    def fired() -> bool:
+        executed = events(client, "prefect.automation.action.executed")
+        return any(
+            event["resource"]["prefect.resource.id"] == f"prefect.automation.{automation.id}" for event in executed
+        )
+
+    waited_for(fired)
     assert len(received) == 1  # the other automations had nothing to say
