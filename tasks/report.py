@@ -185,7 +185,7 @@ def publish_artifacts(revision: Revision) -> None:
     create_table_artifact(_law_rows(laws), key="mars-laws", description="Fitted coefficients with intervals")
 
 
-@task(name="show-report", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
+@task(name="show-report", cache_policy=NO_CACHE, persist_result=False, **REQUESTS)
 def show_report(config: StudyConfig, results: Results, parent: str) -> None:
     """Show in the Prefect UI what the study comes down to, and where its report is."""
     text = report_markdown(config, results, tracking.page_of(parent, report_path(results.revision).name))

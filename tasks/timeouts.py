@@ -12,6 +12,8 @@ from typing import Any, ParamSpec, TypeVar, cast
 from prefect import Task
 from prefect.task_engine import TaskRunTimeoutError
 
+from tasks.resources import forget_models
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -40,6 +42,7 @@ def bounded(task: Task[P, R], hours: float | None, setting: str) -> Callable[P, 
         try:
             return cast(R, cast(Any, limited)(*args, **kwargs))
         except TaskRunTimeoutError as error:
+            forget_models()  # it may have been in the midst of changing one that this process shares
             raise TookTooLong(
                 f"{task.name} was ended: it took longer than {setting} = {hours:g} hours. What it had saved is kept: "
                 "raise the limit (or leave it out) and start again to go on from there"

@@ -18,7 +18,7 @@ from tasks.finetune import finetune_pair
 from tasks.hours import publish_calibration
 from tasks.nightly import publish_night
 from tasks.packs import calibrate_pack
-from tasks.report import publish_artifacts, publish_to_mlflow
+from tasks.report import publish_artifacts, publish_to_mlflow, show_report
 from tasks.standing import accept_by_hand
 
 
@@ -86,8 +86,8 @@ def test_a_task_that_used_up_its_time_is_ended_and_not_tried_again():
 
 def test_tasks_that_publish_or_trigger_have_a_time_limit_and_those_that_train_have_none_of_their_own():
     publishing = [
-        trigger_final, publish_artifacts, publish_to_mlflow, publish_night, publish_calibration, write_card,
-        write_comparison, accept_by_hand,
+        trigger_final, publish_artifacts, publish_to_mlflow, show_report, publish_night, publish_calibration,
+        write_card, write_comparison, accept_by_hand,
     ]  # fmt: skip
     assert {task.timeout_seconds for task in publishing} == {600, 3600}
     assert {task.timeout_seconds for task in (calibrate_pack, finetune_pair, evaluate_finals)} == {None}
