@@ -18,9 +18,12 @@ from tasks.config import StudyConfig
 from tasks.device_slot import device_slot
 from tasks.progress import say
 from tasks.revision import current_revision
+from tasks.search import choice_path
 from tasks.storage.location import working_folder
 from tasks.storage.study import pull
 from tasks.store import Revision
+
+ASKED_FOR = "asked for"
 
 
 @flow(name="mars-calibrate-pack", **JSON_RESULTS)
@@ -73,8 +76,10 @@ def _asked_for(revision: Revision, r_me: int | None, r_llm: int | None) -> RankP
 
 
 def _role(config: StudyConfig, revision: Revision, pair: RankPair) -> str:
+    if not choice_path(revision).is_file():
+        return ASKED_FOR
     roles = {known: role for role, known in final_pairs(config, revision).items()}
-    return roles.get(pair, "asked for")
+    return roles.get(pair, ASKED_FOR)
 
 
 @flow(name="mars-score", **JSON_RESULTS)

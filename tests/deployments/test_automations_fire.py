@@ -5,17 +5,13 @@ The limits are the lowest that are allowed; the flows only sleep, in processes t
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -28,6 +24,7 @@ from deployments.automations import AutomationSettings, register_automations
 from deployments.catalogue import RUN_ENVIRONMENT
 from tests.conftest import wait_until
 from tests.deployments.receiver import receiving
+from tests.deployments.worker_process import kill_with_children, start_worker
 
 pytestmark = pytest.mark.stack
 
@@ -148,28 +145,9 @@ def begin(watch: Watch) -> None:
     watch.start("their lost", "theirs", doomed, FOR_EVER)
 
 
-def start_worker(pool: str, server: str, folder: Path) -> subprocess.Popen[bytes]:
-    settings = {
-        "PREFECT_API_URL": server,
-        "PREFECT_HOME": str(folder / f"home-{pool}"),
-        "PREFECT_WORKER_QUERY_SECONDS": "2",
-    }
-    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process"]
-    with (folder / f"{pool}.log").open("wb") as log:
-        return subprocess.Popen(command, env={**os.environ, **settings}, stdout=log, stderr=log, cwd=folder)
-
-
 def is_online(client: SyncPrefectClient, pool: str) -> bool:
     workers = client.request("POST", "/work_pools/{name}/workers/filter", path_params={"name": pool}, json={}).json()
     return any(worker["status"] == "ONLINE" for worker in workers)
-
-
-def kill_with_children(worker: subprocess.Popen[bytes]) -> None:
-    """As when the machine goes: nobody is left to report anything."""
-    if worker.poll() is None:
-        for process in [*psutil.Process(worker.pid).children(recursive=True), psutil.Process(worker.pid)]:
-            process.send_signal(signal.SIGKILL)
-    worker.wait(30)
 
 
 def follow(watch: Watch, doomed: subprocess.Popen[bytes]) -> None:

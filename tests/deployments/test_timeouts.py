@@ -13,22 +13,18 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.automations import AutomationSettings, register_automations
+from deployments.catalogue import DEPLOYMENTS, GPU_POOL, POOLS
+from deployments.register import register_deployment, register_pool
 from tasks.config import FinalConfig, StudyConfig, TimeoutConfig
 from tasks.device_slot import slot_name
 from tasks.revision import open_revision
 from tasks.trigger import Request, run_all
 from tests.conftest import wait_until
 from tests.deployments.receiver import receiving
+from tests.deployments.worker_process import kill_with_children, start_worker
 from tests.flows.conftest import write_small_study
 
 pytestmark = pytest.mark.stack
-
-SERVED = """
-from flows.on_workers import final_flow
-
-if __name__ == "__main__":
-    final_flow.serve(name="final-finetune")
-"""
 
 
 @dataclass(frozen=True)
@@ -64,9 +60,19 @@ def long_study(tmp_path: Path, demo_data: Path) -> StudyConfig:
     return config
 
 
-def test_a_final_run_that_takes_too_long_is_told_and_gives_its_device_back(server, serving, long_study):
-    serving(SERVED)
-    wait_until(lambda: any(one.name == "final-finetune" for one in server.client.read_deployments()), seconds=180)
+@pytest.fixture
+def worker(server: Server, prefect_server: str, tmp_path: Path) -> Iterator[None]:
+    """A worker for the registered pool and deployment of final runs."""
+    (pool,) = [one for one in POOLS if one.name == GPU_POOL]
+    register_pool(server.client, pool)
+    register_deployment(server.client, next(one for one in DEPLOYMENTS if one.name == "final-finetune"))
+    process = start_worker(GPU_POOL, prefect_server, tmp_path)
+    yield
+    kill_with_children(process)
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_final_run_that_takes_too_long_is_told_and_gives_its_device_back(server, long_study):
     parameters = {"config": long_study.model_dump(mode="json"), "r_me": 2, "r_llm": 2}
     request = Request("mars-final/final-finetune", "too long", "final of a long study", parameters)
     with pytest.raises(RuntimeError, match=r"ended TimedOut: .*timeouts\.final_run_hours = 0\.00277"):
