@@ -25,6 +25,7 @@ from tasks.config import StudyConfig
 from tasks.revision import open_revision
 from tasks.storage.location import address, working_folder
 from tasks.store import Revision, is_finished, outputs_hash
+from tasks.timeouts import bounded
 
 
 @flow(name="mars-compare", flow_run_name="compare {config.study}", **JSON_RESULTS)
@@ -71,7 +72,9 @@ def baseline_flow(config: StudyConfig, baseline: Baseline) -> str:
 
     def score() -> None:
         tracking.open_experiment(working_folder(config.study))
-        score_baseline(config, revision, baseline)
+        bounded(score_baseline, config.timeouts.evaluation_hours, "timeouts.evaluation_hours")(
+            config, revision, baseline
+        )
 
     run_stage(config, revision, score_stage(baseline), scored, score_outputs(revision, baseline), score)
     return address(config.study, baseline_folder(revision, baseline))
@@ -80,7 +83,9 @@ def baseline_flow(config: StudyConfig, baseline: Baseline) -> str:
 def _train(config: StudyConfig, revision: Revision, baseline: Baseline) -> None:
     def work() -> None:
         with parent_run(config, revision) as parent:
-            train_baseline(config, revision, baseline, parent)
+            bounded(train_baseline, config.timeouts.final_run_hours, "timeouts.final_run_hours")(
+                config, revision, baseline, parent
+            )
 
     inputs, outputs = baseline_inputs(config, baseline), baseline_outputs(revision, baseline)
     run_stage(config, revision, training_stage(baseline), inputs, outputs, work)

@@ -17,7 +17,7 @@ from mars_core.models.lora import RankPair
 from tasks.config import StudyConfig
 from tasks.data import load_data
 from tasks.finetune import final_inputs
-from tasks.retrying import IO_RETRIES, REQUESTS_TIMEOUT_SECONDS
+from tasks.retrying import REQUESTS
 from tasks.revision import current_revision, recipe_hash
 from tasks.search import choice_path
 from tasks.storage.location import study_key
@@ -56,8 +56,7 @@ def trigger_finals(config: StudyConfig) -> list[str]:
     task_run_name="trigger {request.name}",
     cache_policy=NO_CACHE,
     persist_result=False,
-    timeout_seconds=REQUESTS_TIMEOUT_SECONDS,
-    **IO_RETRIES,
+    **REQUESTS,
 )
 def trigger_final(request: Request) -> str:
     """Start a final run on a worker unless it is under way; returns the id of its flow run."""

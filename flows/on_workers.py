@@ -9,6 +9,7 @@ from prefect import flow
 
 from flows.approval import AfterChoice, may_train
 from flows.finals import trigger_finals
+from flows.packs import bounded_pack
 from flows.results import JSON_RESULTS
 from flows.stages import accept_flow, evaluate_flow, final_pairs, finetune_flow, fit_flow, search_flow
 from mars_core import __version__
@@ -17,12 +18,14 @@ from tasks.approval import pair_to_train
 from tasks.calibrate import CalibrationPlan, PlannedPack, missing_runs, plan_calibration
 from tasks.config import StudyConfig
 from tasks.device_slot import device_slot
-from tasks.packs import calibrate_pack
 from tasks.progress import say
 from tasks.revision import current_revision
+from tasks.search import choice_path
 from tasks.storage.location import working_folder
 from tasks.storage.study import pull
 from tasks.store import Revision
+
+ASKED_FOR = "asked for"
 
 
 @flow(name="mars-calibrate-pack", **JSON_RESULTS)
@@ -50,7 +53,7 @@ def calibrate_pack_flow(
         say("calibrate-pack: already done")
         return []
     with device_slot(config.device):
-        return calibrate_pack(config, opened, plan, pack, parent, pack.name)
+        return bounded_pack(config)(config, opened, plan, pack, parent, pack.name)
 
 
 def _planned_pack(plan: CalibrationPlan, runs: list[str]) -> PlannedPack:
@@ -94,8 +97,10 @@ def _asked_for(revision: Revision, r_me: int | None, r_llm: int | None) -> RankP
 
 
 def _role(config: StudyConfig, revision: Revision, pair: RankPair) -> str:
+    if not choice_path(revision).is_file():
+        return ASKED_FOR
     roles = {known: role for role, known in final_pairs(config, revision).items()}
-    return roles.get(pair, "asked for")
+    return roles.get(pair, ASKED_FOR)
 
 
 @flow(name="mars-score", **JSON_RESULTS)

@@ -14,6 +14,7 @@ from tasks.packs import begin_packs, calibrate_pack, packs_for_workers
 from tasks.progress import progress_artifact, progress_bar
 from tasks.storage.location import study_key
 from tasks.store import Revision
+from tasks.timeouts import bounded
 from tasks.trigger import Request, run_all
 
 Where = Literal["here", "workers"]
@@ -30,10 +31,16 @@ def train_packs_here(
     config: StudyConfig, revision: Revision, plan: CalibrationPlan, packs: Sequence[PlannedPack], parent: str
 ) -> None:
     """Train packs in this process, one after the other."""
+    train = bounded_pack(config)
     with progress_artifact(CALIBRATION_KEY, "calibration packs", len(packs)) as show:
         for number, pack in enumerate(packs, start=1):
-            calibrate_pack(config, revision, plan, pack, parent, f"pack {number}/{len(packs)}, {len(pack.runs)} runs")
+            train(config, revision, plan, pack, parent, f"pack {number}/{len(packs)}, {len(pack.runs)} runs")
             show(number)
+
+
+def bounded_pack(config: StudyConfig) -> Callable[..., list[str]]:
+    """`calibrate_pack` with the study's time limit."""
+    return bounded(calibrate_pack, config.timeouts.calibration_pack_hours, "timeouts.calibration_pack_hours")
 
 
 def train_packs_on_workers(

@@ -41,6 +41,7 @@ from tasks.standing import accept_by_hand, accept_if_better
 from tasks.storage.location import address, working_folder
 from tasks.storage.study import publish_stage, pull
 from tasks.store import Revision, finish, is_finished, outputs_hash
+from tasks.timeouts import bounded
 
 
 @flow(name="mars-calibrate", flow_run_name="calibrate {config.study}", **JSON_RESULTS)
@@ -119,10 +120,11 @@ def finetune_flow(config: StudyConfig, r_me: int, r_llm: int, role: str = "chose
     """Train one pair at the full budget; returns the path of its adapter."""
     revision = open_revision(config, new=False)
     pair = RankPair(r_me, r_llm)
+    train = bounded(finetune_pair, config.timeouts.final_run_hours, "timeouts.final_run_hours")
 
     def work() -> None:
         with parent_run(config, revision) as parent:
-            finetune_pair(config, revision, pair, role, parent)
+            train(config, revision, pair, role, parent)
 
     run_stage(config, revision, finetune_stage(pair), final_inputs(config, pair), final_outputs(revision, pair), work)
     _write_cards(config, revision, [pair])
@@ -134,10 +136,11 @@ def evaluate_flow(config: StudyConfig) -> str:
     """Score base model and final adapters on the test split; returns the path of the scores."""
     revision = open_revision(config, new=False)
     finals = final_pairs(config, revision)
+    score = bounded(evaluate_finals, config.timeouts.evaluation_hours, "timeouts.evaluation_hours")
 
     def work() -> None:
         tracking.open_experiment(working_folder(config.study))
-        evaluate_finals(config, revision, finals)
+        score(config, revision, finals)
 
     outputs = evaluation_outputs(revision, finals)
     run_stage(config, revision, "evaluate", evaluate_hash(config, revision), outputs, work)

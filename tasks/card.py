@@ -22,7 +22,7 @@ from tasks.evaluate import read_evaluation
 from tasks.finetune import final_folder, read_final
 from tasks.fit import laws_path, read_laws
 from tasks.resources import model_fingerprint
-from tasks.retrying import IO_RETRIES
+from tasks.retrying import REQUESTS
 from tasks.revision import recipe_hash
 from tasks.search import choice_path, read_choice
 from tasks.store import Revision, read_json, replacing
@@ -85,9 +85,7 @@ def card_text(config: StudyConfig, revision: Revision, pair: RankPair, finals: M
     return adapter_card(facts)
 
 
-@task(
-    name="write-model-card", task_run_name="card of {pair}", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES
-)
+@task(name="write-model-card", task_run_name="card of {pair}", cache_policy=NO_CACHE, persist_result=False, **REQUESTS)
 def write_card(revision: Revision, pair: RankPair, text: str) -> str:
     """Write a final run's card beside its adapter, here and among its MLflow run's files; returns its path."""
     path = card_path(revision, pair)

@@ -37,7 +37,7 @@ from tasks.live_curves import LiveCurves
 from tasks.objective import objective_identity
 from tasks.progress import progress_bar
 from tasks.resources import device_name, final_base_model, model_fingerprint, study_partition
-from tasks.retrying import IO_RETRIES
+from tasks.retrying import REQUESTS
 from tasks.store import Revision, file_hash, read_json, replacing_folder, write_json
 from tasks.train import release, train
 
@@ -190,7 +190,7 @@ def _sum(advance: Any) -> Any:
     return count
 
 
-@task(name="write-comparison", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
+@task(name="write-comparison", cache_policy=NO_CACHE, persist_result=False, **REQUESTS)
 def write_comparison(
     config: StudyConfig, revision: Revision, chosen: RankPair, baselines: Sequence[Baseline], parent: str
 ) -> str:

@@ -279,6 +279,20 @@ class EvaluationConfig(_Section):
     )
 
 
+class TimeoutConfig(_Section):
+    """How long training may take; what takes longer is ended as TimedOut, keeps its checkpoints and can go on later."""
+
+    calibration_pack_hours: float | None = Field(
+        None, gt=0, description="Longest that one calibration pack may train (default: no limit)"
+    )
+    final_run_hours: float | None = Field(
+        None, gt=0, description="Longest that one final run (or baseline) may train (default: no limit)"
+    )
+    evaluation_hours: float | None = Field(
+        None, gt=0, description="Longest that scoring on the test split may take (default: no limit)"
+    )
+
+
 class RetentionConfig(_Section):
     """What `mars clean` keeps of what a study no longer needs; what it needs is kept in any case."""
 
@@ -318,6 +332,7 @@ class StudyConfig(_Section):
     )
     evaluation: EvaluationConfig = EvaluationConfig()
     retention: RetentionConfig = RetentionConfig()
+    timeouts: TimeoutConfig = TimeoutConfig()
     evaluation_batch_size: int = Field(32, ge=1, description="Samples per forward pass when scoring; changes no result")
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where to train; `auto` takes the GPU if there is one (which: CUDA_VISIBLE_DEVICES)"

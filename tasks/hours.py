@@ -15,7 +15,7 @@ from tasks import tracking
 from tasks.calibrate import CalibrationPlan, PlannedRun, calibration_outputs
 from tasks.config import StudyConfig
 from tasks.inputs import log_datasets
-from tasks.retrying import IO_RETRIES
+from tasks.retrying import SENDING
 from tasks.store import Revision, read_json
 
 GPU_HOURS, CPU_HOURS = "gpu_hours", "cpu_hours"
@@ -52,7 +52,7 @@ def _run_hours(summary: Mapping[str, Any], metrics: Path) -> dict[str, float]:
     return device_hours(summary["wall_seconds"], devices[0]) if devices else {}
 
 
-@task(name="publish-calibration", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
+@task(name="publish-calibration", cache_policy=NO_CACHE, persist_result=False, **SENDING)
 def publish_calibration(
     config: StudyConfig, revision: Revision, plan: CalibrationPlan, trained: Sequence[PlannedRun], parent: str
 ) -> None:

@@ -36,7 +36,7 @@ from tasks.config import StudyConfig
 from tasks.data import forget_data
 from tasks.fit import read_laws
 from tasks.resources import forget_models, model_fingerprint, study_partition
-from tasks.retrying import IO_RETRIES
+from tasks.retrying import IO_RETRIES, REQUESTS
 from tasks.revision import changes_since, differences, identity
 from tasks.search import read_choice
 from tasks.snapshot import read_snapshot
@@ -217,7 +217,7 @@ def _compare_data(before: Revision | None, revision: Revision) -> DataDrift | No
     return compare_data(old, new) if old and new else None
 
 
-@task(name="publish-night", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
+@task(name="publish-night", cache_policy=NO_CACHE, persist_result=False, **REQUESTS)
 def publish_night(config: StudyConfig, revision: Revision, night: Night, done: str, parent: str) -> str:
     """Write the night's report, attach it to the revision's MLflow run and show it in Prefect; returns its path."""
     text = night_as_markdown(night, done)

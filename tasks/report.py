@@ -30,7 +30,7 @@ from tasks.finetune import final_folder, read_final
 from tasks.fit import laws_path, read_laws, target_size
 from tasks.hours import revision_hours
 from tasks.resources import study_partition
-from tasks.retrying import IO_RETRIES
+from tasks.retrying import IO_RETRIES, REQUESTS, SENDING
 from tasks.search import choice_path, read_choice
 from tasks.storage.location import address
 from tasks.store import Revision, replacing, replacing_folder, stage_details
@@ -144,7 +144,7 @@ def partition_summary(partition: Partition) -> dict[str, dict[str, int]]:
     }
 
 
-@task(name="publish-to-mlflow", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
+@task(name="publish-to-mlflow", cache_policy=NO_CACHE, persist_result=False, **SENDING)
 def publish_to_mlflow(revision: Revision, evaluated: bool, parent: str) -> None:
     """Put choice, laws, report with its figures, test scores and hours on the study's parent run."""
     choice = read_choice(revision) if choice_path(revision).is_file() else None
@@ -175,7 +175,7 @@ def publish_to_mlflow(revision: Revision, evaluated: bool, parent: str) -> None:
     tracking.log_values(parent, revision_hours(revision))
 
 
-@task(name="publish-artifacts", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
+@task(name="publish-artifacts", cache_policy=NO_CACHE, persist_result=False, **REQUESTS)
 def publish_artifacts(revision: Revision) -> None:
     """Show the laws, the candidates and the choice in the Prefect UI."""
     choice = read_choice(revision)
@@ -185,7 +185,7 @@ def publish_artifacts(revision: Revision) -> None:
     create_table_artifact(_law_rows(laws), key="mars-laws", description="Fitted coefficients with intervals")
 
 
-@task(name="show-report", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
+@task(name="show-report", cache_policy=NO_CACHE, persist_result=False, **REQUESTS)
 def show_report(config: StudyConfig, results: Results, parent: str) -> None:
     """Show in the Prefect UI what the study comes down to, and where its report is."""
     text = report_markdown(config, results, tracking.page_of(parent, report_path(results.revision).name))

@@ -1,4 +1,4 @@
-"""Retries for tasks whose only likely passing fault is the disk or a server: never for training itself."""
+"""Retries and timeouts of tasks that only read, write or send: never for training itself."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from typing import Any
 
 import httpx
 from prefect.states import State
+from prefect.task_engine import TaskRunTimeoutError
 
 DELAYS_SECONDS = [1, 10, 60]
 # requests' errors are OSErrors; httpx has a tree of its own.
 PASSING_FAULTS = (OSError, httpx.TransportError)
-# Publishing and triggering are a few requests: one that hangs longer has lost its server.
-REQUESTS_TIMEOUT_SECONDS = 600
 
 
 def _is_io_error(task: Any, run: Any, state: State[Any]) -> bool:
-    """Whether a task failed for the disk or the network; anything else would fail again."""
-    return any(is_passing(error) for error in _causes(state.data))
+    """Whether a task failed for the disk or the network; anything else would fail again.
+
+    One that used up its own time would use it up again: single requests have shorter timeouts of their clients.
+    """
+    return not isinstance(state.data, TaskRunTimeoutError) and any(is_passing(error) for error in _causes(state.data))
 
 
 def is_passing(error: BaseException) -> bool:
@@ -40,3 +42,8 @@ IO_RETRIES: dict[str, Any] = {
     "retry_delay_seconds": DELAYS_SECONDS,
     "retry_condition_fn": _is_io_error,
 }
+
+# A few requests: a task that hangs longer has lost its server.
+REQUESTS: dict[str, Any] = IO_RETRIES | {"timeout_seconds": 600}
+# Files are sent (figures, an adapter), or something for each of hundreds of runs.
+SENDING: dict[str, Any] = IO_RETRIES | {"timeout_seconds": 3600}

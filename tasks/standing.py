@@ -26,7 +26,7 @@ from tasks.finetune import final_folder, read_final
 from tasks.fit import laws_path, read_laws
 from tasks.registry import model_name, move_champion, register_adapter
 from tasks.resources import final_base_model, model_fingerprint
-from tasks.retrying import IO_RETRIES
+from tasks.retrying import IO_RETRIES, SENDING
 from tasks.revision import recipe_hash
 from tasks.search import choice_path, read_choice
 from tasks.snapshot import read_snapshot
@@ -115,7 +115,7 @@ def accept_if_better(config: StudyConfig, revision: Revision, pair: RankPair) ->
     return _decide(config, revision, pair, standing, _judge(config, revision, pair, standing))
 
 
-@task(name="accept-final-run-by-hand", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
+@task(name="accept-final-run-by-hand", cache_policy=NO_CACHE, persist_result=False, **SENDING)
 def accept_by_hand(config: StudyConfig, revision: Revision, pair: RankPair) -> dict[str, Any]:
     """Let a finished final run take the standing one's place because a person says so."""
     standing = read_standing(working_folder(config.study))

@@ -21,12 +21,11 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
 from mars_core.metrics.identity import content_hash
 from tasks import links
+from tasks.machine_load import machine_load
 from tasks.progress import say
 from tasks.storage.location import study_key
 
 EXPERIMENT_PREFIX = "mars/"
-# Sampling machine load more often than this tells nothing new about runs of seconds to hours.
-SYSTEM_METRICS_SECONDS = 5
 
 logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
 logging.getLogger("mlflow.store.db").setLevel(logging.WARNING)
@@ -50,7 +49,6 @@ def use_store(study: Path) -> None:
     # MLflow writes the variable too: it would pass for the user's own, and the next study would share this store.
     if users is None:
         os.environ.pop("MLFLOW_TRACKING_URI", None)
-    mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_SECONDS)
 
 
 def experiment_name(study: Path) -> str:
@@ -87,13 +85,14 @@ def study_run(study: Path, revision: int, parameters: Mapping[str, Any]) -> Iter
     known = find_run(experiment, {"mars.kind": "study", "mars.revision": str(revision)})
     tags = {"mars.kind": "study", "mars.revision": str(revision)} | links.prefect_tags()
     name = f"{study.name} r{revision:03d}"
-    with mlflow.start_run(run_id=known, experiment_id=experiment, run_name=name, tags=tags, log_system_metrics=True):
+    with mlflow.start_run(
+        run_id=known, experiment_id=experiment, run_name=name, tags=tags, log_system_metrics=False
+    ) as run:
         if known is None:
             mlflow.log_params(flatten(parameters))
-        run = mlflow.active_run()
-        assert run is not None
         links.link_to_mlflow(mlflow.get_tracking_uri(), experiment, run.info.run_id, name)
-        yield run.info.run_id
+        with machine_load([run.info.run_id]):
+            yield run.info.run_id
 
 
 @contextmanager
@@ -112,11 +111,12 @@ def child_run(parent: str | None, name: str, parameters: Mapping[str, Any], tags
         nested=True,
         parent_run_id=parent,
         tags=dict(tags) | links.prefect_tags(),
-        log_system_metrics=True,
+        log_system_metrics=False,
     ) as run:
         mlflow.log_params(flatten(parameters))
         links.link_to_mlflow(mlflow.get_tracking_uri(), run.info.experiment_id, run.info.run_id, name)
-        yield run.info.run_id
+        with machine_load([run.info.run_id]):
+            yield run.info.run_id
 
 
 def _close_abandoned(client: mlflow.MlflowClient, experiment: str, parent: str, name: str) -> None:

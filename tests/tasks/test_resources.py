@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from mars_core.demo import demo_backbone_path
 from tasks.config import DataConfig, FamilyConfig, LoadingConfig, StudyConfig
@@ -107,3 +108,16 @@ def test_the_base_model_is_loaded_once(study):
     assert base_model(study(micro_batch_size=2)) is first
     assert final_base_model(study()) is first
     assert base_processor(study()).tokenizer.get_vocab() == first.processor.tokenizer.get_vocab()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="what is said where there is no GPU")
+def test_spreading_the_base_concerns_the_final_run_alone_and_needs_a_gpu(study):
+    """Packs share one device and take the model as ever; the final run is refused before anything is trained."""
+    plain = study().model_copy(update={"device": "auto"})
+    spread = plain.model_copy(update={"loading": LoadingConfig(spread=True)})
+    assert base_model(spread) is base_model(plain)
+    assert model_fingerprint(spread) == model_fingerprint(plain)
+    with pytest.raises(ValueError, match=r"loading\.spread needs GPUs, and PyTorch sees no CUDA device here"):
+        final_base_model(spread)
+    with pytest.raises(ValueError, match=r"loading\.spread is for GPUs, and device is cpu"):
+        study(loading=LoadingConfig(spread=True))

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import time
+
 import httpx
 import pytest
 import requests
 from prefect import flow, task
 
+from flows.finals import trigger_final
 from tasks import retrying
+from tasks.card import write_card
+from tasks.compare import write_comparison
+from tasks.evaluate import evaluate_finals
+from tasks.finetune import finetune_pair
+from tasks.hours import publish_calibration
+from tasks.nightly import publish_night
+from tasks.packs import calibrate_pack
+from tasks.report import publish_artifacts, publish_to_mlflow, show_report
+from tasks.standing import accept_by_hand
 
 
 def as_mlflow_does(error: Exception) -> Exception:
@@ -50,3 +62,32 @@ def test_only_passing_faults_are_tried_again(error, tries):
     with pytest.raises(type(error)):
         once()
     assert len(seen) == tries
+
+
+def test_a_task_that_used_up_its_time_is_ended_and_not_tried_again():
+    """Its error is a TimeoutError and so an OSError, as a disk's would be."""
+    seen = []
+
+    @task(**(retrying.REQUESTS | {"timeout_seconds": 0.2, "retry_delay_seconds": 0}))
+    def hangs() -> None:
+        seen.append(1)
+        time.sleep(30)
+
+    @flow
+    def once() -> None:
+        hangs()
+
+    started = time.monotonic()
+    with pytest.raises(TimeoutError):
+        once()
+    assert len(seen) == 1
+    assert time.monotonic() - started < 25  # ended within its sleep
+
+
+def test_tasks_that_publish_or_trigger_have_a_time_limit_and_those_that_train_have_none_of_their_own():
+    publishing = [
+        trigger_final, publish_artifacts, publish_to_mlflow, show_report, publish_night, publish_calibration,
+        write_card, write_comparison, accept_by_hand,
+    ]  # fmt: skip
+    assert {task.timeout_seconds for task in publishing} == {600, 3600}
+    assert {task.timeout_seconds for task in (calibrate_pack, finetune_pair, evaluate_finals)} == {None}
