@@ -5,12 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import mlflow
-import pytest
 
 from tasks.machine_load import PREFIX
 from tasks.tracking import experiment_name, tracking_uri
-
-pytestmark = pytest.mark.slow
 
 
 def test_every_run_that_the_product_trained_has_system_metrics(finished):
