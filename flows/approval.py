@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
@@ -12,7 +12,7 @@ from mars_core.models.lora import RankPair
 from tasks.approval import is_approved, record_approval
 from tasks.config import StudyConfig
 from tasks.progress import say
-from tasks.report import choice_markdown
+from tasks.report import candidates_markdown, choice_markdown
 from tasks.revision import current_revision
 from tasks.search import chosen_pair, read_choice
 
@@ -24,11 +24,25 @@ class FinalApproval(RunInput):
     """What to do with the chosen pair."""
 
     decision: Literal["accept", "change ranks", "stop"] = Field(
-        "accept", title="Decision", description="`change ranks` trains the ranks below in place of the chosen ones"
+        "accept",
+        title="Decision",
+        description="`accept` trains the chosen ranks, `change ranks` those given below, `stop` none",
     )
-    r_me: int = Field(title="Rank of the vision encoder", ge=0, description="Read only under `change ranks`")
-    r_llm: int = Field(title="Rank of the LLM", ge=0, description="Read only under `change ranks`")
+    r_me: int = Field(title="Rank of the vision encoder (r_me)", ge=0, description="The chosen one, unless changed")
+    r_llm: int = Field(title="Rank of the LLM (r_llm)", ge=0, description="The chosen one, unless changed")
     reason: str = Field("", title="Reason", description="Kept with the study and shown in its report")
+
+
+def approval_form(pair: RankPair, question: str) -> type[FinalApproval]:
+    """The form that asks about a chosen pair, filled in with its ranks."""
+    known = FinalApproval.model_fields
+    ranks = {"r_me": pair.r_me, "r_llm": pair.r_llm}
+    # Prefect replaces a field by its first value alone: title, description and limit have to come along.
+    fields: dict[str, Any] = {
+        name: Field(rank, title=known[name].title, description=known[name].description, ge=0)
+        for name, rank in ranks.items()
+    }
+    return FinalApproval.with_initial_data(description=question, **fields)
 
 
 def may_train(config: StudyConfig, after_choice: AfterChoice) -> bool:
@@ -43,23 +57,30 @@ def may_train(config: StudyConfig, after_choice: AfterChoice) -> bool:
 
 def _ask(config: StudyConfig) -> bool:
     revision = current_revision(config)
-    pair, complaint = chosen_pair(revision), ""
+    pair, choice, complaint = chosen_pair(revision), read_choice(revision), ""
     while True:
+        question = "\n\n".join([f"{complaint}{choice_markdown(choice)}", candidates_markdown(choice)])
         answer = pause_flow_run(
-            wait_for_input=FinalApproval.with_initial_data(
-                description=f"{complaint}{choice_markdown(read_choice(revision))}", r_me=pair.r_me, r_llm=pair.r_llm
-            ),
-            timeout=APPROVAL_TIMEOUT_SECONDS,
-            poll_interval=2,
+            wait_for_input=approval_form(pair, question), timeout=APPROVAL_TIMEOUT_SECONDS, poll_interval=2
         )
         if answer.decision == "stop":
-            say("stopped by a person: no final run")
+            say(f"stopped by a person, no final run: {answer.reason or 'no reason given'}")
             return False
-        wanted = RankPair(answer.r_me, answer.r_llm) if answer.decision == "change ranks" else pair
         try:
+            wanted = _wanted(answer, pair)
             record_approval(config, revision, wanted, answer.reason)
-        except ValueError as error:  # ranks that the model has no room for: ask again
+        except ValueError as error:  # ask again
             complaint = f"**{error}**\n\n"
             continue
         say(f"approved by a person: {wanted}")
         return True
+
+
+def _wanted(answer: FinalApproval, chosen: RankPair) -> RankPair:
+    given = RankPair(answer.r_me, answer.r_llm)
+    if answer.decision == "accept" and given != chosen:
+        raise ValueError(
+            f"The decision was to accept {chosen}, but the ranks were changed to {given}: "
+            f"choose `change ranks` to train {given}, or leave the ranks as they are"
+        )
+    return given

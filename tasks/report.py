@@ -14,6 +14,8 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
+from mars_core.markdown import markdown_table
+from mars_core.metrics.schema import PERPLEXITY
 from mars_core.models.lora import RankPair
 from mars_core.models.partition import GROUPS, Partition
 from mars_core.report import ReportData, render_figures, render_report
@@ -232,6 +234,26 @@ def choice_markdown(choice: Choice) -> str:
     if choice.fallback_cause and choice.fallback_cause.lower() not in choice.reason.lower():
         lines.append(f"Cause of the fallback: {choice.fallback_cause}")
     return "\n\n".join(lines)
+
+
+def candidates_markdown(choice: Choice) -> str:
+    """The pairs that were compared, those with the lowest loss first: as a person wants them who may take another."""
+    quantity = "loss" if choice.objective == PERPLEXITY else choice.objective
+    ranked = sorted(choice.candidates, key=lambda candidate: (candidate.loss is None, candidate.loss or 0.0))
+    rows = [
+        [
+            f"{candidate.pair}{' (chosen)' if candidate.pair == choice.pair else ''}",
+            _or_dash(candidate.loss, ".4f"),
+            _or_dash(candidate.expected_regret, ".2%"),
+            f"{candidate.trainable_parameters:,}",
+        ]
+        for candidate in ranked
+    ]
+    return markdown_table(["(r_me, r_llm)", quantity, "expected regret", "trainable parameters"], rows)
+
+
+def _or_dash(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 def _candidate_rows(choice: Choice) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ import httpx
 import pytest
 
 from tasks.config import StudyConfig
+from tasks.device_slot import slot_name
 from tests.flows.conftest import write_small_study
 
 BUSY = httpx.codes.SERVICE_UNAVAILABLE
@@ -79,7 +80,8 @@ class Running:
 
     def slot(self) -> dict[str, Any]:
         """The limit of this machine's only device."""
-        (limit,) = [one for one in self.post("/v2/concurrency_limits/filter") if one["name"].startswith("mars-")]
+        known = self.post("/v2/concurrency_limits/filter")
+        (limit,) = [one for one in known if one["name"] == slot_name("cpu")]
         return limit
 
     def process(self, name: str) -> int:
