@@ -43,6 +43,7 @@ from tasks.calibrate import (
 from tasks.config import StudyConfig
 from tasks.data import calibration_set, load_data, scored_batches, step_batches, validation_set
 from tasks.free_memory import free_memory
+from tasks.machine_load import machine_load
 from tasks.objective import measurement
 from tasks.pack_state import drop_state, read_state, state_folder, write_state
 from tasks.progress import progress_bar, say
@@ -283,7 +284,8 @@ def _train_and_store(
     base = base_model(config)
     tracked = {run: _begin(config, revision, base, run, pack, parent) for run in missing}
     try:
-        trained = _train(config, revision, plan, pack, tracked, label)
+        with machine_load(list(tracked.values())):
+            trained = _train(config, revision, plan, pack, tracked, label)
     except BaseException as error:
         # A run that was killed outright stays open, and the next process goes on with it; this one is going on no more.
         status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"

@@ -18,17 +18,17 @@ import mlflow
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+from mlflow.tracking.context.registry import resolve_tags
 
 from mars_core.metrics.identity import content_hash
 from tasks import links
+from tasks.machine_load import machine_load
 from tasks.progress import say
 from tasks.storage.location import study_key
 
 EXPERIMENT_PREFIX = "mars/"
-# Sampling machine load more often than this tells nothing new about runs of seconds to hours.
-SYSTEM_METRICS_SECONDS = 5
-
-logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
+# MLflow would name the file that Python was started with: on a worker, one of Prefect's.
+SOURCE = {"mlflow.source.name": "mars", "mlflow.source.type": "LOCAL"}
 logging.getLogger("mlflow.store.db").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
@@ -50,7 +50,6 @@ def use_store(study: Path) -> None:
     # MLflow writes the variable too: it would pass for the user's own, and the next study would share this store.
     if users is None:
         os.environ.pop("MLFLOW_TRACKING_URI", None)
-    mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_SECONDS)
 
 
 def experiment_name(study: Path) -> str:
@@ -85,9 +84,10 @@ def study_run(study: Path, revision: int, parameters: Mapping[str, Any]) -> Iter
     """Open the parent run of a revision, again if it exists, and yield its id."""
     experiment = open_experiment(study)
     known = find_run(experiment, {"mars.kind": "study", "mars.revision": str(revision)})
-    tags = {"mars.kind": "study", "mars.revision": str(revision)} | links.prefect_tags()
+    tags = {"mars.kind": "study", "mars.revision": str(revision)} | SOURCE | links.prefect_tags()
     name = f"{study.name} r{revision:03d}"
-    with mlflow.start_run(run_id=known, experiment_id=experiment, run_name=name, tags=tags, log_system_metrics=True):
+    # The load of whoever waits for the runs tells nothing: each run has that of the machine that trains it.
+    with mlflow.start_run(run_id=known, experiment_id=experiment, run_name=name, tags=tags, log_system_metrics=False):
         if known is None:
             mlflow.log_params(flatten(parameters))
         run = mlflow.active_run()
@@ -111,12 +111,13 @@ def child_run(parent: str | None, name: str, parameters: Mapping[str, Any], tags
         run_name=name,
         nested=True,
         parent_run_id=parent,
-        tags=dict(tags) | links.prefect_tags(),
-        log_system_metrics=True,
+        tags=dict(tags) | SOURCE | links.prefect_tags(),
+        log_system_metrics=False,
     ) as run:
         mlflow.log_params(flatten(parameters))
         links.link_to_mlflow(mlflow.get_tracking_uri(), run.info.experiment_id, run.info.run_id, name)
-        yield run.info.run_id
+        with machine_load([run.info.run_id]):
+            yield run.info.run_id
 
 
 def _close_abandoned(client: mlflow.MlflowClient, experiment: str, parent: str, name: str) -> None:
@@ -138,7 +139,7 @@ def begin_child(parent: str, name: str, parameters: Mapping[str, Any], tags: Map
     if known is not None:
         tag(known, links.prefect_tags())
         return known
-    made = client.create_run(experiment, tags=tags | links.prefect_tags(), run_name=name)
+    made = client.create_run(experiment, tags=resolve_tags(tags | SOURCE | links.prefect_tags()), run_name=name)
     run_id = str(made.info.run_id)
     client.log_batch(run_id, params=[Param(key, str(value)) for key, value in flatten(parameters).items()])
     links.link_to_mlflow(mlflow.get_tracking_uri(), experiment, run_id, name)
