@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from prefect.flow_runs import pause_flow_run
@@ -10,11 +11,11 @@ from pydantic import Field
 
 from mars_core.models.lora import RankPair
 from tasks.approval import is_approved, record_approval
+from tasks.choice_markdown import question_markdown
 from tasks.config import StudyConfig
 from tasks.progress import say
-from tasks.report import candidates_markdown, choice_markdown
 from tasks.revision import current_revision
-from tasks.search import chosen_pair, read_choice
+from tasks.search import chosen_pair
 
 AfterChoice = Literal["train", "ask", "stop"]
 APPROVAL_TIMEOUT_SECONDS = 7 * 24 * 3600
@@ -28,19 +29,18 @@ class FinalApproval(RunInput):
         title="Decision",
         description="`accept` trains the chosen ranks, `change ranks` those given below, `stop` none",
     )
-    r_me: int = Field(title="Rank of the vision encoder (r_me)", ge=0, description="The chosen one, unless changed")
-    r_llm: int = Field(title="Rank of the LLM (r_llm)", ge=0, description="The chosen one, unless changed")
+    r_me: int = Field(title="Rank of the vision encoder, r_me")
+    r_llm: int = Field(title="Rank of the LLM, r_llm")
     reason: str = Field("", title="Reason", description="Kept with the study and shown in its report")
 
 
-def approval_form(pair: RankPair, question: str) -> type[FinalApproval]:
-    """The form that asks about a chosen pair, filled in with its ranks."""
+def approval_form(values: Mapping[str, Any], question: str) -> type[FinalApproval]:
+    """The form with these values filled in, below a question in Markdown."""
+    # Prefect replaces a field by its first value alone: title and description have to come along.
     known = FinalApproval.model_fields
-    ranks = {"r_me": pair.r_me, "r_llm": pair.r_llm}
-    # Prefect replaces a field by its first value alone: title, description and limit have to come along.
     fields: dict[str, Any] = {
-        name: Field(rank, title=known[name].title, description=known[name].description, ge=0)
-        for name, rank in ranks.items()
+        name: Field(value, title=known[name].title, description=known[name].description)
+        for name, value in values.items()
     }
     return FinalApproval.with_initial_data(description=question, **fields)
 
@@ -57,20 +57,18 @@ def may_train(config: StudyConfig, after_choice: AfterChoice) -> bool:
 
 def _ask(config: StudyConfig) -> bool:
     revision = current_revision(config)
-    pair, choice, complaint = chosen_pair(revision), read_choice(revision), ""
+    pair, question = chosen_pair(revision), question_markdown(revision)
+    form = approval_form({"r_me": pair.r_me, "r_llm": pair.r_llm}, question)
     while True:
-        question = "\n\n".join([f"{complaint}{choice_markdown(choice)}", candidates_markdown(choice)])
-        answer = pause_flow_run(
-            wait_for_input=approval_form(pair, question), timeout=APPROVAL_TIMEOUT_SECONDS, poll_interval=2
-        )
+        answer = pause_flow_run(wait_for_input=form, timeout=APPROVAL_TIMEOUT_SECONDS, poll_interval=2)
         if answer.decision == "stop":
             say(f"stopped by a person, no final run: {answer.reason or 'no reason given'}")
             return False
         try:
             wanted = _wanted(answer, pair)
             record_approval(config, revision, wanted, answer.reason)
-        except ValueError as error:  # ask again
-            complaint = f"**{error}**\n\n"
+        except ValueError as error:  # ask again, with what was answered filled in
+            form = approval_form(answer.model_dump(), f"**{error}**\n\n{question}")
             continue
         say(f"approved by a person: {wanted}")
         return True
@@ -81,6 +79,6 @@ def _wanted(answer: FinalApproval, chosen: RankPair) -> RankPair:
     if answer.decision == "accept" and given != chosen:
         raise ValueError(
             f"The decision was to accept {chosen}, but the ranks were changed to {given}: "
-            f"choose `change ranks` to train {given}, or leave the ranks as they are"
+            f"choose `change ranks` to train {given}, or put the ranks back"
         )
     return given

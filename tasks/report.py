@@ -14,8 +14,6 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from mars_core.markdown import markdown_table
-from mars_core.metrics.schema import PERPLEXITY
 from mars_core.models.lora import RankPair
 from mars_core.models.partition import GROUPS, Partition
 from mars_core.report import ReportData, render_figures, render_report
@@ -23,6 +21,7 @@ from mars_core.search import Choice
 from tasks import tracking
 from tasks.approval import approval_notes
 from tasks.calibrate import CalibrationPlan, calibration_cost, collect_metrics
+from tasks.choice_markdown import choice_markdown
 from tasks.compare import present_comparison
 from tasks.config import StudyConfig
 from tasks.data import dropped_samples, load_data
@@ -222,38 +221,6 @@ def _scores_markdown(scores: Mapping[str, Any], finals: Mapping[str, RankPair]) 
         for role, score in scores.items()
     ]
     return "\n".join(["| test split | perplexity | exact match |", "|---|---|---|", *rows])
-
-
-def choice_markdown(choice: Choice) -> str:
-    """The choice and its reason, for the Prefect UI."""
-    lines = [
-        f"# Rank pair (r_me, r_llm) = {choice.pair}",
-        f"**{choice.verdict}**: {choice.reason}",
-        f"Target dataset size: {choice.D_target:.0f} samples.",
-    ]
-    if choice.fallback_cause and choice.fallback_cause.lower() not in choice.reason.lower():
-        lines.append(f"Cause of the fallback: {choice.fallback_cause}")
-    return "\n\n".join(lines)
-
-
-def candidates_markdown(choice: Choice) -> str:
-    """The pairs that were compared, those with the lowest loss first: as a person wants them who may take another."""
-    quantity = "loss" if choice.objective == PERPLEXITY else choice.objective
-    ranked = sorted(choice.candidates, key=lambda candidate: (candidate.loss is None, candidate.loss or 0.0))
-    rows = [
-        [
-            f"{candidate.pair}{' (chosen)' if candidate.pair == choice.pair else ''}",
-            _or_dash(candidate.loss, ".4f"),
-            _or_dash(candidate.expected_regret, ".2%"),
-            f"{candidate.trainable_parameters:,}",
-        ]
-        for candidate in ranked
-    ]
-    return markdown_table(["(r_me, r_llm)", quantity, "expected regret", "trainable parameters"], rows)
-
-
-def _or_dash(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
 
 
 def _candidate_rows(choice: Choice) -> list[dict[str, Any]]:
