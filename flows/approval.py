@@ -27,7 +27,7 @@ class FinalApproval(RunInput):
     decision: Literal["accept", "change ranks", "stop"] = Field(
         "accept",
         title="Decision",
-        description="`accept` trains the chosen ranks, `change ranks` those given below, `stop` none",
+        description="Accept trains the chosen ranks, change ranks those given below, stop none",
     )
     r_me: int = Field(title="Rank of the vision encoder, r_me")
     r_llm: int = Field(title="Rank of the LLM, r_llm")
@@ -79,6 +79,6 @@ def _wanted(answer: FinalApproval, chosen: RankPair) -> RankPair:
     if answer.decision == "accept" and given != chosen:
         raise ValueError(
             f"The decision was to accept {chosen}, but the ranks were changed to {given}: "
-            f"choose `change ranks` to train {given}, or put the ranks back"
+            f"choose change ranks to train {given}, or put the ranks back"
         )
     return given

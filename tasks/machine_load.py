@@ -75,20 +75,15 @@ class _Recorder:
         self._told = False
 
     def start(self) -> None:
-        self._probes.collect_metrics()  # a processor's load is measured since the last look: the first says nothing
-        self._clear()
         self._thread.start()
 
     def stop(self) -> None:
         self._ended.set()
         self._thread.join()
-        if not self._points:
-            self._probes.collect_metrics()
-        if self._probes.monitors[0].metrics:  # samples since the last point
-            self._take_point()
-        self._send()
 
     def _record(self) -> None:
+        self._probes.collect_metrics()  # a processor's load is measured since the thread's last look: the first is none
+        self._clear()
         started = averaged = sent = time.monotonic()
         while not self._ended.wait(SAMPLE_SECONDS):
             self._probes.collect_metrics()
@@ -99,6 +94,14 @@ class _Recorder:
             if now - sent >= SEND_SECONDS:
                 self._send()
                 sent = now
+        self._end()
+
+    def _end(self) -> None:
+        if not self._points:
+            self._probes.collect_metrics()
+        if self._probes.monitors[0].metrics:  # samples since the last point
+            self._take_point()
+        self._send()
 
     def _take_point(self) -> None:
         self._points.append(_Point(int(time.time() * 1000), self._probes.aggregate_metrics()))

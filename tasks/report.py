@@ -152,6 +152,7 @@ def publish_to_mlflow(revision: Revision, evaluated: bool, parent: str) -> None:
     if choice is not None:
         values = {"chosen_r_me": choice.pair[0], "chosen_r_llm": choice.pair[1]}
         tracking.tag(parent, {"mars.verdict": choice.verdict, "mars.reason": choice.reason})
+        tracking.tag(parent, {"mlflow.note.content": choice_markdown(choice)})  # what its page shows first
         tracking.log_values(parent, values)
     if evaluated:
         scores = read_evaluation(revision)
