@@ -14,10 +14,10 @@ pytestmark = pytest.mark.stack
 NIGHTLY = "mars-nightly/nightly-recalibration"
 
 
-def test_a_night_that_meets_another_of_its_study_is_skipped(stack, copied, small_study):
+def test_a_night_that_meets_another_of_its_study_is_skipped(stack, copied, tmp_path):
     values = copied.model_dump(mode="json")
     with temporary_settings({PREFECT_API_URL: stack.api}):
-        with night_slot(Path(copied.study)) as free, night_slot(Path(small_study.study)) as others_free:
+        with night_slot(Path(copied.study)) as free, night_slot(tmp_path / "other") as others_free:
             assert free
             assert others_free
             state = stack.finish(stack.start(NIGHTLY, config=values))
@@ -30,9 +30,13 @@ def test_a_night_that_meets_another_of_its_study_is_skipped(stack, copied, small
 
 
 def test_a_slot_is_free_again_after_its_night_has_failed(stack, copied):
-    with temporary_settings({PREFECT_API_URL: stack.api}):
-        with pytest.raises(RuntimeError, match="broken"), night_slot(Path(copied.study)) as free:
+    def fail() -> None:
+        with night_slot(Path(copied.study)) as free:
             assert free
             raise RuntimeError("broken")
+
+    with temporary_settings({PREFECT_API_URL: stack.api}):
+        with pytest.raises(RuntimeError, match="broken"):
+            fail()
         with night_slot(Path(copied.study)) as free:
             assert free
