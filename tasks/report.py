@@ -14,6 +14,7 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
+from mars_core.markdown import markdown_table
 from mars_core.models.lora import RankPair
 from mars_core.models.partition import GROUPS, Partition
 from mars_core.report import ReportData, render_figures, render_report
@@ -218,10 +219,10 @@ def report_markdown(config: StudyConfig, results: Results, page: str | None) -> 
 def _scores_markdown(scores: Mapping[str, Any], finals: Mapping[str, RankPair]) -> str:
     names = {role: f"{role} {pair}" for role, pair in finals.items()} | {"base": "before"}
     rows = [
-        f"| {names.get(role, role)} | {score['overall']['perplexity']:.4f} | {score['overall']['accuracy']:.1%} |"
+        [names.get(role, role), f"{score['overall']['perplexity']:.4f}", f"{score['overall']['accuracy']:.1%}"]
         for role, score in scores.items()
     ]
-    return "\n".join(["| test split | perplexity | exact match |", "|---|---|---|", *rows])
+    return markdown_table(["test split", "perplexity", "exact match"], rows)
 
 
 def _candidate_rows(choice: Choice) -> list[dict[str, Any]]:
