@@ -86,14 +86,14 @@ def study_run(study: Path, revision: int, parameters: Mapping[str, Any]) -> Iter
     known = find_run(experiment, {"mars.kind": "study", "mars.revision": str(revision)})
     tags = {"mars.kind": "study", "mars.revision": str(revision)} | SOURCE | links.prefect_tags()
     name = f"{study.name} r{revision:03d}"
-    # The load of whoever waits for the runs tells nothing: each run has that of the machine that trains it.
-    with mlflow.start_run(run_id=known, experiment_id=experiment, run_name=name, tags=tags, log_system_metrics=False):
+    with mlflow.start_run(
+        run_id=known, experiment_id=experiment, run_name=name, tags=tags, log_system_metrics=False
+    ) as run:
         if known is None:
             mlflow.log_params(flatten(parameters))
-        run = mlflow.active_run()
-        assert run is not None
         links.link_to_mlflow(mlflow.get_tracking_uri(), experiment, run.info.run_id, name)
-        yield run.info.run_id
+        with machine_load([run.info.run_id]):
+            yield run.info.run_id
 
 
 @contextmanager

@@ -211,11 +211,10 @@ def look_at_mlflow(stack: Running, page: Any, shots: Path, study: Path) -> None:
     page.goto(f"{stack.mlflow}/#/experiments/{experiment}/runs/{child.info.run_id}/model-metrics?{TRAINING_VIEW}")
     page.get_by_text("val_loss").first.wait_for()
     shoot(page, shots / "mlflow-charts.png", settle=10)
-    trained = [run for run in runs.values() if run.data.tags["mars.kind"] in ("calibration", "final")]
-    assert len(trained) == len(runs) - 1 >= 5  # four calibration runs, a final run or two, and the parent
-    for run in trained:
+    assert len(runs) >= 6  # the parent, four calibration runs, and a final run or two
+    for run in runs.values():
         load = client.get_metric_history(run.info.run_id, "system/cpu_utilization_percentage")
-        assert load, run.info.run_name
+        assert len({point.timestamp for point in load}) >= 2, run.info.run_name  # a curve, though it took seconds
         assert max(point.value for point in load) > 0
     page.goto(f"{stack.mlflow}/#/experiments/{experiment}/runs/{child.info.run_id}/system-metrics?{TRAINING_VIEW}")
     page.get_by_text("cpu_utilization_percentage").first.wait_for()
