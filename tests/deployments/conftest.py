@@ -80,9 +80,8 @@ class Running:
 
     def slot(self) -> dict[str, Any]:
         """The limit of this machine's only device."""
-        known = self.post("/v2/concurrency_limits/filter")
-        (limit,) = [one for one in known if one["name"] == slot_name("cpu")]
-        return limit
+        limits = {one["name"]: one for one in self.post("/v2/concurrency_limits/filter")}
+        return limits[slot_name("cpu")]
 
     def process(self, name: str) -> int:
         state = json.loads((self.folder / "stack.json").read_text())

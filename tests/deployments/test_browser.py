@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import mlflow
 import pytest
 from PIL import Image
@@ -24,7 +25,7 @@ from tasks.config import StudyConfig
 from tasks.links import TRAINING_VIEW
 from tasks.store import Revision
 from tasks.tracking import experiment_name
-from tests.deployments.conftest import BUSY, Running, wait_until
+from tests.deployments.conftest import Running, wait_until
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
@@ -144,7 +145,7 @@ def press(page: Any, button: str, asked: str) -> bool:
     """Press a button that asks the server for something; returns False where the server was busy."""
     with page.expect_response(lambda response: response.url.endswith(asked)) as answer:
         page.get_by_role("button", name=button, exact=True).last.click()
-    if answer.value.status == BUSY:
+    if answer.value.status == httpx.codes.SERVICE_UNAVAILABLE:
         page.wait_for_timeout(1000)
         return False
     assert answer.value.ok, answer.value.text()
