@@ -26,6 +26,7 @@ SHARE_OF_THE_TIME = 0.01
 LONGEST_AVERAGE_SECONDS = 60.0
 # Points wait for each other: a pack of many runs must not keep the server busy.
 SEND_SECONDS = 30.0
+LAST_WORDS_SECONDS = 30.0  # a server that does not answer keeps no training waiting
 MOST_PER_REQUEST = 1000  # MLflow's own limit
 PREFIX = "system/"  # where MLflow's UI looks for them
 
@@ -79,7 +80,7 @@ class _Recorder:
 
     def stop(self) -> None:
         self._ended.set()
-        self._thread.join()
+        self._thread.join(LAST_WORDS_SECONDS)
 
     def _record(self) -> None:
         self._probes.collect_metrics()  # a processor's load is measured since the thread's last look: the first is none
