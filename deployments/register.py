@@ -122,7 +122,7 @@ def register_deployment(client: SyncPrefectClient, deployed: Deployed) -> None:
         flow,
         name=deployed.name,
         parameters=deployed.parameters,
-        description=flow.description,
+        description=summary_of(flow),
         tags=list(deployed.tags),
         version=__version__,
         work_pool_name=deployed.pool,
@@ -130,6 +130,11 @@ def register_deployment(client: SyncPrefectClient, deployed: Deployed) -> None:
         job_variables={"env": RUN_ENVIRONMENT},
         entrypoint_type=EntrypointType.MODULE_PATH,
     ).apply()
+
+
+def summary_of(flow: Flow[..., object]) -> str:
+    """What a flow does, for people: its description up to the parameters, which the form describes."""
+    return (flow.description or "").partition("\n\nArgs:")[0]
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
@@ -10,11 +11,11 @@ from pydantic import Field
 
 from mars_core.models.lora import RankPair
 from tasks.approval import is_approved, record_approval
+from tasks.choice_markdown import question_markdown
 from tasks.config import StudyConfig
 from tasks.progress import say
-from tasks.report import choice_markdown
 from tasks.revision import current_revision
-from tasks.search import chosen_pair, read_choice
+from tasks.search import chosen_pair
 
 AfterChoice = Literal["train", "ask", "stop"]
 APPROVAL_TIMEOUT_SECONDS = 7 * 24 * 3600
@@ -24,11 +25,24 @@ class FinalApproval(RunInput):
     """What to do with the chosen pair."""
 
     decision: Literal["accept", "change ranks", "stop"] = Field(
-        "accept", title="Decision", description="`change ranks` trains the ranks below in place of the chosen ones"
+        "accept",
+        title="Decision",
+        description="Accept trains the chosen ranks, change ranks those given below, stop none",
     )
-    r_me: int = Field(title="Rank of the vision encoder", ge=0, description="Read only under `change ranks`")
-    r_llm: int = Field(title="Rank of the LLM", ge=0, description="Read only under `change ranks`")
+    r_me: int = Field(title="Rank of the vision encoder, r_me")
+    r_llm: int = Field(title="Rank of the LLM, r_llm")
     reason: str = Field("", title="Reason", description="Kept with the study and shown in its report")
+
+
+def approval_form(values: Mapping[str, Any], question: str) -> type[FinalApproval]:
+    """The form with these values filled in, below a question in Markdown."""
+    # Prefect replaces a field by its first value alone: title and description have to come along.
+    known = FinalApproval.model_fields
+    fields: dict[str, Any] = {
+        name: Field(value, title=known[name].title, description=known[name].description)
+        for name, value in values.items()
+    }
+    return FinalApproval.with_initial_data(description=question, **fields)
 
 
 def may_train(config: StudyConfig, after_choice: AfterChoice) -> bool:
@@ -43,23 +57,28 @@ def may_train(config: StudyConfig, after_choice: AfterChoice) -> bool:
 
 def _ask(config: StudyConfig) -> bool:
     revision = current_revision(config)
-    pair, complaint = chosen_pair(revision), ""
+    pair, question = chosen_pair(revision), question_markdown(revision)
+    form = approval_form({"r_me": pair.r_me, "r_llm": pair.r_llm}, question)
     while True:
-        answer = pause_flow_run(
-            wait_for_input=FinalApproval.with_initial_data(
-                description=f"{complaint}{choice_markdown(read_choice(revision))}", r_me=pair.r_me, r_llm=pair.r_llm
-            ),
-            timeout=APPROVAL_TIMEOUT_SECONDS,
-            poll_interval=2,
-        )
+        answer = pause_flow_run(wait_for_input=form, timeout=APPROVAL_TIMEOUT_SECONDS, poll_interval=2)
         if answer.decision == "stop":
-            say("stopped by a person: no final run")
+            say(f"stopped by a person, no final run: {answer.reason or 'no reason given'}")
             return False
-        wanted = RankPair(answer.r_me, answer.r_llm) if answer.decision == "change ranks" else pair
         try:
+            wanted = _wanted(answer, pair)
             record_approval(config, revision, wanted, answer.reason)
-        except ValueError as error:  # ranks that the model has no room for: ask again
-            complaint = f"**{error}**\n\n"
+        except ValueError as error:  # ask again, with what was answered filled in
+            form = approval_form(answer.model_dump(), f"**{error}**\n\n{question}")
             continue
         say(f"approved by a person: {wanted}")
         return True
+
+
+def _wanted(answer: FinalApproval, chosen: RankPair) -> RankPair:
+    given = RankPair(answer.r_me, answer.r_llm)
+    if answer.decision == "accept" and given != chosen:
+        raise ValueError(
+            f"The decision was to accept {chosen}, but the ranks were changed to {given}: "
+            f"choose change ranks to train {given}, or put the ranks back"
+        )
+    return given

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prefect import flow
+from prefect.states import Completed
 
 from flows.finals import EVALUATORS, FINAL_TRAINERS
 from flows.packs import Where
@@ -18,6 +19,7 @@ from mars_core.models.lora import RankPair
 from tasks import tracking
 from tasks.config import StudyConfig
 from tasks.data import check_data
+from tasks.night_slot import night_slot
 from tasks.nightly import Seen, find_drift, last_findings, look, publish_night, show_night, stored_runs
 from tasks.progress import say
 from tasks.revision import current_revision
@@ -27,20 +29,34 @@ from tasks.store import Revision, revisions
 
 Trigger = Literal["propose", "run"]
 Outcome = Literal["kept", "proposed", "refused", "accepted", "triggered"]
+UNDER_WAY = "Another night of this study is under way."
 
 
 @flow(name="mars-nightly", flow_run_name="nightly {config.study}", **JSON_RESULTS)
 def nightly_flow(config: StudyConfig, trigger: Trigger = "propose", where: Where = "here") -> dict[str, Any]:
     """See whether data, model, recipe or settings changed; if so recalibrate, compare, and propose or run a final run.
 
+    While another night of the study is under way, there is nothing to do: this one ends, and says that it was skipped.
+
     Args:
-        config: the study.
-        trigger: on a material change, `propose` a final run in the report, or `run` it.
+        config: The study: the settings that it was run with.
+        trigger: On a material change, `propose` a final run in the report, or `run` it.
         where: Train in this process, or in runs of their own on the workers of pool mars-gpu.
 
     Returns:
         What was found and done.
     """
+    with night_slot(working_folder(config.study)) as free:
+        return _night(config, trigger, where) if free else _skipped()
+
+
+def _skipped() -> Any:
+    """A state of its own name, for the list of runs in the UI; whoever called the flow gets the dictionary."""
+    say(f"nightly: skipped. {UNDER_WAY}")
+    return Completed(name="Skipped", message=UNDER_WAY, data={"outcome": "skipped", "reason": UNDER_WAY})
+
+
+def _night(config: StudyConfig, trigger: Trigger, where: Where) -> dict[str, Any]:
     started = time.perf_counter()
     seen = look(config)
     night = None if seen.unchanged else _recalibrate(config, seen, where)

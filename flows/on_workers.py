@@ -120,7 +120,7 @@ def fit_and_search_flow(config: StudyConfig, after_choice: AfterChoice = "train"
 
     Args:
         config: The study; its calibration must have finished.
-        after_choice: train the chosen pair at once, ask a person first (this run pauses), or stop.
+        after_choice: Train the chosen pair at once, ask a person first (this run pauses), or stop.
     """
     fit_flow(config)
     chosen = search_flow(config)

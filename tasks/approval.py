@@ -43,11 +43,14 @@ def pair_to_train(revision: Revision) -> RankPair:
 
 
 def approval_notes(revision: Revision) -> list[str]:
-    """What the report says about a pair that a person changed."""
-    if not is_approved(revision) or pair_to_train(revision) == chosen_pair(revision):
+    """What the report says about a person's word on the choice."""
+    if not is_approved(revision):
         return []
     reason = read_json(approval_path(revision))["reason"] or "no reason given"
+    pair, chosen = pair_to_train(revision), chosen_pair(revision)
+    if pair == chosen:
+        return [f"a person accepted the chosen {chosen}: {reason}"]
     return [
-        f"a person had {pair_to_train(revision)} trained in place of the chosen {chosen_pair(revision)}: {reason}; "
+        f"a person had {pair} trained in place of the chosen {chosen}: {reason}; "
         "final run, adapter and test scores are those of the trained pair"
     ]

@@ -14,6 +14,7 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
+from mars_core.markdown import markdown_table
 from mars_core.models.loading import read_model_type
 from mars_core.models.lora import RankPair
 from mars_core.models.partition import GROUPS, Partition
@@ -22,6 +23,7 @@ from mars_core.search import Choice
 from tasks import tracking
 from tasks.approval import approval_notes
 from tasks.calibrate import CalibrationPlan, calibration_cost, collect_metrics
+from tasks.choice_markdown import choice_markdown
 from tasks.compare import present_comparison
 from tasks.config import StudyConfig
 from tasks.data import dropped_samples, load_data
@@ -151,6 +153,7 @@ def publish_to_mlflow(revision: Revision, evaluated: bool, parent: str) -> None:
     if choice is not None:
         values = {"chosen_r_me": choice.pair[0], "chosen_r_llm": choice.pair[1]}
         tracking.tag(parent, {"mars.verdict": choice.verdict, "mars.reason": choice.reason})
+        tracking.tag(parent, {"mlflow.note.content": choice_markdown(choice)})  # what its page shows first
         tracking.log_values(parent, values)
     if evaluated:
         scores = read_evaluation(revision)
@@ -216,22 +219,10 @@ def report_markdown(config: StudyConfig, results: Results, page: str | None) -> 
 def _scores_markdown(scores: Mapping[str, Any], finals: Mapping[str, RankPair]) -> str:
     names = {role: f"{role} {pair}" for role, pair in finals.items()} | {"base": "before"}
     rows = [
-        f"| {names.get(role, role)} | {score['overall']['perplexity']:.4f} | {score['overall']['accuracy']:.1%} |"
+        [names.get(role, role), f"{score['overall']['perplexity']:.4f}", f"{score['overall']['accuracy']:.1%}"]
         for role, score in scores.items()
     ]
-    return "\n".join(["| test split | perplexity | exact match |", "|---|---|---|", *rows])
-
-
-def choice_markdown(choice: Choice) -> str:
-    """The choice and its reason, for the Prefect UI."""
-    lines = [
-        f"# Rank pair (r_me, r_llm) = {choice.pair}",
-        f"**{choice.verdict}**: {choice.reason}",
-        f"Target dataset size: {choice.D_target:.0f} samples.",
-    ]
-    if choice.fallback_cause and choice.fallback_cause.lower() not in choice.reason.lower():
-        lines.append(f"Cause of the fallback: {choice.fallback_cause}")
-    return "\n\n".join(lines)
+    return markdown_table(["test split", "perplexity", "exact match"], rows)
 
 
 def _candidate_rows(choice: Choice) -> list[dict[str, Any]]:

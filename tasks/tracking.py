@@ -18,6 +18,7 @@ import mlflow
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+from mlflow.tracking.context.registry import resolve_tags
 
 from mars_core.metrics.identity import content_hash
 from tasks import links
@@ -28,6 +29,8 @@ from tasks.storage.location import study_key
 EXPERIMENT_PREFIX = "mars/"
 
 logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
+# MLflow would name the file that Python was started with: on a worker, one of Prefect's.
+SOURCE = {"mlflow.source.name": "mars", "mlflow.source.type": "LOCAL"}
 logging.getLogger("mlflow.store.db").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
@@ -83,7 +86,7 @@ def study_run(study: Path, revision: int, parameters: Mapping[str, Any]) -> Iter
     """Open the parent run of a revision, again if it exists, and yield its id."""
     experiment = open_experiment(study)
     known = find_run(experiment, {"mars.kind": "study", "mars.revision": str(revision)})
-    tags = {"mars.kind": "study", "mars.revision": str(revision)} | links.prefect_tags()
+    tags = {"mars.kind": "study", "mars.revision": str(revision)} | SOURCE | links.prefect_tags()
     name = f"{study.name} r{revision:03d}"
     with mlflow.start_run(
         run_id=known, experiment_id=experiment, run_name=name, tags=tags, log_system_metrics=False
@@ -110,7 +113,7 @@ def child_run(parent: str | None, name: str, parameters: Mapping[str, Any], tags
         run_name=name,
         nested=True,
         parent_run_id=parent,
-        tags=dict(tags) | links.prefect_tags(),
+        tags=dict(tags) | SOURCE | links.prefect_tags(),
         log_system_metrics=False,
     ) as run:
         mlflow.log_params(flatten(parameters))
@@ -138,7 +141,7 @@ def begin_child(parent: str, name: str, parameters: Mapping[str, Any], tags: Map
     if known is not None:
         tag(known, links.prefect_tags())
         return known
-    made = client.create_run(experiment, tags=tags | links.prefect_tags(), run_name=name)
+    made = client.create_run(experiment, tags=resolve_tags(tags | SOURCE | links.prefect_tags()), run_name=name)
     run_id = str(made.info.run_id)
     client.log_batch(run_id, params=[Param(key, str(value)) for key, value in flatten(parameters).items()])
     links.link_to_mlflow(mlflow.get_tracking_uri(), experiment, run_id, name)

@@ -9,6 +9,7 @@ from typing import Any
 from mars_core.drift.choice import ChoiceDrift
 from mars_core.drift.data import DataDrift
 from mars_core.drift.laws import LAW_NAMES, CoefficientDrift, Interval
+from mars_core.markdown import markdown_table
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,9 @@ def _data(drift: DataDrift | None) -> str:
     tasks = [[t.split, t.task, t.before, t.now] for t in drift.tasks]
     parts = [
         f"Hash `{drift.hash_before}` before, `{drift.hash_now}` now.",
-        _table(["split", "before", "now", "added", "removed", "of the added, from another split"], splits),
+        markdown_table(["split", "before", "now", "added", "removed", "of the added, from another split"], splits),
     ]
-    return "\n\n".join([*parts, _table(["split", "task type", "before", "now"], tasks)] if tasks else parts)
+    return "\n\n".join([*parts, markdown_table(["split", "task type", "before", "now"], tasks)] if tasks else parts)
 
 
 def _laws(drifts: Sequence[CoefficientDrift]) -> str:
@@ -98,20 +99,12 @@ def _laws(drifts: Sequence[CoefficientDrift]) -> str:
         ]
         for d in drifts
     ]
-    return _table(["law", "coefficient", "before", "now", "95% intervals"], rows) if rows else "No law was fitted."
+    return (
+        markdown_table(["law", "coefficient", "before", "now", "95% intervals"], rows) if rows else "No law was fitted."
+    )
 
 
 def _value(value: float | None, interval: Interval | None) -> str:
     if value is None:
         return "none"
     return f"{value:.4g}" if interval is None else f"{value:.4g} ({interval[0]:.4g} to {interval[1]:.4g})"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
-
-
-def _cell(value: object) -> str:
-    # A task type is the user's own text: it must not end the cell.
-    return str(value).replace("|", "\\|").replace("\n", " ")
