@@ -19,6 +19,7 @@ from mars_core.models.lora import RankPair
 from tasks import tracking
 from tasks.config import StudyConfig
 from tasks.data import check_data
+from tasks.find_study import find_study, require_full
 from tasks.night_slot import night_slot
 from tasks.nightly import Seen, find_drift, last_findings, look, publish_night, show_night, stored_runs
 from tasks.progress import say
@@ -32,20 +33,21 @@ Outcome = Literal["kept", "proposed", "refused", "accepted", "triggered"]
 UNDER_WAY = "Another night of this study is under way."
 
 
-@flow(name="mars-nightly", flow_run_name="nightly {config.study}", **JSON_RESULTS)
-def nightly_flow(config: StudyConfig, trigger: Trigger = "propose", where: Where = "here") -> dict[str, Any]:
+@flow(name="mars-nightly", flow_run_name="nightly {study}", **JSON_RESULTS)
+def nightly_flow(study: str, trigger: Trigger = "propose", where: Where = "here") -> dict[str, Any]:
     """See whether data, model, recipe or settings changed; if so recalibrate, compare, and propose or run a final run.
 
     While another night of the study is under way, there is nothing to do: this one ends, and says that it was skipped.
 
     Args:
-        config: The study: the settings that it was run with.
+        study: The study's folder, or its STUDY.yaml: a full path or a URL. Its settings are read anew every night.
         trigger: On a material change, `propose` a final run in the report, or `run` it.
         where: Train in this process, or in runs of their own on the workers of pool mars-gpu.
 
     Returns:
         What was found and done.
     """
+    config = find_study(require_full(study))
     with night_slot(working_folder(config.study)) as free:
         return _night(config, trigger, where) if free else _skipped()
 

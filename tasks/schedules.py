@@ -28,9 +28,9 @@ NIGHTLY_DEPLOYMENT = "mars-nightly/nightly-recalibration"
 class NightlySchedule:
     """When a study is recalibrated.
 
-    study: its folder or URL, None where the schedule names none. when: a cron line, an interval or a recurrence rule.
-    trigger: what a material change leads to. active: whether it fires. upcoming: the next run that the server has
-    planned, None until it has planned one (within a minute).
+    study: where its settings are read, None where the schedule names none. when: a cron line, an interval or a
+    recurrence rule. trigger: what a material change leads to. active: whether it fires. upcoming: the next run that
+    the server has planned, None until it has planned one (within a minute).
     """
 
     study: str | None
@@ -41,15 +41,18 @@ class NightlySchedule:
     upcoming: datetime | None
 
 
-def set_schedule(config: StudyConfig, cron: str, timezone: str, trigger: str) -> Literal["created", "changed"]:
-    """Recalibrate a study whenever `cron` says so, with its present settings; a study has one such schedule.
+def set_schedule(
+    config: StudyConfig, place: str, cron: str, timezone: str, trigger: str
+) -> Literal["created", "changed"]:
+    """Recalibrate a study whenever `cron` says so; a study has one such schedule.
+
+    place: full path or URL of the study file or the study folder, where the settings are read every night.
 
     Raises:
         ValueError: the cron line or the time zone makes no sense, or no server knows the deployment.
     """
     schedule = _cron(cron, timezone)
-    # Prefect checks parameters that are null against the schema of the value that they lack.
-    parameters = {"config": config.model_dump(mode="json", exclude_none=True), "trigger": trigger}
+    parameters = {"study": place, "trigger": trigger}
     with _client() as client:
         deployment = _deployment(client)
         known = _find(client, deployment, config)
@@ -150,7 +153,7 @@ def _described(one: DeploymentSchedule, deployment: DeploymentResponse, planned:
 
 
 def _study(parameters: dict[str, Any]) -> str | None:
-    return (parameters.get("config") or {}).get("study")
+    return parameters.get("study")
 
 
 def _when(schedule: CronSchedule | IntervalSchedule | RRuleSchedule) -> str:

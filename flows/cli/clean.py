@@ -12,7 +12,7 @@ from rich.table import Table
 
 from flows.cli.errors import FAILURE, one_message
 from flows.cli.output import console, print_json
-from flows.cli.stages import AsJson, Study, find_study
+from flows.cli.stages import AsJson, Study
 
 if TYPE_CHECKING:
     from tasks.retention import Cleaning
@@ -32,6 +32,7 @@ def clean(
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     from tasks.champion import find_champions
     from tasks.deletion import Deletion, delete
+    from tasks.find_study import find_study
     from tasks.retention import plan_cleaning, require_study
     from tasks.storage.location import is_remote
     from tasks.storage.study import pull

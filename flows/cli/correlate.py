@@ -9,7 +9,7 @@ import typer
 
 from flows.cli.errors import one_message
 from flows.cli.output import print_json
-from flows.cli.stages import AsJson, find_study
+from flows.cli.stages import AsJson
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,6 +52,7 @@ def _points(study: str | None, data: str | None) -> pd.DataFrame:
         return read_points(Path(data))
     from mars_core.scoring.correlation import last_scores
     from tasks.calibrate import stored_metrics
+    from tasks.find_study import find_study
     from tasks.revision import newest_revision
     from tasks.storage.location import working_folder
     from tasks.storage.study import pull

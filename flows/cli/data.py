@@ -10,7 +10,7 @@ from rich.table import Table
 
 from flows.cli.errors import CALLERS_MISTAKE, one_message
 from flows.cli.output import console, print_json
-from flows.cli.stages import AsJson, find_study
+from flows.cli.stages import AsJson
 
 if TYPE_CHECKING:
     from mars_core.data.check import DataReport
@@ -34,6 +34,7 @@ def check(
 ) -> None:
     """Check every row and image; list all bad rows with file, row and reason, and say what the data are like."""
     from tasks.data import check_data, load_data, token_measure
+    from tasks.find_study import find_study
 
     config = find_study(study)
     measure = token_measure(config) if tokens else None

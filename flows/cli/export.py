@@ -9,7 +9,7 @@ import typer
 
 from flows.cli.errors import one_message
 from flows.cli.output import console, print_json
-from flows.cli.stages import AsJson, Study, find_study
+from flows.cli.stages import AsJson, Study
 
 TO_HELP = "Write the pair as configuration of this tool: llama-factory, ms-swift or axolotl."
 
@@ -41,6 +41,7 @@ def export(
     if output is not None and to is None:
         raise ValueError("--output is for --to: --merged names its folder itself")
     from tasks.delivery import default_output, export_config, merge
+    from tasks.find_study import find_study
 
     config = find_study(study)
     if merged is not None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.errors import one_message
-from flows.cli.stages import AsJson, Place, Study, find_study, load_for_flow, print_result
+from flows.cli.stages import AsJson, Place, Study, load_for_flow, print_result
 from flows.cli.temporary_server import start_temporary_server
 
 
@@ -29,11 +29,13 @@ def nightly(
     as_json: AsJson = False,
 ) -> None:
     """Recalibrate what is new since the last night, and compare the new choice with the standing one."""
-    config = find_study(study)
+    from tasks.find_study import find_study, full_address
+
+    find_study(study)  # a mistake in it is found before a server starts
     start_temporary_server()
     from flows.nightly import nightly_flow
 
-    print_result(nightly_flow(config, trigger.value, where), as_json)
+    print_result(nightly_flow(full_address(study), trigger.value, where), as_json)
 
 
 @one_message

@@ -11,7 +11,7 @@ from rich.table import Table
 from flows.cli.errors import one_message
 from flows.cli.nightly import Trigger
 from flows.cli.output import console, print_json
-from flows.cli.stages import AsJson, Study, find_study, print_result
+from flows.cli.stages import AsJson, Study, print_result
 
 if TYPE_CHECKING:
     from tasks.schedules import NightlySchedule
@@ -32,11 +32,12 @@ def set_(
     ] = Trigger.propose,
     as_json: AsJson = False,
 ) -> None:
-    """Recalibrate a study by the clock, with the settings that it has now; set it again to change anything."""
+    """Recalibrate a study by the clock; its settings are read anew each time from what is given here."""
+    from tasks.find_study import find_study, full_address
     from tasks.schedules import set_schedule
 
     config = find_study(study)
-    done = set_schedule(config, cron, timezone, trigger.value)
+    done = set_schedule(config, full_address(study), cron, timezone, trigger.value)
     print_result({"schedule": done, "study": config.study, "when": f"{cron} ({timezone})"}, as_json)
 
 
@@ -59,6 +60,7 @@ def list_(as_json: AsJson = False) -> None:
 @one_message
 def remove(study: Study, as_json: AsJson = False) -> None:
     """End a study's schedule; a night that is under way goes on."""
+    from tasks.find_study import find_study
     from tasks.schedules import remove_schedule
 
     config = find_study(study)

@@ -92,6 +92,7 @@ def _print_cost(study: str, on: str | None, utilisation: float | None, *, dry_ru
     from flows.cli.cost import print_cost
     from tasks.cost import cost_on
     from tasks.data import check_data
+    from tasks.find_study import find_study
 
     device_named(on)
     config = find_study(study)
@@ -196,6 +197,7 @@ def load_study(where: str, accelerate: str | None = None) -> StudyConfig:
     from tasks.accelerate_config import acceleration_of, require_one_process
     from tasks.calibrate import plan_calibration
     from tasks.data import check_data
+    from tasks.find_study import find_study
     from tasks.progress import say
     from tasks.storage.location import is_remote, working_folder
     from tasks.storage.study import pull
@@ -214,23 +216,6 @@ def load_study(where: str, accelerate: str | None = None) -> StudyConfig:
     check_data(config.data, decode=not known).raise_if_bad()
     plan_calibration(config)
     return config
-
-
-def find_study(where: str) -> StudyConfig:
-    """Read a study file, or the one that lies in a study folder; either may be a path or a URL."""
-    from tasks.config import read_study
-    from tasks.storage.location import is_remote, local_path
-    from tasks.storage.study import STUDY_FILE
-
-    if is_remote(where):
-        if where.endswith((".yaml", ".yml")):
-            return read_study(where)
-        return read_study(f"{where.rstrip('/')}/{STUDY_FILE}").model_copy(update={"study": where.rstrip("/")})
-    path = local_path(where)
-    if not path.is_dir():
-        return read_study(path)
-    # Also where the folder was moved or copied since.
-    return read_study(path / STUDY_FILE).model_copy(update={"study": str(path.resolve())})
 
 
 def _newest_revision(config: StudyConfig) -> Revision:

@@ -74,7 +74,7 @@ class Running:
         """Flow runs of a deployment for a study folder."""
         known = self.get(f"/deployments/name/{deployment}")
         only = {"flow_runs": {"deployment_id": {"any_": [known["id"]]}}, "sort": "EXPECTED_START_TIME_ASC"}
-        return [run for run in self.post("/flow_runs/filter", only) if run["parameters"]["config"]["study"] == study]
+        return [run for run in self.post("/flow_runs/filter", only) if _study_of(run["parameters"]) == study]
 
     def complete(self, run: UUID) -> None:
         """Wait until a flow run has completed; one that ended otherwise fails the test with its message."""
@@ -89,6 +89,11 @@ class Running:
     def process(self, name: str) -> int:
         state = json.loads((self.folder / "stack.json").read_text())
         return {process["name"]: process["pid"] for process in state["processes"]}[name]
+
+
+def _study_of(parameters: dict[str, Any]) -> str:
+    folder: str = parameters["config"]["study"] if "config" in parameters else parameters["study"]
+    return folder
 
 
 def wait_until(holds: Callable[[], object], seconds: float = WAIT_SECONDS) -> float:

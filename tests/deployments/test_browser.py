@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 from mars_core.demo import demo_backbone_path
-from tasks.config import StudyConfig
+from tasks.config import StudyConfig, write_study
 from tasks.links import TRAINING_VIEW
 from tasks.store import Revision
 from tasks.tracking import experiment_name
@@ -312,7 +312,10 @@ def test_a_schedule_from_the_browser_opens_a_revision_for_changed_data(
     shutil.rmtree(Revision(study, 1).path("final"))
     (study / "standing.json").unlink()  # calibrated, but nothing stands yet
     shutil.copytree(demo_data, data)
-    make_schedule(stack, touched, shots, nightly_as_before, study, data)
+    files = {"train": str(data / "train.json"), "images": str(data / "images")}
+    own = {"study": str(study), "data": served.data.model_copy(update=files)}
+    write_study(served.model_copy(update=own), study / "study.yaml")
+    make_schedule(stack, touched, shots, nightly_as_before, study)
 
     first = night_of(stack, study, "revision 001")
     assert json.loads((study / "standing.json").read_text())["revision"] == 1
@@ -329,37 +332,33 @@ def test_a_schedule_from_the_browser_opens_a_revision_for_changed_data(
     look_at_the_night(stack, touched, shots, nightly_as_before, first, second)
 
 
-def make_schedule(stack: Running, page: Any, shots: Path, deployment: str, study: Path, data: Path) -> None:
+def make_schedule(stack: Running, page: Any, shots: Path, deployment: str, study: Path) -> None:
     """On the deployment's page: + Schedule, when, and the study as a parameter of this schedule."""
-    page.set_viewport_size({"width": 1280, "height": 1400})
+    page.set_viewport_size({"width": 1280, "height": 1300})
     page.goto(f"{stack.ui}/deployments/deployment/{deployment}")
-    when = fill_schedule(page, study.name)
-    fill_paths(page, Path("/runs/charts"), Path("/models/backbone"), Path("/data/charts"))  # what a reader sees
+    when = fill_schedule(page, study.name, Path("/runs/charts"))  # what a reader sees
     when.fill("0 2 * * *")
     page.get_by_text("At 02:00").wait_for()
-    page.get_by_placeholder(SLUG_FIELD).scroll_into_view_if_needed()
     shoot(page, shots / "prefect-nightly-schedule.png")
     when.fill("*/2 * * * *")  # a test cannot wait for the night
-    fill_paths(page, study, demo_backbone_path(), data)
+    fill(page, "study", study)
     while not press(page, "Save", "/schedules"):  # the form is closed all the same
-        when = fill_schedule(page, study.name)
-        when.fill("*/2 * * * *")
-        fill_paths(page, study, demo_backbone_path(), data)
+        fill_schedule(page, study.name, study).fill("*/2 * * * *")
     page.set_viewport_size({"width": 1280, "height": 900})
     page.locator(".p-modal").wait_for(state="detached")
     page.get_by_text(study.name, exact=True).first.wait_for()  # the schedule, by its slug
 
 
-def fill_schedule(page: Any, slug: str) -> Any:
-    """Open the form of a schedule and fill in all but when and where; returns the field for when."""
+def fill_schedule(page: Any, slug: str, study: Path) -> Any:
+    """Open the form of a schedule and fill in all but when; returns the field for when."""
     page.get_by_role("button", name="Schedule", exact=True).click()
     form = page.locator(".p-modal")
     form.get_by_text("Parameter Overrides").wait_for()
     form.get_by_placeholder(SLUG_FIELD).fill(slug)
     form.get_by_role("button", name="Cron", exact=True).click()
-    form.locator("select[multiple]").select_option(["config", "trigger"])
+    form.locator("select[multiple]").select_option(["study", "trigger"])
     setting(page, "trigger (Optional)").locator("select").first.select_option("run")
-    fill_small_study(page)
+    fill(page, "study", study)
     return form.locator("input[type=text]").nth(1)
 
 

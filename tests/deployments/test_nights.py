@@ -15,16 +15,15 @@ NIGHTLY = "mars-nightly/nightly-recalibration"
 
 
 def test_a_night_that_meets_another_of_its_study_is_skipped(stack, copied, tmp_path):
-    values = copied.model_dump(mode="json")
     with temporary_settings({PREFECT_API_URL: stack.api}):
         with night_slot(Path(copied.study)) as free, night_slot(tmp_path / "other") as others_free:
             assert free
             assert others_free
-            state = stack.finish(stack.start(NIGHTLY, config=values))
+            state = stack.finish(stack.start(NIGHTLY, study=copied.study))
         assert (state["type"], state["name"]) == ("COMPLETED", "Skipped")
         assert "under way" in state["message"]
         assert not (Path(copied.study) / "night.json").exists()  # it has looked at nothing
-    state = stack.finish(stack.start(NIGHTLY, config=values))
+    state = stack.finish(stack.start(NIGHTLY, study=copied.study))
     assert (state["type"], state["name"]) == ("COMPLETED", "Completed")
     assert (Path(copied.study) / "night.json").is_file()
 

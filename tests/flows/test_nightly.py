@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
@@ -19,7 +20,7 @@ from mars_core.drift import Acceptance
 from mars_core.models.lora import RankPair
 from mars_core.training.evaluation import evaluate
 from tasks import resources, tracking
-from tasks.config import StudyConfig
+from tasks.config import StudyConfig, write_study
 from tasks.data import forget_data, scored_batches, validation_set
 from tasks.nightly import look
 from tasks.revision import open_revision
@@ -42,6 +43,13 @@ def own(copied: StudyConfig, tmp_path: Path, demo_data: Path) -> StudyConfig:
 def rewrite(path: str, change) -> None:
     file = Path(path)
     file.write_text(json.dumps(change(json.loads(file.read_text()))))
+
+
+def night_of(config: StudyConfig, **how: Any) -> dict[str, Any]:
+    """A night of a study whose file says what `config` says."""
+    file = Path(config.study).with_suffix(".yaml")
+    write_study(config, file)
+    return nightly_flow(str(file), **how)
 
 
 def champion(config: StudyConfig) -> str:
@@ -85,7 +93,7 @@ def test_runs_name_their_datasets_hours_and_figures(finished):
 
 
 def test_a_quiet_night_takes_seconds_and_touches_neither_model_nor_pixels(own, monkeypatch):
-    first = nightly_flow(own)
+    first = night_of(own)
     assert (first["verdict"], first["outcome"], first["trained_runs"]) == ("same pair", "kept", 0)
 
     def forbidden(*args, **kwargs):
@@ -93,7 +101,7 @@ def test_a_quiet_night_takes_seconds_and_touches_neither_model_nor_pixels(own, m
 
     monkeypatch.setattr(resources, "load_base", forbidden)
     monkeypatch.setattr(ImageFile.ImageFile, "load", forbidden)
-    quiet = nightly_flow(own)
+    quiet = night_of(own)
     print(f"quiet night: {quiet['seconds']:.2f} s")
     assert quiet["changes"] == []
     assert (quiet["outcome"], quiet["revision"]) == ("kept", 1)
@@ -101,12 +109,12 @@ def test_a_quiet_night_takes_seconds_and_touches_neither_model_nor_pixels(own, m
 
 
 def test_a_new_version_fits_and_searches_again_and_trains_nothing(own, monkeypatch):
-    nightly_flow(own)
+    night_of(own)
     revision = Revision(Path(own.study), 1)
     before = {stage: read_json(revision.manifest(stage))["inputs"] for stage in ("calibrate", "fit", "search")}
     for module in ("fit", "search", "nightly"):
         monkeypatch.setattr(f"tasks.{module}.__version__", "9.9")
-    night = nightly_flow(own)
+    night = night_of(own)
     assert any("code_version" in change for change in night["changes"])
     assert (night["revision"], night["trained_runs"], night["outcome"]) == (1, 0, "kept")
     after = {stage: read_json(revision.manifest(stage))["inputs"] for stage in before}
@@ -132,7 +140,7 @@ def write_unseen(file: Path, content: bytes) -> None:
 
 
 def test_an_image_of_equal_size_and_time_is_seen_to_have_changed(own):
-    nightly_flow(own)
+    night_of(own)
     image = next(Path(own.data.images).iterdir())
     write_unseen(image, repainted(image))
     seen = look.fn(own)
@@ -146,21 +154,21 @@ def test_an_image_that_broke_with_equal_size_and_time_is_named(own):
     content[-20] ^= 1  # in the check sum of its pixels
     write_unseen(image, bytes(content))
     with pytest.raises(ValueError, match=rf"unreadable image '{image.name}'"):
-        nightly_flow(own)
+        night_of(own)
 
 
 def test_a_lost_output_is_no_quiet_night(own):
-    nightly_flow(own)
+    night_of(own)
     Path(own.study, "revisions/001/laws.json").unlink()
     assert not look.fn(own).unchanged
-    assert nightly_flow(own)["outcome"] == "kept"
+    assert night_of(own)["outcome"] == "kept"
     assert Path(own.study, "revisions/001/laws.json").is_file()
 
 
 def test_changed_data_open_a_revision_and_reverted_data_take_over_the_old_runs(own):
     original = Path(own.data.train).read_text()
     rewrite(own.data.train, lambda rows: rows[4:])
-    changed = nightly_flow(own)
+    changed = night_of(own)
     assert (changed["revision"], changed["trained_runs"], changed["adopted_runs"]) == (2, 4, 0)
     report = Path(changed["report"]).read_text()
     assert "| train | 64 | 60 | 0 | 4 | 0 |" in report
@@ -168,7 +176,7 @@ def test_changed_data_open_a_revision_and_reverted_data_take_over_the_old_runs(o
     assert read_standing(Path(own.study)).revision == 1  # only an accepted final run changes it
 
     Path(own.data.train).write_text(original)
-    reverted = nightly_flow(own)
+    reverted = night_of(own)
     assert (reverted["revision"], reverted["trained_runs"], reverted["adopted_runs"]) == (3, 0, 4)
     first, third = (read_json(Path(own.study, f"revisions/{n:03d}/laws.json")) for n in (1, 3))
     assert third["performance"]["coefficients"] == pytest.approx(first["performance"]["coefficients"])
@@ -182,18 +190,18 @@ def test_another_rank_trains_only_its_own_pairs_and_a_material_change_makes_a_fi
     search = own.search.model_copy(update={"max_trainable_parameters": 30_000})  # the standing pair is above it
     wider = own.model_copy(update={"calibration": calibration, "search": search})
     standing = read_standing(Path(own.study))
-    proposed = nightly_flow(wider)
+    proposed = night_of(wider)
     assert (proposed["trained_runs"], proposed["verdict"], proposed["outcome"]) == (5, "material", "proposed")
     assert read_standing(Path(own.study)) == standing
 
-    done = nightly_flow(wider, trigger="run")
+    done = night_of(wider, trigger="run")
     assert done["trained_runs"] == 0
     pair = RankPair(*done["chosen"])
     new = read_json(Path(own.study, f"revisions/001/final/{pair.slug}/training.json"))["best_val_loss"]
     better = new < standing.validation_loss
     assert done["outcome"] == ("accepted" if better else "refused")
     assert champion(own) == ("2" if better else "1")
-    again = nightly_flow(wider, trigger="run")
+    again = night_of(wider, trigger="run")
     assert again["outcome"] == ("kept" if better else "refused")
 
 

@@ -11,7 +11,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from tasks.config import read_study
+from tasks.config import read_study, write_study
 from tests.conftest import wait_until
 
 pytestmark = pytest.mark.stack
@@ -47,7 +47,8 @@ def reports(client: SyncPrefectClient) -> list[str]:
 def test_the_schedule_opens_a_revision_for_changed_data_and_then_keeps_quiet(study, serving, client):
     config = read_study(study)
     config = config.model_copy(update={"calibration": config.calibration.model_copy(update={"parallel": 1})})
-    parameters = json.dumps({"config": config.model_dump(mode="json", exclude_none=True), "trigger": "run"})
+    write_study(config, study)
+    parameters = json.dumps({"study": str(study), "trigger": "run"})
     serving(SCRIPT.format(parameters=parameters))
     folder, train = Path(config.study), Path(config.data.train)
     wait_until(lambda: any("revision 001" in text for text in reports(client)), seconds=NIGHT_SECONDS)
