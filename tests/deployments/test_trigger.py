@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import json
 import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import uuid4
@@ -14,7 +15,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tasks.config import StudyConfig
 from tasks.store import Revision
-from tasks.trigger import Request, start_once
+from tasks.trigger import Request, run_all, start_once
 from tests.deployments.conftest import Running, wait_until
 
 pytestmark = pytest.mark.stack
@@ -57,6 +58,18 @@ def test_a_run_that_ended_can_be_triggered_again_once(stack, small_study, paused
     assert second.id == again.id != first.id
     assert "attempt:2" in second.tags
     end(stack, str(second.id), "CANCELLED")
+
+
+def test_a_run_that_somebody_deletes_is_named(stack, small_study, paused_queue):
+    request = request_for(small_study)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(contextvars.copy_context().run, run_all, [request])
+        while not waiting.done():
+            for run in stack.runs_of(request.deployment, small_study.study):
+                stack.ask("DELETE", f"/flow_runs/{run['id']}")
+            time.sleep(1)
+    with pytest.raises(RuntimeError, match="1 of 1 runs did not complete: final me2-llm2 was deleted"):
+        waiting.result()
 
 
 def test_unknown_deployment_says_how_to_register(stack, paused_queue):
