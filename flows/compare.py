@@ -25,6 +25,7 @@ from tasks.config import StudyConfig
 from tasks.revision import open_revision
 from tasks.storage.location import address, working_folder
 from tasks.store import Revision, is_finished, outputs_hash
+from tasks.study_lock import at_work_on
 from tasks.timeouts import bounded
 
 
@@ -37,6 +38,11 @@ def compare_flow(config: StudyConfig, baselines: list[str], command: str = "mars
         baselines: Names of shipped baselines, also with other numbers (uniform-32), or paths of YAML files.
         command: How the report says that it was made.
     """
+    with at_work_on(working_folder(config.study)):
+        return _compare(config, baselines, command)
+
+
+def _compare(config: StudyConfig, baselines: list[str], command: str) -> str:
     revision = open_revision(config, new=False)
     asked = [read_baseline(text) for text in baselines]
     check_baselines(config, asked)

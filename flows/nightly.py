@@ -27,6 +27,7 @@ from tasks.revision import current_revision
 from tasks.standing import Standing, read_acceptance, read_standing
 from tasks.storage.location import address, working_folder
 from tasks.store import Revision, revisions
+from tasks.study_lock import StudyBusyError, at_work_on
 
 Trigger = Literal["propose", "run"]
 Outcome = Literal["kept", "proposed", "refused", "accepted", "triggered"]
@@ -37,7 +38,7 @@ UNDER_WAY = "Another night of this study is under way."
 def nightly_flow(study: str, trigger: Trigger = "propose", where: Where = "here") -> dict[str, Any]:
     """See whether data, model, recipe or settings changed; if so recalibrate, compare, and propose or run a final run.
 
-    While another night of the study is under way, there is nothing to do: this one ends, and says that it was skipped.
+    While another night or another training of the study is under way, this one ends, and says that it was skipped.
 
     Args:
         study: The study's folder, or its STUDY.yaml: a full path or a URL. Its settings are read anew every night.
@@ -48,14 +49,21 @@ def nightly_flow(study: str, trigger: Trigger = "propose", where: Where = "here"
         What was found and done.
     """
     config = find_study(require_full(study))
-    with night_slot(working_folder(config.study)) as free:
-        return _night(config, trigger, where) if free else _skipped()
+    folder = working_folder(config.study)
+    with night_slot(folder) as free:
+        if not free:
+            return _skipped(UNDER_WAY)
+        try:
+            with at_work_on(folder):
+                return _night(config, trigger, where)
+        except StudyBusyError as error:
+            return _skipped(str(error))
 
 
-def _skipped() -> Any:
+def _skipped(why: str) -> Any:
     """A state of its own name, for the list of runs in the UI; whoever called the flow gets the dictionary."""
-    say(f"nightly: skipped. {UNDER_WAY}")
-    return Completed(name="Skipped", message=UNDER_WAY, data={"outcome": "skipped", "reason": UNDER_WAY})
+    say(f"nightly: skipped. {why}")
+    return Completed(name="Skipped", message=why, data={"outcome": "skipped", "reason": why})
 
 
 def _night(config: StudyConfig, trigger: Trigger, where: Where) -> dict[str, Any]:

@@ -41,6 +41,7 @@ from tasks.standing import accept_by_hand, accept_if_better
 from tasks.storage.location import address, working_folder
 from tasks.storage.study import publish_stage, pull
 from tasks.store import Revision, finish, is_finished, outputs_hash
+from tasks.study_lock import at_work_on
 from tasks.timeouts import bounded
 
 
@@ -54,6 +55,11 @@ def calibrate_flow(config: StudyConfig, new_revision: bool = False, where: Where
         where: Train in this process, or each pack in a run of its own on the workers of pool mars-gpu.
     """
     DATA_CHECKS[where](config)
+    with at_work_on(working_folder(config.study)):
+        return _calibrate(config, new_revision, where)
+
+
+def _calibrate(config: StudyConfig, new_revision: bool, where: Where) -> str:
     plan = plan_calibration(config)
     revision = open_revision(config, new=new_revision)
     for note in plan.notes:

@@ -13,6 +13,8 @@ from flows.results import JSON_RESULTS
 from flows.stages import accept_flow, calibrate_flow, final_pairs, fit_flow, report_flow, search_flow
 from tasks.config import StudyConfig
 from tasks.revision import current_revision
+from tasks.storage.location import working_folder
+from tasks.study_lock import at_work_on
 from tasks.summary import summarise
 
 
@@ -38,9 +40,11 @@ def study_flow(
     chosen = search_flow(config)
     if not may_train(config, after_choice):
         return {"pair": chosen, "stopped": "after the choice"}
-    revision = current_revision(config)
-    FINAL_TRAINERS[where](config, revision, final_pairs(config, revision))
-    EVALUATORS[where](config)
-    accept_flow(config)
-    report_flow(config, command)
+    # Not before: a person who is asked may take days.
+    with at_work_on(working_folder(config.study)):
+        revision = current_revision(config)
+        FINAL_TRAINERS[where](config, revision, final_pairs(config, revision))
+        EVALUATORS[where](config)
+        accept_flow(config)
+        report_flow(config, command)
     return summarise(config, revision)

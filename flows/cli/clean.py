@@ -36,6 +36,7 @@ def clean(
     from tasks.retention import plan_cleaning, require_study
     from tasks.storage.location import is_remote
     from tasks.storage.study import pull
+    from tasks.study_lock import at_work_on
 
     config = find_study(study)
     pull(config.study)
@@ -44,7 +45,8 @@ def clean(
     failed = []
     if yes:
         deletions = [Deletion(item.path, item.manifests) for item in cleaning.items]
-        failed = delete(config.study, cleaning.study, deletions)
+        with at_work_on(cleaning.study):
+            failed = delete(config.study, cleaning.study, deletions)
     if as_json:
         where = config.study if is_remote(config.study) else str(cleaning.study)
         print_json({"study": where} | _as_json(cleaning) | {"deleted": yes, "failed": failed})

@@ -150,12 +150,15 @@ def finetune(
     """Train the chosen pair at the full budget and save its adapter; the uniform-rank default too, to compare."""
     config = load_for_flow(study, accelerate)
     from flows.stages import final_pairs, finetune_flow
+    from tasks.storage.location import working_folder
+    from tasks.study_lock import at_work_on
 
-    if ranks is not None:
-        adapters = {"asked for": finetune_flow(config, *ranks, role="asked for")}
-    else:
-        finals = final_pairs(config, _newest_revision(config))
-        adapters = {role: finetune_flow(config, pair.r_me, pair.r_llm, role) for role, pair in finals.items()}
+    with at_work_on(working_folder(config.study)):
+        if ranks is not None:
+            adapters = {"asked for": finetune_flow(config, *ranks, role="asked for")}
+        else:
+            finals = final_pairs(config, _newest_revision(config))
+            adapters = {role: finetune_flow(config, pair.r_me, pair.r_llm, role) for role, pair in finals.items()}
     print_result(adapters, as_json)
 
 
