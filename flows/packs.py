@@ -15,7 +15,7 @@ from tasks.progress import progress_artifact, progress_bar
 from tasks.storage.location import study_key
 from tasks.store import Revision
 from tasks.timeouts import bounded
-from tasks.trigger import Request, run_all
+from tasks.trigger import Request, online_workers, run_all
 
 Where = Literal["here", "workers"]
 PackPlanner = Callable[
@@ -41,6 +41,13 @@ def train_packs_here(
 def bounded_pack(config: StudyConfig) -> Callable[..., list[str]]:
     """`calibrate_pack` with the study's time limit."""
     return bounded(calibrate_pack, config.timeouts.calibration_pack_hours, "timeouts.calibration_pack_hours")
+
+
+def packs_for_online_workers(
+    config: StudyConfig, revision: Revision, plan: CalibrationPlan, missing: Sequence[PlannedRun]
+) -> tuple[list[PlannedPack], dict[str, Any]]:
+    """The packs for the workers that the pool has at the moment."""
+    return packs_for_workers(config, revision, plan, missing, online_workers(PACK_DEPLOYMENT))
 
 
 def train_packs_on_workers(
@@ -75,6 +82,6 @@ def check_nothing(config: StudyConfig) -> None:
     """The command line has checked the data before the flow began."""
 
 
-PACK_PLANNERS: dict[Where, PackPlanner] = {"here": begin_packs, "workers": packs_for_workers}
+PACK_PLANNERS: dict[Where, PackPlanner] = {"here": begin_packs, "workers": packs_for_online_workers}
 PACK_TRAINERS: dict[Where, PackTrainer] = {"here": train_packs_here, "workers": train_packs_on_workers}
 DATA_CHECKS: dict[Where, Callable[[StudyConfig], Any]] = {"here": check_nothing, "workers": prepare_for_workers}

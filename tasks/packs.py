@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice, pairwise
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -143,6 +144,11 @@ def begin_packs(
         say(f"calibrate: going on with {len(begun)} unfinished packs of {runs} runs")
     if not fresh:
         return begun, {}
+    if resolve_device(config.device).type == "cuda" and torch.cuda.device_count() > 1:
+        say(
+            f"note: calibration here takes one of {torch.cuda.device_count()} GPUs; "
+            "`mars up`, then `--where workers`, takes all of them"
+        )
     expected = forecast(config, plan, fresh)
     say(f"calibrate: expected to take {expected}")
     return [*begun, *expected.packs], {
@@ -161,21 +167,31 @@ def _begun_and_fresh(
 
 
 def packs_for_workers(
-    config: StudyConfig, revision: Revision, plan: CalibrationPlan, missing: Sequence[PlannedRun]
+    config: StudyConfig, revision: Revision, plan: CalibrationPlan, missing: Sequence[PlannedRun], workers: int | None
 ) -> tuple[list[PlannedPack], dict[str, Any]]:
     """The packs that workers train, those begun earlier first. Nothing is measured: this machine may have no GPU.
 
-    `calibration.pack_hours` needs a measurement and is left out of account; without `pack_runs`, a pack holds at most
-    `RUNS_PER_PACK_ON_WORKERS` runs.
+    `calibration.pack_hours` needs a measurement and is left out of account. Without `pack_runs` the packs are as small
+    as it takes to give each of the workers one, and hold `RUNS_PER_PACK_ON_WORKERS` runs at most.
+
+    workers: how many there are, None where that is not known.
     """
     begun, fresh = _begun_and_fresh(revision, plan, missing)
-    limit = config.calibration.pack_runs or RUNS_PER_PACK_ON_WORKERS
-    return [*begun, *_asked_for(revision, plan, limit, fresh)], {}
+    limit = config.calibration.pack_runs or _runs_per_pack(len(fresh), workers)
+    asked = revision.path("calibration", "packs", f"of-{config.calibration.pack_runs or 'workers'}.json")
+    return [*begun, *_asked_for(asked, plan, limit, fresh)], {}
 
 
-def _asked_for(revision: Revision, plan: CalibrationPlan, limit: int, fresh: Sequence[PlannedRun]) -> list[PlannedPack]:
-    """Packs of at most `limit` runs. Those of an earlier call stay as they were: workers may have them by now."""
-    path = revision.path("calibration", "packs", f"of-{limit}.json")
+def _runs_per_pack(runs: int, workers: int | None) -> int:
+    share = math.ceil(runs / workers) if workers else RUNS_PER_PACK_ON_WORKERS
+    return max(1, min(share, RUNS_PER_PACK_ON_WORKERS))
+
+
+def _asked_for(path: Path, plan: CalibrationPlan, limit: int, fresh: Sequence[PlannedRun]) -> list[PlannedPack]:
+    """Packs of at most `limit` runs. Those of an earlier call stay as they were: workers may have them by now.
+
+    path: where the packs are written down.
+    """
     known, left = {run.run_id: run for run in plan.runs}, {run.run_id for run in fresh}
     before = read_json(path) if path.is_file() else []
     kept = [ids for ids in before if left.intersection(ids) and known.keys() >= set(ids)]

@@ -12,7 +12,7 @@ from uuid import UUID
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterIdempotencyKey
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, WorkerStatus
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
@@ -63,6 +63,22 @@ def start_once(request: Request) -> FlowRun:
             if run.state is None or not run.state.is_final():
                 return run
     raise AssertionError("unreachable")
+
+
+def online_workers(deployment: str) -> int | None:
+    """How many workers take the runs of a deployment at the moment, one at a time each.
+
+    None where that cannot be told: on pools where a worker starts a machine per run, or where none is online yet.
+    """
+    with get_client(sync_client=True) as client:
+        try:
+            pool = client.read_work_pool(str(client.read_deployment_by_name(deployment).work_pool_name))
+        except ObjectNotFound:
+            return None  # whoever starts the runs says so
+        if pool.type != "process":
+            return None
+        workers = client.read_workers_for_work_pool(pool.name)
+    return sum(worker.status == WorkerStatus.ONLINE for worker in workers) or None
 
 
 def require_server() -> None:

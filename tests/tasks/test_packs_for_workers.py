@@ -23,7 +23,9 @@ RUNS = tuple(PlannedRun(f"run{number:02d}", RankPair(2, number), 0) for number i
 PLAN = CalibrationPlan(RUNS, horizon=8, checkpoint_steps=(4, 8), notes=())
 
 
-def packed(tmp_path: Path, missing: Sequence[PlannedRun] = RUNS, **calibration) -> list[list[str]]:
+def packed(
+    tmp_path: Path, missing: Sequence[PlannedRun] = RUNS, workers: int | None = None, **calibration
+) -> list[list[str]]:
     """Run ids by pack. There is no model and no data: whatever measured or loaded anything would fail."""
     config = StudyConfig(
         study=str(tmp_path),
@@ -31,7 +33,7 @@ def packed(tmp_path: Path, missing: Sequence[PlannedRun] = RUNS, **calibration) 
         data=DataConfig(train="none.json"),
         calibration=CalibrationConfig(ranks=(2, 4), **calibration),
     )
-    packs, expected = packs_for_workers(config, Revision(tmp_path, 1), PLAN, missing)
+    packs, expected = packs_for_workers(config, Revision(tmp_path, 1), PLAN, missing, workers)
     assert expected == {}
     return [[run.run_id for run in pack.runs] for pack in packs]
 
@@ -41,6 +43,18 @@ def test_packs_hold_four_runs_or_what_the_study_says(tmp_path, limit, sizes):
     packs = packed(tmp_path, pack_runs=limit)
     assert sorted(map(len, packs)) == sorted(sizes)
     assert [run for pack in packs for run in pack] == [run.run_id for run in RUNS]
+
+
+@pytest.mark.parametrize(
+    ("workers", "sizes"), [(1, [3, 4, 3]), (2, [3, 4, 3]), (4, [2, 3, 3, 2]), (10, [1] * 10), (64, [1] * 10)]
+)
+def test_every_worker_gets_a_pack_where_there_are_runs_enough(tmp_path, workers, sizes):
+    assert sorted(map(len, packed(tmp_path, workers=workers))) == sorted(sizes)
+
+
+def test_packs_that_workers_may_have_stay_when_workers_come_or_go(tmp_path):
+    asked = packed(tmp_path, workers=4)
+    assert packed(tmp_path, workers=10) == packed(tmp_path, workers=1) == asked
 
 
 def test_a_pack_that_was_begun_goes_on_as_it_was(tmp_path):
