@@ -158,7 +158,7 @@ def _identity(
     layers = [layer.name for group in GROUPS for layer in partition.group(group)]
     return run_id(
         model_id=model_fingerprint(config),
-        data_hash=data.data_hash,
+        data_hash=data.calibration_hash,
         recipe_hash=recipe_hash(config),
         r_me=pair.r_me,
         r_llm=pair.r_llm,

@@ -55,6 +55,11 @@ class StudyData:
     digests: Mapping[str, tuple[str, ...]]
 
     @property
+    def calibration_hash(self) -> str:
+        """Hash of what calibration reads: training and validation data, never the test split."""
+        return content_hash([self.hashes["train"], self.hashes["validation"]])
+
+    @property
     def parts(self) -> dict[str, tuple[Sample, ...]]:
         """Samples by split."""
         return parts_of(self.splits)

@@ -184,6 +184,13 @@ def test_changed_data_open_a_revision_and_reverted_data_take_over_the_old_runs(o
     assert {summary["adopted_from"] for summary in summaries} == {1}
 
 
+def test_other_test_data_open_a_revision_and_calibrate_nothing(own):
+    rewrite(own.data.test, lambda rows: rows[1:])
+    night = night_of(own)
+    assert (night["revision"], night["trained_runs"], night["adopted_runs"]) == (2, 0, 4)
+    assert night["verdict"] == "same pair"
+
+
 @pytest.mark.slow
 def test_another_rank_trains_only_its_own_pairs_and_a_material_change_makes_a_final_run(own):
     calibration = own.calibration.model_copy(update={"ranks": (2, 4, 8)})
