@@ -28,8 +28,9 @@ def run_id(
 ) -> str:
     """Identity of a calibration run: the same inputs give the same id on any machine.
 
-    data_hash: hash of the data that the run reads. adapted: hash of the adapted modules' names. horizon: steps that the schedule spans. objective: identity of the
-    metric measured beside the loss, None for none: a run that was not measured by it cannot stand in for one that was.
+    data_hash: hash of the data that the run reads. adapted: hash of the adapted modules' names. horizon: steps that the
+    schedule spans. objective: identity of the metric measured beside the loss, None for none: a run that was not
+    measured by it cannot stand in for one that was.
     """
     inputs = [model_id, data_hash, recipe_hash, r_me, r_llm, seed, data_seed, adapted, horizon]
     return content_hash(inputs if objective is None else [*inputs, objective], length=12)
