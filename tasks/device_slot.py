@@ -45,12 +45,7 @@ def slot_name(device: str) -> str:
 def register_slot(device: str) -> str:
     """Create this machine's limit for a device where the server has none; returns its name."""
     name = slot_name(device)
-    make_limit(name)
-    return name
-
-
-def make_limit(name: str) -> None:
-    """Create a limit of one where the server has none of this name."""
     # Two processes that make it at the same moment: the slower one finds it there.
     with get_client(sync_client=True) as client, suppress(ObjectAlreadyExists):
         client.upsert_global_concurrency_limit_by_name(name, 1)
+    return name
