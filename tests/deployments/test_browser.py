@@ -341,7 +341,7 @@ def make_schedule(stack: Running, page: Any, shots: Path, deployment: str, study
     page.get_by_text("At 02:00").wait_for()
     shoot(page, shots / "prefect-nightly-schedule.png")
     when.fill("*/2 * * * *")  # a test cannot wait for the night
-    fill(page, "study", study)
+    fill(page, "study (Optional)", study)
     while not press(page, "Save", "/schedules"):  # the form is closed all the same
         fill_schedule(page, study.name, study).fill("*/2 * * * *")
     page.set_viewport_size({"width": 1280, "height": 900})
@@ -358,7 +358,7 @@ def fill_schedule(page: Any, slug: str, study: Path) -> Any:
     form.get_by_role("button", name="Cron", exact=True).click()
     form.locator("select[multiple]").select_option(["study", "trigger"])
     setting(page, "trigger (Optional)").locator("select").first.select_option("run")
-    fill(page, "study", study)
+    fill(page, "study (Optional)", study)
     return form.locator("input[type=text]").nth(1)
 
 

@@ -40,7 +40,8 @@ def other(copied: StudyConfig, tmp_path: Path) -> StudyConfig:
 def test_schedule_fires_outlives_a_registration_and_ends(
     stack: Running, copied: StudyConfig, other: StudyConfig, tmp_path: Path
 ):
-    assert schedule(stack, "set", str(tmp_path / "other.yaml"), "--cron", "0 2 * * *")["schedule"] == "created"
+    others_file = str(tmp_path / "other.yaml")
+    assert schedule(stack, "set", others_file, "--cron", "0 2 * * *")["schedule"] == "created"
     said = schedule(stack, "set", copied.study, "--cron", "0 3 * * *", "--timezone", "Europe/Berlin")
     assert said == {"schedule": "created", "study": copied.study, "when": "0 3 * * * (Europe/Berlin)"}
     wait_until(lambda: all(one["upcoming"] for one in schedule(stack, "list")), seconds=120)
@@ -53,7 +54,7 @@ def test_schedule_fires_outlives_a_registration_and_ends(
         [sys.executable, "-m", "deployments.register"], env=stack.environment, capture_output=True, text=True
     )
     assert registered.returncode == 0, registered.stderr
-    assert {one["study"] for one in schedule(stack, "list")} == {copied.study, other.study}
+    assert {one["study"] for one in schedule(stack, "list")} == {copied.study, others_file}
 
     # Every minute, as nobody would: the test has no night to wait for.
     changed = schedule(stack, "set", copied.study, "--cron", "* * * * *", "--trigger", "run")
@@ -63,7 +64,7 @@ def test_schedule_fires_outlives_a_registration_and_ends(
     assert nights(stack, other, "COMPLETED") == []
     assert schedule(stack, "remove", copied.study)["schedule"] == "removed"
     wait_until(lambda: not nights(stack, copied, "SCHEDULED"), seconds=60)
-    assert [one["study"] for one in schedule(stack, "list")] == [other.study]
+    assert [one["study"] for one in schedule(stack, "list")] == [others_file]
     night_runs = nights(stack, copied, "COMPLETED")
     assert night_runs[0]["parameters"]["trigger"] == "run"
     assert night_runs[0]["work_pool_name"] == "mars-cpu"
@@ -73,7 +74,7 @@ def test_schedule_fires_outlives_a_registration_and_ends(
     again = mars("schedule", "remove", copied.study, environment=stack.environment)
     assert again.returncode == 2
     assert "mars schedule list" in again.stderr
-    schedule(stack, "remove", str(tmp_path / "other.yaml"))
+    schedule(stack, "remove", others_file)
 
 
 def test_no_schedule_for_a_cron_line_that_makes_no_sense(stack: Running, copied: StudyConfig):
