@@ -77,12 +77,23 @@ def _calibrate(config: StudyConfig, new_revision: bool, where: Where) -> str:
     with parent_run(config, revision) as parent:
         PACK_TRAINERS[where](config, revision, plan, packs, parent)
         pull(config.study)  # the runs that other machines trained
+        _insist_on_every_run(revision, plan)
         publish_calibration(config, revision, plan, missing, parent)
     cost = calibration_cost(revision, plan) | beside_taken(revision, expected)
     say(f"calibrate: took {describe_cost(cost)}")
     finish(revision, "calibrate", plan.inputs_hash, calibration_outputs(revision, plan), cost)
     publish_stage(config.study, revision, "calibrate")
     return address(config.study, revision.folder)
+
+
+def _insist_on_every_run(revision: Revision, plan: CalibrationPlan) -> None:
+    missing = missing_runs(revision, plan)
+    if missing:
+        raise RuntimeError(
+            f"{len(missing)} of {len(plan.runs)} calibration runs are missing or not measured at steps "
+            f"{list(plan.checkpoint_steps)} after all packs have ended, first {missing[0].name} in "
+            f"{revision.path('calibration')}: run `mars calibrate` again, it trains those"
+        )
 
 
 def parent_run(config: StudyConfig, revision: Revision) -> AbstractContextManager[str]:
