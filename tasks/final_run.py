@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from mars_core.data.dataset import EncodedDataset
 from mars_core.metrics.identity import content_hash
 from mars_core.models.loading import Base
 from mars_core.models.processor import save_processor
@@ -19,7 +19,7 @@ from mars_core.training.finetune import FinalRun, logits_at_answers
 from tasks import tracking
 from tasks.baselines import Baseline
 from tasks.config import StudyConfig
-from tasks.data import load_data, scored_batches, usable_samples
+from tasks.data import load_data, scored_batches, usable_samples, validation_set
 from tasks.hours import final_hours
 from tasks.inputs import log_datasets
 from tasks.live_curves import LiveCurves
@@ -130,6 +130,8 @@ def _save_and_compare(config: StudyConfig, baseline: Baseline, wrapped: nn.Modul
         with replacing_folder(folder) as temporary:
             method.save(wrapped, temporary)
             save_processor(base.processor, base.model_id, temporary)
+        # As what is loaded: PyTorch folds a product in another way where its weight has gradients.
+        wrapped.requires_grad_(False)
         batch = _one_sample(config, base)
         before = logits_at_answers(wrapped, batch)
     finally:
@@ -148,9 +150,9 @@ def _save_and_compare(config: StudyConfig, baseline: Baseline, wrapped: nn.Modul
 
 def _one_sample(config: StudyConfig, base: Base) -> Mapping[str, Tensor]:
     """A validation sample as a batch of one, which fits wherever training did; with an image, to reach every layer."""
-    samples = usable_samples(config, "validation")
-    sample = next((sample for sample in samples if sample.images), samples[0])
-    batch, _ = next(iter(scored_batches(EncodedDataset([sample], base.processor), base, 1)()))
+    validation = validation_set(config)
+    number = next((number for number, sample in enumerate(validation.samples) if sample.images), 0)
+    batch, _ = next(islice(scored_batches(validation, base, 1)(), number, None))
     return batch
 
 
