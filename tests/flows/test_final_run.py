@@ -38,6 +38,7 @@ def test_the_check_of_what_was_saved_takes_no_more_memory_than_training(study):
         finetune_flow(config, 2, 4, "asked for")
     finally:
         handle.remove()
-    assert 0 < max(rows) <= most
+    # The first pass looks, before anything is trained, whether the forward pass uses every layer.
+    assert 0 < max(rows[1:]) <= most
     record = read_final(Revision(Path(config.study), 1), RankPair(2, 4))
     assert record["reload_difference"] == 0.0  # the same weights in the same kernels
