@@ -113,9 +113,10 @@ def keep_standing_adapter(config: StudyConfig, revision: Revision, pair: RankPai
     if standing is None:
         return
     if study / standing.adapter == folder / "adapter" and _inputs_of(revision, pair) != inputs:
-        if (folder / "adapter").is_dir():  # else it is gone, and must not come back as another run's
-            with replacing_folder(kept) as temporary:
+        with replacing_folder(kept) as temporary:
+            if (folder / "adapter").is_dir():  # else it is gone, and must not come back as another run's
                 shutil.copytree(folder / "adapter", temporary / "adapter")
+            if (folder / "training.json").is_file():
                 shutil.copy2(folder / "training.json", temporary)
         standing = replace(standing, adapter=(kept / "adapter").relative_to(study).as_posix())
         write_json(standing_path(study), standing.to_json())

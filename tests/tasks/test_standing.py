@@ -104,6 +104,9 @@ def test_a_standing_adapter_that_is_gone_does_not_come_back_as_another_runs(conf
     folder = Path(config.study, FINAL)
     (folder / WEIGHTS).unlink()
     folder.rmdir()
+    earlier = Path(config.study, KEPT)
+    earlier.mkdir(parents=True)  # of a run that stood before this one
+    (earlier / WEIGHTS).write_text("earlier")
     keep(config, first(config), PAIR, "after")
     train(config, "after")
     assert not (Path(config.study) / read_standing(Path(config.study)).adapter).exists()
