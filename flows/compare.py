@@ -10,8 +10,6 @@ from mars_core.metrics.identity import content_hash
 from tasks import tracking
 from tasks.baselines import Baseline, read_baseline
 from tasks.compare import (
-    baseline_folder,
-    baseline_inputs,
     baseline_outputs,
     check_baselines,
     compared_before,
@@ -22,6 +20,7 @@ from tasks.compare import (
     write_comparison,
 )
 from tasks.config import StudyConfig
+from tasks.final_run import run_folder, run_inputs
 from tasks.revision import open_revision
 from tasks.storage.location import address, working_folder
 from tasks.store import Revision, is_finished, outputs_hash
@@ -83,7 +82,7 @@ def baseline_flow(config: StudyConfig, baseline: Baseline) -> str:
         )
 
     run_stage(config, revision, score_stage(baseline), scored, score_outputs(revision, baseline), score)
-    return address(config.study, baseline_folder(revision, baseline))
+    return address(config.study, run_folder(revision, baseline))
 
 
 def _train(config: StudyConfig, revision: Revision, baseline: Baseline) -> None:
@@ -93,18 +92,18 @@ def _train(config: StudyConfig, revision: Revision, baseline: Baseline) -> None:
                 config, revision, baseline, parent
             )
 
-    inputs, outputs = baseline_inputs(config, baseline), baseline_outputs(revision, baseline)
+    inputs, outputs = run_inputs(config, baseline), baseline_outputs(revision, baseline)
     run_stage(config, revision, training_stage(baseline), inputs, outputs, work)
 
 
 def training_stage(baseline: Baseline) -> str:
     """Name of the stage that trains a baseline; of a pair, the final run's."""
-    return f"finetune-{baseline.pair.slug if baseline.pair else baseline.name}"
+    return f"finetune-{baseline.slug}"
 
 
 def score_stage(baseline: Baseline) -> str:
     """Name of the stage that tests a baseline."""
-    return f"score-{baseline.pair.slug if baseline.pair else baseline.name}"
+    return f"score-{baseline.slug}"
 
 
 def _still_there(config: StudyConfig, revision: Revision, asked: list[Baseline]) -> list[Baseline]:
@@ -114,6 +113,6 @@ def _still_there(config: StudyConfig, revision: Revision, asked: list[Baseline])
         baseline
         for baseline in compared_before(revision)
         if baseline.name not in names
-        and is_finished(revision, training_stage(baseline), baseline_inputs(config, baseline))
+        and is_finished(revision, training_stage(baseline), run_inputs(config, baseline))
         and revision.manifest(score_stage(baseline)).is_file()
     ]

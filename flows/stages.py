@@ -37,7 +37,7 @@ from tasks.progress import say
 from tasks.report import Results, publish_artifacts, publish_to_mlflow, report_path, show_report, write_report
 from tasks.revision import open_revision
 from tasks.search import choice_path, choose_ranks, chosen_pair, search_inputs
-from tasks.standing import accept_by_hand, accept_if_better
+from tasks.standing import accept_by_hand, accept_if_better, keep_standing_adapter
 from tasks.storage.location import address, working_folder
 from tasks.storage.study import publish_stage, pull
 from tasks.store import Revision, finish, is_finished, outputs_hash
@@ -77,12 +77,23 @@ def _calibrate(config: StudyConfig, new_revision: bool, where: Where) -> str:
     with parent_run(config, revision) as parent:
         PACK_TRAINERS[where](config, revision, plan, packs, parent)
         pull(config.study)  # the runs that other machines trained
+        _insist_on_every_run(revision, plan)
         publish_calibration(config, revision, plan, missing, parent)
     cost = calibration_cost(revision, plan) | beside_taken(revision, expected)
     say(f"calibrate: took {describe_cost(cost)}")
     finish(revision, "calibrate", plan.inputs_hash, calibration_outputs(revision, plan), cost)
     publish_stage(config.study, revision, "calibrate")
     return address(config.study, revision.folder)
+
+
+def _insist_on_every_run(revision: Revision, plan: CalibrationPlan) -> None:
+    missing = missing_runs(revision, plan)
+    if missing:
+        raise RuntimeError(
+            f"{len(missing)} of {len(plan.runs)} calibration runs are missing or not measured at steps "
+            f"{list(plan.checkpoint_steps)} after all packs have ended, first {missing[0].name} in "
+            f"{revision.path('calibration')}: run `mars calibrate` again, it trains those"
+        )
 
 
 def parent_run(config: StudyConfig, revision: Revision) -> AbstractContextManager[str]:
@@ -126,13 +137,15 @@ def finetune_flow(config: StudyConfig, r_me: int, r_llm: int, role: str = "chose
     """Train one pair at the full budget; returns the path of its adapter."""
     revision = open_revision(config, new=False)
     pair = RankPair(r_me, r_llm)
+    inputs = final_inputs(config, pair)
     train = bounded(finetune_pair, config.timeouts.final_run_hours, "timeouts.final_run_hours")
 
     def work() -> None:
+        keep_standing_adapter(config, revision, pair, inputs)
         with parent_run(config, revision) as parent:
             train(config, revision, pair, role, parent)
 
-    run_stage(config, revision, finetune_stage(pair), final_inputs(config, pair), final_outputs(revision, pair), work)
+    run_stage(config, revision, finetune_stage(pair), inputs, final_outputs(revision, pair), work)
     _write_cards(config, revision, [pair])
     return address(config.study, final_folder(revision, pair) / "adapter")
 

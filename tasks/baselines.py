@@ -144,7 +144,7 @@ SETTINGS: TypeAdapter[Any] = TypeAdapter(Settings)
 class Baseline:
     """A named baseline.
 
-    name: as the user asked for it; the folder of its results.
+    name: as the user asked for it.
     """
 
     name: str
@@ -160,6 +160,17 @@ class Baseline:
     def pair(self) -> RankPair | None:
         """The rank pair where the baseline is nothing but a pair: its run is a final run like the chosen pair's."""
         return self.method.pair if type(self.method) is Lora else None
+
+    @property
+    def slug(self) -> str:
+        """Name of its folder and its stages: a rank pair's is that of the pair, whatever it was asked for as."""
+        return self.pair.slug if self.pair else self.name
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What of it decides its run: ranks alone of a rank pair."""
+        pair = self.pair
+        return {"pair": [pair.r_me, pair.r_llm]} if pair else {"baseline": self.settings.model_dump(mode="json")}
 
 
 def of_pair(pair: RankPair) -> Baseline:

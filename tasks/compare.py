@@ -8,7 +8,6 @@ STUDY/revisions/001/comparison.json   the table: base model, chosen pair, every 
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,45 +16,20 @@ from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from mars_core.metrics.identity import content_hash
 from mars_core.models.lora import RankPair
-from mars_core.models.processor import save_processor
-from mars_core.search.choice import json_safe
 from mars_core.training.evaluation import evaluate
-from mars_core.training.finetune import all_logits
 from tasks import tracking
 from tasks.accelerate_config import acceleration_of
 from tasks.answers import asked_questions, write_answers
 from tasks.baselines import SETTINGS, Baseline, of_pair
 from tasks.config import StudyConfig
-from tasks.data import load_data, scored_batches, test_set, validation_set
+from tasks.data import scored_batches, test_set
 from tasks.evaluate import as_json, evaluation_path, generated_values, read_evaluation
-from tasks.finetune import RELOAD_TOLERANCE, final_inputs, final_steps, run_record, speed
-from tasks.hours import final_hours
-from tasks.inputs import log_datasets
-from tasks.live_curves import LiveCurves
-from tasks.objective import objective_identity
+from tasks.final_run import Described, run_folder, train_final
 from tasks.progress import progress_bar
-from tasks.resources import device_name, final_base_model, model_fingerprint, study_partition
+from tasks.resources import final_base_model, study_partition
 from tasks.retrying import REQUESTS
-from tasks.store import Revision, file_hash, read_json, replacing_folder, write_json
-from tasks.train import release, train
-
-
-def baseline_inputs(config: StudyConfig, baseline: Baseline) -> str:
-    """Hash of everything that decides a baseline's run."""
-    if baseline.pair is not None:
-        return final_inputs(config, baseline.pair)
-    settings = {
-        "model": model_fingerprint(config),
-        "data": load_data(config.data).data_hash,
-        "recipe": config.recipe.model_dump(mode="json"),
-        "baseline": baseline.settings.model_dump(mode="json"),
-        "epochs": config.final.epochs,
-        "seed": config.final.seed,
-    }
-    identity = objective_identity(config)
-    return content_hash(settings if identity is None else settings | {"objective": identity})
+from tasks.store import Revision, file_hash, read_json, write_json
 
 
 def check_baselines(config: StudyConfig, baselines: Sequence[Baseline]) -> None:
@@ -94,73 +68,22 @@ def train_baseline(config: StudyConfig, revision: Revision, baseline: Baseline, 
     Raises:
         RuntimeError: what was saved, loaded again, does not give the same logits.
     """
-    method, partition = baseline.method, study_partition(config)
-    steps, folder = final_steps(config), baseline_folder(revision, baseline)
-    checkpoints = folder / f"checkpoints-{baseline_inputs(config, baseline)}"
-    count = method.trainable_parameters(partition)
-    parameters = {
-        "role": "baseline",
-        "baseline": baseline.settings.model_dump(mode="json"),
-        "steps": steps,
-        "seed": config.final.seed,
-        "trainable_parameters": count,
-        "data_hash": load_data(config.data).data_hash,
-        "recipe": config.recipe.model_dump(mode="json"),
-    }
-    tags = {"mars.kind": "final", "mars.role": "baseline", "mars.revision": str(revision.number)}
-    with (
-        tracking.child_run(parent, f"baseline {baseline.name}", parameters, tags) as tracked,
-        progress_bar(f"baseline {baseline.name}", steps) as advance,
-    ):
-        log_datasets(tracked, config, ("train", "validation"))
-        curves = LiveCurves(tracked)
-        wrapped, run = train(config, baseline, steps=steps, checkpoints=checkpoints, on_step=advance, on_log=curves.log)
-        difference = _save(config, baseline, wrapped, folder / method.result)
-        curves.end()
-        record = {
-            "baseline": baseline.name,
-            "settings": baseline.settings.model_dump(mode="json"),
-            "role": "baseline",
-            **run_record(run),
-            "device": device_name(next(final_base_model(config).model.parameters()).device),
-            "trainable_parameters": count,
-            "reload_difference": difference,
-            "mlflow_run_id": tracked,
-        }
-        tracking.log_values(tracked, final_hours(record) | speed(run))
-        write_json(folder / "training.json", json_safe(record))
-    for leftover in folder.glob("checkpoints-*"):
-        shutil.rmtree(leftover)
-    return str(folder)
-
-
-def _save(config: StudyConfig, baseline: Baseline, wrapped: Any, folder: Path) -> float:
-    """Save, take the training off the base model, load it again; returns the largest difference of a logit."""
-    method, base = baseline.method, final_base_model(config)
-    try:
-        with replacing_folder(folder) as temporary:
-            method.save(wrapped, temporary)
-            save_processor(base.processor, base.model_id, temporary)
-        batch, _ = next(iter(scored_batches(validation_set(config), base, 4)()))
-        before = all_logits(wrapped, batch)
-    finally:
-        release(baseline, wrapped)
-    loaded = method.load(final_base_model(config).model, folder)
-    try:
-        difference = float((all_logits(loaded, batch) - before).abs().max())
-    finally:
-        method.unwrap(loaded)
-    if not difference <= RELOAD_TOLERANCE:
-        raise RuntimeError(
-            f"what was saved in {folder} gives other logits than the trained model (off by {difference})"
-        )
-    return difference
+    settings = baseline.settings.model_dump(mode="json")
+    described = Described(
+        name=f"baseline {baseline.name}",
+        label=f"baseline {baseline.name}",
+        role="baseline",
+        parameters={"baseline": settings},
+        record={"baseline": baseline.name, "settings": settings},
+    )
+    train_final(config, revision, baseline, described, parent)
+    return str(run_folder(revision, baseline))
 
 
 @task(name="test-baseline", task_run_name="test {baseline.name}", cache_policy=NO_CACHE, persist_result=False)
 def score_baseline(config: StudyConfig, revision: Revision, baseline: Baseline) -> str:
     """Score a trained baseline on the test split and mark its generated answers; returns the path of its scores."""
-    test, folder = test_set(config), baseline_folder(revision, baseline)
+    test, folder = test_set(config), run_folder(revision, baseline)
     base, asked = final_base_model(config), asked_questions(config)
     weights, answers = folder / baseline.method.result, baseline_answers(revision, baseline)
     loaded = baseline.method.load(base.model, weights)
@@ -201,7 +124,7 @@ def write_comparison(
         _row(revision, of_pair(chosen), "MARS", "chosen", evaluation["chosen"]),
     ]
     for baseline in baselines:
-        test = read_json(baseline_folder(revision, baseline) / "test.json")
+        test = read_json(run_folder(revision, baseline) / "test.json")
         rows.append(_row(revision, baseline, baseline.name, "baseline", test))
     write_json(comparison_path(revision), {"evaluation": file_hash(evaluation_path(revision)), "rows": rows})
     values = {f"test_perplexity_{row['name']}": row["test"]["overall"]["perplexity"] for row in rows[2:]}
@@ -212,7 +135,7 @@ def write_comparison(
 
 
 def _row(revision: Revision, baseline: Baseline, name: str, role: str, test: dict[str, Any]) -> dict[str, Any]:
-    training = read_json(baseline_folder(revision, baseline) / "training.json")
+    training = read_json(run_folder(revision, baseline) / "training.json")
     kept = ("trainable_parameters", "steps", "best_step", "best_val_loss", "seconds", "device", "peak_memory_bytes")
     return {
         "name": name,
@@ -260,22 +183,17 @@ def comparison_path(revision: Revision) -> Path:
     return revision.path("comparison.json")
 
 
-def baseline_folder(revision: Revision, baseline: Baseline) -> Path:
-    """Where a baseline's files lie."""
-    return revision.path("final", baseline.pair.slug if baseline.pair else baseline.name)
-
-
 def baseline_answers(revision: Revision, baseline: Baseline) -> Path:
     """Every generated answer of a baseline; there only where answers were short enough."""
-    return baseline_folder(revision, baseline) / "answers.parquet"
+    return run_folder(revision, baseline) / "answers.parquet"
 
 
 def score_outputs(revision: Revision, baseline: Baseline) -> list[Path]:
     """Files of a baseline's test."""
-    return [baseline_folder(revision, baseline) / "test.json", baseline_answers(revision, baseline)]
+    return [run_folder(revision, baseline) / "test.json", baseline_answers(revision, baseline)]
 
 
 def baseline_outputs(revision: Revision, baseline: Baseline) -> list[Path]:
     """Files that a trained baseline consists of."""
-    folder = baseline_folder(revision, baseline)
+    folder = run_folder(revision, baseline)
     return [folder / baseline.method.result, folder / "training.json"]

@@ -18,7 +18,7 @@ from mars_core.training.finetune import EVALUATIONS_PER_RUN
 from tasks.calibrate import calibration_pairs, calibration_schedule
 from tasks.config import StudyConfig
 from tasks.data import calibration_set, token_measure, usable_samples
-from tasks.finetune import final_steps
+from tasks.final_run import final_steps
 from tasks.progress import progress_bar
 from tasks.resources import base_processor
 

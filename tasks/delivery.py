@@ -25,7 +25,8 @@ from tasks.approval import pair_to_train
 from tasks.card import CARD, card_path
 from tasks.config import StudyConfig
 from tasks.data import usable_samples
-from tasks.finetune import final_folder, final_steps
+from tasks.final_run import final_steps
+from tasks.finetune import final_folder
 from tasks.progress import progress_bar, say
 from tasks.resources import DTYPES, model_fingerprint
 from tasks.revision import changes_since, current_revision, identity

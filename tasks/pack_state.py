@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -26,23 +27,37 @@ def state_folder(revision: Revision, pack_id: str) -> Path:
 
 def write_state(folder: Path, state: PackState) -> None:
     """Store a state in place of the one before."""
-    rest = {"step": state.step, "seconds": state.seconds, "members": list(state.members)}
+    rest = {
+        "step": state.step,
+        "checkpoint_steps": list(state.checkpoint_steps),
+        "seconds": state.seconds,
+        "members": list(state.members),
+    }
     with replacing(folder / FILE) as temporary:
         save_file(dict(state.tensors), str(temporary), metadata={"state": json.dumps(rest)})
 
 
-def read_state(folder: Path) -> PackState | None:
-    """The stored state, None where there is none that can be read (the pack then starts again)."""
-    path = folder / FILE
-    if not path.is_file():
+def has_state(folder: Path) -> bool:
+    """Whether a pack has left a state, be it one that cannot be gone on with."""
+    return (folder / FILE).is_file()
+
+
+def read_state(folder: Path, checkpoint_steps: Sequence[int]) -> PackState | None:
+    """The stored state, None where there is none to go on with: the pack then starts again.
+
+    One that cannot be read is none, nor is one that was measured at other steps than are asked for now.
+    """
+    if not has_state(folder):
         return None
     try:
-        with safe_open(str(path), framework="pt") as file:
+        with safe_open(str(folder / FILE), framework="pt") as file:
             rest = json.loads(file.metadata()["state"])
+            if rest["checkpoint_steps"] != list(checkpoint_steps):
+                return None
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError):
         return None
-    return PackState(rest["step"], rest["seconds"], tensors, rest["members"])
+    return PackState(rest["step"], tuple(checkpoint_steps), rest["seconds"], tensors, rest["members"])
 
 
 def drop_state(folder: Path) -> None:

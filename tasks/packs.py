@@ -48,7 +48,7 @@ from tasks.data import calibration_set, load_data, scored_batches, step_batches,
 from tasks.free_memory import free_memory
 from tasks.machine_load import machine_load
 from tasks.objective import measurement
-from tasks.pack_state import drop_state, read_state, state_folder, write_state
+from tasks.pack_state import drop_state, has_state, read_state, state_folder, write_state
 from tasks.progress import progress_bar, say
 from tasks.resources import base_model, device_name, resolve_device
 from tasks.revision import recipe_hash
@@ -161,7 +161,7 @@ def begin_packs(
 def _begun_and_fresh(
     revision: Revision, plan: CalibrationPlan, missing: Sequence[PlannedRun]
 ) -> tuple[list[PlannedPack], list[PlannedRun]]:
-    begun = unfinished_packs(revision, plan.runs, missing)
+    begun = unfinished_packs(revision, plan, missing)
     taken = {run.run_id for pack in begun for run in pack.runs}
     return begun, [run for run in missing if run.run_id not in taken]
 
@@ -295,7 +295,10 @@ def calibrate_pack(
     missing = missing_runs(revision, plan, pack.runs)
     if missing:
         # A pack with a state goes on as it was, even if some of its runs were stored before it was killed.
-        begun = read_state(state_folder(revision, pack.pack_id)) is not None
+        state = state_folder(revision, pack.pack_id)
+        begun = read_state(state, plan.checkpoint_steps) is not None
+        if has_state(state) and not begun:
+            say(f"pack {pack.name}: starts anew, its state is damaged or was made with other checkpoint steps")
         whole = pack if begun else PlannedPack(tuple(missing))
         _train_and_store(config, revision, plan, whole, missing, parent, label)
     publish_part(config.study, revision, "calibrate", run_files(revision, pack.runs))
@@ -339,16 +342,15 @@ PACK_FILE = "runs.json"
 """Beside the state of a pack: the ids of its runs."""
 
 
-def unfinished_packs(
-    revision: Revision, planned: Sequence[PlannedRun], missing: Sequence[PlannedRun]
-) -> list[PlannedPack]:
+def unfinished_packs(revision: Revision, plan: CalibrationPlan, missing: Sequence[PlannedRun]) -> list[PlannedPack]:
     """Packs of planned runs that were begun, with runs that are still missing: they go on where they stopped."""
-    known = {run.run_id: run for run in planned}
+    known = {run.run_id: run for run in plan.runs}
     left = {run.run_id for run in missing}
     found = []
     for path in sorted(revision.path("calibration", "state").glob(f"*/{PACK_FILE}")):
         ids = read_json(path)
-        if left.intersection(ids) and known.keys() >= set(ids) and read_state(path.parent) is not None:
+        planned = left.intersection(ids) and known.keys() >= set(ids)
+        if planned and read_state(path.parent, plan.checkpoint_steps) is not None:
             found.append(PlannedPack(tuple(known[run_id] for run_id in ids)))
             left -= set(ids)
     return found
@@ -366,7 +368,7 @@ def _train(
     folder = state_folder(revision, pack.pack_id)
     validation = scored_batches(validation_set(config), base, config.evaluation_batch_size)
     steps = partial(step_batches, calibration_set(config), base, config.recipe.batch_size, config.micro_batch_size)
-    begun = read_state(folder)
+    begun = read_state(folder, plan.checkpoint_steps)
     if begun is not None:
         say(f"pack {pack.name}: going on after step {begun.step} of {plan.horizon}")
 

@@ -160,8 +160,9 @@ def _chosen(revision: Revision) -> tuple[int, int] | None:
 
 
 def _runs(revision: Revision) -> set[str]:
-    """MLflow runs of a revision's final fine-tunes."""
-    return {str(read_json(path).get("mlflow_run_id")) for path in revision.folder.glob("final/*/training.json")}
+    """MLflow runs of a revision's final fine-tunes, and of the standing one where another took its folder."""
+    records = [path for part in ("final", "standing") for path in revision.folder.glob(f"{part}/*/training.json")]
+    return {str(read_json(path).get("mlflow_run_id")) for path in records}
 
 
 def _left_by_the_killed(study: Path) -> Iterator[_Found]:
@@ -188,6 +189,7 @@ def _inside_kept(kept: list[Revision], config: StudyConfig, champions: Champions
                 yield found
         if not config.retention.other_adapters and champions.known:
             yield from _other_adapters(revision, config, champions)
+            yield from _stood_before(revision, champions)
 
 
 def _resume_states(newest: Revision, config: StudyConfig) -> Iterator[_Found]:
@@ -238,6 +240,16 @@ def _other_adapters(revision: Revision, config: StudyConfig, champions: Champion
         if not any(folder.glob("checkpoints-*")):
             manifests = tuple(revision.manifest(f"{stage}-{folder.name}") for stage in STAGES_OF_A_FINAL_RUN)
             yield _Found(folder, "other adapter", f"not the chosen pair ({training['role']})", manifests)
+
+
+def _stood_before(revision: Revision, champions: Champions) -> Iterator[_Found]:
+    """Adapters that were kept while they stood, and stand no more."""
+    for folder in _children(revision.folder / "standing"):
+        record = folder / "training.json"
+        if folder / "adapter" == _accepted_adapter(revision.study) or not record.is_file():
+            continue
+        if read_json(record).get("mlflow_run_id") not in champions.runs:
+            yield _Found(folder, "other adapter", "another final run was accepted in its place")
 
 
 def _pair_of(name: str) -> tuple[int, int] | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from tasks.data import load_data, scored_batches, usable_digests, usable_samples
 from tasks.evaluate import evaluation_path, read_evaluation
 from tasks.finetune import final_folder, read_final
 from tasks.fit import laws_path, read_laws
+from tasks.progress import say
 from tasks.registry import model_name, move_champion, register_adapter
 from tasks.resources import final_base_model, model_fingerprint
 from tasks.retrying import IO_RETRIES, SENDING
@@ -32,7 +34,7 @@ from tasks.search import choice_path, read_choice
 from tasks.snapshot import read_snapshot
 from tasks.storage.location import is_remote, working_folder
 from tasks.storage.study import STANDING_FILE, publish_files, publish_newest
-from tasks.store import Revision, read_json, write_json
+from tasks.store import Revision, read_json, replacing_folder, write_json
 
 # Fewer samples that the standing adapter has not seen say too little, unless they are the whole validation set.
 FEWEST_UNSEEN = 50
@@ -92,8 +94,47 @@ def read_standing(study: Path) -> Standing | None:
 
 
 def standing_hash(standing: Standing | None) -> str:
-    """Hash of the standing choice: what a later decision was made against."""
-    return content_hash(standing.to_json() if standing else None)
+    """Hash of the standing choice: what a later decision was made against. Where its files lie is no part of it."""
+    if standing is None:
+        return content_hash(None)
+    return content_hash({name: value for name, value in standing.to_json().items() if name != "adapter"})
+
+
+@task(name="keep-standing-adapter", cache_policy=NO_CACHE, persist_result=False, **SENDING)
+def keep_standing_adapter(config: StudyConfig, revision: Revision, pair: RankPair, inputs: str) -> None:
+    """Set the standing adapter aside if a final run of the same pair with other inputs is about to take its folder.
+
+    Copied first, then named by the standing choice: at no time does that name another run's adapter.
+
+    inputs: hash of what decides the run to come. With the same, it makes the same adapter again.
+    """
+    study, folder = working_folder(config.study), final_folder(revision, pair)
+    standing, kept = read_standing(study), kept_folder(revision, pair)
+    if standing is None:
+        return
+    if study / standing.adapter == folder / "adapter" and _inputs_of(revision, pair) != inputs:
+        with replacing_folder(kept) as temporary:
+            if (folder / "adapter").is_dir():  # else it is gone, and must not come back as another run's
+                shutil.copytree(folder / "adapter", temporary / "adapter")
+            if (folder / "training.json").is_file():
+                shutil.copy2(folder / "training.json", temporary)
+        standing = replace(standing, adapter=(kept / "adapter").relative_to(study).as_posix())
+        write_json(standing_path(study), standing.to_json())
+        say(f"the standing adapter of {pair} is kept in {kept}: a final run with other settings takes its place")
+    if study / standing.adapter == kept / "adapter":  # asked again: it may have been killed before all of it was up
+        publish_files(config.study, sorted(path for path in kept.rglob("*") if path.is_file()))
+        publish_newest(config.study, STANDING_FILE)
+
+
+def kept_folder(revision: Revision, pair: RankPair) -> Path:
+    """Where the standing adapter of a pair lies once another run of the pair has its place in `final`."""
+    return revision.path("standing", pair.slug)
+
+
+def _inputs_of(revision: Revision, pair: RankPair) -> str | None:
+    """Inputs of the pair's finished final run; None where none has finished."""
+    manifest = revision.manifest(f"finetune-{pair.slug}")
+    return str(read_json(manifest)["inputs"]) if manifest.is_file() else None
 
 
 @task(name="accept-final-run", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)

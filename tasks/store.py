@@ -10,6 +10,7 @@ STUDY/revisions/001/                      one calibration-and-choice cycle
     calibration/RUN_ID.parquet            checkpoint metrics, one file per run
     laws.json, choice.json                fitted laws, the choice with its reasons
     final/PAIR/                           adapter/ with its model card, checkpoints/, training.json of each final run
+    standing/PAIR/                        the accepted final run, once another run of its pair took final/PAIR
     final/NAME/, comparison.json          baselines, and the table they are in
     evaluation.json                       test scores before and after
     report.html, figures/

@@ -19,18 +19,22 @@ FLAT = ("weights", "first_moment", "second_moment")
 class PackState:
     """Where a pack stands after `step` optimizer steps.
 
+    checkpoint_steps: steps at which the whole pack is measured; those up to `step` have been.
     tensors: by `NUMBER.NAME` of each member still trained: weights and Adam's moments (all flat) and the state of its
     dropout generator. members: by number, its pair, seed, checkpoints, diverged_at and Adam's steps by group, as JSON
     values. seconds: trained so far.
     """
 
     step: int
+    checkpoint_steps: tuple[int, ...]
     seconds: float
     tensors: Mapping[str, Tensor]
     members: Sequence[Mapping[str, Any]]
 
 
-def take_state(step: int, seconds: float, trained: Sequence[TrainedMember]) -> PackState:
+def take_state(
+    step: int, checkpoint_steps: Sequence[int], seconds: float, trained: Sequence[TrainedMember]
+) -> PackState:
     """Copy the state of a pack to the CPU."""
     tensors: dict[str, Tensor] = {}
     for number, one in enumerate(trained):
@@ -38,20 +42,25 @@ def take_state(step: int, seconds: float, trained: Sequence[TrainedMember]) -> P
             for name in FLAT:
                 tensors[f"{number}.{name}"] = flatten(getattr(one, name)).cpu()
             tensors[f"{number}.generator"] = one.generator.get_state().cpu()
-    return PackState(step, seconds, tensors, [_describe(one) for one in trained])
+    return PackState(step, tuple(checkpoint_steps), seconds, tensors, [_describe(one) for one in trained])
 
 
-def restore_state(state: PackState, trained: Sequence[TrainedMember]) -> None:
+def restore_state(state: PackState, checkpoint_steps: Sequence[int], trained: Sequence[TrainedMember]) -> None:
     """Bring fresh members to where `state` was taken.
 
     Raises:
-        ValueError: the state is of another pack.
+        ValueError: the state is of another pack, or of one measured at other steps.
     """
     expected = [_identity(_describe(one)) for one in trained]
     if [_identity(stored) for stored in state.members] != expected:
         raise ValueError(
             f"the state at step {state.step} is of another pack: it holds {[_identity(m) for m in state.members]}, "
             f"expected {expected}; delete it to train from the start"
+        )
+    if state.checkpoint_steps != tuple(checkpoint_steps):
+        raise ValueError(
+            f"the state at step {state.step} is of a pack measured at steps {list(state.checkpoint_steps)}, expected "
+            f"{list(checkpoint_steps)}; delete it to train from the start"
         )
     for number, (one, stored) in enumerate(zip(trained, state.members, strict=True)):
         one.checkpoints = [Checkpoint(**checkpoint) for checkpoint in stored["checkpoints"]]

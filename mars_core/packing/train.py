@@ -86,7 +86,8 @@ def train_pack(
 
     Raises:
         ValueError: the ranks do not fit the model, the base model has dropout of its own, the checkpoint steps are not
-            increasing within the horizon, there are fewer batches than steps, or `resume` is of another pack.
+            increasing within the horizon, there are fewer batches than steps, or `resume` is of another pack or of one
+            measured at other steps.
     """
     check_steps(checkpoint_steps, horizon)
     refuse_dropout(model)
@@ -94,7 +95,7 @@ def train_pack(
     initial = (initial_weights(model, partition, member.pair, member.seed) for member in members)
     trained = start_members(members, layouts, initial, recipe, horizon)
     if resume is not None:
-        restore_state(resume, trained)
+        restore_state(resume, checkpoint_steps, trained)
     was_training = model.training
     model.eval()
     try:
@@ -195,7 +196,7 @@ def _train(
         if done in checkpoint_steps:
             _measure(pack, kept, done, lambda: time.perf_counter() - started)
             if on_checkpoint is not None:
-                on_checkpoint(take_state(done, time.perf_counter() - started, pack.trained))
+                on_checkpoint(take_state(done, checkpoint_steps, time.perf_counter() - started, pack.trained))
         if on_step is not None:
             on_step(done)
     runs = tuple(CalibrationRun(tuple(one.checkpoints), one.diverged_at) for one in pack.trained)

@@ -17,11 +17,12 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from mars_core.models.partition import Partition
 from mars_core.objective.measurement import Measurement
+from mars_core.training.answer_loss import answer_logits
 from mars_core.training.methods.method import Method
 from mars_core.training.recipe import Recipe
 from mars_core.training.trainer import AnswerTrainer, Batches, FinetuneDiverged, LogCallback, StepCallback
 
-__all__ = ["FinalRun", "FinetuneDiverged", "all_logits", "finetune", "micro_batches"]
+__all__ = ["FinalRun", "FinetuneDiverged", "all_logits", "finetune", "logits_at_answers", "micro_batches"]
 
 EVALUATIONS_PER_RUN = 8
 LOGS_PER_RUN = 64
@@ -251,3 +252,9 @@ def all_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     with torch.inference_mode():
         logits: Tensor = model.eval()(**inputs).logits
     return logits
+
+
+def logits_at_answers(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    """A model's logits at the answer tokens of a batch, shape (n_answer_tokens, vocabulary), in evaluation mode."""
+    with torch.inference_mode():
+        return answer_logits(model.eval(), batch)[0]

@@ -15,6 +15,7 @@ from peft import PeftModel
 from PIL import Image, ImageFile
 
 from flows.nightly import nightly_flow
+from flows.stages import accept_flow, finetune_flow
 from flows.study import study_flow
 from mars_core.drift import Acceptance
 from mars_core.models.lora import RankPair
@@ -25,7 +26,7 @@ from tasks.data import forget_data, scored_batches, validation_set
 from tasks.nightly import look
 from tasks.revision import open_revision
 from tasks.search import chosen_pair
-from tasks.standing import accept_if_better, read_standing
+from tasks.standing import accept_if_better, read_acceptance, read_standing
 from tasks.store import Revision, read_json, write_json
 
 
@@ -240,6 +241,25 @@ def test_champion_moves_only_to_a_lower_validation_loss_on_the_same_samples(own,
     assert champion(own) == ("2" if accepted else "1")
     assert read_standing(Path(own.study)).revision == (2 if accepted else 1)
     assert accept_if_better.fn(config, revision, pair)["accepted"] == accepted  # decided once
+
+
+def test_a_worse_run_of_the_standing_pair_leaves_its_weights_standing(copied):
+    """The same revision, the same pair, another budget: it is judged, refused, and replaces nothing that stands."""
+    study = Path(copied.study)
+    before, weights = read_standing(study), "adapter_model.safetensors"
+    content = (study / before.adapter / weights).read_bytes()
+    pair = RankPair(*before.pair)
+    shorter = copied.model_copy(
+        update={"final": copied.final.model_copy(update={"epochs": 0.2, "compare_uniform": False})}
+    )
+    trained = Path(finetune_flow(shorter, pair.r_me, pair.r_llm))
+    assert (trained / weights).read_bytes() != content
+    assert not accept_flow(shorter)["accepted"]
+    after = read_standing(study)
+    assert (after.mlflow_run_id, after.validation_loss) == (before.mlflow_run_id, before.validation_loss)
+    assert (study / after.adapter / weights).read_bytes() == content
+    assert champion(copied) == "1"
+    assert read_acceptance(Revision(study, 1), pair, after).accepted is False  # it is not judged again
 
 
 def test_on_other_validation_data_both_adapters_are_scored_again_alike(own):

@@ -14,8 +14,13 @@ import mlflow
 import pandas as pd
 import pytest
 
+from flows import stages
+from flows.stages import calibrate_flow
+from tasks import packs
+from tasks.calibrate import plan_calibration
 from tasks.config import CalibrationConfig, read_study, write_study
-from tasks.store import Revision
+from tasks.pack_state import write_state
+from tasks.store import Revision, is_finished
 from tasks.tracking import tracking_uri
 
 MEASURED = ["r_me", "r_llm", "step", "train_loss", "val_loss", "val_accuracy", "lr", "grad_norm_me", "grad_norm_llm"]
@@ -70,6 +75,40 @@ def test_a_killed_pack_goes_on_and_loses_or_repeats_no_row(study):
         assert run.info.status == "FINISHED"
         steps = [point.step for point in client.get_metric_history(run.info.run_id, "val_loss")]
         assert steps == sorted(set(steps)) == [1, 2, 3, 4, 6, 8]
+
+
+def with_smallest(config, size):
+    return config.model_copy(update={"calibration": config.calibration.model_copy(update={"smallest_size": size})})
+
+
+def test_a_pack_that_stopped_does_not_go_on_with_other_checkpoint_steps(study, monkeypatch, capsys):
+    """Gone on with, its runs would lack the steps before the one that it stopped at."""
+    config = read_study(study)
+
+    def stop(folder, state):
+        write_state(folder, state)
+        raise InterruptedError("stopped by the test")
+
+    monkeypatch.setattr(packs, "write_state", stop)
+    with pytest.raises(InterruptedError):
+        calibrate_flow(with_smallest(config, 32))  # steps 4, 6, 8
+    monkeypatch.undo()
+    revision = Revision(Path(config.study), 1)
+    assert list(revision.path("calibration", "state").glob("*/state.safetensors"))
+    calibrate_flow(with_smallest(config, 8))
+    assert "starts anew" in capsys.readouterr().err
+    steps = metrics(Path(config.study)).groupby(["r_me", "r_llm"])["step"].apply(list)
+    assert steps.tolist() == [[1, 2, 3, 4, 6, 8]] * 4
+    assert not list(revision.path("calibration", "state").iterdir())
+
+
+def test_a_calibration_with_a_run_that_lacks_steps_is_not_finished(copied, monkeypatch):
+    """Whoever trains the packs: what they leave is looked at before the stage is recorded."""
+    monkeypatch.setitem(stages.PACK_TRAINERS, "here", lambda *_: None)
+    with pytest.raises(RuntimeError, match=r"4 of 4 calibration runs are missing or not measured at steps \[4, 6, 8\]"):
+        calibrate_flow(with_smallest(copied, 32))
+    revision = Revision(Path(copied.study), 1)
+    assert not is_finished(revision, "calibrate", plan_calibration(with_smallest(copied, 32)).inputs_hash)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,13 @@ from mars_core.models.lora import RankPair, trainable_parameters
 from mars_core.packing.cost import ACTIVATION_MARGIN, BYTES_PER_TRAINABLE, Cost, Scoring, lanes_for
 from mars_core.packing.lanes import Lanes
 from mars_core.packing.state import PackState
-from tasks.calibrate import PlannedPack, PlannedRun
+from tasks.calibrate import CalibrationPlan, PlannedPack, PlannedRun
 from tasks.config import CalibrationConfig, DataConfig, StudyConfig
-from tasks.pack_state import drop_state, read_state, state_folder, write_state
+from tasks.pack_state import drop_state, has_state, read_state, state_folder, write_state
 from tasks.packs import plan_packs, unfinished_packs
 from tasks.store import Revision, write_json
 
+STEPS = (2, 4)
 RUNS = [PlannedRun(f"run{number:02d}", RankPair(2, 2 + number), 0) for number in range(10)]
 
 
@@ -44,20 +46,22 @@ def a_state() -> PackState:
     generator = torch.Generator().manual_seed(0)
     tensors = {"0.weights": torch.randn(5, generator=generator), "0.generator": generator.get_state()}
     checkpoint = {"step": 2, "val_loss": 1.25}
-    return PackState(2, 1.5, tensors, [{"pair": [2, 4], "seed": 0, "checkpoints": [checkpoint], "diverged_at": None}])
+    return PackState(
+        2, STEPS, 1.5, tensors, [{"pair": [2, 4], "seed": 0, "checkpoints": [checkpoint], "diverged_at": None}]
+    )
 
 
 def test_a_state_comes_back_as_it_was_and_replaces_the_one_before(tmp_path):
-    assert read_state(tmp_path / "pack") is None
+    assert read_state(tmp_path / "pack", STEPS) is None
     for _ in range(2):
         write_state(tmp_path / "pack", a_state())
     assert [path.name for path in (tmp_path / "pack").iterdir()] == ["state.safetensors"]
-    found, stored = read_state(tmp_path / "pack"), a_state()
-    assert (found.step, found.seconds, found.members) == (stored.step, stored.seconds, stored.members)
+    found, stored = read_state(tmp_path / "pack", STEPS), a_state()
+    assert replace(found, tensors={}) == replace(stored, tensors={})
     assert found.tensors.keys() == stored.tensors.keys()
     assert all(torch.equal(tensor, stored.tensors[name]) for name, tensor in found.tensors.items())
     drop_state(tmp_path / "pack")
-    assert read_state(tmp_path / "pack") is None
+    assert read_state(tmp_path / "pack", STEPS) is None
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"x" * 99])
@@ -65,7 +69,14 @@ def test_a_damaged_state_is_no_state(tmp_path, damage):
     write_state(tmp_path, a_state())
     path = tmp_path / "state.safetensors"
     path.write_bytes(damage(path.read_bytes()))
-    assert read_state(tmp_path) is None
+    assert read_state(tmp_path, STEPS) is None
+
+
+def test_a_state_that_was_measured_at_other_steps_is_none_to_go_on_with(tmp_path):
+    write_state(tmp_path, a_state())
+    assert read_state(tmp_path, STEPS) is not None
+    assert read_state(tmp_path, (1, *STEPS)) is None
+    assert has_state(tmp_path)
 
 
 def test_unfinished_packs_go_on_as_they_were(tmp_path):
@@ -77,11 +88,16 @@ def test_unfinished_packs_go_on_as_they_were(tmp_path):
         if pack is not packs[2]:  # this one was killed before its first checkpoint
             write_state(folder, a_state())
     both = {packs[0].pack_id, packs[1].pack_id}
-    assert {pack.pack_id for pack in unfinished_packs(revision, RUNS, RUNS)} == both
+    assert {pack.pack_id for pack in unfinished_packs(revision, plan_of(RUNS), RUNS)} == both
     # Killed while its runs were being stored: those that are left go on in the pack that they were trained in.
-    assert {pack.pack_id for pack in unfinished_packs(revision, RUNS, RUNS[1:])} == both
-    assert unfinished_packs(revision, RUNS, RUNS[4:]) == [packs[1]]
-    assert unfinished_packs(revision, RUNS[5:], RUNS[5:]) == []  # a run of it is planned no more
+    assert {pack.pack_id for pack in unfinished_packs(revision, plan_of(RUNS), RUNS[1:])} == both
+    assert unfinished_packs(revision, plan_of(RUNS), RUNS[4:]) == [packs[1]]
+    assert unfinished_packs(revision, plan_of(RUNS[5:]), RUNS[5:]) == []  # a run of it is planned no more
+    assert unfinished_packs(revision, plan_of(RUNS, steps=(1, 2, 4)), RUNS) == []  # they were measured at other steps
+
+
+def plan_of(runs, steps=STEPS) -> CalibrationPlan:
+    return CalibrationPlan(tuple(runs), horizon=4, checkpoint_steps=steps, notes=())
 
 
 SMALL = Scoring(100, 0)

@@ -60,7 +60,7 @@ def test_packs_that_workers_may_have_stay_when_workers_come_or_go(tmp_path):
 def test_a_pack_that_was_begun_goes_on_as_it_was(tmp_path):
     begun = [RUNS[3].run_id, RUNS[7].run_id]
     folder = state_folder(Revision(tmp_path, 1), "begun")
-    write_state(folder, PackState(4, 1.0, {"0.weights": torch.zeros(1)}, [{}, {}]))
+    write_state(folder, PackState(4, PLAN.checkpoint_steps, 1.0, {"0.weights": torch.zeros(1)}, [{}, {}]))
     write_json(folder / PACK_FILE, begun)
     first, *others = packed(tmp_path)
     assert first == begun

@@ -448,3 +448,22 @@ def test_the_accepted_final_run_is_kept_wherever_it_lies(config):
     assert clean(policy) == []
     assert first.path("final", "me4-llm4").is_dir()
     assert sorted(path.name for path in (Path(config.study) / "revisions").iterdir()) == ["001", "003"]
+
+
+def test_an_adapter_that_was_kept_while_it_stood_goes_with_the_other_adapters_once_it_does_not(config):
+    made = revision(config, 1, finals=((2, 4), (2, 2)))
+    kept = made.path("standing", "me2-llm4")
+    write(kept / "adapter" / "adapter_model.safetensors", age=DAY)
+    write_json(kept / "training.json", {"role": "chosen", "mlflow_run_id": "earlier"})
+    write_json(
+        Path(config.study) / "standing.json", {"revision": 1, "adapter": "revisions/001/standing/me2-llm4/adapter"}
+    )
+    policy = with_policy(config, other_adapters=False)
+    assert found(policy) == {}
+    write_json(Path(config.study) / "standing.json", {"revision": 1, "adapter": "revisions/001/final/me2-llm4/adapter"})
+    assert found(config) == {}
+    assert found(policy, Champions(runs=frozenset({"earlier"}))) == {}
+    assert found(policy) == {"revisions/001/standing/me2-llm4": "other adapter"}
+    assert clean(policy) == []
+    assert not kept.exists()
+    listed_outputs_are_whole(config)

@@ -183,6 +183,14 @@ def test_the_state_of_another_pack_is_refused(pack):
         pack(MEMBERS[1:3], resume=states[0])
 
 
+def test_a_state_from_other_checkpoint_steps_is_refused(pack):
+    """Gone on with, the pack would miss the steps up to the state's."""
+    states = []
+    pack(MEMBERS[:2], checkpoint_steps=(3, 5), on_checkpoint=states.append)
+    with pytest.raises(ValueError, match=r"measured at steps \[3, 5\], expected \[1, 3, 5\]"):
+        pack(MEMBERS[:2], checkpoint_steps=(1, 3, 5), resume=states[0])
+
+
 def test_the_base_is_given_back_bit_for_bit(pack, base):
     before = copy.deepcopy(base.model.state_dict())
     attention = base.model.config.text_config._attn_implementation

@@ -1,0 +1,44 @@
+"""What a final run makes sure of, and what that takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
+
+from flows.stages import finetune_flow
+from mars_core.models.lora import RankPair
+from mars_core.training.answer_loss import IGNORE
+from tasks.config import FinalConfig, read_study
+from tasks.data import training_set, validation_set
+from tasks.finetune import read_final
+from tasks.resources import final_base_model
+from tasks.store import Revision
+
+
+def test_the_check_of_what_was_saved_takes_no_more_memory_than_training(study):
+    """One sample at a time everywhere, and the output head sees its answer tokens alone."""
+    config = read_study(study).model_copy(
+        update={"final": FinalConfig(epochs=0.2), "micro_batch_size": 1, "evaluation_batch_size": 1}
+    )
+    vocabulary = final_base_model(config).model.get_output_embeddings().out_features
+    splits = (training_set(config), validation_set(config))
+    samples = [split[number] for split in splits for number in range(len(split))]
+    most = max(int((sample.labels != IGNORE).sum()) for sample in samples)
+    rows: list[int] = []
+
+    def look(module: nn.Module, _: object, output: object) -> None:
+        if isinstance(module, nn.Linear) and isinstance(output, torch.Tensor) and output.shape[-1] == vocabulary:
+            rows.append(output.numel() // vocabulary)
+
+    handle = register_module_forward_hook(look)
+    try:
+        finetune_flow(config, 2, 4, "asked for")
+    finally:
+        handle.remove()
+    # The first pass looks, before anything is trained, whether the forward pass uses every layer.
+    assert 0 < max(rows[1:]) <= most
+    record = read_final(Revision(Path(config.study), 1), RankPair(2, 4))
+    assert record["reload_difference"] == 0.0  # the same weights in the same kernels
