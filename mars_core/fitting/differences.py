@@ -19,11 +19,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mars_core.fitting.bootstrap import refitted
 from mars_core.fitting.solve import Solution
 from mars_core.fitting.table import Table
-from mars_core.laws.law import Floats
+from mars_core.laws.law import Floats, Law
 
 RANKS = ("r_me", "r_llm")
 FEWEST_PAIRS = 4
@@ -50,16 +51,18 @@ def held_out_differences(solution: Solution, train: Table, test: Table) -> Diffe
         test: held-out rows.
 
     Returns:
-        None for a law without both ranks, and where fewer than four pairs can be left out.
+        None for a law without both ranks, with fewer than four pairs, and where the runs of the other pairs do not
+        carry the law.
     """
     law = solution.problem.law
     if not set(RANKS) <= set(law.inputs):
         return None
     pairs, label = np.unique(_ranks(test), axis=0, return_inverse=True)
-    if len(pairs) < FEWEST_PAIRS:
-        return None
     of_pair = label.reshape(-1) == np.arange(len(pairs))[:, None]  # (n_pairs, n_test)
-    without = 1.0 - np.all(_ranks(train)[None, :, :] == pairs[:, None, :], axis=2)  # (n_pairs, n_train)
+    others = np.any(_ranks(train)[None, :, :] != pairs[:, None, :], axis=2)  # (n_pairs, n_train)
+    if len(pairs) < FEWEST_PAIRS or not all(_carries(law, train, rows) for rows in others):
+        return None
+    without = others.astype(np.float64)
     draws = law.natural(solution.problem.centring.raw(refitted(solution, without)))
     log_y = np.log(test.y)
     residual = log_y - np.log(law.predict(draws, {column: test.inputs[column] for column in law.inputs}))
@@ -71,6 +74,12 @@ def _mean_error(residual: Floats, of_pair: Floats) -> float:
     common = (residual @ of_pair.T / of_pair.sum(axis=1)).mean(axis=1)
     own = np.sum(residual * of_pair, axis=1) / of_pair.sum(axis=1)
     return float(np.mean(np.abs(own - common)))
+
+
+def _carries(law: Law, train: Table, rows: NDArray[np.bool_]) -> bool:
+    """Whether some rows are more than the law has coefficients, with at least two ranks of either module."""
+    varies = all(len(np.unique(train.inputs[column][rows])) > 1 for column in RANKS)
+    return varies and int(rows.sum()) > law.n_params
 
 
 def _ranks(table: Table) -> Floats:

@@ -89,8 +89,8 @@ def objective_of(laws: Mapping[str, Any]) -> Objective:
 
 
 def observed_losses(metrics: pd.DataFrame, objective: Objective) -> pd.DataFrame:
-    """Mean over seeds of the objective's quantity for each pair at each size."""
-    return points_of(metrics, objective).groupby(["r_me", "r_llm", "D"], as_index=False).agg({"loss": "mean"})
+    """The objective's quantity of each run at each size."""
+    return points_of(metrics, objective)
 
 
 def _fit(stored: Any) -> LawFit | None:

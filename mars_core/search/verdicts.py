@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from mars_core.fitting import LawFit
+from mars_core.search.as_good import AsGood
 from mars_core.search.balance import BalancePoint
 from mars_core.search.candidates import Pool
 from mars_core.search.choice import Candidate, DecidedBy, Pair, Source, Verdict
@@ -150,6 +151,38 @@ def decide_by_observation(
     return Decision(pair, "fallback", reason, "reference pair", (candidate,), fallback_cause=cause)
 
 
+def decide_by_measurement(
+    found: AsGood, count: CountParameters, margin: float, cause: str, objective: Objective = PERPLEXITY_OBJECTIVE
+) -> Decision:
+    """Law P cannot tell the pairs apart: the cheapest measured pair that is as good as the best, as far as runs tell.
+
+    The best of many equal measurements is the luckiest one, and picking it would buy rank for luck.
+    """
+    taken = min(found.pairs, key=lambda pair: (count(pair), found.losses[pair]))
+    everything = len(found.pairs) == len(found.losses)
+    what = "rank has no measurable effect here: " if everything else ""
+    whose = f"all {len(found.losses)}" if everything else f"{len(found.pairs)} of {len(found.losses)}"
+    pick = "the best measured" if len(found.pairs) == 1 else "the cheapest of them"
+    reason = (
+        f"{_capital(what + cause)}. At the largest size {whose} measured pairs are as good as the best, "
+        f"{_show(found.best)}, as far as the runs can tell (noise alone brings an excess {objective.name} of up to "
+        f"{found.bound:.2%}; margin {margin:.2%}), so {pick}, {_show(taken)}, was taken."
+    )
+    candidates = tuple(
+        _unscored(pair, loss, "best observed" if pair == found.best else "observed", count, objective)
+        for pair, loss in found.losses.items()
+    )
+    return Decision(
+        taken,
+        "fallback",
+        reason,
+        "best observed pair",
+        candidates,
+        fallback_cause=what + cause,
+        preferred_over=None if taken == found.best else found.best,
+    )
+
+
 def closest(reference: Pair, allowed: Collection[Pair]) -> Pair:
     """The allowed pair closest to the reference in log ranks (the smaller one on a tie)."""
 
@@ -179,7 +212,8 @@ def _pick(law_p: LawFit, pool: Pool, D: float, count: CountParameters, margin: f
 
 def _unscored(pair: Pair, loss: float | None, how: str, count: CountParameters, objective: Objective) -> Candidate:
     perplexity = None if loss is None else objective.perplexity(loss)
-    return Candidate(pair, loss, None, perplexity, None, None, count(pair), Source(how))
+    source = Source(how, measured=how != "reference")
+    return Candidate(pair, loss, None, perplexity, None, None, count(pair), source)
 
 
 def _chosen_reason(taken: Candidate, pool: Pool, objective: Objective) -> str:
