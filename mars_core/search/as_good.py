@@ -3,11 +3,12 @@
 | symbol | meaning | shape |
 |---|---|---|
 | value | log of 1 + excess of the search's objective over any fixed pair; the loss itself for perplexity | (n_runs,) |
-| noise | standard deviation of one run's value that neither ranks nor seed explain | () |
+| level | part of the value that the pair explains (with one run per pair: that its ranks explain) | (n_runs,) |
+| noise | standard deviation of a run's value that is left | () |
 
-The lowest of many measurements is low by luck too. Subset selection (Gupta, On some multiple decision rules,
-Technometrics 7, 1965) keeps every pair that is not measurably worse than the lowest one, here by more than a margin;
-the best pair is among them with at least 95% (Student's t with Bonferroni's correction for the number of pairs).
+The lowest of many measurements is low by luck too. So it is asked first whether the pairs differ at all by more than
+their runs scatter (F test, 5%). If they do not, all are as good. If they do, the levels are drawn together by the share of their
+spread that is noise, 1 - 1 / F (James and Stein 1961, as an empirical Bayes estimate), before they are compared.
 """
 
 from __future__ import annotations
@@ -18,29 +19,42 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import t
+from scipy.stats import f as f_distribution
 
 from mars_core.search.objective import Objective
 from mars_core.search.observed import Pair, at_largest_size, pairs_of
 
 Floats = NDArray[np.float64]
-CONFIDENCE = 0.95
+LARGEST_P = 0.05
 
 
 @dataclass(frozen=True)
 class AsGood:
     """Measured pairs at the largest size.
 
-    losses: mean over runs of the objective's quantity per allowed pair. best: the pair with the lowest. pairs: those
-    not measurably worse than it by more than the margin, itself included. noise: of one run, as a share of the
-    objective. bound: excess over the best that noise alone may bring, for pairs of as many runs as the best.
+    losses: mean over runs of the objective's quantity per allowed pair. best: the lowest one. pairs: those that exceed
+    it by no more than the margin, itself included. p_value: of the pairs' differences, if they were none. noise: of one
+    run, as a share of the objective.
     """
 
     losses: Mapping[Pair, float]
     best: Pair
     pairs: frozenset[Pair]
+    p_value: float
     noise: float
-    bound: float
+
+    @property
+    def differ(self) -> bool:
+        """Whether the pairs differ by more than their runs scatter."""
+        return self.p_value < LARGEST_P
+
+
+@dataclass(frozen=True)
+class _Levels:
+    level: Floats
+    noise: float
+    F: float
+    p_value: float
 
 
 def as_good_as_the_best(
@@ -57,40 +71,46 @@ def as_good_as_the_best(
     rows = at_largest_size(observed, allowed)
     if rows.empty:
         return None
-    values = np.log1p(objective.excess(rows["loss"].to_numpy(dtype=np.float64), float(rows["loss"].iloc[0])))
-    noise, freedom = _noise(rows, values)
-    if freedom < 1:
+    losses = rows["loss"].to_numpy(dtype=np.float64)
+    found = _levels(rows, np.log1p(objective.excess(losses, losses[0])))
+    if found is None:
         return None
     of_pair = {pair: np.array([other == pair for other in pairs_of(rows)]) for pair in allowed}
     of_pair = {pair: own for pair, own in of_pair.items() if own.any()}
-    mean = {pair: float(values[own].mean()) for pair, own in of_pair.items()}
-    best = min(mean, key=lambda pair: mean[pair])
-    quantile = float(t.isf((1 - CONFIDENCE) / max(1, len(mean) - 1), freedom))
-    bound = {pair: quantile * noise * np.sqrt(1 / own.sum() + 1 / of_pair[best].sum()) for pair, own in of_pair.items()}
-    kept = [pair for pair in mean if np.expm1(mean[pair] - mean[best] - bound[pair]) <= margin]
-    losses = {pair: float(rows["loss"].to_numpy()[own].mean()) for pair, own in of_pair.items()}
-    return AsGood(losses, best, frozenset(kept), noise, float(np.expm1(bound[best])))
+    mean = {pair: float(losses[own].mean()) for pair, own in of_pair.items()}
+    kept_share = 1.0 - 1.0 / found.F if found.p_value < LARGEST_P else 0.0
+    level = {pair: kept_share * float(found.level[own].mean()) for pair, own in of_pair.items()}
+    best = min(mean, key=lambda pair: (level[pair], mean[pair]))
+    as_good = frozenset(pair for pair in mean if np.expm1(level[pair] - level[best]) <= margin)
+    return AsGood(mean, best, as_good, found.p_value, found.noise)
 
 
-def _noise(rows: pd.DataFrame, values: Floats) -> tuple[float, int]:
-    """Standard deviation of what pair and seed do not explain, and its degrees of freedom.
+def _levels(rows: pd.DataFrame, values: Floats) -> _Levels | None:
+    """What the pairs explain of the values, beside the seeds; None where nothing is left to measure the noise by.
 
-    With one run per pair the ranks count as additive instead of the pair: what is left of them is noise.
+    With one run per pair the ranks and their interplay count instead of the pair: what is left of them is noise.
     """
     pairs = np.array(pairs_of(rows))
     repeated = len(np.unique(pairs, axis=0)) < len(rows)
-    factors = [_labels(pairs)] if repeated else [pairs[:, 0], pairs[:, 1]]
-    if "seed" in rows.columns and repeated:
-        factors.append(rows["seed"].to_numpy())
-    design = np.concatenate([np.ones((len(rows), 1)), *(_indicators(factor) for factor in factors)], axis=1)
+    labels = np.unique(pairs, axis=0, return_inverse=True)[1].reshape(-1)
+    seeds = rows["seed"].to_numpy() if repeated and "seed" in rows.columns else np.zeros(len(rows))
+    common = _indicators(seeds)
+    ranks = [_indicators(pairs[:, 0]), _indicators(pairs[:, 1]), np.log(pairs).prod(axis=1, keepdims=True)]
+    own = _indicators(labels) if repeated else np.concatenate(ranks, axis=1)
+    fitted_common, rank_common = _fitted(common, values)
+    fitted, rank = _fitted(np.concatenate([common, own], axis=1), values)
+    freedom, explained = len(rows) - rank, rank - rank_common
+    if freedom < 1 or explained < 1:
+        return None
+    variance = float(np.sum((values - fitted) ** 2)) / freedom
+    F = float(np.sum((fitted - fitted_common) ** 2)) / explained / max(variance, np.finfo(float).tiny)
+    return _Levels(fitted - fitted_common, variance**0.5, F, float(f_distribution.sf(F, explained, freedom)))
+
+
+def _fitted(design: Floats, values: Floats) -> tuple[Floats, int]:
     coefficients, _, rank, _ = np.linalg.lstsq(design, values, rcond=None)
-    freedom = len(rows) - int(rank)
-    return float(np.sqrt(np.sum((values - design @ coefficients) ** 2) / max(1, freedom))), freedom
+    return np.asarray(design @ coefficients), int(rank)
 
 
-def _labels(pairs: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.asarray(np.unique(pairs, axis=0, return_inverse=True)[1].reshape(-1))
-
-
-def _indicators(labels: NDArray[np.int64]) -> Floats:
-    return (labels[:, None] == np.unique(labels)).astype(np.float64)
+def _indicators(labels: NDArray[np.generic]) -> Floats:
+    return np.asarray(labels[:, None] == np.unique(labels), dtype=np.float64)

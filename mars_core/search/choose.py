@@ -205,7 +205,7 @@ def _assemble(
     return Choice(
         pair=decision.pair,
         verdict=decision.verdict,
-        reason=decision.reason + _not_validated(search, decision),
+        reason=decision.reason + _not_measured(decision) + _not_validated(search, decision),
         decided_by=decision.decided_by,
         fallback_cause=decision.fallback_cause,
         preferred_over=decision.preferred_over,
@@ -221,6 +221,14 @@ def _assemble(
             search.law_p, search.law_c_me, search.law_c_llm, curve, search.observed, search.D_target, evidence
         ),
     )
+
+
+def _not_measured(decision: Decision) -> str:
+    """A sentence where the laws alone speak for the pair."""
+    taken = [candidate for candidate in decision.candidates if candidate.pair == decision.pair]
+    if all(candidate.source.measured for candidate in taken) or decision.decided_by == "reference pair":
+        return ""
+    return " No calibration run has this pair."
 
 
 def _not_validated(search: Search, decision: Decision) -> str:

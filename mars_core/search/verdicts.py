@@ -154,20 +154,22 @@ def decide_by_observation(
 def decide_by_measurement(
     found: AsGood, count: CountParameters, margin: float, cause: str, objective: Objective = PERPLEXITY_OBJECTIVE
 ) -> Decision:
-    """Law P cannot tell the pairs apart: the cheapest measured pair that is as good as the best, as far as runs tell.
+    """Law P cannot tell the pairs apart: the cheapest measured pair that is as good as the best.
 
     The best of many equal measurements is the luckiest one, and picking it would buy rank for luck.
     """
     taken = min(found.pairs, key=lambda pair: (count(pair), found.losses[pair]))
-    everything = len(found.pairs) == len(found.losses)
-    what = "rank has no measurable effect here: " if everything else ""
-    whose = f"all {len(found.losses)}" if everything else f"{len(found.pairs)} of {len(found.losses)}"
-    pick = "the best measured" if len(found.pairs) == 1 else "the cheapest of them"
-    reason = (
-        f"{_capital(what + cause)}. At the largest size {whose} measured pairs are as good as the best, "
-        f"{_show(found.best)}, as far as the runs can tell (noise alone brings an excess {objective.name} of up to "
-        f"{found.bound:.2%}; margin {margin:.2%}), so {pick}, {_show(taken)}, was taken."
-    )
+    n, scatter = len(found.losses), f"a run scatters by {found.noise:.2%} of {objective.name}, p = {found.p_value:.2g}"
+    if found.differ:
+        what = ""
+        why = (
+            f"At the largest size the {n} measured pairs do differ ({scatter}), only not as law P says: "
+            f"{len(found.pairs)} of them lie within the margin of {margin:.2%} of the best, {_show(found.best)}"
+        )
+    else:
+        what = "rank has no measurable effect here: "
+        why = f"At the largest size the {n} measured pairs differ no more than chance would make them ({scatter})"
+    reason = f"{_capital(what + cause)}. {why}, so the cheapest of them, {_show(taken)}, was taken."
     candidates = tuple(
         _unscored(pair, loss, "best observed" if pair == found.best else "observed", count, objective)
         for pair, loss in found.losses.items()
