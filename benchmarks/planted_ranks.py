@@ -1,9 +1,9 @@
 """Planted validation losses on which ranks do or do not matter at the size that law P is tested on.
 
-The flag `differences_not_predicted` takes the choice away from law P; these tables are where it can be wrong both ways.
+The flag `differences_not_predicted` takes the choice away from law P; on these tables it can be wrong both ways.
 Sound: law P's ranks matter there, also where the curve over the size is not law P's (an annealed last checkpoint, a
-second term that all pairs share). Faulty: ranks do nothing, or only say how fast a loss falls that all pairs then reach, or
-every pair has a level of its own without any order. `planted_surfaces.py` runs this as one of its sections.
+second term that all pairs share). Faulty: ranks do nothing, or only say how fast a loss falls that all pairs then
+reach, or every pair has a level of its own without any order. `planted_surfaces.py` runs this as one of its sections.
 """
 
 from __future__ import annotations
@@ -140,7 +140,8 @@ def summarise_ranks(cases: Iterable[dict[str, Any]]) -> dict[str, Any]:
         "false_alarms": {**_rates(sound), **{f"{n} pairs": _rates(_of(sound, n)) for n in sizes}},
         "shapes": {shape: _rates([case for case in found if case["shape"] == shape]) for shape in SHAPES},
         "without_order_by_seeds": {
-            str(n): _rates([case for case in found if case["shape"] in UNORDERED and case["seeds"] == n]) for n in (1, 3)
+            str(n): _rates([case for case in found if case["shape"] in UNORDERED and case["seeds"] == n])
+            for n in (1, 3)
         },
     }
 

@@ -113,9 +113,7 @@ def plan_calibration(config: StudyConfig) -> CalibrationPlan:
     _check_partition(config)
     measurement(config)  # raises where the objective cannot be measured
     runs = tuple(
-        PlannedRun(
-            _identity(config, data, base.partition, pair, seed, horizon), pair, seed, data_seed_of(config, seed)
-        )
+        PlannedRun(_identity(config, data, base.partition, pair, seed, horizon), pair, seed, data_seed_of(config, seed))
         for seed in config.calibration.seeds
         for pair in pairs
     )

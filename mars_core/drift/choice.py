@@ -26,7 +26,8 @@ Verdict = Literal["first", "same pair", "immaterial", "uncertain", "unknown", "m
 class Excess:
     """What law P predicts of both pairs at size D, and the standing pair's relative excess of the search's objective.
 
-    `standing_loss`, `chosen_loss`: nats per answer token where perplexity is the objective, else the metric. `interval`: 95% over the bootstrap, None where the fit has too few draws for one.
+    `standing_loss`, `chosen_loss`: nats per answer token where perplexity is the objective, else the metric.
+    `interval`: 95% over the bootstrap, None where the fit has too few draws for one.
     """
 
     D: float
@@ -147,9 +148,7 @@ def _verdict(excess: Excess, margin: float) -> Verdict:
     return "material"
 
 
-def _reason(
-    standing: Pair, chosen: Pair, excess: Excess, margin: float, verdict: Verdict, objective: Objective
-) -> str:
+def _reason(standing: Pair, chosen: Pair, excess: Excess, margin: float, verdict: Verdict, objective: Objective) -> str:
     interval = (
         "no interval"
         if excess.interval is None

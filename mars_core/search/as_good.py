@@ -7,8 +7,8 @@
 | noise | standard deviation of a run's value that is left | () |
 
 The lowest of many measurements is low by luck too. So it is asked first whether the pairs differ at all by more than
-their runs scatter (F test, 5%). If they do not, all are as good. If they do, the levels are drawn together by the share of their
-spread that is noise, 1 - 1 / F (James and Stein 1961, as an empirical Bayes estimate), before they are compared.
+their runs scatter (F test, 5%). If they do not, all are as good. If they do, the levels are shrunk by the factor
+1 - 1 / F before they are compared (James and Stein 1961, as an empirical Bayes estimate): that part is no noise.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Which pairs are compared: those on the balance curve, or all of them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mars_core.search.balance import BalancePoint
@@ -44,7 +44,7 @@ def balanced_pairs(
             pair = (r_me, point.r_llm)
             objection = objection_of(pair, constraints, count)
             if objection is None:
-                sources[pair] = _source(point, how, measured.marks_of(pair))
+                sources[pair] = _source(how, pair, measured, point)
             else:
                 dropped.append(Dropped(r_me, point.r_llm, objection))
     return Pool(sources, tuple(dropped))
@@ -52,7 +52,7 @@ def balanced_pairs(
 
 def all_pairs(allowed: Sequence[Pair], measured: Measured) -> Pool:
     """Every allowed pair, without regard to balance."""
-    return Pool({pair: Source("all pairs", **measured.marks_of(pair)) for pair in allowed})
+    return Pool({pair: _source("all pairs", pair, measured) for pair in allowed})
 
 
 def _mapped(point: BalancePoint, ranks_me: Sequence[int], to_ranks: ToRanks) -> Mapped:
@@ -61,5 +61,12 @@ def _mapped(point: BalancePoint, ranks_me: Sequence[int], to_ranks: ToRanks) -> 
     return to_ranks(point.r_me, point.interval, ranks_me)
 
 
-def _source(point: BalancePoint, how: str, marks: Mapping[str, bool]) -> Source:
-    return Source(how, point.r_me, point.interval, point.share_undefined, **marks)
+def _source(how: str, pair: Pair, measured: Measured, point: BalancePoint | None = None) -> Source:
+    return Source(
+        how=how,
+        balance_rank=point.r_me if point else None,
+        interval=point.interval if point else None,
+        share_undefined=point.share_undefined if point else None,
+        extrapolated=measured.is_extrapolated(pair),
+        measured=pair in measured.pairs,
+    )

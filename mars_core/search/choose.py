@@ -118,8 +118,8 @@ def choose_pair(
     allowed = tuple(allowed_pairs(ranks_me, ranks_llm, constraints, count))
     search = Search(
         law_p, law_c_me, law_c_llm, missing, _ranks_of(allowed, 0), _ranks_of(allowed, 1), allowed,
-        _excluded(ranks_me, ranks_llm, constraints, count), tuple(constraints), count, observed, reference, float(D_target), float(margin),
-        objective,
+        _excluded(ranks_me, ranks_llm, constraints, count), tuple(constraints), count, observed, reference,
+        float(D_target), float(margin), objective,
     )  # fmt: skip
     curve = _curve(search)
     pool = _balanced(search, curve, rule)
@@ -148,9 +148,7 @@ def _curve(search: Search) -> tuple[BalancePoint, ...]:
 
 def _balanced(search: Search, curve: tuple[BalancePoint, ...], rule: Rule) -> Pool:
     to_ranks = nearest_or_clamped if rule == "paper" else both_neighbours
-    return balanced_pairs(
-        curve, search.ranks_me, to_ranks, search.constraints, search.count, measured(search.observed)
-    )
+    return balanced_pairs(curve, search.ranks_me, to_ranks, search.constraints, search.count, measured(search.observed))
 
 
 def _decide(search: Search, curve: tuple[BalancePoint, ...], pool: Pool, rule: Rule) -> Decision:

@@ -38,8 +38,9 @@ def best_observed(observed: pd.DataFrame, allowed: Collection[Pair]) -> tuple[Pa
 def at_largest_size(observed: pd.DataFrame, allowed: Collection[Pair]) -> pd.DataFrame:
     """Measurements of all pairs at the largest size that an allowed pair reached; none where no such pair has any."""
     usable = observed[np.isfinite(observed["loss"].to_numpy(dtype=np.float64))]
-    reached = usable.loc[_are_among(usable, allowed), "D"]
-    return usable[usable["D"] == reached.max()]
+    reached = usable.loc[_are_among(usable, allowed), "D"].max()
+    largest: pd.DataFrame = usable[usable["D"] == reached]
+    return largest
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,12 @@ class Measured:
     range_llm: RankRange
     pairs: frozenset[Pair]
 
-    def marks_of(self, pair: Pair) -> dict[str, bool]:
-        """Whether a rank of the pair lies outside the measured ones, and whether the pair itself was measured."""
-        outside = any(
+    def is_extrapolated(self, pair: Pair) -> bool:
+        """Whether a rank of the pair lies outside the measured ones."""
+        return any(
             known is not None and not known[0] <= rank <= known[1]
             for rank, known in zip(pair, (self.range_me, self.range_llm), strict=True)
         )
-        return {"extrapolated": outside, "measured": pair in self.pairs}
 
 
 def measured(observed: pd.DataFrame) -> Measured:

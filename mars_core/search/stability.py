@@ -45,7 +45,7 @@ class Stability:
         }
 
 
-def stability_of(choices: Iterable[Choice], over: Over) -> Stability:
+def stability_of(choices: Iterable[Choice], over: Over = "seeds") -> Stability:
     """Tally repeated choices, most frequent first."""
     chosen = list(choices)
     if not chosen:
