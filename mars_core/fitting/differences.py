@@ -28,6 +28,7 @@ from mars_core.laws.law import Floats, Law
 
 RANKS = ("r_me", "r_llm")
 FEWEST_PAIRS = 4
+MOST_FITS = 32  # with more pairs, some are left out together
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,12 @@ def held_out_differences(solution: Solution, train: Table, test: Table) -> Diffe
         return None
     pairs, label = np.unique(_ranks(test), axis=0, return_inverse=True)
     of_pair = label.reshape(-1) == np.arange(len(pairs))[:, None]  # (n_pairs, n_test)
-    others = np.any(_ranks(train)[None, :, :] != pairs[:, None, :], axis=2)  # (n_pairs, n_train)
+    fit_of_pair = np.arange(len(pairs)) % MOST_FITS
+    others = np.array([~_are_among(train, pairs[fit_of_pair == fit]) for fit in np.unique(fit_of_pair)])
     if len(pairs) < FEWEST_PAIRS or not all(_carries(law, train, rows) for rows in others):
         return None
-    without = others.astype(np.float64)
-    draws = law.natural(solution.problem.centring.raw(refitted(solution, without)))
+    fits = law.natural(solution.problem.centring.raw(refitted(solution, others.astype(np.float64))))
+    draws = fits[fit_of_pair]  # (n_pairs, n_params)
     log_y = np.log(test.y)
     residual = log_y - np.log(law.predict(draws, {column: test.inputs[column] for column in law.inputs}))
     flat = np.broadcast_to(log_y, residual.shape)
@@ -74,6 +76,10 @@ def _mean_error(residual: Floats, of_pair: Floats) -> float:
     common = (residual @ of_pair.T / of_pair.sum(axis=1)).mean(axis=1)
     own = np.sum(residual * of_pair, axis=1) / of_pair.sum(axis=1)
     return float(np.mean(np.abs(own - common)))
+
+
+def _are_among(table: Table, pairs: Floats) -> NDArray[np.bool_]:
+    return np.asarray(np.any(np.all(_ranks(table)[:, None, :] == pairs, axis=2), axis=1))
 
 
 def _carries(law: Law, train: Table, rows: NDArray[np.bool_]) -> bool:

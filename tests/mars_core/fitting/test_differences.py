@@ -105,3 +105,15 @@ def test_a_law_c_that_nothing_could_test_is_marked(ranks, sizes, says):
     statuses = fit_law("convergence", table, n_bootstrap=2, n_starts=8).statuses
     messages = [status.message for status in statuses if status.code == "not_validated"]
     assert (len(messages) == 1 and says in messages[0]) if says else messages == []
+
+
+def test_many_pairs_are_left_out_some_at_a_time():
+    """49 pairs by 32 fits: what is left out beside a pair hardly moves its prediction."""
+    table = points(ranks=(2, 4, 8, 16, 32, 64, 128))
+    found = compared(table)
+    assert found.n_pairs == 49
+    last = table[table.D == LARGEST]
+    truth = LAW.predict((8.0, 0.05, 0.15, 0.3, 1.0), last)
+    unexplained = np.log(last.loss) - np.log(truth)
+    # the noise, which no prediction can go below, plus the error of slopes known from 47 runs
+    assert found.law == pytest.approx(np.mean(np.abs(unexplained - unexplained.mean())), rel=0.1)
