@@ -4,10 +4,12 @@ Every surface draws its law's coefficients, ranks, sizes, seeds per pair, noise 
 or Student t with 4 degrees of freedom) and the share of noise that a whole run has in common. On sound
 surfaces nothing is wrong, so each flag counts as a false alarm; on faulty ones exactly one thing is wrong
 and the flag for it counts as a detection. A second section does the same for law C's flag
-`no_better_than_trivial` on convergence-time tables with their steps S_D (`planted_times.py`).
+`no_better_than_trivial` on convergence-time tables with their steps S_D (`planted_times.py`), a third for law P's
+`differences_not_predicted` (`planted_ranks.py`).
 
     python benchmarks/planted_surfaces.py            # writes benchmarks/results/planted_surfaces.json
     python benchmarks/planted_surfaces.py --only times
+    python benchmarks/planted_surfaces.py --only ranks
     python benchmarks/planted_surfaces.py --only no_better_than_trivial --law convergence
 
 With `--only` the rest of the record stays as it is, and the part measured anew carries its own command.
@@ -28,6 +30,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from planted_ranks import SHAPES as RANK_SHAPES
+from planted_ranks import ranks_case, summarise_ranks
 from planted_times import FAULTY, SOUND, summarise_times, times_case
 
 from mars_core.fitting import LawFit, fit_law
@@ -347,6 +351,12 @@ def measure_times(pool: ProcessPoolExecutor, settings: argparse.Namespace) -> di
     return summarise_times(pool.map(times_case, [(s, i) for s, count in shapes for i in range(count)], chunksize=4))
 
 
+def measure_ranks(pool: ProcessPoolExecutor, settings: argparse.Namespace) -> dict[str, Any]:
+    """Rates on tables where ranks do or do not matter at the held-out size."""
+    tasks = [(shape, i) for shape in RANK_SHAPES for i in range(settings.surfaces // 2)]
+    return summarise_ranks(pool.map(ranks_case, tasks, chunksize=4))
+
+
 def with_flag(record: dict[str, Any], flag: str, cases: list[list[dict[str, Any]]], origin: dict[str, Any]) -> None:
     """Replace one flag's rates in a record, for the laws that were measured."""
     sound, faulty = cases
@@ -361,7 +371,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--surfaces", type=int, default=200, help="sound surfaces per law")
     parser.add_argument("--faulty", type=int, default=60, help="faulty surfaces per flag and law")
-    parser.add_argument("--only", choices=("times", *FLAGS), help="one section, or one flag on the surfaces")
+    parser.add_argument("--only", choices=("times", "ranks", *FLAGS), help="one section, or one flag on the surfaces")
     parser.add_argument("--law", choices=tuple(MAKERS), help="one law only; needs --only FLAG")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, default=RESULT)
@@ -382,8 +392,9 @@ def main() -> None:
         }
 
     with ProcessPoolExecutor(settings.processes) as pool:
-        cases = None if settings.only == "times" else measure_surfaces(pool, settings)
+        cases = None if settings.only in ("times", "ranks") else measure_surfaces(pool, settings)
         times = measure_times(pool, settings) if settings.only in (None, "times") else None
+        ranks = measure_ranks(pool, settings) if settings.only in (None, "ranks") else None
     if settings.raw and cases:
         settings.raw.write_text("\n".join(json.dumps(case) for part in cases for case in part) + "\n")
     result = {} if settings.only is None else json.loads(settings.out.read_text())
@@ -393,6 +404,8 @@ def main() -> None:
         with_flag(result, settings.only, cases, origin())
     if times:
         result["times_with_S_D"] = {**({} if settings.only is None else origin()), **times}
+    if ranks:
+        result["ranks_that_matter"] = {**({} if settings.only is None else origin()), **ranks}
     settings.out.parent.mkdir(parents=True, exist_ok=True)
     settings.out.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))

@@ -31,11 +31,12 @@ _MUCH_DROPPED = 0.1  # above this share of too long samples a note becomes a war
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One calibration run to be: its identity, pair and seed."""
+    """One calibration run to be: its identity, pair and seed; data_seed decides the order of its samples."""
 
     run_id: str
     pair: RankPair
     seed: int
+    data_seed: int = 0
 
     @property
     def name(self) -> str:
@@ -53,6 +54,12 @@ class PlannedPack:
     def pack_id(self) -> str:
         """Hash of the runs in it, whatever their order."""
         return content_hash(sorted(run.run_id for run in self.runs))
+
+    @property
+    def data_seed(self) -> int:
+        """Seed of the one order in which its runs see the samples."""
+        (seed,) = {run.data_seed for run in self.runs}
+        return seed
 
     @property
     def name(self) -> str:
@@ -97,11 +104,19 @@ def plan_calibration(config: StudyConfig) -> CalibrationPlan:
     horizon, steps, notes = calibration_schedule(config)
     measurement(config)  # raises where the objective cannot be measured
     runs = tuple(
-        PlannedRun(_identity(config, data, partition, pair, seed, horizon), pair, seed)
+        PlannedRun(_identity(config, data, partition, pair, seed, horizon), pair, seed, data_seed_of(config, seed))
         for seed in config.calibration.seeds
         for pair in pairs
     )
     return CalibrationPlan(runs, horizon, steps, notes)
+
+
+def data_seed_of(config: StudyConfig, seed: int) -> int:
+    """Seed of the order in which a seed's runs see the samples: the spread over seeds holds that of the order.
+
+    All pairs of a seed share one order. Seed 0 has the study's own, so that a study of one seed has no other.
+    """
+    return config.calibration.data_seed + seed
 
 
 def calibration_pairs(config: StudyConfig) -> list[RankPair]:
@@ -163,7 +178,7 @@ def _identity(
         r_me=pair.r_me,
         r_llm=pair.r_llm,
         seed=seed,
-        data_seed=config.calibration.data_seed,
+        data_seed=data_seed_of(config, seed),
         adapted=content_hash(layers),
         horizon=horizon,
         objective=objective_identity(config),
@@ -206,6 +221,19 @@ def collect_metrics(revision: Revision, plan: CalibrationPlan) -> tuple[pd.DataF
     if not frames:
         raise ValueError("every calibration run diverged: lower recipe.learning_rate and open a new revision")
     return pd.concat(frames, ignore_index=True), notes
+
+
+def diverged_pairs(revision: Revision, plan: CalibrationPlan) -> dict[tuple[int, int], str]:
+    """Pairs with a planned run that diverged, each with the words for those runs.
+
+    A pair of several seeds is among them with one: what its other seeds reached is what it reaches where it holds.
+    """
+    found: dict[tuple[int, int], list[str]] = {}
+    for run in plan.runs:
+        diverged_at = read_json(summary_path(revision, run.run_id))["diverged_at"]
+        if diverged_at is not None:
+            found.setdefault((run.pair.r_me, run.pair.r_llm), []).append(f"seed {run.seed} at step {diverged_at}")
+    return {pair: ", ".join(runs) for pair, runs in found.items()}
 
 
 def stored_metrics(revision: Revision) -> pd.DataFrame:

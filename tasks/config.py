@@ -168,7 +168,9 @@ class CalibrationConfig(_Section):
     samples: int = Field(2048, ge=8, description="Training samples per pair (capped by the dataset)")
     smallest_size: int = Field(64, ge=1, description="Smallest effective dataset size that is measured")
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="One calibration run per pair and seed")
-    data_seed: int = Field(0, description="Seed of the order in which runs see the samples")
+    data_seed: int = Field(
+        0, description="Seed of the order in which runs see the samples; a run adds its own seed to it"
+    )
     parallel: int | None = Field(
         None,
         ge=1,

@@ -157,7 +157,7 @@ def _at_most(test: tuple[Sample, ...], size: int | None) -> tuple[tuple[Sample, 
 
 def forget_data() -> None:
     """Read the files again when they are next asked for: they may have changed since this process read them."""
-    for remembered in (load_data, calibration_set, validation_set, training_set, usable_samples):
+    for remembered in (load_data, _calibration_set, validation_set, training_set, usable_samples):
         remembered.cache_clear()
     forget_tables()
 
@@ -211,14 +211,18 @@ def _shared_notes(parts: Mapping[str, Sequence[Sample | BadRow]], report: DataRe
         yield f"nearly the same image in two splits: {_places(shared)}"
 
 
-@lru_cache(maxsize=1)
-def calibration_set(config: StudyConfig) -> EncodedDataset:
-    """The first `calibration.samples` usable training samples of the nested order.
+def calibration_set(config: StudyConfig, data_seed: int | None = None) -> EncodedDataset:
+    """The first `calibration.samples` usable training samples of the nested order, by default the study's own.
 
     Every prefix of the order keeps the mixture of task types.
     """
+    return _calibration_set(config, config.calibration.data_seed if data_seed is None else data_seed)
+
+
+@lru_cache(maxsize=1)
+def _calibration_set(config: StudyConfig, data_seed: int) -> EncodedDataset:
     usable = usable_samples(config, "train")
-    order = nested_order([sample.task for sample in usable], config.calibration.data_seed)
+    order = nested_order([sample.task for sample in usable], data_seed)
     return _encoded(config, [usable[index] for index in order[: config.calibration.samples]])
 
 

@@ -30,6 +30,7 @@ from mars_core.fitting import LawFit
 from mars_core.models.lora import RankPair, trainable_parameters
 from mars_core.search.choice import json_safe
 from mars_core.search.constraints import objection_of
+from mars_core.search.from_laws import objective_of
 from mars_core.search.soundness import objection_to_law_p
 from tasks import tracking
 from tasks.config import StudyConfig
@@ -177,6 +178,7 @@ def _compare_choice(config: StudyConfig, revision: Revision, standing: Standing 
         margin=choice.margin,
         objection_to_law=objection_to_law_p(law_p, laws["causes"].get("performance")),
         objection_to_standing=_objection_to(config, standing) if standing else None,
+        objective=objective_of(laws),
     )
 
 

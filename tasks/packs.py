@@ -233,6 +233,12 @@ def plan_packs(config: StudyConfig, runs: Sequence[PlannedRun], cost: Cost | Non
 
 
 def _in_packs_of(limit: int, runs: Sequence[PlannedRun]) -> list[PlannedPack]:
+    """Packs of nearly equal size; the runs of a pack see the samples in one order."""
+    orders = dict.fromkeys(run.data_seed for run in runs)
+    return [pack for order in orders for pack in _evenly(limit, [run for run in runs if run.data_seed == order])]
+
+
+def _evenly(limit: int, runs: Sequence[PlannedRun]) -> list[PlannedPack]:
     packs = math.ceil(len(runs) / limit)
     bounds = [round(len(runs) * number / packs) for number in range(packs + 1)] if packs else []
     return [PlannedPack(tuple(runs[start:stop])) for start, stop in pairwise(bounds)]
@@ -367,7 +373,8 @@ def _train(
     base = base_model(config)
     folder = state_folder(revision, pack.pack_id)
     validation = scored_batches(validation_set(config), base, config.evaluation_batch_size)
-    steps = partial(step_batches, calibration_set(config), base, config.recipe.batch_size, config.micro_batch_size)
+    samples = calibration_set(config, pack.data_seed)
+    steps = partial(step_batches, samples, base, config.recipe.batch_size, config.micro_batch_size)
     begun = read_state(folder, plan.checkpoint_steps)
     if begun is not None:
         say(f"pack {pack.name}: going on after step {begun.step} of {plan.horizon}")
@@ -404,7 +411,8 @@ def _train(
 def _lanes(config: StudyConfig, base: Base, pack: PlannedPack) -> Lanes:
     pairs, recipe = [run.pair for run in pack.runs], config.recipe.as_recipe()
     validation = islice(scored_batches(validation_set(config), base, config.evaluation_batch_size)(), 2)
-    steps = step_batches(calibration_set(config), base, config.recipe.batch_size, config.micro_batch_size, 0)
+    samples = calibration_set(config, pack.data_seed)
+    steps = step_batches(samples, base, config.recipe.batch_size, config.micro_batch_size, 0)
     first = max(next(iter(steps)), key=lambda batch: batch["labels"].numel())
     largest = max(pairs, key=partial(trainable_parameters, base.partition))
     return lanes_for(
@@ -423,6 +431,7 @@ def _begin(config: StudyConfig, revision: Revision, base: Base, run: PlannedRun,
         "r_me": run.pair.r_me,
         "r_llm": run.pair.r_llm,
         "seed": run.seed,
+        "data_seed": run.data_seed,
         "trainable_parameters": trainable_parameters(base.partition, run.pair),
         "data_hash": load_data(config.data).data_hash,
         "pack_runs": len(pack.runs),
@@ -469,7 +478,7 @@ def _rows(
         "r_me": run.pair.r_me,
         "r_llm": run.pair.r_llm,
         "seed": run.seed,
-        "data_seed": config.calibration.data_seed,
+        "data_seed": run.data_seed,
         "device": device_name(resolve_device(config.device)),
         "objective": config.search.objective,
         "recipe_hash": recipe_hash(config),

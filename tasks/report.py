@@ -106,7 +106,11 @@ def _stability(choice: Choice | None) -> list[str]:
     if not stability:
         return []
     shares = ", ".join(f"({r['pair'][0]}, {r['pair'][1]}) {r['share']:.0%}" for r in stability["pairs"][:4])
-    return [f"the choice over {stability['n_choices']} repeated calibrations (seeds, else bootstrap draws): {shares}"]
+    what = {
+        "seeds": f"chosen from each of {stability['n_choices']} seeds' runs alone",
+        "bootstrap draws": f"the whole rule repeated from {stability['n_choices']} bootstrap draws of the laws",
+    }.get(stability.get("over"), f"the choice repeated {stability['n_choices']} times")  # stored by an older version
+    return [f"{what}: {shares}"]
 
 
 def costs(revision: Revision, plan: CalibrationPlan, finals: list[dict[str, Any]]) -> list[dict[str, Any]]:

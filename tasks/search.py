@@ -11,10 +11,10 @@ from prefect.cache_policies import NO_CACHE
 
 from mars_core import __version__
 from mars_core.models.lora import RankPair, trainable_parameters
-from mars_core.search import Choice, choose_pair
+from mars_core.search import Choice, Diverged, choose_pair
 from mars_core.search.from_laws import ChoosePair, choose_from_laws
 from mars_core.search.objective import objective_named
-from tasks.calibrate import CalibrationPlan, collect_metrics
+from tasks.calibrate import CalibrationPlan, collect_metrics, diverged_pairs
 from tasks.config import StudyConfig
 from tasks.fit import frozen_levels, laws_from, read_laws, target_size
 from tasks.resources import study_partition
@@ -38,14 +38,13 @@ def choose_ranks(config: StudyConfig, revision: Revision, plan: CalibrationPlan)
     metrics, _ = collect_metrics(revision, plan)
     # Taken once, from all seeds' runs, so that each seed's own choice meets the same levels.
     levels = frozen_levels(config, revision, plan, metrics)
-    choice = choose_from_laws(
-        read_laws(revision), metrics, _chooser(config), lambda part: laws_from(part, config, levels)
-    )
+    choose = _chooser(config, Diverged(diverged_pairs(revision, plan)))
+    choice = choose_from_laws(read_laws(revision), metrics, choose, lambda part: laws_from(part, config, levels))
     write_json(choice_path(revision), choice.to_json())
     return str(choice_path(revision))
 
 
-def _chooser(config: StudyConfig) -> ChoosePair:
+def _chooser(config: StudyConfig, diverged: Diverged) -> ChoosePair:
     """The search with a study's settings and its model's parameter counts."""
     partition = study_partition(config)
     reference = config.calibration.reference_rank
@@ -59,7 +58,7 @@ def _chooser(config: StudyConfig) -> ChoosePair:
         margin=config.search.margin,
         rule=config.search.law,
         objective=objective_named(config.search.objective),
-        constraints=config.search.as_constraints(),
+        constraints=(*config.search.as_constraints(), diverged),
     )
 
 

@@ -2,7 +2,7 @@
 
 | symbol | meaning | shape |
 |---|---|---|
-| excess | exp(loss of the standing pair - loss of the new one) - 1, relative excess perplexity | () |
+| excess | how far the standing pair exceeds the new one, as a share (`Objective.excess`) | () |
 | draws | the same per bootstrap draw, both pairs taken from the same draw | (n_draws,) |
 """
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from mars_core.fitting import LawFit
 from mars_core.search.choice import Pair, json_safe
+from mars_core.search.objective import PERPLEXITY_OBJECTIVE, Objective
 from mars_core.search.score import FEWEST_DRAWS, INTERVAL
 
 Verdict = Literal["first", "same pair", "immaterial", "uncertain", "unknown", "material"]
@@ -23,8 +24,9 @@ Verdict = Literal["first", "same pair", "immaterial", "uncertain", "unknown", "m
 
 @dataclass(frozen=True)
 class Excess:
-    """Predicted losses (nats per answer token) of both pairs at size D, and the standing pair's excess perplexity.
+    """What law P predicts of both pairs at size D, and the standing pair's relative excess of the search's objective.
 
+    `standing_loss`, `chosen_loss`: nats per answer token where perplexity is the objective, else the metric.
     `interval`: 95% over the bootstrap, None where the fit has too few draws for one.
     """
 
@@ -85,6 +87,7 @@ def compare_choices(
     margin: float,
     objection_to_law: str | None,
     objection_to_standing: str | None,
+    objective: Objective = PERPLEXITY_OBJECTIVE,
 ) -> ChoiceDrift:
     """Judge the new choice against the standing one.
 
@@ -93,10 +96,11 @@ def compare_choices(
         chosen: the new choice.
         law_p: the new law P.
         D: size that the new choice was made for.
-        margin: relative excess perplexity that is not worth a final run.
+        margin: relative excess of the objective that is not worth a final run.
         objection_to_law: why law P cannot compare pairs, None if it can.
         objection_to_standing: why the standing adapter cannot stay whatever its loss (its base model is gone, its
             pair is not allowed any more), None if it can.
+        objective: what the search minimised; law P is of its quantity.
     """
     if standing is None:
         return ChoiceDrift(None, chosen, "first", "No final run has been accepted yet.", margin)
@@ -108,27 +112,31 @@ def compare_choices(
         why = objection_to_law or "there is no law P"
         reason = f"Another pair, {chosen}, was chosen, but nothing can say what {standing} loses by staying: {why}."
         return ChoiceDrift(standing, chosen, "unknown", reason, margin)
-    excess = excess_of(law_p, standing, chosen, D)
+    excess = excess_of(law_p, standing, chosen, D, objective)
     verdict = _verdict(excess, margin)
-    return ChoiceDrift(standing, chosen, verdict, _reason(standing, chosen, excess, margin, verdict), margin, excess)
+    reason = _reason(standing, chosen, excess, margin, verdict, objective)
+    return ChoiceDrift(standing, chosen, verdict, reason, margin, excess)
 
 
-def excess_of(law_p: LawFit, standing: Pair, chosen: Pair, D: float) -> Excess:
-    """Excess perplexity of `standing` over `chosen` at size D, its interval paired draw by draw."""
+def excess_of(
+    law_p: LawFit, standing: Pair, chosen: Pair, D: float, objective: Objective = PERPLEXITY_OBJECTIVE
+) -> Excess:
+    """Relative excess of `standing` over `chosen` at size D, its interval paired draw by draw."""
     X = {
         "r_me": np.array([standing[0], chosen[0]], dtype=np.float64),
         "r_llm": np.array([standing[1], chosen[1]], dtype=np.float64),
         "D": np.full(2, float(D)),
     }
     loss = law_p.predict(X)
-    return Excess(float(D), float(loss[0]), float(loss[1]), float(np.expm1(loss[0] - loss[1])), _interval(law_p, X))
+    excess = float(objective.excess(loss[:1], loss[1:])[0])
+    return Excess(float(D), float(loss[0]), float(loss[1]), excess, _interval(law_p, X, objective))
 
 
-def _interval(law_p: LawFit, X: dict[str, np.ndarray]) -> tuple[float, float] | None:
+def _interval(law_p: LawFit, X: dict[str, np.ndarray], objective: Objective) -> tuple[float, float] | None:
     if len(law_p.draws) < FEWEST_DRAWS:
         return None
     draws = law_p.predict_draws(X)
-    low, high = np.percentile(np.expm1(draws[:, 0] - draws[:, 1]), INTERVAL)
+    low, high = np.percentile(objective.excess(draws[:, 0], draws[:, 1]), INTERVAL)
     return float(low), float(high)
 
 
@@ -140,14 +148,14 @@ def _verdict(excess: Excess, margin: float) -> Verdict:
     return "material"
 
 
-def _reason(standing: Pair, chosen: Pair, excess: Excess, margin: float, verdict: Verdict) -> str:
+def _reason(standing: Pair, chosen: Pair, excess: Excess, margin: float, verdict: Verdict, objective: Objective) -> str:
     interval = (
         "no interval"
         if excess.interval is None
         else f"95% interval {excess.interval[0]:.2%} to {excess.interval[1]:.2%}"
     )
     measured = (
-        f"Under the new laws {standing} has {excess.excess:.2%} more perplexity than {chosen} at {excess.D:.0f} "
+        f"Under the new laws {standing} has {excess.excess:.2%} more {objective.name} than {chosen} at {excess.D:.0f} "
         f"samples ({interval})"
     )
     meaning = {

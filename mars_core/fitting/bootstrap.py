@@ -17,14 +17,22 @@ TOLERANCE = 1e-7  # relative objective: moves a coefficient by about a hundredth
 
 
 def bootstrap(solution: Solution, table: Table, n_draws: int, seed: int) -> Floats:
-    """Coefficients of resampled runs, internal and centred, (n_draws, n_params).
+    """Coefficients of resampled runs, internal and centred, (n_draws, n_params)."""
+    return refitted(solution, resampled_counts(table, n_draws, seed))
+
+
+def refitted(solution: Solution, weights: Floats) -> Floats:
+    """Coefficients of the fit repeated with other weights of its points, internal and centred, (n_draws, n_params).
 
     Every draw starts from the fit and, where the law has a floor, from the best fits with a low, a middle
     and a high floor (at most 4 starts), so that a draw may leave the fit's basin. All starts take a few
     iterations; the best of each draw are then carried to the end.
+
+    Args:
+        solution: the fit.
+        weights: how often each point counts in each draw, (n_draws, n_points).
     """
-    weights = resampled_counts(table, n_draws, seed)
-    starts = warm_starts(solution)
+    n_draws, starts = len(weights), warm_starts(solution)
     first = _refit(solution, np.tile(starts, (n_draws, 1)), weights, FIRST_ITERATIONS)
     ahead = _best_of_each(first, n_draws, min(CARRIED, len(starts)))
     last = _refit(solution, ahead, weights, LAST_ITERATIONS)

@@ -220,5 +220,5 @@ def _reason(
     if scores[runner_up] < scores[chosen] and beats_trivial:
         text += ": the difference is within chance, the simpler form stays"
     if not beats_trivial:
-        text += ": no better than a trivial baseline, do not trust its ranking of pairs"
+        text += ": no better than a trivial baseline in absolute error"
     return text

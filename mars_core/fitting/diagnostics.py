@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mars_core.fitting.differences import RANKS
 from mars_core.fitting.holdout import STEPS_PER_RANK
 from mars_core.fitting.result import HeldOut, Severity, Status
 from mars_core.fitting.solve import Solution
@@ -16,7 +17,7 @@ COLLAPSED_FLOOR = 1e-3  # share of the smallest target below which a floor count
 COLLAPSED_DRAWS = 0.025  # share of bootstrap draws without a floor from which on it is not told from none
 WRONG_SIGN_SHARE = 0.975  # of bootstrap draws with the wrong sign
 LEAST_AGREEMENT = 0.75  # share of starts that must reach the best objective
-LARGEST_ERROR_RATIO = 0.9  # of the best trivial rival's held-out error; above it the law does not beat it
+LARGEST_ERROR_RATIO = 0.9  # of the best trivial rival's held-out error; from it on the law does not beat it
 LARGEST_CONDITION = 1e8
 LARGEST_CENSORED_SHARE = 0.5
 
@@ -57,6 +58,8 @@ def statuses(evidence: Evidence) -> tuple[Status, ...]:
         _starts_disagree,
         _ill_conditioned,
         _no_better_than_trivial,
+        _differences_not_predicted,
+        _not_validated,
     )
     return tuple(status for check in checks for status in check(evidence))
 
@@ -210,3 +213,39 @@ def _no_better_than_trivial(evidence: Evidence) -> list[Status]:
         "less error is expected)"
     )
     return [Status("no_better_than_trivial", message, "warning")]
+
+
+def _differences_not_predicted(evidence: Evidence) -> list[Status]:
+    """Law P's differences between pairs err at least `LARGEST_ERROR_RATIO` times as much as no differences at all.
+
+    The rival is the law without ranks, held to what a choice of ranks needs: see `mars_core.fitting.differences`.
+    """
+    held_out = evidence.held_out
+    if held_out is None or held_out.difference_error is None or held_out.no_difference_error is None:
+        return []
+    error, none = held_out.difference_error, held_out.no_difference_error
+    if error < LARGEST_ERROR_RATIO * none:
+        return []
+    message = (
+        f"on held-out points ({held_out.rule}) the differences that the law predicts between rank pairs err by "
+        f"{error:.2%}, predicting no difference errs by {none:.2%} (at least {1 - LARGEST_ERROR_RATIO:.0%} less error "
+        "is expected of the law): it cannot rank pairs"
+    )
+    return [Status("differences_not_predicted", message, "error")]
+
+
+def _not_validated(evidence: Evidence) -> list[Status]:
+    """No held-out points could test the law against its trivial rivals: that it is not flagged means nothing."""
+    law, held_out = evidence.law, evidence.held_out
+    if not law.trivial_rivals:
+        return []
+    if held_out is None:
+        why = f"no points of {law.size_column} could be held out and the rest still carry the law"
+    elif STEPS_PER_RANK in held_out.rivals and held_out.unseen_rank_mape is None:
+        why = "no rank could be left out and predicted from the others"
+    elif set(RANKS) <= set(law.inputs) and held_out.difference_error is None:
+        why = "no rank pair could be left out and predicted from the others"
+    else:
+        return []
+    message = f"{why}, so nothing shows that the law beats a trivial rival: add ranks or sizes"
+    return [Status("not_validated", message, "warning")]

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mars_core.fitting.differences import held_out_differences
 from mars_core.fitting.result import HeldOut
-from mars_core.fitting.solve import solve
+from mars_core.fitting.solve import Solution, solve
 from mars_core.fitting.table import Table, rows_text
 from mars_core.laws import LAWS
 from mars_core.laws.law import Columns, Floats, Law
@@ -69,8 +70,10 @@ def held_out_error(law: Law, table: Table, split: Split, delta: float, seed: int
     train, test = table.subset(~split.test), table.subset(split.test)
     if not can_fit(law, train):
         return None
-    predict = fitted_predictor(law, train, delta, seed)
+    solution = solve(law, train, delta, HOLD_OUT_STARTS, seed)
+    predict = predictor_of(solution)
     errors = relative_errors(predict(test), test)
+    differences = held_out_differences(solution, train, test)
     rivals = {
         name: float(np.mean(relative_errors(rival(test), test)))
         for name, rival in _rivals(law, train, delta, seed).items()
@@ -83,6 +86,8 @@ def held_out_error(law: Law, table: Table, split: Split, delta: float, seed: int
         mape=float(np.mean(errors)),
         largest_error=float(np.max(errors)),
         rivals=rivals,
+        difference_error=differences.law if differences else None,
+        no_difference_error=differences.none if differences else None,
     )
     return _with_unseen_ranks(found, law, table, split, delta, seed) if STEPS_PER_RANK in rivals else found
 
@@ -128,7 +133,12 @@ def can_fit(law: Law, table: Table) -> bool:
 
 def fitted_predictor(law: Law, train: Table, delta: float, seed: int) -> Predictor:
     """Fit the law on `train`; the result predicts any table's targets."""
-    theta = solve(law, train, delta, HOLD_OUT_STARTS, seed).theta
+    return predictor_of(solve(law, train, delta, HOLD_OUT_STARTS, seed))
+
+
+def predictor_of(solution: Solution) -> Predictor:
+    """Predicts any table's targets by a fit."""
+    law, theta = solution.problem.law, solution.theta
 
     def predict(table: Table) -> Floats:
         return law.predict(theta, _inputs(law, table))

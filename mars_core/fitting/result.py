@@ -38,6 +38,9 @@ class HeldOut:
         rivals: mape of each trivial rival on the same held-out points.
         unseen_rank_mape: mape there for ranks that were left out of the fit as well (law C), None where not measured.
         unseen_rank_rivals: the same of each trivial rival.
+        difference_error: mean absolute error (log target) there of the difference between a rank pair and the mean of
+            the pairs, each pair predicted without its own runs (law P), None where not measured.
+        no_difference_error: the same where no difference is predicted.
     """
 
     rule: str
@@ -49,6 +52,8 @@ class HeldOut:
     rivals: Mapping[str, float] = field(default_factory=dict)
     unseen_rank_mape: float | None = None
     unseen_rank_rivals: Mapping[str, float] = field(default_factory=dict)
+    difference_error: float | None = None
+    no_difference_error: float | None = None
 
     @property
     def best_rival(self) -> str | None:

@@ -169,7 +169,7 @@ def _predicted(data: ReportData, results: StudyResults) -> Fact | None:
     candidate = next((item for item in choice.candidates if item.pair == choice.pair), None)
     if candidate is None or candidate.loss is None:
         return None
-    measured = candidate.source.how == "best observed"
+    measured = candidate.source.how in ("best observed", "observed")
     quantity = results.objective.quantity
     name = f"Measured validation {quantity}" if measured else f"Predicted {quantity} at D = {f.count(choice.D_target)}"
     details = [] if candidate.perplexity is None else [f"perplexity {f.fixed(candidate.perplexity)}"]

@@ -68,6 +68,9 @@ def _choice(results: StudyResults) -> Iterator[Finding]:
         yield Finding(
             "warning", "Choice", "the chosen pair has a rank that was never calibrated: its loss is extrapolated"
         )
+    elif not all(candidate.source.measured for candidate in chosen):
+        message = "no calibration run has the chosen pair: its loss is read off the laws alone"
+        yield Finding("warning", "Choice", message)
     if choice.n_undefined:
         n = len(choice.balance_curve)
         yield Finding(

@@ -50,6 +50,7 @@ SOURCES = {
     "clamped": "balance rank out of range, clamped",
     "all pairs": "all pairs compared",
     "best observed": "best measured at the largest size",
+    "observed": "measured at the largest size",
     "reference": "default pair",
 }
 ROLES = (("base", "Base model"), ("uniform", "Uniform ranks"), ("chosen", "Chosen pair"))
@@ -171,7 +172,9 @@ def _why(candidate: Candidate) -> str:
     words = SOURCES.get(source.how, source.how)
     if source.balance_rank is not None:
         words += f" ({f.number(source.balance_rank, 3)})"
-    return f"{words}; extrapolated rank" if source.extrapolated else words
+    if source.extrapolated:
+        return f"{words}; extrapolated rank"
+    return words if source.measured else f"{words}; not measured"
 
 
 def measured_at_largest(results: StudyResults) -> dict[Pair, float]:

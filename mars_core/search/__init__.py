@@ -6,6 +6,7 @@ from mars_core.search.choose import choose_pair
 from mars_core.search.constraints import (
     AllowedRanks,
     Constraint,
+    Diverged,
     MaxAdapterBytes,
     MaxTrainableParameters,
     NoPairLeft,
@@ -19,6 +20,7 @@ __all__ = [
     "Candidate",
     "Choice",
     "Constraint",
+    "Diverged",
     "Dropped",
     "MaxAdapterBytes",
     "MaxTrainableParameters",

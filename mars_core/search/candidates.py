@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from mars_core.search.balance import BalancePoint
 from mars_core.search.choice import Dropped, Pair, Source
 from mars_core.search.constraints import Constraint, CountParameters, objection_of
+from mars_core.search.observed import Measured
 from mars_core.search.ranks import Interval, Mapped
 
-RankRange = tuple[int, int] | None
 ToRanks = Callable[[float, Interval, Sequence[int]], Mapped]
 
 
@@ -31,7 +31,7 @@ def balanced_pairs(
     to_ranks: ToRanks,
     constraints: Sequence[Constraint],
     count: CountParameters,
-    calibrated: tuple[RankRange, RankRange],
+    measured: Measured,
 ) -> Pool:
     """The balance curve mapped to available ranks; what is undefined, out of range or forbidden is dropped."""
     sources: dict[Pair, Source] = {}
@@ -44,23 +44,15 @@ def balanced_pairs(
             pair = (r_me, point.r_llm)
             objection = objection_of(pair, constraints, count)
             if objection is None:
-                sources[pair] = _source(point, how, is_extrapolated(pair, calibrated))
+                sources[pair] = _source(how, pair, measured, point)
             else:
                 dropped.append(Dropped(r_me, point.r_llm, objection))
     return Pool(sources, tuple(dropped))
 
 
-def all_pairs(allowed: Sequence[Pair], calibrated: tuple[RankRange, RankRange]) -> Pool:
+def all_pairs(allowed: Sequence[Pair], measured: Measured) -> Pool:
     """Every allowed pair, without regard to balance."""
-    return Pool({pair: Source("all pairs", extrapolated=is_extrapolated(pair, calibrated)) for pair in allowed})
-
-
-def is_extrapolated(pair: Pair, calibrated: tuple[RankRange, RankRange]) -> bool:
-    """Whether a rank lies outside the calibrated range of its module."""
-    return any(
-        measured is not None and not measured[0] <= rank <= measured[1]
-        for rank, measured in zip(pair, calibrated, strict=True)
-    )
+    return Pool({pair: _source("all pairs", pair, measured) for pair in allowed})
 
 
 def _mapped(point: BalancePoint, ranks_me: Sequence[int], to_ranks: ToRanks) -> Mapped:
@@ -69,5 +61,12 @@ def _mapped(point: BalancePoint, ranks_me: Sequence[int], to_ranks: ToRanks) -> 
     return to_ranks(point.r_me, point.interval, ranks_me)
 
 
-def _source(point: BalancePoint, how: str, extrapolated: bool) -> Source:
-    return Source(how, point.r_me, point.interval, point.share_undefined, extrapolated)
+def _source(how: str, pair: Pair, measured: Measured, point: BalancePoint | None = None) -> Source:
+    return Source(
+        how=how,
+        balance_rank=point.r_me if point else None,
+        interval=point.interval if point else None,
+        share_undefined=point.share_undefined if point else None,
+        extrapolated=measured.is_extrapolated(pair),
+        measured=pair in measured.pairs,
+    )

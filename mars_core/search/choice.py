@@ -18,9 +18,10 @@ class Source:
     """How a candidate came about.
 
     `how`: `exact`, `below`, `above` (neighbours of the balance rank), `edge` (the balance rank lies beyond the
-    last available rank, its interval does not), `nearest`, `clamped` (law: paper), `all pairs`, `best observed`
-    or `reference`. `balance_rank`, `interval`, `share_undefined`: Eq. 3 at this
+    last available rank, its interval does not), `nearest`, `clamped` (law: paper), `all pairs`, `best observed`,
+    `observed` (measured as well) or `reference`. `balance_rank`, `interval`, `share_undefined`: Eq. 3 at this
     LLM rank, None where no balance was used. `extrapolated`: a rank lies outside the calibrated ones.
+    `measured`: calibration has a run of this pair; without one its loss is read off the laws alone.
     """
 
     how: str
@@ -28,6 +29,7 @@ class Source:
     interval: tuple[float, float] | None = None
     share_undefined: float | None = None
     extrapolated: bool = False
+    measured: bool = True
 
 
 @dataclass(frozen=True)

@@ -7,19 +7,21 @@ from typing import Any, Literal
 import pandas as pd
 
 from mars_core.fitting import LawFit
+from mars_core.search.as_good import as_good_as_the_best
 from mars_core.search.balance import BalancePoint, balance_curve
 from mars_core.search.candidates import Pool, all_pairs, balanced_pairs
-from mars_core.search.choice import Choice, Pair
-from mars_core.search.constraints import Constraint, CountParameters, allowed_pairs, counter
+from mars_core.search.choice import Choice, Dropped, Pair
+from mars_core.search.constraints import Constraint, CountParameters, allowed_pairs, counter, objection_of
 from mars_core.search.diagnose import diagnostics_of
 from mars_core.search.objective import PERPLEXITY_OBJECTIVE, Objective
-from mars_core.search.observed import calibrated_range, require_observed
+from mars_core.search.observed import measured, require_observed
 from mars_core.search.ranks import both_neighbours, nearest_or_clamped
-from mars_core.search.soundness import objection_to_law_c, objection_to_law_p
+from mars_core.search.soundness import cannot_rank, objection_to_law_c, objection_to_law_p, unvalidated
 from mars_core.search.verdicts import (
     Decision,
     decide_by_balance,
     decide_by_law_p,
+    decide_by_measurement,
     decide_by_observation,
     decide_by_paper,
     uninformative,
@@ -31,7 +33,10 @@ NO_FITS: Mapping[str, str] = {}
 
 @dataclass(frozen=True)
 class Search:
-    """Everything a decision may look at; `allowed` are the available pairs that no constraint objects to."""
+    """Everything a decision may look at.
+
+    `allowed`: the available pairs that no constraint objects to. `excluded`: the others, each with the objection.
+    """
 
     law_p: LawFit | None
     law_c_me: LawFit | None
@@ -40,6 +45,7 @@ class Search:
     ranks_me: tuple[int, ...]
     ranks_llm: tuple[int, ...]
     allowed: tuple[Pair, ...]
+    excluded: tuple[Dropped, ...]
     constraints: tuple[Constraint, ...]
     count: CountParameters
     observed: pd.DataFrame
@@ -89,12 +95,13 @@ def choose_pair(
         ranks_llm: available LLM ranks, positive.
         D_target: unique samples of the full fine-tune.
         trainable_parameters: per pair (r_me, r_llm), as a table or as a function of the pair.
-        observed: measured values of what law P is of: columns r_me, r_llm, D, loss (nats per answer token).
+        observed: measured values of what law P is of: columns r_me, r_llm, D, loss (nats per answer token), one row per
+            run and size; optional: seed.
         reference: the default pair, where nothing else decides.
         margin: relative excess of the objective (perplexity) below which a cheaper pair is as good; 0.0025 is 0.25%.
         rule: `mars` (both neighbours, expected regret, margin) or `paper` (nearest or clamped rank, argmin).
         objective: what is minimised; law P and `observed` are of its quantity.
-        constraints: what the pair must satisfy.
+        constraints: what the pair must satisfy, such as that none of its calibration runs diverged.
         missing: why a fit is None, under `law_p`, `law_c_me`, `law_c_llm`.
         evidence: further findings (such as law C's separability) to be stored with the choice's diagnostics.
 
@@ -111,8 +118,8 @@ def choose_pair(
     allowed = tuple(allowed_pairs(ranks_me, ranks_llm, constraints, count))
     search = Search(
         law_p, law_c_me, law_c_llm, missing, _ranks_of(allowed, 0), _ranks_of(allowed, 1), allowed,
-        tuple(constraints), count, observed, reference, float(D_target), float(margin),
-        objective,
+        _excluded(ranks_me, ranks_llm, constraints, count), tuple(constraints), count, observed, reference,
+        float(D_target), float(margin), objective,
     )  # fmt: skip
     curve = _curve(search)
     pool = _balanced(search, curve, rule)
@@ -125,6 +132,14 @@ def _ranks_of(pairs: Sequence[Pair], module: int) -> tuple[int, ...]:
     return tuple(sorted({pair[module] for pair in pairs}))
 
 
+def _excluded(
+    ranks_me: Sequence[int], ranks_llm: Sequence[int], constraints: Sequence[Constraint], count: CountParameters
+) -> tuple[Dropped, ...]:
+    pairs = [(r_me, r_llm) for r_me in sorted(set(ranks_me)) for r_llm in sorted(set(ranks_llm))]
+    objections = [(pair, objection_of(pair, constraints, count)) for pair in pairs]
+    return tuple(Dropped(*pair, objection) for pair, objection in objections if objection is not None)
+
+
 def _curve(search: Search) -> tuple[BalancePoint, ...]:
     if search.law_c_me is None or search.law_c_llm is None:
         return ()
@@ -133,11 +148,7 @@ def _curve(search: Search) -> tuple[BalancePoint, ...]:
 
 def _balanced(search: Search, curve: tuple[BalancePoint, ...], rule: Rule) -> Pool:
     to_ranks = nearest_or_clamped if rule == "paper" else both_neighbours
-    return balanced_pairs(curve, search.ranks_me, to_ranks, search.constraints, search.count, _calibrated(search))
-
-
-def _calibrated(search: Search) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
-    return calibrated_range(search.observed, "r_me"), calibrated_range(search.observed, "r_llm")
+    return balanced_pairs(curve, search.ranks_me, to_ranks, search.constraints, search.count, measured(search.observed))
 
 
 def _decide(search: Search, curve: tuple[BalancePoint, ...], pool: Pool, rule: Rule) -> Decision:
@@ -146,11 +157,9 @@ def _decide(search: Search, curve: tuple[BalancePoint, ...], pool: Pool, rule: R
     cause = search.objection_to_law_c or _all_undefined(curve)
     no_law_p = search.objection_to_law_p
     if no_law_p is not None or search.law_p is None:
-        both = no_law_p if cause is None else f"{cause}; {no_law_p}"
-        return decide_by_observation(
-            search.observed, search.allowed, search.reference, search.count, str(both), objective
-        )
-    everything = all_pairs(search.allowed, _calibrated(search))
+        both = str(no_law_p if cause is None else f"{cause}; {no_law_p}")
+        return _without_laws(search, both)
+    everything = all_pairs(search.allowed, measured(search.observed))
     if cause is not None:
         return decide_by_law_p(
             search.law_p, everything, search.D_target, search.count, search.margin, cause, objective=objective
@@ -163,6 +172,18 @@ def _decide(search: Search, curve: tuple[BalancePoint, ...], pool: Pool, rule: R
             search.law_p, everything, search.D_target, search.count, search.margin, None, no_information, objective
         )
     return decide_by_balance(search.law_p, pool, search.D_target, search.count, search.margin, objective)
+
+
+def _without_laws(search: Search, cause: str) -> Decision:
+    """What was measured: the best pair, or the cheapest that is as good where law P cannot tell the pairs apart."""
+    found = None
+    if cannot_rank(search.law_p):
+        found = as_good_as_the_best(search.observed, search.allowed, search.margin, search.objective)
+    if found is not None:
+        return decide_by_measurement(found, search.count, search.margin, cause, search.objective)
+    return decide_by_observation(
+        search.observed, search.allowed, search.reference, search.count, cause, search.objective
+    )
 
 
 def _all_undefined(curve: tuple[BalancePoint, ...]) -> str | None:
@@ -182,7 +203,7 @@ def _assemble(
     return Choice(
         pair=decision.pair,
         verdict=decision.verdict,
-        reason=decision.reason,
+        reason=decision.reason + _not_measured(decision) + _not_validated(search, decision),
         decided_by=decision.decided_by,
         fallback_cause=decision.fallback_cause,
         preferred_over=decision.preferred_over,
@@ -191,13 +212,32 @@ def _assemble(
         margin=search.margin,
         objective=search.objective.name,
         candidates=decision.candidates,
-        dropped=pool.dropped,
+        dropped=tuple(dict.fromkeys([*search.excluded, *pool.dropped])),
         balance_curve=curve,
         n_undefined=sum(point.problem is not None for point in curve),
         diagnostics=diagnostics_of(
             search.law_p, search.law_c_me, search.law_c_llm, curve, search.observed, search.D_target, evidence
         ),
     )
+
+
+def _not_measured(decision: Decision) -> str:
+    """A sentence where the laws alone speak for the pair."""
+    taken = [candidate for candidate in decision.candidates if candidate.pair == decision.pair]
+    if all(candidate.source.measured for candidate in taken) or decision.decided_by == "reference pair":
+        return ""
+    return " No calibration run has this pair."
+
+
+def _not_validated(search: Search, decision: Decision) -> str:
+    """A sentence on the laws behind a decision that no held-out points could test."""
+    laws = {"law P": search.law_p}
+    if decision.decided_by == "balanced candidates":
+        laws |= {"law C of the vision encoder": search.law_c_me, "law C of the LLM": search.law_c_llm}
+    elif decision.decided_by != "law P over all pairs":
+        return ""
+    untested = [name for name, fit in laws.items() if unvalidated(fit)]
+    return f" Not validated on held-out points: {', '.join(untested)}." if untested else ""
 
 
 def _require_settings(

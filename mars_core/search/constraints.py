@@ -78,6 +78,20 @@ class SameParametersAsUniform:
         )
 
 
+@dataclass(frozen=True)
+class Diverged:
+    """No pair with a calibration run that diverged: the laws know nothing of it, and would rank the pair all the same.
+
+    `runs`: the pairs, with the words for their runs, such as `seed 0 at step 45`.
+    """
+
+    runs: Mapping[Pair, str]
+
+    def objection(self, pair: Pair, count: CountParameters) -> str | None:
+        """Why the pair is not allowed, None if it is."""
+        return f"a calibration run that diverged ({self.runs[pair]})" if pair in self.runs else None
+
+
 def counter(trainable_parameters: Mapping[Pair, int] | CountParameters) -> CountParameters:
     """Trainable parameters as a function of a pair, from a function or from a table of pairs."""
     if callable(trainable_parameters):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 import pandas as pd
@@ -14,6 +15,7 @@ from mars_core.search.objective import Objective, objective_named, points_of
 from mars_core.search.stability import Stability, stability_over_draws, stability_over_seeds
 
 STABILITY_DRAWS = 100
+BY_LAWS = ("balanced candidates", "law P over all pairs")
 LAW_NAMES = {"performance": "law_p", "me": "law_c_me", "llm": "law_c_llm"}
 
 
@@ -28,7 +30,6 @@ class ChoosePair(Protocol):
         *,
         observed: pd.DataFrame,
         missing: Mapping[str, str],
-        evidence: Mapping[str, Any] | None = None,
     ) -> Choice:
         """Choose from three fits."""
 
@@ -43,10 +44,11 @@ def choose_from_laws(
 
     refit: laws of a part of the metrics (one seed's runs), in the form of `laws`.
     """
-    stability = _stability(laws, metrics, choose, refit)
-    evidence = {"stability": stability.to_json() if stability else None}
     observed = observed_losses(metrics, objective_of(laws))
-    return choose(*fits_of(laws), observed=observed, missing=missing_of(laws), evidence=evidence)
+    choice = choose(*fits_of(laws), observed=observed, missing=missing_of(laws))
+    stability = _stability(laws, metrics, choose, refit, choice)
+    evidence = {**choice.diagnostics["evidence"], "stability": stability.to_json() if stability else None}
+    return replace(choice, diagnostics={**choice.diagnostics, "evidence": evidence})
 
 
 def _stability(
@@ -54,7 +56,9 @@ def _stability(
     metrics: pd.DataFrame,
     choose: ChoosePair,
     refit: Callable[[pd.DataFrame], Mapping[str, Any]],
+    choice: Choice,
 ) -> Stability | None:
+    """How often each pair is chosen again; None where one seed's measurements decided, as they have no draws."""
     if metrics["seed"].nunique() > 1:
 
         def choose_again(part: pd.DataFrame) -> Choice:
@@ -64,7 +68,7 @@ def _stability(
 
         return stability_over_seeds(metrics, choose_again)
     fits = fits_of(laws)
-    if not any(fits):
+    if choice.decided_by not in BY_LAWS:
         return None
     observed, missing = observed_losses(metrics, objective_of(laws)), missing_of(laws)
     return stability_over_draws(
@@ -89,8 +93,8 @@ def objective_of(laws: Mapping[str, Any]) -> Objective:
 
 
 def observed_losses(metrics: pd.DataFrame, objective: Objective) -> pd.DataFrame:
-    """Mean over seeds of the objective's quantity for each pair at each size."""
-    return points_of(metrics, objective).groupby(["r_me", "r_llm", "D"], as_index=False).agg({"loss": "mean"})
+    """The objective's quantity of each run at each size."""
+    return points_of(metrics, objective)
 
 
 def _fit(stored: Any) -> LawFit | None:

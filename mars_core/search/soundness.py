@@ -8,10 +8,13 @@ from mars_core.fitting import LawFit
 from mars_core.search.balance import ordered
 
 NO_BETTER = "no_better_than_trivial"
+NO_DIFFERENCES = "differences_not_predicted"
+NOT_VALIDATED = "not_validated"
 
 # `no_better_than_trivial` disqualifies law C: it cannot say how time depends on the rank, which is all the balance
 # asks of it. Law P's rival without floor ties with it wherever the floor collapses; only a clear loss counts there.
-# docs/law-diagnostics.md has the measured false-alarm and detection rates.
+# Its rival without ranks is judged by the differences between pairs, `differences_not_predicted`: an error that all
+# pairs have in common ranks none of them. docs/law-diagnostics.md has the measured false-alarm and detection rates.
 CLEAR_LOSS = 3.0
 
 
@@ -47,6 +50,16 @@ def objection_to_law_p(fit: LawFit | None, missing: str | None) -> str | None:
     if fit.coefficients.get("beta", 1.0) <= 0.0:
         return "law P has a wrong-signed exponent: beta <= 0, so more data would raise the loss"
     return _disqualifying_status(fit, "law P", no_better_counts=ratio_to_best_rival(fit) > CLEAR_LOSS)
+
+
+def cannot_rank(law_p: LawFit | None) -> bool:
+    """Whether held-out points show that law P's differences between pairs are no better than no differences."""
+    return law_p is not None and law_p.has(NO_DIFFERENCES)
+
+
+def unvalidated(fit: LawFit | None) -> bool:
+    """Whether no held-out points could test a fitted law against its trivial rivals."""
+    return fit is not None and fit.has(NOT_VALIDATED)
 
 
 def ratio_to_best_rival(fit: LawFit) -> float:

@@ -3,21 +3,29 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from mars_core.fitting import LawFit
-from mars_core.laws import get_law
+from mars_core.laws import Law, get_law
 from mars_core.search.choice import Choice, Pair
 
+Over = Literal["seeds", "bootstrap draws"]
 ChooseFromFits = Callable[[LawFit | None, LawFit | None, LawFit | None], Choice]
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Stability:
-    """Shares of repeated calibrations (seeds or bootstrap draws) that chose a pair or came to a verdict."""
+    """Shares of repeated choices that took a pair or came to a verdict.
 
+    `over`: what each choice was made from: one seed's runs, or one bootstrap draw of the laws.
+    """
+
+    over: Over
     n_choices: int
     pairs: Mapping[Pair, float]
     verdicts: Mapping[str, float]
@@ -30,14 +38,15 @@ class Stability:
     def to_json(self) -> dict[str, Any]:
         """JSON-safe form, most frequent first."""
         return {
+            "over": self.over,
             "n_choices": self.n_choices,
             "pairs": [{"pair": list(pair), "share": share} for pair, share in self.pairs.items()],
             "verdicts": dict(self.verdicts),
         }
 
 
-def stability_of(choices: Iterable[Choice]) -> Stability:
-    """Tally the choices of repeated calibrations, most frequent first."""
+def stability_of(choices: Iterable[Choice], over: Over = "seeds") -> Stability:
+    """Tally repeated choices, most frequent first."""
     chosen = list(choices)
     if not chosen:
         raise ValueError("no choices to tally: choose once per calibration seed and pass the choices.")
@@ -45,6 +54,7 @@ def stability_of(choices: Iterable[Choice]) -> Stability:
     verdicts = Counter(str(choice.verdict) for choice in chosen)
     n = len(chosen)
     return Stability(
+        over,
         n,
         {pair: count / n for pair, count in pairs.most_common()},
         {verdict: count / n for verdict, count in verdicts.most_common()},
@@ -64,7 +74,7 @@ def stability_over_seeds(metrics: pd.DataFrame, choose: Callable[[pd.DataFrame],
             f"stability over seeds needs at least 2 calibration seeds, got {len(seeds)}: "
             "calibrate more seeds, or use stability_over_draws."
         )
-    return stability_of(choose(metrics[metrics["seed"] == seed]) for seed in seeds)
+    return stability_of((choose(metrics[metrics["seed"] == seed]) for seed in seeds), "seeds")
 
 
 def stability_over_draws(
@@ -75,6 +85,10 @@ def stability_over_draws(
     n_draws: int = 100,
 ) -> Stability:
     """Choose as if each bootstrap draw of the laws were the fit: what single-seed calibrations can tell.
+
+    The whole rule is repeated, margin and intervals included: a draw gets the spread of the fit, moved to lie around
+    the draw. It is a bootstrap of the bootstrap without its refits, exact where the spread is the same everywhere.
+    Statuses stay those of the fit, and so does what they disqualify.
 
     Args:
         law_p: fitted law P, or None.
@@ -87,12 +101,28 @@ def stability_over_draws(
     available = min((len(fit.draws) for fit in fits if fit is not None), default=0)
     if available == 0:
         raise ValueError("stability over draws needs fits with bootstrap draws, got none: fit with n_bootstrap > 0.")
-    return stability_of(choose(*(_at_draw(fit, b) for fit in fits)) for b in range(min(n_draws, available)))
+    choices = (choose(*(_at_draw(fit, b) for fit in fits)) for b in range(min(n_draws, available)))
+    return stability_of(choices, "bootstrap draws")
 
 
 def _at_draw(fit: LawFit | None, b: int) -> LawFit | None:
-    """The fit as if draw b were its optimum, without spread."""
+    """The fit as if draw b were its optimum, with the draws moved along."""
     if fit is None:
         return None
-    coefficients = dict(zip(get_law(fit.law).symbols, fit.draws[b].tolist(), strict=True))
-    return replace(fit, coefficients=coefficients, draws=fit.draws[b : b + 1])
+    law = get_law(fit.law)
+    coefficients = dict(zip(law.symbols, fit.draws[b].tolist(), strict=True))
+    return replace(fit, coefficients=coefficients, draws=_around(law, fit.draws, fit.theta, fit.draws[b]))
+
+
+def _around(law: Law, draws: Floats, centre: Floats, other: Floats) -> Floats:
+    """Draws moved from one centre to another: scales by a factor, exponents and floors by a difference.
+
+    So the leading term moves by a factor of its own at any ranks and size. Floors, and terms that some draws do not
+    have, stay within the draws' range: a factor between nothing and something knows no bounds.
+    """
+    moved = draws + (other - centre)
+    scales = [law.index(symbol) for symbol in law.scales if symbol != law.floor]
+    moved[:, scales] = draws[:, scales] * (other[scales] / centre[scales])
+    bounded = [law.index(symbol) for symbol in law.scales[1:]]
+    moved[:, bounded] = np.clip(moved[:, bounded], draws[:, bounded].min(axis=0), draws[:, bounded].max(axis=0))
+    return moved

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from mars_core.fitting import LawFit
+from mars_core.search.as_good import AsGood
 from mars_core.search.balance import BalancePoint
 from mars_core.search.candidates import Pool
 from mars_core.search.choice import Candidate, DecidedBy, Pair, Source, Verdict
@@ -150,6 +151,40 @@ def decide_by_observation(
     return Decision(pair, "fallback", reason, "reference pair", (candidate,), fallback_cause=cause)
 
 
+def decide_by_measurement(
+    found: AsGood, count: CountParameters, margin: float, cause: str, objective: Objective = PERPLEXITY_OBJECTIVE
+) -> Decision:
+    """Law P cannot tell the pairs apart: the cheapest measured pair that is as good as the best.
+
+    The best of many equal measurements is the luckiest one, and picking it would buy rank for luck.
+    """
+    taken = min(found.pairs, key=lambda pair: (count(pair), found.losses[pair]))
+    n, scatter = len(found.losses), f"a run scatters by {found.noise:.2%} of {objective.name}, p = {found.p_value:.2g}"
+    if found.differ:
+        what = ""
+        why = (
+            f"At the largest size the {n} measured pairs do differ ({scatter}), only not as law P says: "
+            f"{len(found.pairs)} of them lie within the margin of {margin:.2%} of the best, {_show(found.best)}"
+        )
+    else:
+        what = "rank has no measurable effect here: "
+        why = f"At the largest size the {n} measured pairs differ no more than chance would make them ({scatter})"
+    reason = f"{_capital(what + cause)}. {why}, so the cheapest of them, {_show(taken)}, was taken."
+    candidates = tuple(
+        _unscored(pair, loss, "best observed" if pair == found.best else "observed", count, objective)
+        for pair, loss in found.losses.items()
+    )
+    return Decision(
+        taken,
+        "fallback",
+        reason,
+        "best observed pair",
+        candidates,
+        fallback_cause=what + cause,
+        preferred_over=None if taken == found.best else found.best,
+    )
+
+
 def closest(reference: Pair, allowed: Collection[Pair]) -> Pair:
     """The allowed pair closest to the reference in log ranks (the smaller one on a tie)."""
 
@@ -179,7 +214,8 @@ def _pick(law_p: LawFit, pool: Pool, D: float, count: CountParameters, margin: f
 
 def _unscored(pair: Pair, loss: float | None, how: str, count: CountParameters, objective: Objective) -> Candidate:
     perplexity = None if loss is None else objective.perplexity(loss)
-    return Candidate(pair, loss, None, perplexity, None, None, count(pair), Source(how))
+    source = Source(how, measured=how != "reference")
+    return Candidate(pair, loss, None, perplexity, None, None, count(pair), source)
 
 
 def _chosen_reason(taken: Candidate, pool: Pool, objective: Objective) -> str:

@@ -19,7 +19,9 @@ from flows.study import study_flow
 from mars_core.demo import demo_backbone_path
 from mars_core.metrics.schema import SCHEMA
 from mars_core.models.loading import load_base
+from tasks.calibrate import data_seed_of
 from tasks.config import StudyConfig
+from tasks.data import calibration_set
 from tasks.store import Revision
 from tasks.tracking import tracking_uri
 
@@ -150,6 +152,34 @@ def test_another_seed_trains_only_the_new_runs_and_says_how_often_each_pair_is_c
     assert {name: after[name] for name in runs} == {name: before[name] for name in runs}
     choice = json.loads(revision_of(more).path("choice.json").read_text())
     assert choice["diagnostics"]["evidence"]["stability"]["n_choices"] == 2
+    metrics = pd.concat([pd.read_parquet(path) for path in revision_of(more).path("calibration").glob("*.parquet")])
+    assert (metrics.data_seed == metrics.seed).all()
+    first = metrics[metrics.step == 1]  # the first batch is another one: no longer the same loss before any update
+    assert (first.groupby(["r_me", "r_llm"]).train_loss.nunique() == 2).all()
+    assert (metrics.groupby("pack_id").data_seed.nunique() == 1).all()
+
+
+def test_seeds_see_the_samples_in_orders_of_their_own(finished):
+    own, other = calibration_set(finished), calibration_set(finished, data_seed_of(finished, 1))
+    assert [sample.id for sample in own.samples] == [sample.id for sample in calibration_set(finished, 0).samples]
+    assert [sample.id for sample in own.samples] != [sample.id for sample in other.samples]
+
+
+def test_a_pair_with_a_diverged_run_is_not_chosen_and_the_report_says_why(copied):
+    revision = revision_of(copied)
+    chosen = json.loads(revision.path("choice.json").read_text())["pair"]
+    (summary,) = [
+        path for path in revision.path("calibration").glob("*.json") if json.loads(path.read_text())["pair"] == chosen
+    ]
+    summary.write_text(json.dumps(json.loads(summary.read_text()) | {"diverged_at": 4}))
+    revision.path("laws.json").unlink()
+    study_flow(copied)
+    choice = json.loads(revision.path("choice.json").read_text())
+    reason = "a calibration run that diverged (seed 0 at step 4)"
+    assert choice["pair"] != chosen
+    assert chosen not in [candidate["pair"] for candidate in choice["candidates"]]
+    assert {"r_me": chosen[0], "r_llm": chosen[1], "reason": reason} in choice["dropped"]
+    assert reason in revision.path("report.html").read_text()
 
 
 def test_constraint_on_parameters_is_kept(copied):

@@ -37,6 +37,15 @@ def test_packs_are_as_few_and_as_even_as_the_limit_allows(limit, sizes):
     assert plan_packs(study(pack_runs=limit), []) == []
 
 
+@pytest.mark.parametrize(("limit", "sizes"), [(None, [5, 5]), (4, [2, 3, 2, 3]), (5, [5, 5])])
+def test_the_runs_of_a_pack_share_one_order_of_the_samples(limit, sizes):
+    runs = [replace(run, seed=number % 2, data_seed=number % 2) for number, run in enumerate(RUNS)]
+    packs = plan_packs(study(pack_runs=limit), runs)
+    assert sorted(len(pack.runs) for pack in packs) == sorted(sizes)
+    assert all({run.data_seed for run in pack.runs} == {pack.data_seed} for pack in packs)
+    assert sorted(run.run_id for pack in packs for run in pack.runs) == [run.run_id for run in RUNS]
+
+
 def test_the_id_of_a_pack_is_that_of_its_runs_whatever_their_order():
     assert PlannedPack(tuple(RUNS)).pack_id == PlannedPack(tuple(reversed(RUNS))).pack_id
     assert PlannedPack(tuple(RUNS)).pack_id != PlannedPack(tuple(RUNS[1:])).pack_id

@@ -11,6 +11,7 @@ import pytest
 from mars_core.drift import ChoiceDrift, compare_choices, excess_of
 from mars_core.fitting import LawFit
 from mars_core.laws import get_law
+from mars_core.search.objective import objective_named
 
 D = 4096.0
 
@@ -51,6 +52,21 @@ def test_interval_pairs_both_predictions_draw_by_draw():
     low, high = excess_of(law, (8, 8), (8, 64), D).interval
     expected = np.percentile([by_hand(alpha) for alpha in law.draws[:, 2]], [2.5, 97.5])
     assert (low, high) == pytest.approx(tuple(expected))
+
+
+def test_a_metric_is_compared_by_its_ratio_and_named():
+    """A letter error of 0.24 against 0.20 is a fifth more; read as losses, they would differ by exp(0.04) - 1 = 4%."""
+    law, letters = law_p(), objective_named("letter_error")
+    error = law.predict({"r_me": np.array([8.0, 8.0]), "r_llm": np.array([8.0, 64.0]), "D": np.array([D, D])})
+    ratio = error[0] / error[1] - 1
+    assert excess_of(law, (8, 8), (8, 64), D, letters).excess == pytest.approx(ratio)
+    assert excess_of(law, (8, 8), (8, 64), D, letters).interval == pytest.approx((ratio, ratio))
+    margin = 0.5 * (ratio + by_hand(0.2))  # between both readings
+    found = compare_choices(
+        (8, 8), (8, 64), law, D=D, margin=margin, objection_to_law=None, objection_to_standing=None, objective=letters
+    )
+    assert ("material" if ratio > margin else "immaterial") == found.verdict
+    assert f"{ratio:.2%} more letter_error than (8, 64)" in found.reason
 
 
 def test_material_only_if_the_interval_excludes_the_margin():

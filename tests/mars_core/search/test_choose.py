@@ -8,6 +8,8 @@ import pytest
 from mars_core.search import (
     AllowedRanks,
     Choice,
+    Diverged,
+    Dropped,
     MaxAdapterBytes,
     MaxTrainableParameters,
     NoPairLeft,
@@ -271,6 +273,68 @@ def test_constraints_that_leave_nothing_say_so(law_p, balanced, setting):
 def test_constraints_hold_for_the_best_observed_pair(setting):
     choice = choose_pair(None, None, None, **setting, constraints=[AllowedRanks(me=(8,))])
     assert choice.pair == (8, 8)
+
+
+DIVERGED = Diverged({(64, 64): "seed 0 at step 45"})
+REASON = "a calibration run that diverged (seed 0 at step 45)"
+
+
+def test_a_pair_with_a_diverged_run_is_no_candidate_and_listed_with_its_reason(law_p, law_c, balanced, setting):
+    """Law P falls with both ranks, so (64, 64) would be chosen on the curve and over all pairs."""
+    assert choose_pair(law_p(spread=0.005), *balanced, **setting).pair == (64, 64)
+    on_curve = choose_pair(law_p(spread=0.005), *balanced, **setting, constraints=[DIVERGED])
+    over_all = choose_pair(law_p(spread=0.005), None, None, **setting, constraints=[DIVERGED])
+    assert [choice.decided_by for choice in (on_curve, over_all)] == ["balanced candidates", "law P over all pairs"]
+    for choice in (on_curve, over_all):
+        assert (64, 64) not in {candidate.pair for candidate in choice.candidates}
+        assert [d for d in choice.dropped if d.r_me == 64] == [Dropped(64, 64, REASON)]
+
+
+def test_what_other_constraints_exclude_is_listed_too_where_law_p_decides(law_p, setting):
+    choice = choose_pair(law_p(), None, None, **setting, constraints=[AllowedRanks(me=(8, 16, 32))])
+    assert {(d.r_me, d.r_llm) for d in choice.dropped} == {(64, r_llm) for r_llm in (8, 16, 32, 64)}
+
+
+def test_a_pair_that_no_run_measured_is_marked(law_p, balanced, setting):
+    """Both of its ranks were measured, only not together: within the calibrated ranks, and still a guess."""
+    observed = setting["observed"]
+    hole = observed[~((observed.r_me == 64) & (observed.r_llm == 64))]
+    choice = choose_pair(law_p(spread=0.005), *balanced, **{**setting, "observed": hole})
+    assert choice.pair == (64, 64)
+    source = choice.candidate((64, 64)).source
+    assert (source.extrapolated, source.measured) == (False, False)
+    assert all(c.source.measured for c in choice.candidates if c.pair != (64, 64))
+    assert choice.reason.endswith("No calibration run has this pair.")
+    assert Choice.from_json(json.loads(json.dumps(choice.to_json()))).candidates == choice.candidates
+
+
+def test_a_law_that_nothing_could_test_is_named_in_the_reason(law_p, law_c, status, setting):
+    untested = [status("not_validated", "no rank could be left out", "warning")]
+    me, llm = law_c(spread=SMALL, seed=1, statuses=untested), law_c(spread=SMALL, seed=2)
+    choice = choose_pair(law_p(spread=0.005), me, llm, **setting)
+    assert choice.verdict == "chosen"
+    assert choice.reason.endswith("Not validated on held-out points: law C of the vision encoder.")
+    assert "not_validated" in [s["code"] for s in choice.diagnostics["laws"]["c_me"]["statuses"]]
+    assert "Not validated" not in choose_pair(law_p(beta=-0.1), me, llm, **setting).reason  # no law decided
+
+
+@pytest.mark.parametrize(("effect", "pair", "says"), [(0.0, (8, 8), "rank has no measurable effect here: law P"),
+                                                      (0.03, (64, 64), "do differ")])  # fmt: skip
+def test_a_law_p_that_cannot_rank_leaves_the_choice_to_the_measurements(
+    effect, pair, says, law_p, balanced, status, setting
+):
+    """Noise of 0.5% of the loss; the effect is that of a doubling of either rank, six times the noise or none."""
+    cannot = [status("differences_not_predicted", "it cannot rank pairs", "error")]
+    observed = setting["observed"].drop_duplicates(["r_me", "r_llm", "D"])
+    doublings = np.log2(observed.r_me * observed.r_llm / 64)
+    error = 0.005 * np.random.default_rng(3).standard_normal(len(observed))
+    observed = observed.assign(loss=2.0 * np.exp(error - effect * doublings), seed=0)
+    choice = choose_pair(law_p(statuses=cannot), *balanced, **{**setting, "observed": observed})
+    assert (choice.pair, choice.verdict, choice.decided_by) == (pair, "fallback", "best observed pair")
+    assert says.lower() in choice.reason.lower()
+    assert ("no measurable effect" in choice.fallback_cause) == (effect == 0)
+    assert len(choice.candidates) == 16
+    assert choice.preferred_over != choice.pair
 
 
 def test_parameters_may_be_a_table(law_p, balanced, setting):
