@@ -261,7 +261,7 @@ def test_a_person_changes_the_ranks_in_the_form(stack, touched, shots, copied):
     form.locator("select").first.select_option("change ranks")
     for rank, value in zip(ranks, other, strict=True):
         rank.fill(str(value))
-    fill(touched, "Reason (Optional)", "the server has memory for this pair only")
+    fill(touched, "Reason (Optional)", "this pair did better on our own questions")
     shoot(touched, shots / "prefect-approval.png")
     while not press(touched, "Submit", "/resume"):
         pass
@@ -274,8 +274,8 @@ def test_a_person_changes_the_ranks_in_the_form(stack, touched, shots, copied):
     assert final["state"]["type"] == "COMPLETED"
     assert revision.path("final", f"me{other[0]}-llm{other[1]}", "adapter", "adapter_model.safetensors").is_file()
     approval = json.loads(revision.path("approval.json").read_text())
-    assert (tuple(approval["pair"]), approval["reason"]) == (other, "the server has memory for this pair only")
-    assert "the server has memory for this pair only" in revision.path("report.html").read_text()
+    assert (tuple(approval["pair"]), approval["reason"]) == (other, "this pair did better on our own questions")
+    assert "this pair did better on our own questions" in revision.path("report.html").read_text()
 
 
 def test_a_person_stops_in_the_form(stack, touched, copied):
@@ -327,7 +327,7 @@ def test_a_schedule_from_the_browser_opens_a_revision_for_changed_data(
     train.write_text(json.dumps(json.loads(train.read_text())[CHANGED:]))
     second = night_of(stack, study, "revision 002")
     packs = stack.runs_of("mars-calibrate-pack/calibrate-pack", str(study))
-    assert [pack["parameters"]["revision"] for pack in packs] == [2]  # the first night had nothing to calibrate
+    assert [pack["parameters"]["revision"] for pack in packs] == [2] * 4  # the first night had nothing to calibrate
     assert len(list(Revision(study, 2).path("calibration").glob("*.parquet"))) == 4
     look_at_the_night(stack, touched, shots, nightly_as_before, first, second)
 
