@@ -2,6 +2,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Where PyTorch comes from: the CPU build. Linux's build on PyPI is for CUDA and takes 4 GB more. For a GPU, for example:
+# make install TORCH_INDEX=https://download.pytorch.org/whl/cu130
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+PIP := $(BIN)/pip install --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: help install demo test test-slow test-stack lint format clean
 
@@ -12,7 +16,10 @@ install: $(VENV)/.installed  ## make the virtual environment
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo,dev,s3]'
+	@echo "installing into $(VENV): a few minutes"
+	$(PIP) --quiet --no-deps --retries 1 --timeout 15 --index-url $(TORCH_INDEX) torch \
+	    || echo "note: $(TORCH_INDEX) cannot be reached: PyTorch comes from the default index"
+	$(PIP) --quiet --editable '.[demo,dev,s3]'
 	touch $@
 
 demo: install    ## the whole pipeline on the bundled data and backbone

@@ -387,7 +387,7 @@ def _study_text(path: Path | str) -> str:
         return local_path(str(path)).read_text(encoding="utf-8")
     except (FileNotFoundError, IsADirectoryError) as error:
         raise ValueError(
-            f"there is no study file {path}: give the path of a STUDY.yaml (`mars demo` writes one)"
+            f"there is no study file {path}: give the path of your STUDY.yaml (a study folder gets one when it is run)"
         ) from error
 
 

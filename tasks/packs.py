@@ -99,9 +99,9 @@ class PackForecast:
     def __str__(self) -> str:
         """One line for people."""
         return (
-            f"{self.pair_steps} pair-steps in about {_duration(self.seconds)} on {self.device}: {len(self.packs)} "
-            f"{'pack' if len(self.packs) == 1 else 'packs'}, {self.runs_side_by_side} runs side by side, "
-            f"about {self.memory_bytes / 1e9:.1f} GB for model, adapters and activations"
+            f"{self.pair_steps} steps of all runs together in about {_duration(self.seconds)} on {self.device}: "
+            f"{len(self.packs)} {'pack' if len(self.packs) == 1 else 'packs'}, {self.runs_side_by_side} runs side "
+            f"by side, about {self.memory_bytes / 1e9:.1f} GB for model, adapters and activations"
         )
 
 

@@ -28,8 +28,8 @@ def prepare_environment(*, debug: bool) -> None:
         if not (debug and name in logging_settings):
             os.environ.setdefault(name, value)
     if not debug:
-        # transformers warns about a name that PEFT and its own Trainer use.
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        # transformers warns about names that PEFT and its own Trainer use.
+        warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
 
 
 def services_environment() -> dict[str, str]:

@@ -56,7 +56,8 @@ def fit(
         ),
     ] = "largest",
     group: Annotated[
-        str | None, typer.Option("--group", help="Column naming the run of each row [default: run_id, if present].")
+        str | None,
+        typer.Option("--group", help="Column naming the run of each row; by default run_id."),
     ] = None,
     delta: Annotated[float, typer.Option("--delta", help="Huber threshold on log residuals.")] = 1e-3,
     starts: Annotated[int, typer.Option("--starts", help="Starting points.")] = 64,

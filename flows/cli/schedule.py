@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from flows.cli.errors import one_message
 from flows.cli.nightly import Trigger
@@ -32,13 +32,16 @@ def set_(
     ] = Trigger.propose,
     as_json: AsJson = False,
 ) -> None:
-    """Recalibrate a study by the clock; its settings are read anew each time from what is given here."""
+    """Recalibrate a study by the clock; its settings are read anew each time from what is given here.
+
+    Set again, all of it is replaced.
+    """
     from tasks.find_study import find_study, full_address
     from tasks.schedules import set_schedule
 
     config = find_study(study)
     done = set_schedule(config, full_address(study), cron, timezone, trigger.value)
-    print_result({"schedule": done, "study": config.study, "when": f"{cron} ({timezone})"}, as_json)
+    print_result({"schedule": done, "study": full_address(study), "when": f"{cron} ({timezone})"}, as_json)
 
 
 @app.command("list")
@@ -73,7 +76,7 @@ def _as_json(one: NightlySchedule) -> dict[str, Any]:
 
 
 def _table(known: list[NightlySchedule]) -> Table:
-    table = Table("study", "when", "time zone", "trigger", "next run")
+    table = Table(Column("study", overflow="fold"), "when", "time zone", "trigger", "next run")
     for one in known:
         upcoming = f"{one.upcoming:%Y-%m-%d %H:%M %Z}" if one.upcoming else "not planned yet"
         table.add_row(

@@ -48,6 +48,7 @@ def up(
     typer.echo("for commands in this terminal:")
     for name, value in stack.settings.items():
         typer.echo(f"  export {name}={value}")
+    typer.echo(f"to stop all of this: mars down{f' --folder {folder}' if folder else ''}")
 
 
 def _left_running(running: list[str], folder: Path | None) -> str:

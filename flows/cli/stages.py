@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -62,7 +62,7 @@ def calibrate(
     where: Place = "here",
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Print plan and predicted cost, from a few steps measured here; store nothing."),
+        typer.Option("--dry-run", help="Print plan and predicted cost, from a few steps measured here; record no run."),
     ] = False,
     on: On = None,
     utilisation: Utilisation = None,
@@ -78,12 +78,26 @@ def calibrate(
         from tasks.packs import forecast
 
         plan = plan_calibration(config)
-        print_result(describe_plan(plan) | {"cost": forecast(config, plan, plan.runs).as_json()}, as_json)
+        expected = forecast(config, plan, plan.runs)
+        if as_json:
+            print_json(describe_plan(plan) | {"cost": expected.as_json()})
+        else:
+            _print_plan(describe_plan(plan), str(expected))
         return
     start_temporary_server()
     from flows.stages import calibrate_flow
 
     print_result({"revision": calibrate_flow(config, new_revision, where)}, as_json)
+
+
+def _print_plan(plan: dict[str, Any], expected: str) -> None:
+    pairs = ", ".join(f"({r_me}, {r_llm})" for r_me, r_llm in plan["pairs"])
+    checkpoints = ", ".join(map(str, plan["checkpoint_steps"]))
+    typer.echo(f"{plan['runs']} runs of {plan['steps_per_run']} steps, evaluated at steps {checkpoints}")
+    typer.echo(f"pairs (r_me, r_llm): {pairs}")
+    typer.echo(f"expected: {expected}")
+    for note in plan["notes"]:
+        typer.echo(f"note: {note}")
 
 
 def _print_cost(study: str, on: str | None, utilisation: float | None, *, dry_run: bool, as_json: bool) -> None:
