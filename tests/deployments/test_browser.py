@@ -388,8 +388,8 @@ def look_at_the_night(stack: Running, page: Any, shots: Path, deployment: str, f
     shoot(page, shots / "prefect-nightly-runs.png")
     page.locator(f"a[href*='/runs/flow-run/{second}']").first.click()
     page.get_by_text("Completed", exact=True).first.wait_for()
-    page.get_by_text("Artifacts", exact=True).last.click()
-    page.get_by_text("mars-nightly", exact=True).first.click()
+    only = {"artifacts": {"flow_run_id": {"any_": [second]}, "key": {"any_": ["mars-nightly"]}}}
+    page.goto(f"{stack.ui}/artifacts/artifact/{stack.post('/artifacts/filter', only)[0]['id']}")
     page.get_by_text("Nightly recalibration of charts: revision 002").first.wait_for()
     page.get_by_text("data_hash was").first.wait_for()
     rows = [row.locator("td").all_inner_texts() for row in page.locator("tr").all()]
