@@ -66,9 +66,15 @@ def read_lines(path: Path, code: str) -> dict[tuple[str, int], list[Score]]:
     """Scores of an earlier run of the same code, by shape and number; a line cut off in writing is passed over."""
     if not path.is_file():
         return {}
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-    found = [json.loads(line) for line in lines]
-    return {(line["shape"], line["number"]): line["scores"] for line in found if line["code"] == code}
+    found = [_parsed(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return {(line["shape"], line["number"]): line["scores"] for line in found if line.get("code") == code}
+
+
+def _parsed(line: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(line))
+    except json.JSONDecodeError:
+        return {}
 
 
 def scores_of(rule: str, per_shape: int, processes: int, folder: Path) -> list[Score]:
@@ -80,7 +86,8 @@ def scores_of(rule: str, per_shape: int, processes: int, folder: Path) -> list[S
         missing = [task for task in tasks if task[1:] not in done]
         for (_, shape, number), scores in zip(missing, _scored(missing, processes), strict=True):
             done[shape, number] = scores
-            file.write(json.dumps({"code": code, "shape": shape, "number": number, "scores": scores}) + "\n")
+            line = {"code": code, "shape": shape, "number": number, "scores": scores}
+            file.write("\n" + json.dumps(line))  # first the end of the line before, which may have been cut off
             file.flush()
     return [score for task in tasks for score in done[task[1:]]]
 
