@@ -47,7 +47,8 @@ def print_record(record: Mapping[str, Any]) -> None:
         console.print(_table(f"What is stated, {group}", {n: of["half"][group] for n, of in stating.items()}, STATED))
     for split in ("half and target", "shape"):
         for key, what in (("excess_coverage", "excess"), ("loss_coverage", "final-loss")):
-            console.print(_crossed(f"Coverage of 95% {what} intervals by {split}", stating, split, key))
+            if any(of["all"]["all"][key] is not None for of in stating.values()):
+                console.print(_crossed(f"Coverage of 95% {what} intervals by {split}", stating, split, key))
     console.print(_verdicts(stating))
 
 
@@ -85,7 +86,7 @@ def _verdicts(rules: Mapping[str, Any]) -> Table:
 def _empty(title: str, columns: Sequence[str]) -> Table:
     table = Table(title=title, title_justify="left", padding=(0, 0, 0, 1), pad_edge=False)
     for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i else "left", overflow="fold")
+        table.add_column(column, justify="right" if i else "left", overflow="fold", no_wrap=i == 0)
     return table
 
 
