@@ -14,7 +14,8 @@ from mars_core.convergence import LossLevels, NoConvergenceTimes, freeze_levels
 from mars_core.search import both_laws
 from mars_core.search.both_laws import LawSettings, times_from_curves
 from mars_core.search.choice import json_safe
-from mars_core.search.objective import objective_named, points_of
+from mars_core.search.objective import objective_named
+from mars_core.search.points import read_points
 from tasks.calibrate import CalibrationPlan, collect_metrics
 from tasks.config import StudyConfig
 from tasks.data import usable_samples
@@ -28,7 +29,6 @@ def fit_inputs(config: StudyConfig, plan: CalibrationPlan) -> dict[str, Any]:
     return {
         "fit": config.fit.model_dump(mode="json"),
         "reference": reference,
-        "law": config.search.law,
         "plan": plan.inputs_hash,
         "objective": config.search.objective,
         "code_version": __version__,
@@ -40,7 +40,7 @@ def fit_laws(config: StudyConfig, revision: Revision, plan: CalibrationPlan) -> 
     """Fit both laws and store coefficients, intervals and diagnostics; returns the path of laws.json."""
     metrics, notes = collect_metrics(revision, plan)
     laws = laws_from(metrics, config, frozen_levels(config, revision, plan, metrics))
-    told = [*notes, *laws["objective_notes"], laws["form"]["reason"]]
+    told = [*notes, *laws["objective_notes"]]
     write_json(laws_path(revision), json_safe(laws | {"notes": told}))
     return str(laws_path(revision))
 
@@ -55,13 +55,13 @@ def laws_from(metrics: pd.DataFrame, config: StudyConfig, levels: LossLevels | N
     settings = law_settings(config)
     objective = objective_named(config.search.objective)
     times = times_from_curves(metrics, settings, levels)
-    return both_laws.laws_from(points_of(metrics, objective), times, settings, objective)
+    return both_laws.laws_from(read_points(metrics, objective), times, settings, objective)
 
 
 def law_settings(config: StudyConfig) -> LawSettings:
     """How a study's laws are fitted, as mars_core's record."""
     reference = (config.calibration.reference_rank,) * 2
-    return LawSettings(reference, **config.fit.model_dump(), rule=config.search.law)
+    return LawSettings(reference, **config.fit.model_dump())
 
 
 def frozen_levels(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,11 @@ from prefect.cache_policies import NO_CACHE
 
 from mars_core import __version__
 from mars_core.models.lora import RankPair, trainable_parameters
-from mars_core.search import Choice, Diverged, choose_pair
-from mars_core.search.from_laws import ChoosePair, choose_from_laws
+from mars_core.search import Choice, Diverged, Question, choose_from, read_points
 from mars_core.search.objective import objective_named
 from tasks.calibrate import CalibrationPlan, collect_metrics, diverged_pairs
 from tasks.config import StudyConfig
-from tasks.fit import frozen_levels, laws_from, read_laws, target_size
+from tasks.fit import read_laws, target_size
 from tasks.resources import study_partition
 from tasks.retrying import IO_RETRIES
 from tasks.store import Revision, read_json, write_json
@@ -36,29 +34,25 @@ def search_inputs(config: StudyConfig) -> dict[str, Any]:
 def choose_ranks(config: StudyConfig, revision: Revision, plan: CalibrationPlan) -> str:
     """Apply the balance condition and law P, and store the choice with its reasons; returns its path."""
     metrics, _ = collect_metrics(revision, plan)
-    # Taken once, from all seeds' runs, so that each seed's own choice meets the same levels.
-    levels = frozen_levels(config, revision, plan, metrics)
-    choose = _chooser(config, Diverged(diverged_pairs(revision, plan)))
-    choice = choose_from_laws(read_laws(revision), metrics, choose, lambda part: laws_from(part, config, levels))
+    question = _question(config, Diverged(diverged_pairs(revision, plan)))
+    choice = choose_from(read_laws(revision), read_points(metrics, question.objective), question)
     write_json(choice_path(revision), choice.to_json())
     return str(choice_path(revision))
 
 
-def _chooser(config: StudyConfig, diverged: Diverged) -> ChoosePair:
+def _question(config: StudyConfig, diverged: Diverged) -> Question:
     """The search with a study's settings and its model's parameter counts."""
     partition = study_partition(config)
-    reference = config.calibration.reference_rank
-    return partial(
-        choose_pair,
+    return Question(
+        target_samples=target_size(config),
+        trainable_parameters=lambda pair: trainable_parameters(partition, RankPair(*pair)),
+        reference=(config.calibration.reference_rank,) * 2,
         ranks_me=config.available_ranks,
         ranks_llm=config.available_ranks,
-        D_target=target_size(config),
-        trainable_parameters=lambda pair: trainable_parameters(partition, RankPair(*pair)),
-        reference=(reference, reference),
         margin=config.search.margin,
         rule=config.search.law,
-        objective=objective_named(config.search.objective),
         constraints=(*config.search.as_constraints(), diverged),
+        objective=objective_named(config.search.objective),
     )
 
 

@@ -14,12 +14,12 @@ import pandas as pd
 from mars_core.convergence import LossLevels, NoConvergenceTimes, freeze_levels, reference_pair
 from mars_core.imported.rows import ImportedRuns
 from mars_core.imported.times import given_times
-from mars_core.search import Choice, choose_pair
+from mars_core.search import Choice, choose_from, read_points
+from mars_core.search import Question as Choosing
 from mars_core.search.both_laws import LawSettings, Times, laws_from, times_from_curves
 from mars_core.search.choice import json_safe
 from mars_core.search.constraints import CountParameters
-from mars_core.search.from_laws import choose_from_laws
-from mars_core.search.objective import PERPLEXITY_OBJECTIVE, points_of
+from mars_core.search.objective import PERPLEXITY_OBJECTIVE
 
 Pair = tuple[int, int]
 # LoRA parameters are exactly linear in the ranks; what is recorded may be rounded.
@@ -62,44 +62,22 @@ def analyse(runs: ImportedRuns, question: Question) -> ImportedLaws:
         ValueError: a setting cannot be used.
     """
     metrics, pairs = runs.metrics, _pairs(runs.metrics)
-    settings = LawSettings(
-        _reference(pairs, question.reference), starts=question.starts, bootstrap=question.bootstrap, rule=question.rule
-    )
+    settings = LawSettings(_reference(pairs, question.reference), starts=question.starts, bootstrap=question.bootstrap)
     target, target_note = _target(metrics, question.target_samples)
     count, count_note = _counter(runs.parameters, question.parameters_per_rank)
-    # Taken once, from all seeds' runs, so that each seed's own choice meets the same levels.
-    refit = partial(_laws, runs, settings, _levels(metrics, settings))
-    laws = refit(metrics)
-    choose = partial(
-        choose_pair,
-        ranks_me=question.ranks_me or tuple(sorted({pair[0] for pair in pairs})),
-        ranks_llm=question.ranks_llm or tuple(sorted({pair[1] for pair in pairs})),
-        D_target=target,
-        trainable_parameters=count,
-        reference=settings.reference,
-        margin=question.margin,
-        rule=question.rule,
-    )
-    choice = choose_from_laws(laws, last_per_size(metrics), choose, refit)
+    points = read_points(metrics, PERPLEXITY_OBJECTIVE)
+    laws = laws_from(points, _times(runs, settings), settings)
+    ranks = {"ranks_me": question.ranks_me, "ranks_llm": question.ranks_llm}
+    choosing = Choosing(target, count, settings.reference, margin=question.margin, rule=question.rule, **ranks)
     notes = tuple(note for note in (target_note, count_note) if note)
-    stored = {**laws, "notes": [*runs.notes, *notes, laws["form"]["reason"]], "D_target": target}
-    return ImportedLaws(json_safe(stored), choice, notes)
+    stored = {**laws, "notes": [*runs.notes, *notes], "D_target": target}
+    return ImportedLaws(json_safe(stored), choose_from(laws, points, choosing), notes)
 
 
-def last_per_size(metrics: pd.DataFrame) -> pd.DataFrame:
-    """The last row of each run at each size: past the first epoch several steps share one."""
-    return metrics.groupby(["run_id", "unique_samples"], sort=False).tail(1)
-
-
-def _laws(runs: ImportedRuns, settings: LawSettings, levels: LossLevels | None, part: pd.DataFrame) -> dict[str, Any]:
-    """Laws of those runs that stand in `part`: all, or those of one seed."""
-    chosen = set(part["run_id"])
-    metrics = runs.metrics[runs.metrics["run_id"].isin(chosen)]
+def _times(runs: ImportedRuns, settings: LawSettings) -> Times:
     if runs.times.empty:
-        times = times_from_curves(metrics, settings, levels)
-    else:
-        times = _given(runs.times[runs.times["run_id"].isin(chosen)], settings)
-    return laws_from(points_of(last_per_size(metrics), PERPLEXITY_OBJECTIVE), times, settings)
+        return times_from_curves(runs.metrics, settings, _levels(runs.metrics, settings))
+    return _given(runs.times, settings)
 
 
 def _levels(metrics: pd.DataFrame, settings: LawSettings) -> LossLevels | None:

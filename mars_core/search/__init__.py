@@ -1,8 +1,8 @@
-"""Choose the rank pair: balance (law C), predicted loss (law P), and a verdict with its reason. No torch."""
+"""Choose the rank pair: posterior of every pair at the target size, a verdict with its reason. No torch."""
 
 from mars_core.search.balance import BalancePoint, balance_curve, balance_log_rank
-from mars_core.search.choice import Candidate, Choice, Dropped, Source
-from mars_core.search.choose import choose_pair
+from mars_core.search.choice import Candidate, Choice, Dropped, Rival, Source
+from mars_core.search.choose import Question, choose_from, choose_ranks
 from mars_core.search.constraints import (
     AllowedRanks,
     Constraint,
@@ -12,7 +12,7 @@ from mars_core.search.constraints import (
     NoPairLeft,
     SameParametersAsUniform,
 )
-from mars_core.search.stability import Stability, stability_of, stability_over_draws, stability_over_seeds
+from mars_core.search.points import Points, read_points
 
 __all__ = [
     "AllowedRanks",
@@ -25,13 +25,14 @@ __all__ = [
     "MaxAdapterBytes",
     "MaxTrainableParameters",
     "NoPairLeft",
+    "Points",
+    "Question",
+    "Rival",
     "SameParametersAsUniform",
     "Source",
-    "Stability",
     "balance_curve",
     "balance_log_rank",
-    "choose_pair",
-    "stability_of",
-    "stability_over_draws",
-    "stability_over_seeds",
+    "choose_from",
+    "choose_ranks",
+    "read_points",
 ]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
 from mars_core.convergence import LossLevels, NoConvergenceTimes, convergence_times, with_separability
 from mars_core.convergence.times import LevelName, SignalName
-from mars_core.fitting import choose_form, fit_law
-from mars_core.search.objective import PERPLEXITY_OBJECTIVE, Objective, positive_points
+from mars_core.fitting import fit_law
+from mars_core.search.objective import PERPLEXITY_OBJECTIVE, Objective
+from mars_core.search.points import Points
+from mars_core.surface import after_warmup
 
 MODULES = ("me", "llm")
 # Seeds of their own: with one seed, the n-th draw of both law C fits would take the same runs by position.
@@ -20,10 +22,7 @@ BOOTSTRAP_SEEDS = {"performance": 0, "me": 1, "llm": 2}
 
 @dataclass(frozen=True)
 class LawSettings:
-    """How both laws are fitted.
-
-    reference: pair at which law C's slices cross. rule: `paper` keeps Eq. 1 as the form of law P.
-    """
+    """How both laws are fitted. reference: pair at which law C's slices cross."""
 
     reference: tuple[int, int]
     delta: float = 1e-3
@@ -31,7 +30,6 @@ class LawSettings:
     bootstrap: int = 200
     signal: SignalName = "slice"
     level: LevelName = "common"
-    rule: Literal["mars", "paper"] = "mars"
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,20 +54,17 @@ def times_from_curves(metrics: pd.DataFrame, settings: LawSettings, levels: Loss
 
 
 def laws_from(
-    points: pd.DataFrame, times: Times, settings: LawSettings, objective: Objective = PERPLEXITY_OBJECTIVE
+    points: Points, times: Times, settings: LawSettings, objective: Objective = PERPLEXITY_OBJECTIVE
 ) -> dict[str, Any]:
-    """Fit law P to `points` (r_me, r_llm, D, loss, run_id, seed) and law C to `times`; no fit leaves a cause.
+    """Fit law P (Eq. 1) to the points after the warm-up and law C to `times`; no fit leaves a cause.
 
-    objective: what `loss` holds.
+    objective: what the points' `loss` holds.
     """
-    found = positive_points(points, objective.quantity)
-    form = _form(found.table, settings)
-    performance, causes = _fit_or_cause({"performance": found.cause or found.table}, form["law"], settings)
+    performance, causes = _fit_or_cause({"performance": after_warmup(points.table)}, "performance", settings)
     modules = {module: times.cause or times.table[times.table["module"] == module] for module in MODULES}
     convergence, no_convergence = _fit_or_cause(modules, "convergence", settings)
     return {
         "performance": performance["performance"],
-        "form": form,
         "convergence": convergence,
         "causes": causes | no_convergence,
         "convergence_times": times.table.to_dict("records"),
@@ -77,18 +72,8 @@ def laws_from(
         "signal": times.signal,
         "level": times.level,
         "objective": objective.name,
-        "objective_notes": list(found.notes),
+        "objective_notes": list(points.notes),
     }
-
-
-def _form(points: pd.DataFrame, settings: LawSettings) -> dict[str, Any]:
-    """Which form law P takes: Eq. 1 under `paper`, else the one that wins on held-out sizes and ranks."""
-    if settings.rule == "paper":
-        return {"law": "performance", "reason": "law: paper keeps Eq. 1"}
-    try:
-        return choose_form(points, delta=settings.delta).to_json()
-    except ValueError as error:  # too few points to hold any out
-        return {"law": "performance", "reason": f"Eq. 1 by default: {error}"}
 
 
 def _fit_or_cause(

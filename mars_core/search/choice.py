@@ -2,55 +2,73 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
+
+from pydantic import TypeAdapter
 
 from mars_core.metrics.schema import PERPLEXITY
 from mars_core.search.balance import BalancePoint
 
 Pair = tuple[int, int]
-Verdict = Literal["chosen", "indistinguishable", "balance uninformative", "fallback"]
-DecidedBy = Literal["balanced candidates", "law P over all pairs", "best observed pair", "reference pair"]
+Interval = tuple[float, float]
+Verdict = Literal["best", "as good and cheaper", "cannot tell", "paper"]
 
 
 @dataclass(frozen=True)
 class Source:
-    """How a candidate came about.
+    """How a candidate stands to the calibration and to the balance condition.
 
-    `how`: `exact`, `below`, `above` (neighbours of the balance rank), `edge` (the balance rank lies beyond the
-    last available rank, its interval does not), `nearest`, `clamped` (law: paper), `all pairs`, `best observed`,
-    `observed` (measured as well) or `reference`. `balance_rank`, `interval`, `share_undefined`: Eq. 3 at this
-    LLM rank, None where no balance was used. `extrapolated`: a rank lies outside the calibrated ones.
-    `measured`: calibration has a run of this pair; without one its loss is read off the laws alone.
+    how: `all pairs`; under `law: paper` `nearest` or `clamped` (the balance rank lies outside the available ranks), or
+    `default pair`. balance_rank, interval, share_undefined: Eq. 3 at this LLM rank, None where no balance was used.
+    extrapolated: a rank lies outside the calibrated ones. measured: calibration has a run of this pair.
+    balanced: the pair is next to the balance curve.
     """
 
     how: str
     balance_rank: float | None = None
-    interval: tuple[float, float] | None = None
+    interval: Interval | None = None
     share_undefined: float | None = None
     extrapolated: bool = False
     measured: bool = True
+    balanced: bool = False
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A pair that was compared. Losses in nats per answer token; regrets are relative excess perplexity.
+    """A pair that was compared. Losses in nats per answer token; excesses and regrets are shares of perplexity.
 
-    Where a metric is the objective, `loss` is its value, `perplexity` None, and regrets are relative excess of it.
-    `expected_regret`: mean over the bootstrap of the excess over the smallest among the candidates; for perplexity
-    exp(loss - smallest loss) - 1.
-    `excess_upper_bound`: upper end of the 95% interval of the excess over the candidate with the smallest
-    expected regret. None where law P had no say.
+    Where a metric is the objective, `loss` is its value, `perplexity` None, and excesses are shares of the metric.
+
+    loss, loss_interval: what one final run will reach, with its 95% interval. expected_regret: mean excess over the best
+    of all pairs. excess, excess_interval: over the chosen pair, mean and 95% interval. probability_best: that no other
+    pair is better. None where the posterior had no say (`law: paper`).
     """
 
     pair: Pair
     loss: float | None
-    loss_interval: tuple[float, float] | None
+    loss_interval: Interval | None
     perplexity: float | None
     expected_regret: float | None
-    excess_upper_bound: float | None
     trainable_parameters: int
     source: Source
+    excess: float | None = None
+    excess_interval: Interval | None = None
+    probability_best: float | None = None
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A pair that a user would take without MARS, beside the chosen one.
+
+    name: `best observed`, `largest` or `uniform`. excess, excess_interval: over the chosen pair.
+    """
+
+    name: str
+    pair: Pair
+    trainable_parameters: int
+    excess: float | None
+    excess_interval: Interval | None
 
 
 @dataclass(frozen=True)
@@ -66,16 +84,18 @@ class Dropped:
 class Choice:
     """The chosen pair (r_me, r_llm) with its verdict and evidence.
 
-    `reason`: one sentence. `fallback_cause`: why the laws could not decide, None unless verdict is fallback.
-    `preferred_over`: the pair with the smallest expected regret, where a cheaper one was taken instead.
-    `n_undefined`: LLM ranks at which Eq. 3 has no real, finite solution (the paper's complex cases).
-    `objective`: what was minimised.
+    reason: one or two sentences. decided_by: `posterior`, `Algorithm 1` or `default pair`. fallback_cause: why the
+    default pair was taken (`law: paper`), else None. preferred_over: the pair of the smallest expected regret, where a
+    cheaper one was taken. regret: expected excess over the best of all pairs; regret_bound: its 95% upper bound.
+    seeds_needed: calibration runs per pair that would tell the pairs apart; None where they are told, or where more than
+    `MOST_SEEDS` would be needed. n_undefined: LLM ranks at which Eq. 3 has no real, finite solution. other_rule: what
+    the other rule takes from the same runs. warnings: what may change the decision, the gravest first.
     """
 
     pair: Pair
-    verdict: Verdict
+    verdict: str
     reason: str
-    decided_by: DecidedBy
+    decided_by: str
     fallback_cause: str | None
     preferred_over: Pair | None
     rule: str
@@ -87,6 +107,12 @@ class Choice:
     n_undefined: int
     diagnostics: Mapping[str, Any]
     objective: str = PERPLEXITY
+    regret: float | None = None
+    regret_bound: float | None = None
+    seeds_needed: int | None = None
+    rivals: tuple[Rival, ...] = ()
+    other_rule: Mapping[str, Any] | None = None
+    warnings: tuple[str, ...] = field(default_factory=tuple)
 
     def candidate(self, pair: Pair) -> Candidate:
         """The candidate with this pair; ValueError if it was not compared."""
@@ -102,16 +128,11 @@ class Choice:
 
     @staticmethod
     def from_json(stored: Mapping[str, Any]) -> "Choice":
-        """Read what `to_json` wrote."""
-        fields = dict(stored)
-        fields["pair"] = _pair(stored["pair"])
-        fields["preferred_over"] = _optional_pair(stored["preferred_over"])
-        fields["candidates"] = tuple(_candidate(item) for item in stored["candidates"])
-        fields["dropped"] = tuple(Dropped(**item) for item in stored["dropped"])
-        fields["balance_curve"] = tuple(
-            BalancePoint(**{**item, "interval": _interval(item["interval"])}) for item in stored["balance_curve"]
-        )
-        return Choice(**fields)
+        """Read what `to_json` wrote, in this version or an earlier one."""
+        return _READER.validate_python(dict(stored))
+
+
+_READER = TypeAdapter(Choice)
 
 
 def json_safe(value: Any) -> Any:
@@ -125,26 +146,3 @@ def json_safe(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-def _pair(stored: Any) -> Pair:
-    return int(stored[0]), int(stored[1])
-
-
-def _optional_pair(stored: Any) -> Pair | None:
-    return None if stored is None else _pair(stored)
-
-
-def _interval(stored: Any) -> tuple[float, float] | None:
-    return None if stored is None else (float(stored[0]), float(stored[1]))
-
-
-def _candidate(stored: Mapping[str, Any]) -> Candidate:
-    source = {**stored["source"], "interval": _interval(stored["source"]["interval"])}
-    fields = {
-        **stored,
-        "pair": _pair(stored["pair"]),
-        "loss_interval": _interval(stored["loss_interval"]),
-        "source": Source(**source),
-    }
-    return Candidate(**fields)

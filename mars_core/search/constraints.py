@@ -92,6 +92,17 @@ class Diverged:
         return f"a calibration run that diverged ({self.runs[pair]})" if pair in self.runs else None
 
 
+@dataclass(frozen=True)
+class MeasuredOnly:
+    """Only pairs that calibration has run."""
+
+    pairs: frozenset[Pair]
+
+    def objection(self, pair: Pair, count: CountParameters) -> str | None:
+        """Why the pair is not allowed, None if it is."""
+        return None if pair in self.pairs else "no calibration run (name the available ranks to allow it)"
+
+
 def counter(trainable_parameters: Mapping[Pair, int] | CountParameters) -> CountParameters:
     """Trainable parameters as a function of a pair, from a function or from a table of pairs."""
     if callable(trainable_parameters):

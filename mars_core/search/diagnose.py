@@ -1,6 +1,6 @@
 """Diagnostics that travel with a choice: what the laws say about themselves, as plain JSON-ready values."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ def diagnostics_of(
     curve: Sequence[BalancePoint],
     observed: pd.DataFrame,
     D_target: float,
-    evidence: Mapping[str, Any],
+    notes: Sequence[str],
 ) -> dict[str, Any]:
     """Laws with coefficients, intervals and statuses; signs of gamma; complex cases; how far D is extrapolated."""
     return {
@@ -28,7 +28,7 @@ def diagnostics_of(
         "undefined_r_llm": [point.r_llm for point in curve if point.problem is not None],
         "share_undefined_draws": _mean([point.share_undefined for point in curve]),
         "D_target_over_largest_observed": _extrapolation(observed, D_target),
-        "evidence": dict(evidence),
+        "notes": list(notes),
     }
 
 

@@ -11,36 +11,22 @@ import pandas as pd
 Pair = tuple[int, int]
 RankRange = tuple[int, int] | None
 
-COLUMNS = ("r_me", "r_llm", "D", "loss")
 
-
-def require_observed(observed: pd.DataFrame) -> None:
-    """Raise ValueError unless the table has the columns r_me, r_llm, D, loss."""
-    missing = [name for name in COLUMNS if name not in observed.columns]
-    if missing:
-        raise ValueError(
-            f"observed: missing column(s) {', '.join(missing)}, got {', '.join(map(str, observed.columns))}; "
-            "expected r_me, r_llm, D, loss (nats per answer token), one row per measurement."
-        )
-
-
-def best_observed(observed: pd.DataFrame, allowed: Collection[Pair]) -> tuple[Pair, float] | None:
-    """The allowed pair with the lowest mean loss over seeds at the largest size, and that loss; None if none."""
-    largest = at_largest_size(observed, allowed)
-    largest = largest[_are_among(largest, allowed)]
-    if largest.empty:
+def best_observed(observed: pd.DataFrame, allowed: Collection[Pair]) -> Pair | None:
+    """The allowed pair with the lowest mean loss over runs at the largest size that one of them reached; None if none."""
+    usable = observed[[pair in allowed for pair in pairs_of(observed)]]
+    if usable.empty:
         return None
+    largest = usable[usable["D"] == usable["D"].max()]
     means = largest.groupby(["r_me", "r_llm"])["loss"].mean()
     r_me, r_llm = means.index[int(np.argmin(means.to_numpy()))]
-    return (int(r_me), int(r_llm)), float(means.min())
+    return int(r_me), int(r_llm)
 
 
-def at_largest_size(observed: pd.DataFrame, allowed: Collection[Pair]) -> pd.DataFrame:
-    """Measurements of all pairs at the largest size that an allowed pair reached; none where no such pair has any."""
-    usable = observed[np.isfinite(observed["loss"].to_numpy(dtype=np.float64))]
-    reached = usable.loc[_are_among(usable, allowed), "D"].max()
-    largest: pd.DataFrame = usable[usable["D"] == reached]
-    return largest
+def uniform_pair(pairs: Collection[Pair]) -> Pair | None:
+    """The pair of one rank for both modules at the lower middle of such pairs; None where there is none."""
+    uniform = sorted(pair for pair in pairs if pair[0] == pair[1])
+    return uniform[(len(uniform) - 1) // 2] if uniform else None
 
 
 @dataclass(frozen=True)
@@ -67,10 +53,6 @@ def measured(observed: pd.DataFrame) -> Measured:
 def _range(ranks: pd.Series[int]) -> RankRange:
     positive = ranks[ranks > 0]
     return None if positive.empty else (int(positive.min()), int(positive.max()))
-
-
-def _are_among(table: pd.DataFrame, allowed: Collection[Pair]) -> list[bool]:
-    return [pair in allowed for pair in pairs_of(table)]
 
 
 def pairs_of(table: pd.DataFrame) -> list[Pair]:

@@ -1,0 +1,184 @@
+"""From a decision to the record that people read: reason, candidates, rivals."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mars_core.search.balance import BalancePoint
+from mars_core.search.choice import Candidate, Interval, Pair, Rival, Source
+from mars_core.search.constraints import CountParameters
+from mars_core.search.decide import Decision
+from mars_core.search.objective import Objective
+from mars_core.search.observed import Measured, best_observed, uniform_pair
+from mars_core.search.outlook import INTERVAL, Outlook
+from mars_core.search.paper import PaperPick
+from mars_core.search.points import Points
+
+BOUND = 95.0  # percent
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one of the rules takes, as fields of `Choice`."""
+
+    pair: Pair
+    verdict: str
+    reason: str
+    decided_by: str
+    candidates: tuple[Candidate, ...]
+    fallback_cause: str | None = None
+    preferred_over: Pair | None = None
+    seeds_needed: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """What every sentence and every row is about."""
+
+    outlook: Outlook
+    points: Points
+    measured: Measured
+    count: CountParameters
+    objective: Objective
+    curve: Sequence[BalancePoint]
+    balanced: Collection[Pair]
+
+
+def our_answer(scene: Scene, decision: Decision, margin: float) -> Answer:
+    """The posterior's decision with every pair's outlook."""
+    preferred = None if decision.pair == decision.best else decision.best
+    return Answer(
+        decision.pair,
+        decision.verdict,
+        _reason(scene, decision, margin),
+        "posterior",
+        tuple(_candidate(scene, pair, decision.pair, _source(scene, pair)) for pair in scene.outlook.pairs),
+        preferred_over=preferred,
+        seeds_needed=decision.seeds_needed,
+    )
+
+
+def paper_answer(scene: Scene, pick: PaperPick, form: str) -> Answer:
+    """Algorithm 1's pick; losses are law P's."""
+    by_default = pick.cause is not None
+    how = (
+        f"the default pair, since {pick.cause}"
+        if by_default
+        else f"the smallest loss that Eq. 1 predicts for {len(pick.candidates)} pairs on the balance curve"
+    )
+    candidates = {
+        pair: Candidate(
+            pair, loss, None, None if loss is None else scene.objective.perplexity(loss), None, scene.count(pair),
+            Source(
+                name, *_of_point(point),
+                extrapolated=scene.measured.is_extrapolated(pair), measured=pair in scene.measured.pairs, balanced=True,
+            ),
+        )
+        for pair, name, point, loss in pick.candidates
+    }  # fmt: skip
+    return Answer(
+        pick.pair,
+        "paper",
+        f"{_show(pick.pair)} is {how} ({form}, Algorithm 1 of the paper).",
+        "default pair" if by_default else "Algorithm 1",
+        tuple(candidates.values()),
+        fallback_cause=pick.cause,
+    )
+
+
+def regret_of(outlook: Outlook, pair: Pair) -> tuple[float | None, float | None]:
+    """Expected regret of a pair over all pairs, and its 95% upper bound; None for a pair that may not be chosen."""
+    if pair not in outlook.pairs:
+        return None, None
+    own = outlook.regret[:, outlook.pairs.index(pair)]
+    return float(own.mean()), float(np.percentile(own, BOUND))
+
+
+def rivals_of(scene: Scene, chosen: Pair) -> tuple[Rival, ...]:
+    """What a user would take without MARS: the pair measured best, the largest, the uniform one."""
+    pairs = scene.outlook.pairs
+    found = {
+        "best observed": best_observed(scene.points.table, pairs),
+        "largest": max(pairs, key=scene.count),
+        "uniform": uniform_pair(pairs),
+    }
+    return tuple(_rival(scene, name, pair, chosen) for name, pair in found.items() if pair is not None)
+
+
+def _rival(scene: Scene, name: str, pair: Pair, chosen: Pair) -> Rival:
+    excess, interval = _excess(scene.outlook, pair, chosen)
+    return Rival(name, pair, scene.count(pair), excess, interval)
+
+
+def _candidate(scene: Scene, pair: Pair, chosen: Pair, source: Source) -> Candidate:
+    outlook, at = scene.outlook, scene.outlook.pairs.index(pair)
+    loss = float(np.median(outlook.quantity[:, at]))
+    excess, interval = _excess(outlook, pair, chosen)
+    return Candidate(
+        pair=pair,
+        loss=loss,
+        loss_interval=_interval(outlook.quantity[:, at]),
+        perplexity=scene.objective.perplexity(loss),
+        expected_regret=float(outlook.expected_regret[at]),
+        trainable_parameters=scene.count(pair),
+        source=source,
+        excess=excess,
+        excess_interval=interval,
+        probability_best=float((outlook.regret[:, at] == 0.0).mean()),
+    )
+
+
+def _excess(outlook: Outlook, pair: Pair, chosen: Pair) -> tuple[float | None, Interval | None]:
+    if pair not in outlook.pairs or chosen not in outlook.pairs:
+        return None, None
+    draws = outlook.excess_over(chosen)[:, outlook.pairs.index(pair)]
+    return float(draws.mean()), _interval(draws)
+
+
+def _interval(draws: np.ndarray) -> Interval:
+    low, high = np.percentile(draws, INTERVAL)
+    return float(low), float(high)
+
+
+def _source(scene: Scene, pair: Pair) -> Source:
+    point = next((point for point in scene.curve if point.r_llm == pair[1]), None)
+    return Source(
+        "all pairs",
+        *_of_point(point),
+        extrapolated=scene.measured.is_extrapolated(pair),
+        measured=pair in scene.measured.pairs,
+        balanced=pair in scene.balanced,
+    )
+
+
+def _of_point(point: BalancePoint | None) -> tuple[float | None, Interval | None, float | None]:
+    return (None, None, None) if point is None else (point.r_me, point.interval, point.share_undefined)
+
+
+def _reason(scene: Scene, decision: Decision, margin: float) -> str:
+    name, outlook = scene.objective.name, scene.outlook
+    regret, bound = regret_of(outlook, decision.pair)
+    stated = (
+        f"its expected regret over all {len(outlook.pairs)} pairs is {regret:.2%} of {name}, at most {bound:.2%} (95%)"
+    )
+    if decision.verdict == "as good and cheaper":
+        saving = 1.0 - scene.count(decision.pair) / scene.count(decision.best)
+        return (
+            f"{_show(decision.pair)} trains {saving:.0%} fewer parameters than {_show(decision.best)}, the best by "
+            f"prediction, and its {name} is within {margin:.2%} of it with {decision.sure:.0%} probability; {stated}."
+        )
+    if decision.verdict == "best":
+        return f"{_show(decision.pair)} is predicted best: {stated}."
+    tell = (
+        f"about {decision.seeds_needed} runs per pair would"
+        if decision.seeds_needed
+        else "even a dozen runs per pair would not"
+    )
+    return f"These runs cannot tell the best pairs apart ({tell}). {_show(decision.pair)} is the best guess: {stated}."
+
+
+def _show(pair: Pair) -> str:
+    return f"(r_me, r_llm) = ({pair[0]}, {pair[1]})"

@@ -1,0 +1,72 @@
+"""Algorithm 1 of MARS as printed: Eq. 3 per LLM rank, the nearest rank, the smallest predicted loss (Eq. 4).
+
+No margin, no verdict, no test of the laws. A balance rank that is not real takes the default pair, as the authors do in
+"0.7% of cases". One that lies outside the available ranks goes to the last of them, which is the closest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mars_core.fitting import LawFit
+from mars_core.search.balance import BalancePoint
+from mars_core.search.choice import Pair
+from mars_core.search.ranks import nearest_or_clamped
+
+
+@dataclass(frozen=True)
+class PaperPick:
+    """What Algorithm 1 takes.
+
+    candidates: pairs on the balance curve, each with how it came about, its point of the curve (None for the default
+    pair) and law P's loss. cause: why the default pair was taken, None where it was not.
+    """
+
+    pair: Pair
+    candidates: tuple[tuple[Pair, str, BalancePoint | None, float | None], ...]
+    cause: str | None
+
+
+def algorithm_1(
+    law_p: LawFit | None,
+    curve: Sequence[BalancePoint],
+    ranks_me: Sequence[int],
+    D_target: float,
+    default: Pair,
+    missing: str | None = None,
+) -> PaperPick:
+    """Take the pair of Eq. 4 among the candidates of Eq. 3.
+
+    Args:
+        law_p: fitted Eq. 1, None if it could not be fitted.
+        curve: Eq. 3 at every available LLM rank; empty where law C could not be fitted.
+        ranks_me: available vision ranks.
+        D_target: unique samples of the full fine-tune.
+        default: the default pair.
+        missing: why a law is missing.
+    """
+    if law_p is None or not curve:
+        return PaperPick(default, ((default, "default pair", None, None),), missing or "a law could not be fitted")
+    undefined = [point for point in curve if point.r_me is None]
+    if len(undefined) == len(curve):
+        cause = f"no LLM rank has a real, finite balance rank ({undefined[0].problem})"
+        return PaperPick(default, ((default, "default pair", None, _loss(law_p, default, D_target)),), cause)
+    candidates = []
+    for point in curve:
+        if point.r_me is None:
+            continue
+        r_me, how = nearest_or_clamped(point.r_me, ranks_me)
+        pair = (r_me, point.r_llm)
+        candidates.append((pair, how, point, _loss(law_p, pair, D_target)))
+    if undefined:
+        candidates.append((default, "default pair", None, _loss(law_p, default, D_target)))
+    best = min(candidates, key=lambda candidate: candidate[3])
+    return PaperPick(best[0], tuple(candidates), None)
+
+
+def _loss(law_p: LawFit, pair: Pair, D: float) -> float:
+    X = {"r_me": np.array([float(pair[0])]), "r_llm": np.array([float(pair[1])]), "D": np.array([float(D)])}
+    return float(law_p.predict(X)[0])

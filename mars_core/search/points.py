@@ -1,0 +1,142 @@
+"""A calibration's table as the points that a choice is made from: whole runs, one value per run and step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from mars_core.search.constraints import Pair
+from mars_core.search.objective import Objective
+
+KEYS = ["r_me", "r_llm", "step", "unique_samples", "val_loss"]
+SMALLEST_SHARE_OF_POSITIVE = 0.5  # a metric of 0 has no logarithm: it counts as half the smallest positive value
+
+
+@dataclass(frozen=True, eq=False)
+class Points:
+    """What was measured.
+
+    table: columns r_me, r_llm, seed, run_id, step, D (unique samples), val_loss (nats per answer token), loss (the objective's quantity), value (excess is
+    a difference of values), and lr where it is known. diverged: pairs with a run that has no finite value, in words.
+    notes: what was left out or changed.
+    """
+
+    table: pd.DataFrame
+    diverged: Mapping[Pair, str]
+    notes: tuple[str, ...]
+
+
+def read_points(metrics: pd.DataFrame, objective: Objective) -> Points:
+    """Read and check a table of runs.
+
+    Args:
+        metrics: columns r_me, r_llm, step, unique_samples, val_loss and the objective's; optional: seed, run_id, lr.
+            One row per run and step. Without run_id a run is a pair and a seed; without seeds, rows
+            of a pair that repeat a step are runs of their own.
+        objective: what is minimised.
+
+    Raises:
+        ValueError: a column is missing, a run has a step twice, or no run of two adapted modules is left.
+    """
+    _require_columns(metrics, objective)
+    rows = metrics.rename(columns={"unique_samples": "D"}).assign(loss=metrics[objective.column].astype(float))
+    rows = _with_runs(rows)
+    kept = rows[(rows["r_me"] > 0) & (rows["r_llm"] > 0)]
+    notes = _rank_zero_note(rows)
+    unmeasured = kept["loss"].isna() if objective.column != "val_loss" else pd.Series(False, index=kept.index)
+    if unmeasured.any():
+        notes.append(
+            f"{objective.quantity} has no value at {int(unmeasured.sum())} of {len(kept)} checkpoints: they are left out"
+        )
+    kept = kept[~unmeasured]
+    diverged = _diverged(kept)
+    kept = kept[[pair not in diverged for pair in _pairs(kept)]]
+    if kept.empty:
+        raise ValueError(
+            "no run is left to choose from: every row has rank 0, or its run has no finite "
+            f"{objective.column}; give runs of pairs of positive ranks"
+        )
+    _require_single_steps(kept)
+    kept, zero_note = _positive(kept, objective)
+    columns = [
+        "r_me",
+        "r_llm",
+        "seed",
+        "run_id",
+        "step",
+        "D",
+        "val_loss",
+        "loss",
+        *(["lr"] if "lr" in kept.columns else []),
+    ]
+    table = kept[columns].sort_values(["run_id", "step"]).reset_index(drop=True)
+    table = table.groupby(["run_id", "D"], sort=False).tail(1).reset_index(drop=True)  # past an epoch, the last one
+    table["value"] = objective.value(table["loss"].to_numpy(dtype=np.float64))
+    return Points(table, diverged, (*notes, *zero_note))
+
+
+def _require_columns(metrics: pd.DataFrame, objective: Objective) -> None:
+    needed = list(dict.fromkeys([*KEYS, objective.column]))
+    missing = [name for name in needed if name not in metrics.columns]
+    if missing:
+        raise ValueError(
+            f"metrics: missing column(s) {', '.join(missing)}, got {', '.join(map(str, metrics.columns))}; expected "
+            f"{', '.join(needed)}, and where they are known seed, run_id and lr; one row per run and step"
+        )
+    if metrics.empty:
+        raise ValueError("metrics has no rows: calibrate first, or check the filter that made the table")
+    if not ((metrics["step"] > 0).all() and (metrics["unique_samples"] > 0).all()):
+        raise ValueError("metrics: step and unique_samples must be positive; leave out evaluations before training")
+
+
+def _with_runs(rows: pd.DataFrame) -> pd.DataFrame:
+    """The table with a seed and a run of every row."""
+    seed = rows["seed"] if "seed" in rows.columns else rows.groupby(["r_me", "r_llm", "step"]).cumcount()
+    if "run_id" in rows.columns and rows["run_id"].notna().all():
+        seed = rows["seed"] if "seed" in rows.columns else 0
+        return rows.assign(seed=seed, run_id=rows["run_id"].astype(str))
+    named = rows["r_me"].astype(str) + "-" + rows["r_llm"].astype(str) + "-" + seed.astype(str)
+    return rows.assign(seed=seed, run_id=named)
+
+
+def _require_single_steps(rows: pd.DataFrame) -> None:
+    twice = rows.duplicated(["run_id", "step"])
+    if twice.any():
+        first = rows.loc[twice].iloc[0]
+        raise ValueError(
+            f"{int(twice.sum())} rows repeat a step of their run, first pair ({first.r_me}, {first.r_llm}), seed "
+            f"{first.seed}, step {first.step}: give each run its own run_id or seed"
+        )
+
+
+def _rank_zero_note(rows: pd.DataFrame) -> list[str]:
+    zero = int(((rows["r_me"] <= 0) | (rows["r_llm"] <= 0)).sum())
+    return [f"{zero} rows of runs with a module at rank 0 take no part: a power of the rank has no value there"] * (
+        zero > 0
+    )
+
+
+def _diverged(rows: pd.DataFrame) -> dict[Pair, str]:
+    bad = rows[~np.isfinite(rows["loss"].to_numpy(dtype=np.float64))]
+    return {
+        pair: f"no finite value from step {int(own['step'].min())}"
+        for pair, own in ((pair, bad[[other == pair for other in _pairs(bad)]]) for pair in set(_pairs(bad)))
+    }
+
+
+def _positive(rows: pd.DataFrame, objective: Objective) -> tuple[pd.DataFrame, list[str]]:
+    """Zeros of a metric moved to where a logarithm is defined."""
+    loss = rows["loss"].to_numpy(dtype=np.float64)
+    zero = loss <= 0.0
+    if not zero.any() or objective.column == "val_loss":
+        return rows, []
+    floor = SMALLEST_SHARE_OF_POSITIVE * float(loss[~zero].min()) if (~zero).any() else 1.0
+    note = f"{objective.quantity} is 0 at {int(zero.sum())} of {len(rows)} checkpoints: taken as {floor:.3g} there"
+    return rows.assign(loss=np.where(zero, floor, loss)), [note]
+
+
+def _pairs(rows: pd.DataFrame) -> list[Pair]:
+    return [(int(a), int(b)) for a, b in zip(rows["r_me"], rows["r_llm"], strict=True)]

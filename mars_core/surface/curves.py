@@ -1,0 +1,134 @@
+"""Validation curves of calibration runs as rows that the surface model reads: which checkpoints count, at which size.
+
+| symbol | meaning | shape |
+|---|---|---|
+| value | log(1 + excess) of the objective: the loss for perplexity, log of a metric | (n_rows,) |
+| size | effective dataset size over the largest one that was measured | (n_rows,) |
+| seen | unique samples over the most that were seen | (n_rows,) |
+| heat | learning rate at the checkpoint over the run's peak: 0 where the run is annealed | (n_rows,) |
+
+A checkpoint inside the warm-up says nothing about a size: the run has hardly moved. It is left out. Later checkpoints of
+a decaying schedule have moved less than their number of samples says; the effective size counts sum of rate / peak rate,
+scaled so that the end of a run keeps its own size. Where no learning rates are known, the size is what was seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Pair = tuple[int, int]
+
+WINDOW = 16.0  # sizes below the largest by more than this factor say little about the largest
+BLIND_WINDOW = 8.0  # the same where no learning rates tell where the warm-up ends: 10% of a run's steps, and some room
+
+
+@dataclass(frozen=True, eq=False)
+class Curves:
+    """Checkpoints of all runs, sorted by run and step.
+
+    value, size, seen, heat: see the module's table. run, pair: index of the row's run and pair, (n_rows,). common: index of
+    what the row shares with others: seed, length of the run, step. pairs: rank pairs. seeds: seed of each run.
+    largest: largest dataset size measured, samples. annealed: whether the learning rates are known and fall.
+    """
+
+    value: Floats
+    size: Floats
+    seen: Floats
+    heat: Floats
+    run: Ints
+    pair: Ints
+    common: Ints
+    pairs: tuple[Pair, ...]
+    seeds: tuple[int, ...]
+    largest: float
+    annealed: bool
+
+    @property
+    def n_runs(self) -> int:
+        """Number of runs."""
+        return len(self.seeds)
+
+
+def read_curves(points: pd.DataFrame, pairs: Collection[Pair] | None = None) -> Curves:
+    """Take the checkpoints that count from a table of runs.
+
+    Args:
+        points: columns r_me, r_llm, step, D, value, seed, run_id; optional: lr. One row per run and step.
+        pairs: rank pairs to keep; None keeps all.
+    """
+    rows = points.sort_values(["run_id", "step"], kind="stable").reset_index(drop=True)
+    if pairs is not None:
+        keep = [pair in pairs for pair in zip(rows["r_me"], rows["r_llm"], strict=True)]
+        rows = rows[keep].reset_index(drop=True)
+    knows_rates = "lr" in rows.columns and bool(rows["lr"].notna().all() and (rows["lr"] >= 0).all())
+    pieces = [_effective(run, knows_rates) for _, run in rows.groupby("run_id", sort=True)]
+    table = pd.concat(pieces, ignore_index=True)
+    largest = float(table["size"].max())
+    window = WINDOW if knows_rates else BLIND_WINDOW
+    table = table[table["size"] >= largest / window].reset_index(drop=True)
+    heat = table["heat"].to_numpy(dtype=np.float64)
+    annealed = bool(heat.min() < 0.5 * heat.max())
+    pair_labels, pair_of = _labels(list(zip(table["r_me"].astype(int), table["r_llm"].astype(int), strict=True)))
+    run_labels, run_of = _labels(list(zip(table["run_id"], table["seed"].astype(int), strict=True)))
+    _, common = _labels(list(zip(table["seed"], table["end"], table["step"], strict=True)))
+    return Curves(
+        value=table["value"].to_numpy(dtype=np.float64),
+        size=table["size"].to_numpy(dtype=np.float64) / largest,
+        seen=table["D"].to_numpy(dtype=np.float64) / float(table["D"].max()),
+        heat=heat if annealed else np.zeros(len(table)),
+        run=run_of,
+        pair=pair_of,
+        common=common,
+        pairs=tuple(pair_labels),
+        seeds=tuple(seed for _, seed in run_labels),
+        largest=largest,
+        annealed=annealed,
+    )
+
+
+def after_warmup(points: pd.DataFrame) -> pd.DataFrame:
+    """The rows of each run from its highest learning rate on; all rows where no rates are known.
+
+    Args:
+        points: columns run_id, step; optional: lr.
+    """
+    if "lr" not in points.columns or points["lr"].isna().any():
+        return points
+    rows = points.sort_values(["run_id", "step"], kind="stable")
+    peak = rows.groupby("run_id")["lr"].transform("max")
+    reached = (rows["lr"] == peak).groupby(rows["run_id"]).cummax()
+    return rows[reached].reset_index(drop=True)
+
+
+def _effective(run: pd.DataFrame, knows_rates: bool) -> pd.DataFrame:
+    """One run with its effective sizes and heat, without its warm-up."""
+    end = int(run["step"].max())
+    if not knows_rates or float(run["lr"].max()) <= 0.0:
+        return run.assign(size=run["D"].astype(float), heat=1.0, end=end)
+    rate = run["lr"].to_numpy(dtype=np.float64)
+    steps = run["step"].to_numpy(dtype=np.float64)
+    peak = int(np.argmax(rate))
+    moved = _moved(steps, rate)
+    size = float(run["D"].iloc[-1]) * moved / moved[-1]
+    return run.assign(size=size, heat=rate / rate[peak], end=end).iloc[peak:]
+
+
+def _moved(steps: Floats, rate: Floats) -> Floats:
+    """Integral of the learning rate up to each step; before the first checkpoint a rising rate starts from 0."""
+    first = 0.0 if len(rate) > 1 and rate[0] < rate.max() else rate[0]
+    edges, rates = np.concatenate([[0.0], steps]), np.concatenate([[first], rate])
+    return np.cumsum(0.5 * (rates[1:] + rates[:-1]) * np.diff(edges))
+
+
+def _labels(values: list[Any]) -> tuple[list[Any], Ints]:
+    distinct = sorted(set(values))
+    at = {value: index for index, value in enumerate(distinct)}
+    return distinct, np.array([at[value] for value in values], dtype=np.int64)

@@ -1,0 +1,104 @@
+"""The runs boiled down to what they say of each pair's curve: sufficient statistics of a linear Gaussian model.
+
+    value = common(seed, step) + F_p . c_p + level(run) + scatter,   F = (1, size^-beta, size^-EARLY, heat)
+
+| symbol | meaning | shape |
+|---|---|---|
+| c | per pair: what does not shrink with data, what does, what is gone early, what
+annealing takes away; pairs run fastest | (n_coef,) |
+| information | of c, everything common to all runs taken off, no prior | (n_coef, n_coef) |
+| score | of c, the same | (n_coef,) |
+
+What all runs of a seed have in common at a step (the schedule, the size, the order of the samples) is free: nothing is
+assumed of it, so neither warm-up nor annealing nor the form of the size dependence can bend the differences.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mars_core.surface.curves import Curves, Floats
+from mars_core.surface.noise import Scatter, whitened
+
+EARLY = 1.5  # exponent of what matters at small sizes alone, such as the start of a run
+
+
+@dataclass(frozen=True, eq=False)
+class Equations:
+    """Sufficient statistics; runs enter by the eigenvectors of their own information.
+
+    information, score: see the module; before run levels are accounted for. coupling: (n_coef, n_runs), between c and
+    run levels; eigenvalues, run_score: of the run levels, (n_runs,). constant: what is left of the log likelihood.
+    """
+
+    information: Floats
+    score: Floats
+    coupling: Floats
+    eigenvalues: Floats
+    run_score: Floats
+    constant: float
+
+    def at(self, tau: Floats) -> tuple[Floats, Floats, Floats]:
+        """Information, score and log likelihood part for standard deviations of run levels.
+
+        Args:
+            tau: (n,).
+
+        Returns:
+            (n, n_coef, n_coef), (n, n_coef), (n,).
+        """
+        precision = 1.0 / tau[:, None] ** 2
+        gain = 1.0 / (self.eigenvalues + precision)  # (n, n_runs)
+        information = self.information - (self.coupling * gain[:, None, :]) @ self.coupling.T
+        score = self.score - (gain * self.run_score) @ self.coupling.T
+        log_part = -0.5 * np.sum(np.log1p(self.eigenvalues / precision), axis=1)
+        return information, score, self.constant + log_part + 0.5 * (gain * self.run_score**2).sum(axis=1)
+
+
+def features(curves: Curves, beta: float) -> Floats:
+    """What a pair's coefficients multiply at each row, (n_rows, 3) or (n_rows, 4) where annealing is seen."""
+    columns = [np.ones_like(curves.size), curves.size**-beta, curves.size**-EARLY]
+    return np.column_stack([*columns, curves.heat] if curves.annealed else columns)
+
+
+def designs(curves: Curves, beta: float, n_pairs: int, place: dict[int, int]) -> tuple[Floats, Floats, Floats]:
+    """Columns of the common effects, of the pairs' coefficients and of the run levels.
+
+    Args:
+        curves: the runs.
+        beta: exponent of the size.
+        n_pairs: pairs that have coefficients, measured or not.
+        place: index among those of each of the curves' pairs.
+    """
+    rows = np.arange(len(curves.value))
+    common = np.zeros((len(rows), int(curves.common.max()) + 1))
+    common[rows, curves.common] = 1.0
+    level = np.zeros((len(rows), curves.n_runs))
+    level[rows, curves.run] = 1.0
+    F = features(curves, beta)
+    own = np.zeros((len(rows), F.shape[1], n_pairs))
+    at = np.array([place[pair] for pair in curves.pair.tolist()])
+    own[rows, :, at] = F
+    return common, own.reshape(len(rows), -1), level
+
+
+def build_equations(curves: Curves, scatter: Scatter, common: Floats, own: Floats, level: Floats) -> Equations:
+    """Whiten, take the common effects off, and turn the run levels into their eigenvectors."""
+    stacked = np.column_stack([common, own, level, curves.value])
+    white, half_determinant = whitened(curves, scatter, stacked)
+    n_common, n_own = common.shape[1], own.shape[1]
+    Q, R = np.linalg.qr(white[:, :n_common])
+    rest = white[:, n_common:] - Q @ (Q.T @ white[:, n_common:])
+    B, U, y = rest[:, :n_own], rest[:, n_own:-1], rest[:, -1]
+    eigenvalues, vectors = np.linalg.eigh(U.T @ U)
+    half_determinant += float(np.sum(np.log(np.abs(np.diag(R)))))
+    return Equations(
+        information=B.T @ B,
+        score=B.T @ y,
+        coupling=B.T @ U @ vectors,
+        eigenvalues=np.maximum(eigenvalues, 0.0),
+        run_score=vectors.T @ (U.T @ y),
+        constant=-half_determinant - 0.5 * float(y @ y),
+    )

@@ -1,0 +1,85 @@
+"""How much a run scatters around its own curve from checkpoint to checkpoint.
+
+The deviations of one run are an AR(1) series over its checkpoints whose standard deviation may be larger at small sizes:
+
+    sd_k = sigma * size_k^-growth,   corr(k, m) = phi^|k - m|
+
+They are estimated by restricted maximum likelihood beside everything that is no scatter: what all runs of a seed have
+in common at a checkpoint, the curve of each pair, the level of each run. Few checkpoints say little, so sigma is pulled
+towards a usual value by a prior of a few degrees of freedom.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from mars_core.surface.curves import Curves, Floats
+
+PHIS = (0.0, 0.3, 0.6, 0.8)
+GROWTHS = (0.0, 0.4)
+USUAL_SHARE = 0.003  # of the level: what one checkpoint of one run usually scatters
+PRIOR_FREEDOM = 4.0
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """sigma: standard deviation at the largest size, in units of the value. phi, growth: see the module."""
+
+    sigma: float
+    phi: float
+    growth: float
+
+
+def estimate_scatter(curves: Curves, design: Floats) -> Scatter:
+    """Restricted maximum likelihood over a small grid of phi and growth.
+
+    Args:
+        curves: the runs.
+        design: columns of all effects that are no scatter, (n_rows, n_effects).
+    """
+    usual = USUAL_SHARE * _level(curves)
+    best, found = -np.inf, Scatter(usual, 0.5, 0.0)
+    for phi, growth in product(PHIS, GROWTHS):
+        likelihood, sigma = _restricted(curves, design, Scatter(1.0, phi, growth), usual)
+        if likelihood > best:
+            best, found = likelihood, Scatter(sigma, phi, growth)
+    return found
+
+
+def whitened(curves: Curves, scatter: Scatter, columns: Floats) -> tuple[Floats, float]:
+    """Columns with the scatter made white, and half the log determinant of its covariance.
+
+    Args:
+        curves: the runs, rows sorted by run.
+        scatter: of each run.
+        columns: (n_rows, n).
+    """
+    sd = scatter.sigma * curves.size**-scatter.growth
+    scaled = columns / sd[:, None]
+    # An AR(1) series is whitened by one step back: (x_k - phi x_{k-1}) / sqrt(1 - phi^2), the first value as it is.
+    first = np.concatenate([[True], curves.run[1:] != curves.run[:-1]])
+    before = np.concatenate([scaled[:1], scaled[:-1]])
+    root = np.sqrt(1.0 - scatter.phi**2)
+    white = np.where(first[:, None], scaled, (scaled - scatter.phi * before) / root)
+    return white, float(np.sum(np.log(sd)) + np.sum(~first) * np.log(root))
+
+
+def _restricted(curves: Curves, design: Floats, unit: Scatter, usual: float) -> tuple[float, float]:
+    """Restricted log likelihood with sigma profiled out, and sigma."""
+    white, half_determinant = whitened(curves, unit, np.column_stack([design, curves.value]))
+    U, values, _ = np.linalg.svd(white[:, :-1], full_matrices=False)
+    kept = values > 1e-9 * values[0]
+    residual = white[:, -1] - U[:, kept] @ (U[:, kept].T @ white[:, -1])
+    freedom = len(residual) - int(kept.sum())
+    squares = float(residual @ residual) if freedom > 0 else 0.0
+    variance = (squares + PRIOR_FREEDOM * usual**2) / (freedom + PRIOR_FREEDOM)
+    likelihood = -half_determinant - float(np.sum(np.log(values[kept])))
+    return likelihood - 0.5 * (freedom + PRIOR_FREEDOM) * np.log(variance), float(np.sqrt(variance))
+
+
+def _level(curves: Curves) -> float:
+    """What a share of the value is a share of: the median value of a loss, 1 for a value that is a logarithm."""
+    return max(float(np.median(np.abs(curves.value))), 1e-9)

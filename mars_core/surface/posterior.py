@@ -1,0 +1,136 @@
+"""Posterior of the differences between rank pairs at any size, from the calibration's curves.
+
+Law plus discrepancy in one linear Gaussian model: the part of a pair's loss that shrinks with data as a power of the
+size (the form of Eq. 1 of MARS), and a part that does not; each smooth in the log ranks, with its size learned. Where the
+differences shrink as the law says, the first part takes them; where they do not, the measurements decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mars_core.surface.curves import Curves, Floats, Pair
+from mars_core.surface.equations import EARLY, Equations, build_equations, designs, features
+from mars_core.surface.noise import Scatter, estimate_scatter
+from mars_core.surface.prior import NAMES, Distances, bounds, distances, factors
+from mars_core.surface.sampler import States, draw_states
+
+BETAS = (0.08, 0.14, 0.22, 0.3, 0.4, 0.55, 0.75, 1.0)
+BETA_PRIOR = (0.08, 0.12, 0.16, 0.18, 0.16, 0.14, 0.1, 0.06)
+MIDDLE = 3  # exponent at which the scatter is estimated; it hardly depends on it
+
+
+@dataclass(frozen=True, eq=False)
+class Surface:
+    """Draws of every pair's coefficients.
+
+    pairs: as given. coefficients: (n_draws, n_features, n_pairs), common effects taken off. beta: of each draw.
+    tau: standard deviation of a run's level, per draw. scatter: of a checkpoint. largest: largest size measured.
+    """
+
+    pairs: tuple[Pair, ...]
+    coefficients: Floats
+    beta: Floats
+    tau: Floats
+    scatter: Scatter
+    largest: float
+
+    def differences(self, size: float) -> Floats:
+        """Draws of each pair's value beside an unknown common one, annealed, at a size in samples; (n_draws, n_pairs)."""
+        shrunk = (size / self.largest) ** -self.beta
+        early = (size / self.largest) ** -EARLY
+        c = self.coefficients
+        return np.asarray(c[:, 0] + shrunk[:, None] * c[:, 1] + early * c[:, 2])
+
+    def luck(self, seed: int) -> Floats:
+        """Draws of what the level and the last checkpoint of one run add by chance, (n_draws,)."""
+        both = np.sqrt(self.tau**2 + self.scatter.sigma**2)
+        return np.asarray(both * np.random.default_rng([seed, 4]).standard_normal(len(self.tau)))
+
+
+def fit_surface(curves: Curves, pairs: Sequence[Pair], seed: int = 0) -> Surface:
+    """Draw from the posterior.
+
+    Args:
+        curves: the calibration.
+        pairs: pairs to be compared, the measured ones among them.
+        seed: of the draws.
+    """
+    place = {index: list(pairs).index(pair) for index, pair in enumerate(curves.pairs)}
+    scatter = estimate_scatter(curves, np.column_stack(designs(curves, BETAS[MIDDLE], len(pairs), place)))
+    equations = [build_equations(curves, scatter, *designs(curves, beta, len(pairs), place)) for beta in BETAS]
+    between, n_features = distances(pairs, curves.pairs), 4 if curves.annealed else 3
+    limits = bounds(scatter.sigma)
+
+    def log_likelihood(exponent: int, hyper: Floats) -> Floats:
+        return _log_evidence(equations[exponent], between, n_features, hyper)
+
+    states = draw_states(log_likelihood, limits.low, limits.high, np.log(BETA_PRIOR), seed)
+    coefficients = _draw_coefficients(equations, between, n_features, states, np.random.default_rng([seed, 1]))
+    twice = np.concatenate([states.exponent, states.exponent])
+    tau = np.exp(states.hyper[:, NAMES.index("tau")])
+    return Surface(
+        tuple(pairs),
+        coefficients.reshape(len(coefficients), n_features, len(pairs)),
+        np.array(BETAS)[twice],
+        np.concatenate([tau, tau]),
+        scatter,
+        curves.largest,
+    )
+
+
+def _whitened_posterior(
+    equations: Equations, between: Distances, n_features: int, hyper: Floats
+) -> tuple[list[Floats], Floats, Floats, Floats]:
+    """Prior factors G of the blocks, Cholesky factor C of I + G' information G, C^-1 G' score, and the constant."""
+    information, score, constant = equations.at(np.exp(hyper[:, NAMES.index("tau")]))
+    G = factors(between, hyper, n_features)
+    n, n_pairs = len(hyper), G[0].shape[1]
+    whole = np.empty((n, n_features * n_pairs + 1, n_features * n_pairs + 1))
+    places = [slice(index * n_pairs, (index + 1) * n_pairs) for index in range(n_features)]
+    for i, at in enumerate(places):
+        left = np.swapaxes(G[i], 1, 2)
+        whole[:, -1, at] = (left @ score[:, at, None])[:, :, 0]
+        for j, other in enumerate(places[: i + 1]):
+            whole[:, at, other] = left @ information[:, at, other] @ G[j]
+    diagonal = np.arange(n_features * n_pairs)
+    whole[:, diagonal, diagonal] += 1.0
+    # As a last row below the matrix, the score comes out of the factorisation divided by C: A >= I keeps it definite.
+    whole[:, -1, -1] = 1.0 + (whole[:, -1, :-1] ** 2).sum(axis=1)
+    C = np.linalg.cholesky(whole)  # reads the lower triangle alone
+    return G, C[:, :-1, :-1], C[:, -1, :-1], constant
+
+
+def _log_evidence(equations: Equations, between: Distances, n_features: int, hyper: Floats) -> Floats:
+    """Log marginal likelihood of the hyperparameters, (n,), up to a constant of the data."""
+    _, C, reduced, constant = _whitened_posterior(equations, between, n_features, hyper)
+    half_determinant = np.log(np.diagonal(C, axis1=1, axis2=2)).sum(axis=1)
+    return np.asarray(constant - half_determinant + 0.5 * (reduced**2).sum(axis=1))
+
+
+def _draw_coefficients(
+    equations: Sequence[Equations], between: Distances, n_features: int, states: States, rng: np.random.Generator
+) -> Floats:
+    """Two draws per state, on either side of its mean, (2 n_states, n_coef)."""
+    n_coef = n_features * between.lines.shape[1]
+    mean, spread = np.empty((2, len(states.exponent), n_coef))
+    for exponent in np.unique(states.exponent):
+        own = states.exponent == exponent
+        G, C, reduced, _ = _whitened_posterior(equations[exponent], between, n_features, states.hyper[own])
+        both = np.stack([reduced, rng.standard_normal(reduced.shape)], axis=2)
+        solved = np.linalg.solve(np.swapaxes(C, 1, 2), both).reshape(len(both), n_features, -1, 2)
+        coefficients = np.stack([block @ solved[:, index] for index, block in enumerate(G)], axis=1)
+        mean[own], spread[own] = np.moveaxis(coefficients.reshape(len(both), n_coef, 2), 2, 0)
+    return np.concatenate([mean + spread, mean - spread])
+
+
+def without_differences(curves: Curves, surface: Surface) -> Floats:
+    """Values of every row with the mean posterior difference of its pair taken off, (n_rows,)."""
+    mean = surface.coefficients.mean(axis=0)
+    mean = mean - mean.mean(axis=1, keepdims=True)
+    place = np.array([surface.pairs.index(pair) for pair in curves.pairs])
+    own = mean[:, place[curves.pair]]
+    return np.asarray(curves.value - np.einsum("nf,fn->n", features(curves, float(np.median(surface.beta))), own))

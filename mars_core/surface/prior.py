@@ -1,0 +1,93 @@
+"""Prior of the pairs' coefficients: smooth in the log ranks, with the size of every effect left to the data.
+
+| symbol | meaning | shape |
+|---|---|---|
+| rho | log rank of a module | (n_pairs,) |
+| amplitude | standard deviation of an effect of the module's rank | (n,) per draw |
+| k | half a straight line, half a smooth curve (squared exponential) in rho, variance about 1 | (n_pairs, n_pairs) |
+
+An effect is a main effect of each module and what they do only together. Amplitudes are log-uniform over four orders of
+magnitude: most of that range is no effect at all, so an effect has to show in the data before it is believed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mars_core.surface.curves import Floats, Pair
+
+JITTER = 1e-6
+OWN = 0.02  # largest offset of a single pair that its ranks do not explain
+SMALLEST = 2e-5  # amplitude that is as good as none; its distance from 0.1% is the prior weight of no effect
+
+NAMES = ("me", "llm", "shrinking_me", "shrinking_llm", "together", "early", "own", "heat", "length", "tau")
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Range of each hyperparameter; uniform between them, in logs but for the shares `shrinking_*`."""
+
+    low: Floats
+    high: Floats
+
+
+def bounds(sigma: float) -> Bounds:
+    """Ranges. sigma: scatter of one checkpoint, to which that of whole runs is tied within a factor of ten."""
+    nothing, large = np.log(SMALLEST), np.log(0.3)
+    low = [nothing, nothing, 0.0, 0.0, np.log(0.02), nothing, nothing, nothing, np.log(0.6), np.log(0.15 * sigma)]
+    high = [large, large, 1.0, 1.0, 0.0, np.log(0.1), np.log(OWN), np.log(0.1), np.log(4.0), np.log(8.0 * sigma)]
+    return Bounds(np.array(low), np.array(high))
+
+
+@dataclass(frozen=True, eq=False)
+class Distances:
+    """What the kernels are made of, per module: `lines`, products of standardised log ranks, and `squares`, squared
+    differences of log ranks; (2, n_pairs, n_pairs) each, vision encoder first."""
+
+    lines: Floats
+    squares: Floats
+
+
+def distances(pairs: Sequence[Pair], measured: Sequence[Pair]) -> Distances:
+    """Distances between pairs; the measured ones set what a rank is compared with."""
+    rho, known = np.log(np.array(pairs, dtype=np.float64)).T, np.log(np.array(measured, dtype=np.float64)).T
+    levels = [np.unique(ranks) for ranks in known]
+    line = np.stack([(own - at.mean()) / (at.std() or 1.0) for own, at in zip(rho, levels, strict=True)])
+    return Distances(line[:, :, None] * line[:, None, :], (rho[:, :, None] - rho[:, None, :]) ** 2)
+
+
+def factors(between: Distances, hyper: Floats, n_features: int) -> list[Floats]:
+    """Cholesky factors of the prior covariance of each block of coefficients, (n, n_pairs, n_pairs) each.
+
+    Args:
+        between: distances of the pairs.
+        hyper: (n, len(NAMES)).
+        n_features: 3, or 4 where annealing is seen.
+    """
+    value = dict(zip(NAMES, np.exp(hyper).T[:, :, None, None], strict=True))
+    share_me, share_llm = (hyper[:, NAMES.index(name), None, None] for name in ("shrinking_me", "shrinking_llm"))
+    me, llm = (
+        0.5 * line + 0.5 * np.exp(-0.5 * square / value["length"] ** 2)
+        for line, square in zip(between.lines, between.squares, strict=True)
+    )
+
+    def effect(of_me: Floats, of_llm: Floats) -> Floats:
+        joint = value["together"] ** 2 * of_me * of_llm * me * llm
+        return np.asarray(of_me**2 * me + of_llm**2 * llm + joint)
+
+    identity = np.eye(me.shape[1])
+    own = value["own"] ** 2 * identity
+    blocks = [
+        effect(value["me"] * np.sqrt(1.0 - share_me), value["llm"] * np.sqrt(1.0 - share_llm)) + own,
+        effect(value["me"] * np.sqrt(share_me), value["llm"] * np.sqrt(share_llm)),
+        value["early"] ** 2 * (me + llm),
+        value["heat"] ** 2 * (me + llm),
+    ]
+    return [np.linalg.cholesky(block + (JITTER * _scale(block) + 1e-16) * identity) for block in blocks[:n_features]]
+
+
+def _scale(block: Floats) -> Floats:
+    return np.trace(block, axis1=1, axis2=2)[:, None, None] / block.shape[1]
