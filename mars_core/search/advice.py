@@ -41,12 +41,13 @@ def _far(calibration: Calibration, outlook: Outlook, chosen: Pair) -> list[str]:
     if now is None or then is None:
         return [message]
     return [
-        f"{message} and would narrow the 95% interval of the difference to the next best pair from ±{now:.2%} to about ±{then:.2%}"
+        f"{message} and would take the 95% interval of the difference to the next best pair from ±{now:.2%} to about "
+        f"±{then:.2%}"
     ]
 
 
 def _half_width(calibration: Calibration, outlook: Outlook, chosen: Pair, size: float) -> float | None:
-    """Of the excess of the pair next to the chosen one. A calibration four times as long leaves a quarter of the way."""
+    """Of the excess of the pair next to the chosen one: a calibration four times as long leaves a quarter of the way."""
     if len(outlook.pairs) < 2 or chosen not in outlook.pairs:
         return None
     order = [outlook.pairs[i] for i in np.argsort(outlook.expected_regret) if outlook.pairs[i] != chosen]

@@ -40,8 +40,8 @@ class Candidate:
 
     Where a metric is the objective, `loss` is its value, `perplexity` None, and excesses are shares of the metric.
 
-    loss, loss_interval: what one final run will reach, with its 95% interval. expected_regret: mean excess over the best
-    of all pairs. excess, excess_interval: over the chosen pair, mean and 95% interval. probability_best: that no other
+    loss, loss_interval: what one final run will reach, with its 95% interval. expected_regret: mean excess over the
+    best of all pairs. excess, excess_interval: over the chosen pair, mean and 95% interval. probability_best: that no other
     pair is better. None where the posterior had no say (`law: paper`).
     """
 
@@ -87,8 +87,8 @@ class Choice:
     reason: one or two sentences. decided_by: `posterior`, `Algorithm 1` or `default pair`. fallback_cause: why the
     default pair was taken (`law: paper`), else None. preferred_over: the pair of the smallest expected regret, where a
     cheaper one was taken. regret: expected excess over the best of all pairs; regret_bound: its 95% upper bound.
-    seeds_needed: calibration runs per pair that would tell the pairs apart; None where they are told, or where more than
-    `MOST_SEEDS` would be needed. n_undefined: LLM ranks at which Eq. 3 has no real, finite solution. other_rule: what
+    seeds_needed: calibration runs per pair that would tell the pairs apart; None where they are told, or where more
+    than a dozen would be needed. n_undefined: LLM ranks at which Eq. 3 has no real, finite solution. other_rule: what
     the other rule takes from the same runs. warnings: what may change the decision, the gravest first.
     """
 

@@ -1,10 +1,11 @@
 """The decision: the best pair, a cheaper one that is as good, or that the calibration cannot tell yet.
 
 - The best pair has the smallest expected regret over all pairs.
-- A cheaper pair is taken where its excess over the best pair stays within the margin with `SURE` probability. That the
-  data show no difference is not enough: few runs show no difference between anything.
-- Otherwise the best pair is taken. Where it may well not be the best (`LIKELY`), the verdict says so, and how many
-  runs per pair would tell.
+- A cheaper pair is as good where its excess over the best pair stays within the margin with `SURE` probability. That
+  the data show no difference is not enough: few runs show no difference between anything.
+- Otherwise the best pair is taken, where pairs that differ by less than `TIE` of the margin in expectation count as one
+  and the cheapest of them stands for all. Where it may well not be the best (`LIKELY`), the verdict says so, and how
+  many runs per pair would tell.
 
 docs/choosing-ranks.md has the measured error rate of each verdict.
 """
@@ -20,8 +21,9 @@ import numpy as np
 from mars_core.search.choice import Pair, Verdict
 from mars_core.search.outlook import Outlook
 
-SURE = 0.9  # posterior probability at which the promise "within the margin" is made
-LIKELY = 0.6  # that the pair's regret is within the margin (or 0.25%), for the verdict `best`
+SURE = 0.95  # posterior probability at which the promise "within the margin" is made
+TIE = 0.2  # of the margin: expected excess that the posterior itself cannot vouch for
+LIKELY = 0.8  # that the pair's regret is within the margin (or 0.25%), for the verdict `best`
 SMALLEST_MARGIN = 0.0025  # regret that `best` allows, however small the margin
 SAME_COST = 0.02  # share of trainable parameters within which balance decides between pairs that are as good
 MOST_SEEDS = 12
@@ -51,31 +53,38 @@ def decide(
         balanced: pairs next to the balance curve; they break ties of cost.
         n_seeds: calibration runs per pair, on average.
     """
-    best = outlook.pairs[int(np.argmin(outlook.expected_regret))]
-    at_best = outlook.pairs.index(best)
-    within = (outlook.excess_over(best) <= margin).mean(axis=0)
-    cheaper = [i for i in range(len(parameters)) if parameters[i] < parameters[at_best] and within[i] >= SURE]
-    taken = _cheapest(outlook.pairs, parameters, cheaper, balanced) if cheaper and margin > 0 else at_best
+    at_best = int(np.argmin(outlook.expected_regret))
+    best = outlook.pairs[at_best]
+    excess = outlook.excess_over(best)
+    within = (excess <= margin).mean(axis=0)
+    cheaper = [i for i in range(len(parameters)) if parameters[i] < parameters[at_best] and margin > 0]
+    as_good = [i for i in cheaper if within[i] >= SURE]
+    if as_good:
+        taken = _cheapest(outlook.pairs, parameters, as_good, balanced)
+        return Decision(outlook.pairs[taken], best, "as good and cheaper", float(within[taken]), None)
+    tied = [i for i in cheaper if excess[:, i].mean() <= TIE * margin]
+    taken = _cheapest(outlook.pairs, parameters, [at_best, *tied], balanced)
     allowed = max(margin, SMALLEST_MARGIN)
     likely = float((outlook.regret[:, taken] <= allowed).mean())
-    if taken != at_best:
-        return Decision(outlook.pairs[taken], best, "as good and cheaper", float(within[taken]), None)
     if likely >= LIKELY:
-        return Decision(best, best, "best", likely, None)
-    return Decision(best, best, "cannot tell", likely, seeds_to_tell(outlook, best, allowed, n_seeds))
+        return Decision(outlook.pairs[taken], best, "best", likely, None)
+    needed = seeds_to_tell(outlook, outlook.pairs[taken], allowed, n_seeds)
+    return Decision(outlook.pairs[taken], best, "cannot tell", likely, needed)
 
 
-def seeds_to_tell(outlook: Outlook, best: Pair, margin: float, n_seeds: float) -> int | None:
-    """Runs per pair at which the pair that is next to the best would be told from it, None above `MOST_SEEDS`.
+def seeds_to_tell(outlook: Outlook, pair: Pair, margin: float, n_seeds: float) -> int | None:
+    """Runs per pair at which the strongest rival of a pair would be told from it, None above `MOST_SEEDS`.
 
-    The spread of a difference falls with the root of the number of runs. It has to come down to the difference itself,
-    or to the margin where the difference is smaller: an estimate of power at one time the standard error's 95% bound.
+    The spread of a difference falls with the root of the number of runs, and has to come down to the difference itself,
+    or to the margin where the difference is smaller. An estimate: the spread also holds what no seed measures, such as
+    how the difference goes on beyond the calibrated sizes.
     """
-    excess = outlook.excess_over(best)
-    next_best = int(np.argsort(outlook.expected_regret)[1]) if len(outlook.pairs) > 1 else 0
-    spread, difference = float(excess[:, next_best].std()), float(abs(excess[:, next_best].mean()))
-    needed = math.ceil(n_seeds * (Z * spread / max(difference, margin)) ** 2)
-    needed = max(needed, math.ceil(n_seeds) + 1)
+    order = [outlook.pairs[i] for i in np.argsort(outlook.expected_regret) if outlook.pairs[i] != pair]
+    if not order:
+        return None
+    excess = outlook.excess_over(pair)[:, outlook.pairs.index(order[0])]
+    ratio = Z * float(excess.std()) / max(float(abs(excess.mean())), margin)
+    needed = max(math.ceil(n_seeds * ratio**2), math.ceil(n_seeds) + 1)
     return needed if needed <= MOST_SEEDS else None
 
 

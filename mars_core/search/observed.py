@@ -13,7 +13,7 @@ RankRange = tuple[int, int] | None
 
 
 def best_observed(observed: pd.DataFrame, allowed: Collection[Pair]) -> Pair | None:
-    """The allowed pair with the lowest mean loss over runs at the largest size that one of them reached; None if none."""
+    """The allowed pair with the lowest mean loss over runs at the largest size that one reached; None if none."""
     usable = observed[[pair in allowed for pair in pairs_of(observed)]]
     if usable.empty:
         return None

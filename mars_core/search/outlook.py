@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -38,12 +39,12 @@ class Outlook:
     D_target: float
     largest: float
 
-    @property
+    @cached_property
     def regret(self) -> Floats:
         """Of every pair, over all pairs."""
         return np.asarray(np.expm1(self.value - self.value.min(axis=1, keepdims=True)))
 
-    @property
+    @cached_property
     def expected_regret(self) -> Floats:
         """Mean regret, (n_pairs,)."""
         return np.asarray(self.regret.mean(axis=0))

@@ -54,7 +54,7 @@ def algorithm_1(
     if len(undefined) == len(curve):
         cause = f"no LLM rank has a real, finite balance rank ({undefined[0].problem})"
         return PaperPick(default, ((default, "default pair", None, _loss(law_p, default, D_target)),), cause)
-    candidates = []
+    candidates: list[tuple[Pair, str, BalancePoint | None, float]] = []
     for point in curve:
         if point.r_me is None:
             continue

@@ -19,9 +19,9 @@ SMALLEST_SHARE_OF_POSITIVE = 0.5  # a metric of 0 has no logarithm: it counts as
 class Points:
     """What was measured.
 
-    table: columns r_me, r_llm, seed, run_id, step, D (unique samples), val_loss (nats per answer token), loss (the objective's quantity), value (excess is
-    a difference of values), and lr where it is known. diverged: pairs with a run that has no finite value, in words.
-    notes: what was left out or changed.
+    table: columns r_me, r_llm, seed, run_id, step, D (unique samples), val_loss (nats per answer token), loss (the
+    objective's quantity), value (an excess is a difference of values), and lr where it is known. diverged: pairs with a
+    run that has no finite value, in words. notes: what was left out or changed.
     """
 
     table: pd.DataFrame
@@ -33,9 +33,9 @@ def read_points(metrics: pd.DataFrame, objective: Objective) -> Points:
     """Read and check a table of runs.
 
     Args:
-        metrics: columns r_me, r_llm, step, unique_samples, val_loss and the objective's; optional: seed, run_id, lr.
-            One row per run and step. Without run_id a run is a pair and a seed; without seeds, rows
-            of a pair that repeat a step are runs of their own.
+        metrics: columns r_me, r_llm, step, unique_samples, val_loss and the objective's; optional: seed, run_id, lr. One
+            row per run and step. Without run_id a run is a pair and a seed; without seeds, rows of a pair that repeat
+            a step are runs of their own.
         objective: what is minimised.
 
     Raises:
@@ -49,7 +49,7 @@ def read_points(metrics: pd.DataFrame, objective: Objective) -> Points:
     unmeasured = kept["loss"].isna() if objective.column != "val_loss" else pd.Series(False, index=kept.index)
     if unmeasured.any():
         notes.append(
-            f"{objective.quantity} has no value at {int(unmeasured.sum())} of {len(kept)} checkpoints: they are left out"
+            f"{objective.quantity} has no value at {int(unmeasured.sum())} of {len(kept)} checkpoints: left out"
         )
     kept = kept[~unmeasured]
     diverged = _diverged(kept)
@@ -61,17 +61,8 @@ def read_points(metrics: pd.DataFrame, objective: Objective) -> Points:
         )
     _require_single_steps(kept)
     kept, zero_note = _positive(kept, objective)
-    columns = [
-        "r_me",
-        "r_llm",
-        "seed",
-        "run_id",
-        "step",
-        "D",
-        "val_loss",
-        "loss",
-        *(["lr"] if "lr" in kept.columns else []),
-    ]
+    columns = ["r_me", "r_llm", "seed", "run_id", "step", "D", "val_loss", "loss"]
+    columns += ["lr"] * ("lr" in kept.columns)
     table = kept[columns].sort_values(["run_id", "step"]).reset_index(drop=True)
     table = table.groupby(["run_id", "D"], sort=False).tail(1).reset_index(drop=True)  # past an epoch, the last one
     table["value"] = objective.value(table["loss"].to_numpy(dtype=np.float64))
@@ -94,12 +85,13 @@ def _require_columns(metrics: pd.DataFrame, objective: Objective) -> None:
 
 def _with_runs(rows: pd.DataFrame) -> pd.DataFrame:
     """The table with a seed and a run of every row."""
-    seed = rows["seed"] if "seed" in rows.columns else rows.groupby(["r_me", "r_llm", "step"]).cumcount()
-    if "run_id" in rows.columns and rows["run_id"].notna().all():
-        seed = rows["seed"] if "seed" in rows.columns else 0
-        return rows.assign(seed=seed, run_id=rows["run_id"].astype(str))
-    named = rows["r_me"].astype(str) + "-" + rows["r_llm"].astype(str) + "-" + seed.astype(str)
-    return rows.assign(seed=seed, run_id=named)
+    named = "run_id" in rows.columns and bool(rows["run_id"].notna().all())
+    if "seed" not in rows.columns:
+        rows = rows.assign(seed=0 if named else rows.groupby(["r_me", "r_llm", "step"]).cumcount())
+    if named:
+        return rows.assign(run_id=rows["run_id"].astype(str))
+    parts = [rows[name].astype(int).astype(str) for name in ("r_me", "r_llm", "seed")]
+    return rows.assign(run_id=parts[0] + "-" + parts[1] + "-" + parts[2])
 
 
 def _require_single_steps(rows: pd.DataFrame) -> None:
@@ -114,17 +106,17 @@ def _require_single_steps(rows: pd.DataFrame) -> None:
 
 def _rank_zero_note(rows: pd.DataFrame) -> list[str]:
     zero = int(((rows["r_me"] <= 0) | (rows["r_llm"] <= 0)).sum())
-    return [f"{zero} rows of runs with a module at rank 0 take no part: a power of the rank has no value there"] * (
-        zero > 0
-    )
+    if not zero:
+        return []
+    return [f"{zero} rows of runs with a module at rank 0 take no part: a power of the rank has no value there"]
 
 
 def _diverged(rows: pd.DataFrame) -> dict[Pair, str]:
     bad = rows[~np.isfinite(rows["loss"].to_numpy(dtype=np.float64))]
-    return {
-        pair: f"no finite value from step {int(own['step'].min())}"
-        for pair, own in ((pair, bad[[other == pair for other in _pairs(bad)]]) for pair in set(_pairs(bad)))
-    }
+    pairs = _pairs(bad)
+    steps = bad["step"].to_numpy()
+    first = {pair: min(int(s) for p, s in zip(pairs, steps, strict=True) if p == pair) for pair in set(pairs)}
+    return {pair: f"no finite value from step {step}" for pair, step in first.items()}
 
 
 def _positive(rows: pd.DataFrame, objective: Objective) -> tuple[pd.DataFrame, list[str]]:

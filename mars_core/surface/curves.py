@@ -7,9 +7,9 @@
 | seen | unique samples over the most that were seen | (n_rows,) |
 | heat | learning rate at the checkpoint over the run's peak: 0 where the run is annealed | (n_rows,) |
 
-A checkpoint inside the warm-up says nothing about a size: the run has hardly moved. It is left out. Later checkpoints of
-a decaying schedule have moved less than their number of samples says; the effective size counts sum of rate / peak rate,
-scaled so that the end of a run keeps its own size. Where no learning rates are known, the size is what was seen.
+A checkpoint inside the warm-up says nothing about a size: the run has hardly moved. It is left out. A checkpoint under
+a schedule has not moved as far as a run that ends there: the effective size counts the sum of rate / peak rate, scaled
+so that the end of a run keeps its own size. Where no learning rates are known, the size is what was seen.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ BLIND_WINDOW = 8.0  # the same where no learning rates tell where the warm-up en
 class Curves:
     """Checkpoints of all runs, sorted by run and step.
 
-    value, size, seen, heat: see the module's table. run, pair: index of the row's run and pair, (n_rows,). common: index of
-    what the row shares with others: seed, length of the run, step. pairs: rank pairs. seeds: seed of each run.
+    value, size, seen, heat: see the module's table. run, pair: index of the row's run and pair, (n_rows,). common:
+    index of what the row shares with others: seed, length of the run, step. pairs: rank pairs. seeds: seed of each run.
     largest: largest dataset size measured, samples. annealed: whether the learning rates are known and fall.
     """
 

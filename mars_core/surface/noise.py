@@ -1,6 +1,6 @@
 """How much a run scatters around its own curve from checkpoint to checkpoint.
 
-The deviations of one run are an AR(1) series over its checkpoints whose standard deviation may be larger at small sizes:
+The deviations of one run are an AR(1) series over its checkpoints, possibly with more noise at small sizes:
 
     sd_k = sigma * size_k^-growth,   corr(k, m) = phi^|k - m|
 

@@ -1,8 +1,8 @@
 """Posterior of the differences between rank pairs at any size, from the calibration's curves.
 
-Law plus discrepancy in one linear Gaussian model: the part of a pair's loss that shrinks with data as a power of the
-size (the form of Eq. 1 of MARS), and a part that does not; each smooth in the log ranks, with its size learned. Where the
-differences shrink as the law says, the first part takes them; where they do not, the measurements decide.
+Law plus discrepancy in one linear Gaussian model: a part of a pair's loss that shrinks with data as a power of the size
+(the form of Eq. 1 of MARS), and a part that does not; each is smooth in the log ranks, and the data say how large it
+is. Where the differences shrink as the law says, the first part takes them; where not, the measurements decide.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Surface:
     largest: float
 
     def differences(self, size: float) -> Floats:
-        """Draws of each pair's value beside an unknown common one, annealed, at a size in samples; (n_draws, n_pairs)."""
+        """Draws of each pair's value beside an unknown common one, annealed, (n_draws, n_pairs). size: in samples."""
         shrunk = (size / self.largest) ** -self.beta
         early = (size / self.largest) ** -EARLY
         c = self.coefficients

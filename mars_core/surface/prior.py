@@ -90,4 +90,4 @@ def factors(between: Distances, hyper: Floats, n_features: int) -> list[Floats]:
 
 
 def _scale(block: Floats) -> Floats:
-    return np.trace(block, axis1=1, axis2=2)[:, None, None] / block.shape[1]
+    return np.asarray(np.trace(block, axis1=1, axis2=2)[:, None, None] / block.shape[1])
