@@ -22,7 +22,8 @@ BOOTSTRAP_SEEDS = {"performance": 0, "me": 1, "llm": 2}
 class LawSettings:
     """How both laws are fitted.
 
-    reference: pair at which law C's slices cross. rule: `paper` keeps Eq. 1 as the form of law P.
+    reference: pair at which law C's slices cross. eps: share of a run's drop that level `own` leaves.
+    rule: `paper` keeps Eq. 1 as the form of law P.
     """
 
     reference: tuple[int, int]
@@ -31,6 +32,7 @@ class LawSettings:
     bootstrap: int = 200
     signal: SignalName = "slice"
     level: LevelName = "common"
+    eps: float = 0.05
     rule: Literal["mars", "paper"] = "mars"
 
 
@@ -48,7 +50,12 @@ def times_from_curves(metrics: pd.DataFrame, settings: LawSettings, levels: Loss
     """Convergence times read off the validation curves; `levels` are frozen ones, None to take them from these runs."""
     try:
         table = convergence_times(
-            metrics, signal=settings.signal, level=settings.level, reference=settings.reference, levels=levels
+            metrics,
+            signal=settings.signal,
+            level=settings.level,
+            eps=settings.eps,
+            reference=settings.reference,
+            levels=levels,
         )
     except NoConvergenceTimes as error:
         return Times(pd.DataFrame({"module": []}), str(error), settings.signal, settings.level)
