@@ -14,6 +14,7 @@ from mars_core.report.data import ReportData
 from mars_core.search import Choice
 from mars_core.search.from_laws import objective_of
 from mars_core.search.objective import Objective
+from mars_core.search.run_ends import run_ends
 
 Pair = tuple[int, int]
 MODULES = ("me", "llm")
@@ -129,8 +130,8 @@ def read_results(data: ReportData) -> StudyResults:
 
 
 def last_per_size(metrics: pd.DataFrame) -> pd.DataFrame:
-    """The last checkpoint of each run at each effective dataset size."""
-    return metrics.groupby(["run_id", "unique_samples"], as_index=False).tail(1)
+    """The last checkpoint of each run at each effective dataset size that the run is read at."""
+    return run_ends(metrics).groupby(["run_id", "unique_samples"], as_index=False).tail(1)
 
 
 def mean_per_pair(rows: pd.DataFrame) -> dict[Pair, float]:
