@@ -8,6 +8,7 @@ time, and `mars finetune --ranks R_ME R_LLM`. Every final adapter is also scored
     calibration_full.parquet   the same with `calibration.samples` raised to the whole training set: what calibration
                                itself says of the size that its laws extrapolate to
     finals.json                final runs: losses at every evaluation, test loss, steps, samples, parameters, seconds
+    finals_0.5_epochs.json     the same with as many samples as the calibration has: do both ways of training agree?
 
     python benchmarks/demo_final_runs.py --seeds 0 1 2 --pairs 8,16 4,4 2,2 16,16
 
@@ -209,8 +210,9 @@ def main() -> None:
     samples = demo.calibration.samples
     for seed in options.seeds:
         add_calibration(demo, options.work, options.out / "calibration.parquet", seed, samples)
+    name = "finals.json" if options.epochs == 1 else f"finals_{options.epochs:g}_epochs.json"
     for pair in options.pairs:
-        add_final(demo, options.work, options.out / "finals.json", pair, options.final_seed, options.epochs)
+        add_final(demo, options.work, options.out / name, pair, options.final_seed, options.epochs)
     for seed in options.full_seeds:
         whole = len(training_set(demo))
         add_calibration(demo, options.work, options.out / "calibration_full.parquet", seed, whole)
