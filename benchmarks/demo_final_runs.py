@@ -5,8 +5,8 @@ time, and `mars finetune --ranks R_ME R_LLM`. Every final adapter is also scored
 
     calibration.parquet        checkpoints of the demo's calibration (16 pairs, 2,048 samples each), one seed after
                                the other; a seed decides the adapters' initial weights and the order of the samples
-    calibration_full.parquet   the same with `calibration.samples` raised to the whole training set: what calibration
-                               itself says of the size that its laws extrapolate to
+    calibration_full.parquet   with --full-seeds, the same with `calibration.samples` raised to the whole training
+                               set: what calibration itself says of the size that its laws extrapolate to
     finals.json                final runs: losses at every evaluation, test loss, steps, samples, parameters, seconds
     finals_0.5_epochs.json     the same with as many samples as the calibration has: do both ways of training agree?
 
@@ -98,6 +98,7 @@ def add_final(demo: StudyConfig, work: Path, out: Path, pair: RankPair, seed: in
         finetune_flow(config, pair.r_me, pair.r_llm, role="asked for")
     revision = newest_revision(working_folder(config.study))
     result["runs"].append(identity | final_record(config, revision, pair))
+    result["command"] = command_of(result["runs"])
     write_json(out, result)
 
 
@@ -143,7 +144,7 @@ def read_result(out: Path, config: StudyConfig) -> dict[str, Any]:
     """
     found = settings_of(config)
     result: dict[str, Any] = {
-        "command": "python benchmarks/demo_final_runs.py --seeds 0 1 2 --full-seeds 0",
+        "command": "",
         "versions": versions(),
         "settings": found,
         "runs": [],
@@ -154,6 +155,15 @@ def read_result(out: Path, config: StudyConfig) -> dict[str, Any]:
             raise ValueError(f"{out} was made with other settings: {stored['settings']}; move it away")
         result["runs"] = stored["runs"]
     return result
+
+
+def command_of(runs: list[dict[str, Any]]) -> str:
+    """The command that makes the final runs of a result file."""
+    last = runs[-1]
+    pairs = " ".join(f"{run['r_me']},{run['r_llm']}" for run in runs)
+    return (
+        f"python benchmarks/demo_final_runs.py --threads {last['threads']} --epochs {last['epochs']:g} --pairs {pairs}"
+    )
 
 
 def settings_of(config: StudyConfig) -> dict[str, Any]:
