@@ -26,8 +26,9 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Pair = tuple[int, int]
 
-WINDOW = 16.0  # sizes below the largest by more than this factor say little about the largest
-BLIND_WINDOW = 8.0  # the same where no learning rates tell where the warm-up ends: 10% of a run's steps, and some room
+# Sizes below the largest by more than this factor are left out. What a run does there is mostly its start, which is
+# over by the end; read as a part of a power law it turned the order of real pairs at twice the largest size.
+WINDOW = 6.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,8 +73,7 @@ def read_curves(points: pd.DataFrame, pairs: Collection[Pair] | None = None) -> 
     pieces = [_effective(run, knows_rates) for _, run in rows.groupby("run_id", sort=True)]
     table = pd.concat(pieces, ignore_index=True)
     largest = float(table["size"].max())
-    window = WINDOW if knows_rates else BLIND_WINDOW
-    table = table[table["size"] >= largest / window].reset_index(drop=True)
+    table = table[table["size"] >= largest / WINDOW].reset_index(drop=True)
     heat = table["heat"].to_numpy(dtype=np.float64)
     annealed = bool(heat.min() < 0.5 * heat.max())
     pair_labels, pair_of = _labels(list(zip(table["r_me"].astype(int), table["r_llm"].astype(int), strict=True)))

@@ -1,13 +1,16 @@
 """The runs boiled down to what they say of each pair's curve: sufficient statistics of a linear Gaussian model.
 
-    value = common(seed, step) + F_p . c_p + level(run) + scatter,   F = (1, size^-beta, size^-EARLY, heat)
+    value = common(seed, step) + F_p . c_p + level(run) + scatter,   F = (1, size^-beta, hinges, heat)
 
 | symbol | meaning | shape |
 |---|---|---|
-| c | per pair: what does not shrink with data, what does, what is gone early, what
-annealing takes away; pairs run fastest | (n_coef,) |
+| c | per pair: what does not shrink with data, what does, three hinges, heat; pairs run fastest | (n_coef,) |
 | information | of c, everything common to all runs taken off, no prior | (n_coef, n_coef) |
 | score | of c, the same | (n_coef,) |
+
+A run learns fast at first, and higher ranks faster: differences that no power of the size describes and that are over
+by the end. The hinges take them: piecewise linear in log size and 0 at the largest, so that what was seen long before
+the end does not bend what is said of the end and of what lies beyond it.
 
 What all runs of a seed have in common at a step (the schedule, the size, the order of the samples) is free: nothing is
 assumed of it, so neither warm-up nor annealing nor the form of the size dependence can bend the differences.
@@ -16,13 +19,16 @@ assumed of it, so neither warm-up nor annealing nor the form of the size depende
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from mars_core.surface.curves import Curves, Floats
 from mars_core.surface.noise import Scatter, whitened
 
-EARLY = 1.5  # exponent of what matters at small sizes alone, such as the start of a run
+# Log sizes, counted back from the largest, between which the hinges rise: the last third of a run, the third before,
+# and all that lies further back.
+KNOTS = (0.0, float(np.log(1.5)), float(np.log(3.0)), float(np.log(6.0)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,9 +64,18 @@ class Equations:
 
 
 def features(curves: Curves, beta: float) -> Floats:
-    """What a pair's coefficients multiply at each row, (n_rows, 3) or (n_rows, 4) where annealing is seen."""
-    columns = [np.ones_like(curves.size), curves.size**-beta, curves.size**-EARLY]
-    return np.column_stack([*columns, curves.heat] if curves.annealed else columns)
+    """What a pair's coefficients multiply at each row, (n_rows, 5) or (n_rows, 6) where annealing is seen."""
+    columns = [*features_at(curves.size, beta), *([curves.heat] if curves.annealed else [])]
+    return np.column_stack(columns)
+
+
+def features_at(size: Floats, beta: float | Floats) -> list[Floats]:
+    """The same at sizes (over the largest measured one), annealed: 1, size^-beta and the hinges."""
+    back = -np.log(size)
+    hinges = [
+        np.clip((back - low) / (high - low), 0.0, 1.0 if high < KNOTS[-1] else None) for low, high in pairwise(KNOTS)
+    ]
+    return [np.ones_like(size), size**-beta, *hinges]
 
 
 def designs(curves: Curves, beta: float, n_pairs: int, place: dict[int, int]) -> tuple[Floats, Floats, Floats]:

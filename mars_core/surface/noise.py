@@ -5,8 +5,9 @@ The deviations of one run are an AR(1) series over its checkpoints, possibly wit
     sd_k = sigma * size_k^-growth,   corr(k, m) = phi^|k - m|
 
 They are estimated by restricted maximum likelihood beside everything that is no scatter: what all runs of a seed have
-in common at a checkpoint, the curve of each pair, the level of each run. Few checkpoints say little, so sigma is pulled
-towards a usual value by a prior of a few degrees of freedom.
+in common at a checkpoint, a quadratic in the log ranks at each checkpoint, the level of each run. Nothing is assumed of
+how curves go over the checkpoints: a run's fast start would count as scatter, or its scatter as a trend. Few runs say
+little, so sigma is pulled towards a usual value by a prior of a few degrees of freedom.
 """
 
 from __future__ import annotations
@@ -33,13 +34,9 @@ class Scatter:
     growth: float
 
 
-def estimate_scatter(curves: Curves, design: Floats) -> Scatter:
-    """Restricted maximum likelihood over a small grid of phi and growth.
-
-    Args:
-        curves: the runs.
-        design: columns of all effects that are no scatter, (n_rows, n_effects).
-    """
+def estimate_scatter(curves: Curves) -> Scatter:
+    """Restricted maximum likelihood over a small grid of phi and growth."""
+    design = _no_scatter(curves)
     usual = USUAL_SHARE * _level(curves)
     best, found = -np.inf, Scatter(usual, 0.5, 0.0)
     for phi, growth in product(PHIS, GROWTHS):
@@ -47,6 +44,24 @@ def estimate_scatter(curves: Curves, design: Floats) -> Scatter:
         if likelihood > best:
             best, found = likelihood, Scatter(sigma, phi, growth)
     return found
+
+
+def _no_scatter(curves: Curves) -> Floats:
+    """Columns of all effects that are no scatter, (n_rows, n_effects)."""
+    common, level = np.eye(int(curves.common.max()) + 1)[curves.common], np.eye(curves.n_runs)[curves.run]
+    ranks = np.log(np.array(curves.pairs, dtype=np.float64))
+    x, y = (ranks - ranks.mean(axis=0)).T
+    n_me, n_llm = (len(np.unique(own)) for own in (x, y))
+    forms = [
+        x,
+        y,
+        *([x**2] if n_me > 2 else []),
+        *([y**2] if n_llm > 2 else []),
+        *([x * y] if n_me + n_llm > 4 else []),
+    ]
+    checkpoint = np.unique(np.round(curves.size, 9), return_inverse=True)[1].reshape(-1)
+    at = np.eye(int(checkpoint.max()) + 1)[checkpoint]
+    return np.column_stack([common, level, *(at * form[curves.pair, None] for form in forms)])
 
 
 def whitened(curves: Curves, scatter: Scatter, columns: Floats) -> tuple[Floats, float]:

@@ -13,26 +13,29 @@ from dataclasses import dataclass
 import numpy as np
 
 from mars_core.surface.curves import Curves, Floats, Pair
-from mars_core.surface.equations import EARLY, Equations, build_equations, designs, features
+from mars_core.surface.equations import KNOTS, Equations, build_equations, designs, features, features_at
 from mars_core.surface.noise import Scatter, estimate_scatter
 from mars_core.surface.prior import NAMES, Distances, bounds, distances, factors
 from mars_core.surface.sampler import States, draw_states
 
 BETAS = (0.08, 0.14, 0.22, 0.3, 0.4, 0.55, 0.75, 1.0)
 BETA_PRIOR = (0.08, 0.12, 0.16, 0.18, 0.16, 0.14, 0.1, 0.06)
-MIDDLE = 3  # exponent at which the scatter is estimated; it hardly depends on it
+LAST_STRETCH = 2  # block of the hinge over the last stretch
 
 
 @dataclass(frozen=True, eq=False)
 class Surface:
     """Draws of every pair's coefficients.
 
-    pairs: as given. coefficients: (n_draws, n_features, n_pairs), common effects taken off. beta: of each draw.
+    pairs: as given. coefficients: (n_draws, n_features, n_pairs), common effects taken off. drift: how the
+    differences go on beside the law over one more stretch of log size, (n_draws, n_pairs): as much as they moved over
+    the last one, in an unknown direction. beta: of each draw.
     tau: standard deviation of a run's level, per draw. scatter: of a checkpoint. largest: largest size measured.
     """
 
     pairs: tuple[Pair, ...]
     coefficients: Floats
+    drift: Floats
     beta: Floats
     tau: Floats
     scatter: Scatter
@@ -40,10 +43,11 @@ class Surface:
 
     def differences(self, size: float) -> Floats:
         """Draws of each pair's value beside an unknown common one, annealed, (n_draws, n_pairs). size: in samples."""
-        shrunk = (size / self.largest) ** -self.beta
-        early = (size / self.largest) ** -EARLY
-        c = self.coefficients
-        return np.asarray(c[:, 0] + shrunk[:, None] * c[:, 1] + early * c[:, 2])
+        ratio = np.full(len(self.beta), size / self.largest)
+        parts = np.stack(features_at(ratio, self.beta), axis=1)
+        known = np.einsum("df,dfn->dn", parts, self.coefficients[:, : parts.shape[1]])
+        ahead = np.sqrt(max(float(np.log(ratio[0])), 0.0) / (KNOTS[1] - KNOTS[0]))
+        return np.asarray(known + ahead * self.drift)
 
     def luck(self, seed: int) -> Floats:
         """Draws of what the level and the last checkpoint of one run add by chance, (n_draws,)."""
@@ -60,21 +64,22 @@ def fit_surface(curves: Curves, pairs: Sequence[Pair], seed: int = 0) -> Surface
         seed: of the draws.
     """
     place = {index: list(pairs).index(pair) for index, pair in enumerate(curves.pairs)}
-    scatter = estimate_scatter(curves, np.column_stack(designs(curves, BETAS[MIDDLE], len(pairs), place)))
+    scatter = estimate_scatter(curves)
     equations = [build_equations(curves, scatter, *designs(curves, beta, len(pairs), place)) for beta in BETAS]
-    between, n_features = distances(pairs, curves.pairs), 4 if curves.annealed else 3
+    between, n_features = distances(pairs, curves.pairs), 6 if curves.annealed else 5
     limits = bounds(scatter.sigma)
 
     def log_likelihood(exponent: int, hyper: Floats) -> Floats:
         return _log_evidence(equations[exponent], between, n_features, hyper)
 
     states = draw_states(log_likelihood, limits.low, limits.high, np.log(BETA_PRIOR), seed)
-    coefficients = _draw_coefficients(equations, between, n_features, states, np.random.default_rng([seed, 1]))
+    coefficients, drift = _draw_coefficients(equations, between, n_features, states, np.random.default_rng([seed, 1]))
     twice = np.concatenate([states.exponent, states.exponent])
     tau = np.exp(states.hyper[:, NAMES.index("tau")])
     return Surface(
         tuple(pairs),
         coefficients.reshape(len(coefficients), n_features, len(pairs)),
+        drift,
         np.array(BETAS)[twice],
         np.concatenate([tau, tau]),
         scatter,
@@ -113,18 +118,20 @@ def _log_evidence(equations: Equations, between: Distances, n_features: int, hyp
 
 def _draw_coefficients(
     equations: Sequence[Equations], between: Distances, n_features: int, states: States, rng: np.random.Generator
-) -> Floats:
-    """Two draws per state, on either side of its mean, (2 n_states, n_coef)."""
-    n_coef = n_features * between.lines.shape[1]
-    mean, spread = np.empty((2, len(states.exponent), n_coef))
+) -> tuple[Floats, Floats]:
+    """Two draws per state, on either side of its mean: of coefficients (.., n_coef) and of the drift (.., n_pairs)."""
+    n_pairs = between.lines.shape[1]
+    mean, spread = np.empty((2, len(states.exponent), n_features * n_pairs))
+    drift = np.empty((len(states.exponent), n_pairs))
     for exponent in np.unique(states.exponent):
         own = states.exponent == exponent
         G, C, reduced, _ = _whitened_posterior(equations[exponent], between, n_features, states.hyper[own])
         both = np.stack([reduced, rng.standard_normal(reduced.shape)], axis=2)
         solved = np.linalg.solve(np.swapaxes(C, 1, 2), both).reshape(len(both), n_features, -1, 2)
         coefficients = np.stack([block @ solved[:, index] for index, block in enumerate(G)], axis=1)
-        mean[own], spread[own] = np.moveaxis(coefficients.reshape(len(both), n_coef, 2), 2, 0)
-    return np.concatenate([mean + spread, mean - spread])
+        mean[own], spread[own] = np.moveaxis(coefficients.reshape(len(both), -1, 2), 2, 0)
+        drift[own] = (G[LAST_STRETCH] @ rng.standard_normal((len(both), n_pairs, 1)))[:, :, 0]
+    return np.concatenate([mean + spread, mean - spread]), np.concatenate([drift, -drift])
 
 
 def without_differences(curves: Curves, surface: Surface) -> Floats:

@@ -6,7 +6,8 @@
 | amplitude | standard deviation of an effect of the module's rank | (n,) per draw |
 | k | half a straight line, half a smooth curve (squared exponential) in rho, variance about 1 | (n_pairs, n_pairs) |
 
-An effect is a main effect of each module and what they do only together. Amplitudes are log-uniform over four orders of
+An effect is a main effect of each module and what they do only together. `drift` is how far differences move over the
+last third of a run beside the law, `early` how far they moved before. Amplitudes are log-uniform over four orders of
 magnitude: most of that range is no effect at all, so an effect has to show in the data before it is believed.
 """
 
@@ -23,7 +24,9 @@ JITTER = 1e-6
 OWN = 0.02  # largest offset of a single pair that its ranks do not explain
 SMALLEST = 2e-5  # amplitude that is as good as none; its distance from 0.1% is the prior weight of no effect
 
-NAMES = ("me", "llm", "shrinking_me", "shrinking_llm", "together", "early", "own", "heat", "length", "tau")
+NAMES = (
+    "me", "llm", "shrinking_me", "shrinking_llm", "together", "drift", "early", "own", "heat", "length", "tau",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,13 @@ class Bounds:
 def bounds(sigma: float) -> Bounds:
     """Ranges. sigma: scatter of one checkpoint, to which that of whole runs is tied within a factor of ten."""
     nothing, large = np.log(SMALLEST), np.log(0.3)
-    low = [nothing, nothing, 0.0, 0.0, np.log(0.02), nothing, nothing, nothing, np.log(0.6), np.log(0.15 * sigma)]
-    high = [large, large, 1.0, 1.0, 0.0, np.log(0.1), np.log(OWN), np.log(0.1), np.log(4.0), np.log(8.0 * sigma)]
+    ranges = {
+        "me": (nothing, large), "llm": (nothing, large), "shrinking_me": (0.0, 1.0), "shrinking_llm": (0.0, 1.0),
+        "together": (np.log(0.02), 0.0), "drift": (nothing, np.log(0.05)), "early": (nothing, np.log(0.5)),
+        "own": (nothing, np.log(OWN)), "heat": (nothing, np.log(0.1)), "length": (np.log(0.6), np.log(4.0)),
+        "tau": (np.log(0.15 * sigma), np.log(8.0 * sigma)),
+    }  # fmt: skip
+    low, high = zip(*(ranges[name] for name in NAMES), strict=True)
     return Bounds(np.array(low), np.array(high))
 
 
@@ -65,7 +73,7 @@ def factors(between: Distances, hyper: Floats, n_features: int) -> list[Floats]:
     Args:
         between: distances of the pairs.
         hyper: (n, len(NAMES)).
-        n_features: 3, or 4 where annealing is seen.
+        n_features: 5, or 6 where annealing is seen.
     """
     value = dict(zip(NAMES, np.exp(hyper).T[:, :, None, None], strict=True))
     share_me, share_llm = (hyper[:, NAMES.index(name), None, None] for name in ("shrinking_me", "shrinking_llm"))
@@ -83,7 +91,9 @@ def factors(between: Distances, hyper: Floats, n_features: int) -> list[Floats]:
     blocks = [
         effect(value["me"] * np.sqrt(1.0 - share_me), value["llm"] * np.sqrt(1.0 - share_llm)) + own,
         effect(value["me"] * np.sqrt(share_me), value["llm"] * np.sqrt(share_llm)),
+        value["drift"] ** 2 * (me + llm),
         value["early"] ** 2 * (me + llm),
+        4.0 * value["early"] ** 2 * (me + llm),
         value["heat"] ** 2 * (me + llm),
     ]
     return [np.linalg.cholesky(block + (JITTER * _scale(block) + 1e-16) * identity) for block in blocks[:n_features]]

@@ -1,7 +1,9 @@
-"""Draw hyperparameters from their posterior: an affine-invariant ensemble, all walkers of a half at once.
+"""Draw hyperparameters from their posterior: an ensemble of walkers, half of them moved at once.
 
-Goodman and Weare 2010 ("Ensemble samplers with affine invariance"), the stretch move with a = 2. Walkers start at prior
-draws taken by their likelihood. Between sweeps the exponent of the size may step to a neighbouring value.
+Differential evolution Monte Carlo (ter Braak 2006): a walker steps along the difference of two walkers of the other
+half, which has the scale and the direction of the posterior. Walkers start at distinct prior draws, taken by likelihood
+at a temperature at which enough of them count; one that is left behind in a poor place starts again from another's.
+Between sweeps the exponent of the size may step to a neighbouring value.
 """
 
 from __future__ import annotations
@@ -14,9 +16,11 @@ import numpy as np
 from mars_core.surface.curves import Floats, Ints
 
 WALKERS = 40
-STARTS = 400
-BURN_IN, KEPT = 40, 25  # sweeps
-STRETCH = 2.0
+STARTS = 600
+BURN_IN, KEPT = 60, 25  # sweeps
+RESCUES = (20, 40, 55)  # sweeps of the burn-in
+LEFT_BEHIND = 8.0  # log density below the median
+LONG_STEPS = 0.1  # share of steps by a whole difference, which lead from one mode to another
 
 LogLikelihood = Callable[[int, Floats], Floats]
 
@@ -52,26 +56,42 @@ def draw_states(
             found[chosen] = log_likelihood(int(index), hyper[chosen]) + log_prior_exponent[index]
         return found
 
-    starts = rng.uniform(low, high, (STARTS, len(low)))
-    exponents = rng.choice(n_exponents, STARTS, p=_shares(log_prior_exponent[None, :])[0])
-    weights = _shares(0.5 * log_posterior(exponents, starts)[None, :])[0]  # tempered: more than a few must survive
-    taken = rng.choice(STARTS, WALKERS, p=weights)
-    walkers, exponent = starts[taken] + 1e-3 * rng.standard_normal((WALKERS, len(low))), exponents[taken]
-    walkers = np.clip(walkers, low, high)
+    walkers, exponent = _starts(log_posterior, low, high, log_prior_exponent, rng)
     density = log_posterior(exponent, walkers)
     kept: list[tuple[Floats, Ints]] = []
     halves = np.array_split(np.arange(WALKERS), 2)
     for sweep in range(BURN_IN + KEPT):
         for own, other in (halves, halves[::-1]):
-            _stretch(walkers, density, exponent, own, other, log_posterior, rng)
+            _step(walkers, density, exponent, own, other, log_posterior, rng)
         if sweep % 2 == 0:
             _step_exponent(walkers, density, exponent, log_posterior, n_exponents, rng)
+        if sweep in RESCUES:
+            _rescue(walkers, density, exponent, rng)
         if sweep >= BURN_IN:
             kept.append((walkers.copy(), exponent.copy()))
     return States(np.concatenate([state for state, _ in kept]), np.concatenate([index for _, index in kept]))
 
 
-def _stretch(
+def _starts(
+    log_posterior: Callable[[Ints, Floats], Floats],
+    low: Floats,
+    high: Floats,
+    log_prior_exponent: Floats,
+    rng: np.random.Generator,
+) -> tuple[Floats, Ints]:
+    """Distinct prior draws, taken by likelihood to a power at which twice as many as there are walkers count."""
+    hyper = rng.uniform(low, high, (STARTS, len(low)))
+    exponent = rng.choice(len(log_prior_exponent), STARTS, p=_shares(log_prior_exponent[None, :])[0])
+    logs = log_posterior(exponent, hyper)
+    power = 1.0
+    while 1.0 / float(np.sum(_shares(power * logs[None, :]) ** 2)) < 2 * WALKERS:
+        power *= 0.7
+    weights = _shares(power * logs[None, :])[0] + 1e-12
+    taken = rng.choice(STARTS, WALKERS, replace=False, p=weights / weights.sum())
+    return hyper[taken], exponent[taken]
+
+
+def _step(
     walkers: Floats,
     density: Floats,
     exponent: Ints,
@@ -80,14 +100,26 @@ def _stretch(
     log_posterior: Callable[[Ints, Floats], Floats],
     rng: np.random.Generator,
 ) -> None:
-    """Move each walker of one half along the line through a random walker of the other, in place."""
-    partner = walkers[rng.choice(other, len(own))]
-    z = ((STRETCH - 1.0) * rng.random(len(own)) + 1.0) ** 2 / STRETCH
-    proposal = partner + z[:, None] * (walkers[own] - partner)
+    """Move each walker of one half along the difference of two walkers of the other, in place."""
+    n, n_hyper = len(own), walkers.shape[1]
+    first = rng.integers(len(other), size=n)
+    second = (first + rng.integers(1, len(other), size=n)) % len(other)
+    scale = np.where(rng.random(n) < LONG_STEPS, 1.0, 2.38 / np.sqrt(2.0 * n_hyper) * rng.uniform(0.5, 1.2, n))
+    difference = walkers[other[first]] - walkers[other[second]]
+    proposal = walkers[own] + scale[:, None] * difference + 1e-6 * rng.standard_normal((n, n_hyper))
     proposed = log_posterior(exponent[own], proposal)
-    accept = np.log(rng.random(len(own))) < (walkers.shape[1] - 1) * np.log(z) + proposed - density[own]
+    accept = np.log(rng.random(n)) < proposed - density[own]
     moved = own[accept]
     walkers[moved], density[moved] = proposal[accept], proposed[accept]
+
+
+def _rescue(walkers: Floats, density: Floats, exponent: Ints, rng: np.random.Generator) -> None:
+    """Put walkers that were left behind where others are, in place."""
+    lost = np.flatnonzero(density < np.median(density) - LEFT_BEHIND)
+    if len(lost) == 0:
+        return
+    found = rng.choice(np.setdiff1d(np.arange(len(density)), lost), len(lost))
+    walkers[lost], density[lost], exponent[lost] = walkers[found], density[found], exponent[found]
 
 
 def _step_exponent(
