@@ -97,6 +97,7 @@ def _finished(revision: Revision, stage: str) -> bool:
 def _settings(config: StudyConfig) -> dict[str, Any]:
     settings = config.model_dump(mode="json", include={"calibration", "fit", "search"})
     del settings["calibration"]["parallel"]  # changes how fast, not what
+    settings["final"] = {"epochs": config.final.epochs}  # it decides the size that ranks are chosen for
     return settings
 
 
