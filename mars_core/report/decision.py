@@ -22,7 +22,11 @@ VERDICTS = {
         "Several pairs may be the best one. This is the best guess, not a finding.",
     ),
     "paper": ("doubt", "Algorithm 1 of the paper", "The study asks for Algorithm 1 as printed (law: paper)."),
-    "chosen": ("good", "chosen by both laws", "The balance curve narrowed the pairs and law P picked the best of them."),
+    "chosen": (
+        "good",
+        "chosen by both laws",
+        "The balance curve narrowed the pairs and law P picked the best of them.",
+    ),
     "indistinguishable": ("good", "cheapest of equals", "A cheaper pair was taken: as good within the margin."),
     "balance uninformative": ("doubt", "balance uninformative", "Law P decided over all pairs."),
     "fallback": ("doubt", "fallback", "The laws could not carry the full method here; the next best evidence decided."),
@@ -45,7 +49,8 @@ def regret_sentence(choice: Choice) -> list[str]:
     if choice.regret is None or choice.decided_by == "posterior":
         return []
     bound = f.percent(choice.regret_bound, 2)
-    return [f"Its expected regret over all pairs is {f.percent(choice.regret, 2)} of {choice.objective}, at most {bound} (95%)."]
+    regret = f"{f.percent(choice.regret, 2)} of {choice.objective}"
+    return [f"Its expected regret over all pairs is {regret}, at most {bound} (95%)."]
 
 
 def rival_sentences(choice: Choice) -> list[str]:
@@ -73,7 +78,8 @@ def _compared(choice: Choice, rivals: Sequence[Rival], own: int | None) -> str:
         words += f" ({f.number(rival.trainable_parameters / own, 2)} times as many)"
     if rival.excess is None:
         return words
-    return f"{words} for {_difference(rival.excess)} {choice.objective} ({f.percent_interval(rival.excess_interval, 2)})"
+    interval = f.percent_interval(rival.excess_interval, 2)
+    return f"{words} and is predicted {_difference(rival.excess)} {choice.objective} ({interval})"
 
 
 def _difference(excess: float) -> str:

@@ -87,7 +87,9 @@ def _of_an_earlier_version(choice: Choice) -> Iterator[Finding]:
         message = "the chosen pair has a rank that was never calibrated: its loss is extrapolated"
         yield Finding("warning", "Choice", message)
     elif not all(candidate.source.measured for candidate in chosen):
-        yield Finding("warning", "Choice", "no calibration run has the chosen pair: its loss is read off its neighbours")
+        yield Finding(
+            "warning", "Choice", "no calibration run has the chosen pair: its loss is read off its neighbours"
+        )
 
 
 def _undefined_balance(results: StudyResults) -> Iterator[Finding]:
