@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from mars_core.search.as_good import as_good_as_the_best
 
 from mars_core.fitting import fit_law
-from mars_core.search.as_good import as_good_as_the_best
 from mars_core.search.objective import PERPLEXITY_OBJECTIVE
 
 RANK_GRIDS = ((8, 16, 32), (2, 4, 8, 16), (8, 16, 32, 64), (4, 8, 16, 32, 64))

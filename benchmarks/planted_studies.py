@@ -18,7 +18,7 @@ import argparse
 import hashlib
 import json
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,10 +37,11 @@ from mars_core import __version__
 HERE = Path(__file__).parent
 RECORD = HERE / "results" / "planted_studies.json"
 LINES = HERE / "results" / "planted_studies"
-CODE = (HERE / "planted", *(HERE.parent / "mars_core" / part for part in ("search", "fitting", "laws", "convergence")))
+PARTS = ("search", "surface", "fitting", "laws", "convergence")
+CODE = (HERE / "planted", *(HERE.parent / "mars_core" / part for part in PARTS))
 PRESENTATION = ("table.py",)
 
-Task = tuple[str, str, int]  # rule, shape, number
+Task = tuple[tuple[str, ...], str, int]  # rules, shape, number
 
 
 def code_hash() -> str:
@@ -49,17 +50,17 @@ def code_hash() -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 
-def score_task(task: Task) -> list[Score]:
-    """One rule's scores on one study, with what the summary groups by."""
-    rule, shape, number = task
+def score_task(task: Task) -> dict[str, list[Score]]:
+    """Some rules' scores on one study, with what the summary groups by; rules of the product share its fits."""
+    rules, shape, number = task
     study = make_study(number, shape)
     about = {"shape": shape, "number": number, "scheduled": study.scheduled}
-    return [about | score for score in score_study(study, RULES[rule])]
+    return {rule: [about | score for score in score_study(study, RULES[rule])] for rule in rules}
 
 
-def tasks_of(rule: str, per_shape: int) -> list[Task]:
-    """All studies for one rule; every second one of a shape is under a schedule."""
-    return [(rule, shape, number) for number in range(per_shape) for shape in SHAPES]
+def studies(per_shape: int) -> list[tuple[str, int]]:
+    """Shape and number of all studies; every second one of a shape is under a schedule."""
+    return [(shape, number) for number in range(per_shape) for shape in SHAPES]
 
 
 def read_lines(path: Path, code: str) -> dict[tuple[str, int], list[Score]]:
@@ -77,22 +78,24 @@ def _parsed(line: str) -> dict[str, Any]:
         return {}
 
 
-def scores_of(rule: str, per_shape: int, processes: int, folder: Path) -> list[Score]:
-    """The rule's scores on all studies, those of an interrupted run among them."""
-    path, code = folder / f"{rule.replace(' ', '-')}.jsonl", code_hash()
-    done, tasks = read_lines(path, code), tasks_of(rule, per_shape)
+def scores_of(rules: Sequence[str], per_shape: int, processes: int, folder: Path) -> dict[str, list[Score]]:
+    """The rules' scores on all studies, those of an interrupted run among them."""
+    code, wanted = code_hash(), studies(per_shape)
+    paths = {rule: folder / f"{rule.replace(' ', '-')}.jsonl" for rule in rules}
+    done = {rule: read_lines(path, code) for rule, path in paths.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        missing = [task for task in tasks if task[1:] not in done]
-        for (_, shape, number), scores in zip(missing, _scored(missing, processes), strict=True):
-            done[shape, number] = scores
-            line = {"code": code, "shape": shape, "number": number, "scores": scores}
-            file.write("\n" + json.dumps(line))  # first the end of the line before, which may have been cut off
-            file.flush()
-    return [score for task in tasks for score in done[task[1:]]]
+    tasks = [(tuple(rule for rule in rules if study not in done[rule]), *study) for study in wanted]
+    tasks = [task for task in tasks if task[0]]
+    for (_, shape, number), scores in zip(tasks, _scored(tasks, processes), strict=True):
+        for rule, own in scores.items():
+            done[rule][shape, number] = own
+            line = {"code": code, "shape": shape, "number": number, "scores": own}
+            with paths[rule].open("a", encoding="utf-8") as file:
+                file.write("\n" + json.dumps(line))  # first the end of the line before, which may have been cut off
+    return {rule: [score for study in wanted for score in done[rule][study]] for rule in rules}
 
 
-def _scored(tasks: list[Task], processes: int) -> Iterator[list[Score]]:
+def _scored(tasks: list[Task], processes: int) -> Iterator[dict[str, list[Score]]]:
     if processes == 1:
         yield from map(score_task, tasks)
         return
@@ -124,16 +127,14 @@ def with_rules(record: Mapping[str, Any], measured: Mapping[str, Any], made: Map
 
 def measure(rules: Mapping[str, Rule], settings: argparse.Namespace) -> dict[str, Any]:
     """Figures of each rule."""
-    return {
-        name: summarise(scores_of(name, settings.per_shape, settings.processes, settings.lines), rule.states)
-        for name, rule in rules.items()
-    }
+    scores = scores_of(list(rules), settings.per_shape, settings.processes, settings.lines)
+    return {name: summarise(scores[name], rule.states) for name, rule in rules.items()}
 
 
 def smoke(rules: Mapping[str, Rule]) -> dict[str, Any]:
     """Figures of each rule on one study per shape, at once and without lines."""
-    tasks = {name: [(name, shape, i) for i, shape in enumerate(SHAPES)] for name in rules}
-    scores = {name: [score for task in own for score in score_task(task)] for name, own in tasks.items()}
+    found = [score_task((tuple(rules), shape, i)) for i, shape in enumerate(SHAPES)]
+    scores = {name: [score for study in found for score in study[name]] for name in rules}
     return {name: summarise(scores[name], rule.states) for name, rule in rules.items()}
 
 

@@ -72,7 +72,7 @@ def _calibrate(config: StudyConfig, new_revision: bool, where: Where) -> str:
     if adopted:
         say(f"calibrate: {len(adopted)} runs taken over from older revisions")
     missing = missing_runs(revision, plan)
-    say(f"calibrate: {len(missing)} of {len(plan.runs)} runs to train, {plan.horizon} steps each")
+    say(f"calibrate: {len(missing)} of {len(plan.runs)} runs to train, {plan.run_lengths} each")
     packs, expected = PACK_PLANNERS[where](config, revision, plan, missing)
     with parent_run(config, revision) as parent:
         PACK_TRAINERS[where](config, revision, plan, packs, parent)
@@ -91,7 +91,7 @@ def _insist_on_every_run(revision: Revision, plan: CalibrationPlan) -> None:
     if missing:
         raise RuntimeError(
             f"{len(missing)} of {len(plan.runs)} calibration runs are missing or not measured at steps "
-            f"{list(plan.checkpoint_steps)} after all packs have ended, first {missing[0].name} in "
+            f"{list(missing[0].schedule.checkpoint_steps)} after all packs have ended, first {missing[0].name} in "
             f"{revision.path('calibration')}: run `mars calibrate` again, it trains those"
         )
 

@@ -26,22 +26,39 @@ from tasks.revision import recipe_hash
 from tasks.store import Revision, read_json
 
 CHECKPOINTS_PER_DOUBLING = 2
+LOOKED_AT_FROM = 1 / 8
+"""By this share of its steps a run made for one size has its first checkpoint: law C needs some before the end."""
 _MUCH_DROPPED = 0.1  # above this share of too long samples a note becomes a warning
 
 
 @dataclass(frozen=True)
+class RunSchedule:
+    """How long a run is and where it is looked at.
+
+    horizon: optimizer steps of the run and of its learning-rate schedule. checkpoint_steps: steps at which it is
+    evaluated, the horizon last. size: samples that it was made for, None where all sizes are read off the run.
+    """
+
+    horizon: int
+    checkpoint_steps: tuple[int, ...]
+    size: int | None = None
+
+
+@dataclass(frozen=True)
 class PlannedRun:
-    """One calibration run to be: its identity, pair and seed; data_seed decides the order of its samples."""
+    """One calibration run to be: its identity, pair, seed and schedule; data_seed decides the order of its samples."""
 
     run_id: str
     pair: RankPair
     seed: int
+    schedule: RunSchedule
     data_seed: int = 0
 
     @property
     def name(self) -> str:
         """How the run is called where people see it."""
-        return f"{self.pair.slug} seed{self.seed}"
+        size = "" if self.schedule.size is None else f" size{self.schedule.size}"
+        return f"{self.pair.slug} seed{self.seed}{size}"
 
 
 @dataclass(frozen=True)
@@ -62,6 +79,12 @@ class PlannedPack:
         return seed
 
     @property
+    def schedule(self) -> RunSchedule:
+        """The one schedule of its runs."""
+        (schedule,) = {run.schedule for run in self.runs}
+        return schedule
+
+    @property
     def name(self) -> str:
         """How the pack is called where people see it."""
         first, *others = self.runs
@@ -70,21 +93,34 @@ class PlannedPack:
 
 @dataclass(frozen=True)
 class CalibrationPlan:
-    """All runs of a revision and what they share.
-
-    horizon: optimizer steps of a run and of its schedule. checkpoint_steps: steps at which it is evaluated.
-    notes: what the user should know, such as a largest size capped by the dataset.
-    """
+    """All runs of a revision; notes: what the user should know, such as a largest size capped by the dataset."""
 
     runs: tuple[PlannedRun, ...]
-    horizon: int
-    checkpoint_steps: tuple[int, ...]
     notes: tuple[str, ...]
+
+    @property
+    def schedules(self) -> tuple[RunSchedule, ...]:
+        """The different schedules of its runs, the longest first."""
+        return tuple(sorted({run.schedule for run in self.runs}, key=lambda one: one.horizon, reverse=True))
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of all runs together."""
+        return sum(run.schedule.horizon for run in self.runs)
+
+    @property
+    def run_lengths(self) -> str:
+        """How long its runs are, in words."""
+        longest, shortest = self.schedules[0].horizon, self.schedules[-1].horizon
+        return f"{longest} steps" if longest == shortest else f"{shortest} to {longest} steps"
 
     @property
     def inputs_hash(self) -> str:
         """Hash of everything that decides the metrics of the whole calibration."""
-        return content_hash([sorted(run.run_id for run in self.runs), self.checkpoint_steps])
+        looked_at = [one.checkpoint_steps for one in self.schedules]
+        return content_hash(
+            [sorted(run.run_id for run in self.runs), looked_at[0] if len(looked_at) == 1 else looked_at]
+        )
 
 
 def plan_calibration(config: StudyConfig) -> CalibrationPlan:
@@ -101,14 +137,16 @@ def plan_calibration(config: StudyConfig) -> CalibrationPlan:
     allowed_pairs(ranks, ranks, config.search.as_constraints(), count)  # raises where they leave none
     for pair in [*pairs, *(RankPair(rank, rank) for rank in config.available_ranks)]:
         check_ranks(partition, pair)
-    horizon, steps, notes = calibration_schedule(config)
+    schedules, notes = calibration_schedules(config)
     measurement(config)  # raises where the objective cannot be measured
+    identity = partial(_identity, config, data, partition)
     runs = tuple(
-        PlannedRun(_identity(config, data, partition, pair, seed, horizon), pair, seed, data_seed_of(config, seed))
+        PlannedRun(identity(pair, seed, schedule.horizon), pair, seed, schedule, data_seed_of(config, seed))
         for seed in config.calibration.seeds
+        for schedule in schedules
         for pair in pairs
     )
-    return CalibrationPlan(runs, horizon, steps, notes)
+    return CalibrationPlan(runs, notes)
 
 
 def data_seed_of(config: StudyConfig, seed: int) -> int:
@@ -129,26 +167,68 @@ def _count_parameters(partition: Partition, pair: tuple[int, int]) -> int:
     return trainable_parameters(partition, RankPair(*pair))
 
 
-def calibration_schedule(config: StudyConfig) -> tuple[int, tuple[int, ...], tuple[str, ...]]:
-    """Steps of a run, steps at which it is evaluated, and notes on the data; the model's weights are not read.
+def calibration_schedules(config: StudyConfig) -> tuple[tuple[RunSchedule, ...], tuple[str, ...]]:
+    """Schedules of the runs of a pair and seed, the longest first, and notes on the data.
+
+    The model's weights are not read.
 
     Raises:
-        ValueError: the dataset is smaller than the smallest size.
+        ValueError: the dataset is smaller than the smallest size, or no power of two lies between it and the largest.
     """
-    available, wanted = len(usable_samples(config, "train")), config.calibration.samples
-    smallest = max(config.calibration.smallest_size, config.recipe.batch_size)
+    available = len(usable_samples(config, "train"))
     notes = [note for split in PARTS for note in _length_note(config, split)]
+    smallest, largest = _smallest_and_largest(config, available)
+    if config.calibration.runs == "per_size":
+        sizes = _powers_of_two(smallest, largest)
+        if sizes[0] < config.calibration.samples:
+            notes.append(_largest_size_note(config, available, sizes[0]))
+        return tuple(_schedule_of_size(config, size) for size in sizes), tuple(notes)
+    if available < config.calibration.samples:
+        notes.append(f"largest size capped by the dataset: {available} instead of {config.calibration.samples} samples")
+    horizon = largest // config.recipe.batch_size
+    return (RunSchedule(horizon, _checkpoints(_first_step(config), horizon)),), tuple(notes)
+
+
+def _smallest_and_largest(config: StudyConfig, available: int) -> tuple[int, int]:
+    smallest = max(config.calibration.smallest_size, config.recipe.batch_size)
     if available < smallest:
         raise ValueError(
             f"the training set has {available} usable samples, fewer than the smallest calibration size "
             f"{smallest}: add data, or lower calibration.smallest_size (now {config.calibration.smallest_size}) "
             f"or recipe.batch_size (now {config.recipe.batch_size})"
         )
-    if available < wanted:
-        notes.append(f"largest size capped by the dataset: {available} instead of {wanted} samples")
-    horizon = min(available, wanted) // config.recipe.batch_size
-    first = math.ceil(config.calibration.smallest_size / config.recipe.batch_size)
-    return horizon, geometric_steps(first, horizon, per_doubling=CHECKPOINTS_PER_DOUBLING), tuple(notes)
+    return smallest, min(available, config.calibration.samples)
+
+
+def _powers_of_two(smallest: int, largest: int) -> list[int]:
+    sizes = [1 << power for power in range((smallest - 1).bit_length(), largest.bit_length())]
+    if not sizes:
+        raise ValueError(
+            "calibration.runs: per_size trains one run for each size 2^n, and there is no such size between the "
+            f"smallest, {smallest}, and the largest, {largest}: lower calibration.smallest_size or recipe.batch_size, "
+            "raise calibration.samples, add data, or take `runs: one`"
+        )
+    return sizes[::-1]
+
+
+def _largest_size_note(config: StudyConfig, available: int, largest: int) -> str:
+    wanted = config.calibration.samples
+    cause = f"capped by the dataset of {available} samples" if available < wanted else "since sizes are powers of two"
+    return f"largest size {largest} instead of {wanted} samples, {cause}"
+
+
+def _schedule_of_size(config: StudyConfig, size: int) -> RunSchedule:
+    horizon = size // config.recipe.batch_size
+    first = min(_first_step(config), max(1, int(horizon * LOOKED_AT_FROM)))
+    return RunSchedule(horizon, _checkpoints(first, horizon), size)
+
+
+def _first_step(config: StudyConfig) -> int:
+    return math.ceil(config.calibration.smallest_size / config.recipe.batch_size)
+
+
+def _checkpoints(first: int, last: int) -> tuple[int, ...]:
+    return geometric_steps(first, last, per_doubling=CHECKPOINTS_PER_DOUBLING)
 
 
 def _length_note(config: StudyConfig, split: str) -> tuple[str, ...]:
@@ -189,17 +269,17 @@ def missing_runs(
     revision: Revision, plan: CalibrationPlan, runs: Sequence[PlannedRun] | None = None
 ) -> list[PlannedRun]:
     """Those of the planned runs (or of some of them) whose metrics are not there yet or not whole."""
-    return [run for run in (plan.runs if runs is None else runs) if not _is_stored(revision, run, plan)]
+    return [run for run in (plan.runs if runs is None else runs) if not _is_stored(revision, run)]
 
 
-def _is_stored(revision: Revision, run: PlannedRun, plan: CalibrationPlan) -> bool:
+def _is_stored(revision: Revision, run: PlannedRun) -> bool:
     summary, metrics = summary_path(revision, run.run_id), metrics_path(revision, run.run_id)
     if not (summary.is_file() and metrics.is_file()):
         return False
     if read_json(summary)["diverged_at"] is not None:
         return True
     try:
-        return tuple(read_metrics(metrics)["step"]) == plan.checkpoint_steps
+        return tuple(read_metrics(metrics)["step"]) == run.schedule.checkpoint_steps
     except ValueError:  # a damaged file (pyarrow's errors are ValueErrors too): the run is trained again
         return False
 
@@ -232,7 +312,9 @@ def diverged_pairs(revision: Revision, plan: CalibrationPlan) -> dict[tuple[int,
     for run in plan.runs:
         diverged_at = read_json(summary_path(revision, run.run_id))["diverged_at"]
         if diverged_at is not None:
-            found.setdefault((run.pair.r_me, run.pair.r_llm), []).append(f"seed {run.seed} at step {diverged_at}")
+            size = "" if run.schedule.size is None else f" and size {run.schedule.size}"
+            words = f"seed {run.seed}{size} at step {diverged_at}"
+            found.setdefault((run.pair.r_me, run.pair.r_llm), []).append(words)
     return {pair: ", ".join(runs) for pair, runs in found.items()}
 
 
@@ -269,7 +351,7 @@ def calibration_cost(revision: Revision, plan: CalibrationPlan) -> dict[str, Any
         "seconds": sum(summary["wall_seconds"] for summary in summaries),
         "peak_memory_bytes": max(summary["peak_memory_bytes"] for summary in summaries),
         "runs": len(plan.runs),
-        "steps": plan.horizon * len(plan.runs),
+        "steps": plan.steps,
         "notes": list(plan.notes),
     }
 
@@ -305,12 +387,22 @@ def summary_path(revision: Revision, run: str) -> Path:
 
 
 def describe_plan(plan: CalibrationPlan) -> dict[str, Any]:
-    """A plan as JSON values."""
+    """A plan as JSON values; steps and checkpoints of a run stand outside its schedule only where there is one."""
+    schedules = [
+        {
+            "runs": sum(run.schedule == one for run in plan.runs),
+            "size": one.size,
+            "steps_per_run": one.horizon,
+            "checkpoint_steps": list(one.checkpoint_steps),
+        }
+        for one in plan.schedules
+    ]
+    shared = ("steps_per_run", "checkpoint_steps") if len(schedules) == 1 else ()
     return {
         "runs": len(plan.runs),
         "pairs": sorted({(run.pair.r_me, run.pair.r_llm) for run in plan.runs}),
-        "steps_per_run": plan.horizon,
-        "steps": plan.horizon * len(plan.runs),
-        "checkpoint_steps": list(plan.checkpoint_steps),
+        "steps": plan.steps,
+        **{name: schedules[0][name] for name in shared},
+        "schedules": schedules,
         "notes": list(plan.notes),
     }

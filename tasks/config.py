@@ -167,7 +167,12 @@ class CalibrationConfig(_Section):
     ranks: tuple[Rank, ...] = Field((8, 16, 32, 64), description="Ranks of both modules: every pair is calibrated")
     samples: int = Field(2048, ge=8, description="Training samples per pair (capped by the dataset)")
     smallest_size: int = Field(64, ge=1, description="Smallest effective dataset size that is measured")
-    seeds: tuple[int, ...] = Field((0,), min_length=1, description="One calibration run per pair and seed")
+    runs: Literal["one", "per_size"] = Field(
+        "one",
+        description="Runs of a pair and seed: `one`, all sizes read off its checkpoints, or `per_size`, one for each "
+        "size 2^n with a schedule of its own, which takes up to twice the steps",
+    )
+    seeds: tuple[int, ...] = Field((0,), min_length=1, description="Each pair is calibrated once per seed")
     data_seed: int = Field(
         0, description="Seed of the order in which runs see the samples; a run adds its own seed to it"
     )
@@ -216,7 +221,15 @@ class FitConfig(_Section):
     starts: int = Field(64, ge=1, description="Starting points of each fit")
     bootstrap: int = Field(200, ge=20, description="Bootstrap draws behind every interval")
     signal: Literal["slice"] = Field("slice", description="How a convergence time is given to a module")
-    level: Literal["common", "own"] = Field("common", description="Loss level that counts as converged")
+    level: Literal["common", "own"] = Field(
+        "common", description="Loss level that counts as converged: one for all runs of a size, or each run's own"
+    )
+    eps: float = Field(
+        0.05,
+        ge=0,
+        lt=1,
+        description="Share of a run's drop in loss that level `own` leaves; 0 is the paper's step of lowest perplexity",
+    )
 
 
 class SearchConfig(_Section):

@@ -15,7 +15,7 @@ from mars_core.planning.devices import UTILISATION, device_named
 from mars_core.planning.estimate import Budget, Passes, estimate
 from mars_core.planning.shapes import SampleShape, patch_size_of, shape_of
 from mars_core.training.finetune import EVALUATIONS_PER_RUN
-from tasks.calibrate import calibration_pairs, calibration_schedule
+from tasks.calibrate import calibration_pairs, calibration_schedules
 from tasks.config import StudyConfig
 from tasks.data import calibration_set, token_measure, usable_samples
 from tasks.final_run import final_steps
@@ -47,7 +47,7 @@ def cost_on(config: StudyConfig, device: str, utilisation: float = UTILISATION) 
         name: estimate(architecture, shapes, budget, target, utilisation, extremes=extremes).as_json()
         for name, budget in _budgets(config, pairs, final).items()
     }
-    notes = [*calibration_schedule(config)[2]]
+    notes = [*calibration_schedules(config)[1]]
     if config.recipe.dtype == "bfloat16" and target.bf16_flops is None:
         notes.append(f"{target.label} has no units for bfloat16: counted at its rate in float32")
     return {
@@ -101,7 +101,7 @@ def final_pair(config: StudyConfig) -> RankPair:
 
 
 def _budgets(config: StudyConfig, pairs: Sequence[RankPair], final: RankPair) -> dict[str, Budget]:
-    horizon, checkpoints, _ = calibration_schedule(config)
+    schedules, _ = calibration_schedules(config)
     recipe, loading = config.recipe, config.loading
     runs = [pair for pair in pairs for _ in config.calibration.seeds]
     validation, test = (len(usable_samples(config, split)) for split in ("validation", "test"))
@@ -114,9 +114,11 @@ def _budgets(config: StudyConfig, pairs: Sequence[RankPair], final: RankPair) ->
     }
     scored = EVALUATIONS_PER_RUN * validation + 2 * test  # the test split before and after
     passes: Passes = "checkpointed" if loading.gradient_checkpointing else "peft"
-    of_calibration = len(runs) * len(checkpoints) * validation
+    steps = sum(one.horizon for one in schedules)
+    of_calibration = len(runs) * sum(len(one.checkpoint_steps) for one in schedules) * validation
+    calibration = Budget(tuple(runs), steps, scored=of_calibration, passes="packed", lengths=len(schedules), **shared)
     return {
-        "calibration": Budget(tuple(runs), horizon, scored=of_calibration, passes="packed", **shared),
+        "calibration": calibration,
         "final": Budget((final,), final_steps(config), scored=scored, passes=passes, **shared),
     }
 

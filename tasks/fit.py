@@ -71,8 +71,11 @@ def frozen_levels(
     """Loss levels of the revision's first fit: pairs added or diverged later must move no other pair's time."""
     path = levels_path(revision)
     reference = (config.calibration.reference_rank,) * 2
-    design: dict[str, Any] = {"signal": config.fit.signal, "horizon": plan.horizon, "reference": list(reference)}
-    design["steps"] = list(plan.checkpoint_steps)
+    longest, *others = plan.schedules
+    design: dict[str, Any] = {"signal": config.fit.signal, "horizon": longest.horizon, "reference": list(reference)}
+    design["steps"] = list(longest.checkpoint_steps)
+    if others:
+        design["shorter"] = [list(one.checkpoint_steps) for one in others]
     if path.is_file() and (stored := read_json(path))["design"] == design:
         return LossLevels.from_json(stored["levels"])
     try:
@@ -114,8 +117,8 @@ def target_note(config: StudyConfig) -> str:
     samples = len(usable_samples(config, "train"))
     if epochs > 1:
         return (
-            f"ranks are chosen for {size:,} samples: {epochs:g} epochs over {samples:,} training samples are worth that "
-            "many unique ones, since a repeated sample teaches less than a new one (arXiv 2305.16264)"
+            f"ranks are chosen for {size:,} samples: {epochs:g} epochs over {samples:,} training samples are worth "
+            "that many unique ones, since a repeated sample teaches less than a new one (arXiv 2305.16264)"
         )
     share = "all" if epochs == 1 else f"{epochs:.0%} of"
     return f"ranks are chosen for {size:,} samples: the final run sees {share} {samples:,} training samples once"

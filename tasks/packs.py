@@ -37,6 +37,7 @@ from tasks.calibrate import (
     CalibrationPlan,
     PlannedPack,
     PlannedRun,
+    RunSchedule,
     metrics_path,
     missing_runs,
     run_files,
@@ -122,10 +123,10 @@ def forecast(config: StudyConfig, plan: CalibrationPlan, runs: Sequence[PlannedR
     cost, lanes = _measured_cost(config, runs)
     packs = plan_packs(config, runs, cost)
     largest = max(packs, key=lambda pack: len(pack.runs))
-    training = cost.seconds(len(runs), plan.horizon, len(plan.checkpoint_steps)) - cost.startup_seconds
+    training = sum(_training_seconds(cost, run.schedule) for run in runs)
     return PackForecast(
         packs=tuple(packs),
-        pair_steps=len(runs) * plan.horizon,
+        pair_steps=sum(run.schedule.horizon for run in runs),
         seconds=training + cost.startup_seconds * len(packs),
         training_seconds=training,
         memory_bytes=cost.memory_bytes(base.partition, [run.pair for run in largest.runs], lanes),
@@ -225,17 +226,22 @@ def plan_packs(config: StudyConfig, runs: Sequence[PlannedRun], cost: Cost | Non
     limits = [len(runs)]
     if config.calibration.pack_runs is not None:
         limits.append(config.calibration.pack_runs)
-    if config.calibration.pack_hours is not None and cost is not None:
-        limits.append(_runs_within(config, cost, config.calibration.pack_hours * 3600))
-    if cost is not None:
+    if cost is not None and runs:
         limits.append(_runs_in_memory(config, cost, runs))
-    return _in_packs_of(max(1, min(limits)), runs) if runs else []
+    return [pack for alike in _alike(runs) for pack in _evenly(min(*limits, _in_time(config, cost, alike)), alike)]
 
 
 def _in_packs_of(limit: int, runs: Sequence[PlannedRun]) -> list[PlannedPack]:
-    """Packs of nearly equal size; the runs of a pack see the samples in one order."""
-    orders = dict.fromkeys(run.data_seed for run in runs)
-    return [pack for order in orders for pack in _evenly(limit, [run for run in runs if run.data_seed == order])]
+    """Packs of nearly equal size; the runs of a pack are of one length and see the samples in one order."""
+    return [pack for alike in _alike(runs) for pack in _evenly(limit, alike)]
+
+
+def _alike(runs: Sequence[PlannedRun]) -> list[list[PlannedRun]]:
+    """Runs that may share a pack: of one order of the samples and one schedule."""
+    found: dict[tuple[int, RunSchedule], list[PlannedRun]] = {}
+    for run in runs:
+        found.setdefault((run.data_seed, run.schedule), []).append(run)
+    return list(found.values())
 
 
 def _evenly(limit: int, runs: Sequence[PlannedRun]) -> list[PlannedPack]:
@@ -252,10 +258,16 @@ def _runs_in_memory(config: StudyConfig, cost: Cost, runs: Sequence[PlannedRun])
     return max(1, room // largest)
 
 
-def _runs_within(config: StudyConfig, cost: Cost, seconds: float) -> int:
-    steps = min(len(calibration_set(config)), config.calibration.samples) // config.recipe.batch_size
-    one = cost.seconds(1, steps, 1) - cost.startup_seconds
-    return max(1, int((seconds - cost.startup_seconds) / one))
+def _in_time(config: StudyConfig, cost: Cost | None, alike: Sequence[PlannedRun]) -> int:
+    """How many of some runs of one schedule `calibration.pack_hours` allows in a pack."""
+    if config.calibration.pack_hours is None or cost is None:
+        return len(alike)
+    seconds = config.calibration.pack_hours * 3600 - cost.startup_seconds
+    return max(1, int(seconds / _training_seconds(cost, alike[0].schedule)))
+
+
+def _training_seconds(cost: Cost, schedule: RunSchedule) -> float:
+    return cost.seconds(1, schedule.horizon, len(schedule.checkpoint_steps)) - cost.startup_seconds
 
 
 def memory_budget(config: StudyConfig) -> int:
@@ -302,11 +314,11 @@ def calibrate_pack(
     if missing:
         # A pack with a state goes on as it was, even if some of its runs were stored before it was killed.
         state = state_folder(revision, pack.pack_id)
-        begun = read_state(state, plan.checkpoint_steps) is not None
+        begun = read_state(state, pack.schedule.checkpoint_steps) is not None
         if has_state(state) and not begun:
             say(f"pack {pack.name}: starts anew, its state is damaged or was made with other checkpoint steps")
         whole = pack if begun else PlannedPack(tuple(missing))
-        _train_and_store(config, revision, plan, whole, missing, parent, label)
+        _train_and_store(config, revision, whole, missing, parent, label)
     publish_part(config.study, revision, "calibrate", run_files(revision, pack.runs))
     return [str(metrics_path(revision, run.run_id)) for run in pack.runs]
 
@@ -314,7 +326,6 @@ def calibrate_pack(
 def _train_and_store(
     config: StudyConfig,
     revision: Revision,
-    plan: CalibrationPlan,
     pack: PlannedPack,
     missing: Sequence[PlannedRun],
     parent: str,
@@ -327,7 +338,7 @@ def _train_and_store(
     tracked = {run: _begin(config, revision, base, run, pack, parent) for run in missing}
     try:
         with machine_load(list(tracked.values())):
-            trained = _train(config, revision, plan, pack, tracked, label)
+            trained = _train(config, revision, pack, tracked, label)
     except BaseException as error:
         # A run that was killed outright stays open, and the next process goes on with it; this one is going on no more.
         status = "KILLED" if isinstance(error, (KeyboardInterrupt, CancelledError)) else "FAILED"
@@ -355,9 +366,11 @@ def unfinished_packs(revision: Revision, plan: CalibrationPlan, missing: Sequenc
     found = []
     for path in sorted(revision.path("calibration", "state").glob(f"*/{PACK_FILE}")):
         ids = read_json(path)
-        planned = left.intersection(ids) and known.keys() >= set(ids)
-        if planned and read_state(path.parent, plan.checkpoint_steps) is not None:
-            found.append(PlannedPack(tuple(known[run_id] for run_id in ids)))
+        if not (left.intersection(ids) and known.keys() >= set(ids)):
+            continue
+        pack = PlannedPack(tuple(known[run_id] for run_id in ids))
+        if read_state(path.parent, pack.schedule.checkpoint_steps) is not None:
+            found.append(pack)
             left -= set(ids)
     return found
 
@@ -365,7 +378,6 @@ def unfinished_packs(revision: Revision, plan: CalibrationPlan, missing: Sequenc
 def _train(
     config: StudyConfig,
     revision: Revision,
-    plan: CalibrationPlan,
     pack: PlannedPack,
     tracked: Mapping[PlannedRun, str],
     label: str | None,
@@ -375,9 +387,10 @@ def _train(
     validation = scored_batches(validation_set(config), base, config.evaluation_batch_size)
     samples = calibration_set(config, pack.data_seed)
     steps = partial(step_batches, samples, base, config.recipe.batch_size, config.micro_batch_size)
-    begun = read_state(folder, plan.checkpoint_steps)
+    horizon, checkpoint_steps = pack.schedule.horizon, pack.schedule.checkpoint_steps
+    begun = read_state(folder, checkpoint_steps)
     if begun is not None:
-        say(f"pack {pack.name}: going on after step {begun.step} of {plan.horizon}")
+        say(f"pack {pack.name}: going on after step {begun.step} of {horizon}")
 
     def keep(state: PackState) -> None:
         if config.calibration.snapshots:
@@ -390,7 +403,7 @@ def _train(
                 _log_new(tracked[run], _rows(config, revision, pack, run, checkpoints))
         write_state(folder, state)  # last: what is repeated after a kill in between replaces its equal
 
-    with progress_bar(label, plan.horizon) if label else nullcontext() as advance:
+    with progress_bar(label, horizon) if label else nullcontext() as advance:
         return train_pack(
             base.model,
             base.partition,
@@ -398,8 +411,8 @@ def _train(
             train_steps=steps,
             validation=validation,
             recipe=config.recipe.as_recipe(),
-            horizon=plan.horizon,
-            checkpoint_steps=plan.checkpoint_steps,
+            horizon=horizon,
+            checkpoint_steps=checkpoint_steps,
             lanes=_lanes(config, base, pack),
             measurement=measurement(config),
             resume=begun,
@@ -436,6 +449,7 @@ def _begin(config: StudyConfig, revision: Revision, base: Base, run: PlannedRun,
         "data_hash": load_data(config.data).data_hash,
         "pack_runs": len(pack.runs),
         "recipe": config.recipe.model_dump(mode="json"),
+        **({} if run.schedule.size is None else {"size": run.schedule.size}),
     }
     tags = {
         "mars.kind": "calibration",

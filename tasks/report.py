@@ -119,7 +119,7 @@ def _notes(config: StudyConfig, plan: CalibrationPlan, laws: Mapping[str, Any], 
 def costs(revision: Revision, plan: CalibrationPlan, finals: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Seconds of each costly part, as the runs recorded them."""
     calibration = calibration_cost(revision, plan)
-    detail = f"{calibration['runs']} runs of {plan.horizon} steps, peak memory {_gib(calibration['peak_memory_bytes'])}"
+    detail = f"{calibration['runs']} runs of {plan.run_lengths}, peak memory {_gib(calibration['peak_memory_bytes'])}"
     rows = [{"stage": "calibration", "seconds": calibration["seconds"], "detail": detail}]
     for final in finals:
         detail = f"{final['steps']} steps, peak memory {_gib(final['peak_memory_bytes'])}"

@@ -8,17 +8,22 @@ truth.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from scipy.stats import t as student_t
 
 from mars_core.fitting import LawFit, fit_law
+from mars_core.search import Points, Question, read_points
+from mars_core.search.both_laws import LawSettings
+from mars_core.search.choose import calibrate, choose_with, laws_of
+from mars_core.search.objective import PERPLEXITY_OBJECTIVE
+from mars_core.search.outlook import Calibration
 from planted.ground import Floats, Pair
-from planted.study import Study
+from planted.study import Study, make_study
 
 Choose = Callable[[Study, int, float], Any]
 LAST = 3  # checkpoints that the quadratic looks at
@@ -70,18 +75,28 @@ def quadratic_cheapest(study: Study, target: int, margin: float) -> Pair:
     return min((study.pairs[i] for i in as_good), key=study.count)
 
 
-def product(study: Study, target: int, margin: float, rule: str) -> Any:
-    """The product's choice, by its one public call."""
-    from mars_core.search import choose_ranks
+def product(study: Study, target: int, margin: float, rule: Literal["mars", "paper"]) -> Any:
+    """The product's choice: what `mars_core.search.choose_ranks` does, with one fit for all targets and margins."""
+    fitted = _fitted(study.number, study.shape)
+    question = replace(fitted.question, target_samples=float(target), margin=margin, rule=rule)
+    return choose_with(fitted.calibration, fitted.laws, fitted.points, question)
 
-    return choose_ranks(
-        study.metrics,
-        target_samples=target,
-        trainable_parameters=study.count,
-        reference=study.reference,
-        rule=rule,
-        margin=margin,
-    )
+
+@dataclass(frozen=True, eq=False)
+class _Fitted:
+    question: Question
+    points: Points
+    laws: Mapping[str, Any]
+    calibration: Calibration
+
+
+@lru_cache(maxsize=1)
+def _fitted(number: int, shape: str) -> _Fitted:
+    study = make_study(number, shape)
+    question = Question(float(study.targets[0]), study.count, study.reference)
+    points = read_points(study.metrics, PERPLEXITY_OBJECTIVE)
+    laws = laws_of(points, LawSettings(study.reference))
+    return _Fitted(question, points, laws, calibrate(points, question))
 
 
 def mars(study: Study, target: int, margin: float) -> Any:

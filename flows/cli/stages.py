@@ -93,8 +93,10 @@ def calibrate(
 
 def _print_plan(plan: dict[str, Any], expected: str) -> None:
     pairs = ", ".join(f"({r_me}, {r_llm})" for r_me, r_llm in plan["pairs"])
-    checkpoints = ", ".join(map(str, plan["checkpoint_steps"]))
-    typer.echo(f"{plan['runs']} runs of {plan['steps_per_run']} steps, evaluated at steps {checkpoints}")
+    for one in plan["schedules"]:
+        checkpoints = ", ".join(map(str, one["checkpoint_steps"]))
+        size = "" if one["size"] is None else f" for size {one['size']}"
+        typer.echo(f"{one['runs']} runs of {one['steps_per_run']} steps{size}, evaluated at steps {checkpoints}")
     typer.echo(f"pairs (r_me, r_llm): {pairs}")
     typer.echo(f"expected: {expected}")
     for note in plan["notes"]:

@@ -7,6 +7,7 @@ from mars_core.convergence.adapter_distance import relative_distance
 from mars_core.convergence.errors import NoConvergenceTimes
 from mars_core.convergence.loss_levels import LossLevel, LossLevels, freeze_levels
 from mars_core.convergence.reference import lower_middle, reference_pair
+from mars_core.convergence.run_sizes import has_runs_per_size
 from mars_core.convergence.schedule import steps_at_peak
 from mars_core.convergence.separability import Separability, separability, with_separability
 from mars_core.convergence.times import convergence_times
@@ -18,6 +19,7 @@ __all__ = [
     "Separability",
     "convergence_times",
     "freeze_levels",
+    "has_runs_per_size",
     "lower_middle",
     "reference_pair",
     "relative_distance",

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mars_core.convergence.run_sizes import has_runs_per_size
 from mars_core.convergence.smoothing import falling_curve
 
 Floats = NDArray[np.float64]
@@ -20,7 +21,8 @@ class Curve:
 
     `steps`: optimizer steps, shape (n,), increasing, positive. `sizes`: unique training samples seen at each
     (effective dataset size D), shape (n,). `loss`: smoothed validation loss, shape (n,), nats per answer
-    token. `start_loss`: loss at the run's first record, the start of its total drop.
+    token. `start_loss`: loss at the run's first record, the start of its total drop. `one_size`: the run was made
+    for its last size, and other runs of its pair for other sizes.
     """
 
     run_id: str
@@ -31,6 +33,7 @@ class Curve:
     sizes: Floats
     loss: Floats
     start_loss: float
+    one_size: bool = False
 
     @property
     def last_step(self) -> float:
@@ -66,22 +69,24 @@ def require_one_row_each(table: pd.DataFrame, key: Sequence[str], what: str) -> 
 def read_curves(metrics: pd.DataFrame) -> list[Curve]:
     """Smoothed curves of all runs of a checkpoint-metrics table, in order of first appearance.
 
-    A run is read up to its first non-finite loss; a run with fewer than two positive steps left is skipped.
+    A run is read up to its first non-finite loss; a run with fewer than two positive steps left is skipped, and so is
+    one that was made for one size and diverged before it.
 
     Raises:
         ValueError: a column is missing, a (run_id, step) stands twice, or a run changes its rank pair.
     """
     require_columns(metrics, COLUMNS, "checkpoint metrics")
     require_one_row_each(metrics, ("run_id", "step"), "checkpoint metrics")
-    curves = [_read_curve(str(run_id), rows) for run_id, rows in metrics.groupby("run_id", sort=False)]
+    one_size = has_runs_per_size(metrics)
+    curves = [_read_curve(str(run_id), rows, one_size) for run_id, rows in metrics.groupby("run_id", sort=False)]
     return [curve for curve in curves if curve is not None]
 
 
-def _read_curve(run_id: str, rows: pd.DataFrame) -> Curve | None:
-    _require_one_pair(run_id, rows)
-    rows = _until_diverged(rows.sort_values("step"))
+def _read_curve(run_id: str, recorded: pd.DataFrame, one_size: bool) -> Curve | None:
+    _require_one_pair(run_id, recorded)
+    rows = _until_diverged(recorded.sort_values("step"))
     trained = rows[rows["step"] > 0]
-    if len(trained) < 2:
+    if len(trained) < 2 or (one_size and len(rows) < len(recorded)):
         return None
     first = trained.iloc[0]
     return Curve(
@@ -93,6 +98,7 @@ def _read_curve(run_id: str, rows: pd.DataFrame) -> Curve | None:
         sizes=trained["unique_samples"].to_numpy(dtype=np.float64),
         loss=falling_curve(trained["val_loss"].to_numpy(dtype=np.float64)),
         start_loss=float(rows["val_loss"].iloc[0]),
+        one_size=one_size,
     )
 
 

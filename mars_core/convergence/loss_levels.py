@@ -27,6 +27,7 @@ class LossLevel:
 class LossLevels:
     """Frozen common levels, per scope (`pairs` for slices; `me` and `llm` for isolated runs) and size.
 
+    Where runs were made for one size each, every size has a scope of its own (`pairs, D = 256`).
     The reference pair is frozen with them: a wider grid would otherwise move its lower middle.
     """
 

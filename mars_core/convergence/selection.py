@@ -1,5 +1,6 @@
 """What a signal hands to a level: the runs that speak for a module at a rank."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,3 +29,17 @@ class Selection:
     module_curves: tuple[ModuleCurve, ...]
     scopes: dict[str, tuple[Curve, ...]]
     reference: tuple[int, int] | None = None
+
+
+def scope_of(name: str, curve: Curve) -> str:
+    """The scope `name`, or its part of one size where the run was made for one: only such runs share its level."""
+    return f"{name}, D = {int(curve.sizes[-1])}" if curve.one_size else name
+
+
+def scopes_of(name: str, curves: Iterable[Curve]) -> dict[str, tuple[Curve, ...]]:
+    """The runs by scope, in order of first appearance."""
+    found: dict[str, tuple[Curve, ...]] = {}
+    for curve in curves:
+        scope = scope_of(name, curve)
+        found[scope] = (*found.get(scope, ()), curve)
+    return found

@@ -1,7 +1,8 @@
 """Is law C separable? Fig. 2b and appendix E: lines of log time against log size, parallel for all ranks.
 
-Each run gives one slope d ln t / d ln D. Runs are independent while sizes of one run are not, so the slopes
-are the data: they are regressed on ln r, and Student's t says whether the slope changes with the rank.
+Each run gives one slope d ln t / d ln D; where every size has a run of its own, the runs of a pair and seed give one.
+Runs are independent while sizes of one run are not, so the slopes are the data: they are regressed on ln r, and
+Student's t says whether the slope changes with the rank.
 """
 
 from dataclasses import dataclass, replace
@@ -80,18 +81,27 @@ def _complete_sizes(times: pd.DataFrame) -> pd.DataFrame:
 
 
 def _slopes(times: pd.DataFrame, floor: float) -> pd.DataFrame:
-    """Slope of ln(t - floor) on ln D per run with enough sizes above the floor."""
+    """Slope of ln(t - floor) on ln D per line with enough sizes above the floor."""
     above = times[times["steps"] > floor]
     rows = [
         (int(run["r"].iloc[0]), float(np.polyfit(np.log(run["D"]), np.log(run["steps"] - floor), 1)[0]))
-        for _, run in above.groupby("run_id", sort=False)
+        for _, run in above.groupby(_line(times), sort=False)
         if run["D"].nunique() >= FEWEST_SIZES
     ]
     return pd.DataFrame(rows, columns=["r", "slope"])
 
 
+def _line(times: pd.DataFrame) -> list[str]:
+    """What tells lines apart: the run, or the pair and seed where every size has a run of its own."""
+    pair = ["r_me", "r_llm", "seed"]
+    one_size_each = (times.groupby("run_id")["D"].nunique() == 1).all()
+    return pair if one_size_each and set(pair) <= set(times.columns) else ["run_id"]
+
+
 def _change_over_ranks(log_ranks: Floats, slopes: Floats) -> tuple[float, float]:
     """Change of slope from the smallest to the largest rank, and the half-width of its interval."""
+    if np.ptp(slopes) == 0.0:  # linregress has no error of a line through equal values
+        return 0.0, 0.0
     line = linregress(log_ranks, slopes)
     span = float(np.ptp(log_ranks))
     half = float(t.ppf(0.5 + CONFIDENCE / 2, len(slopes) - 2) * line.stderr)

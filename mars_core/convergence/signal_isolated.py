@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from mars_core.convergence.curve import Curve
-from mars_core.convergence.selection import ModuleCurve, Selection
+from mars_core.convergence.selection import Module, ModuleCurve, Selection, scope_of, scopes_of
 
 
 def select_isolated(curves: Sequence[Curve], reference: tuple[int, int] | None) -> Selection:
@@ -11,10 +11,12 @@ def select_isolated(curves: Sequence[Curve], reference: tuple[int, int] | None) 
     me = tuple(curve for curve in curves if curve.r_me > 0 and curve.r_llm == 0)
     llm = tuple(curve for curve in curves if curve.r_llm > 0 and curve.r_me == 0)
     _require_both(me, llm)
-    return Selection(
-        (*(ModuleCurve("me", c.r_me, "me", c) for c in me), *(ModuleCurve("llm", c.r_llm, "llm", c) for c in llm)),
-        {"me": me, "llm": llm},
-    )
+    spoken_for = (*(_of("me", c.r_me, c) for c in me), *(_of("llm", c.r_llm, c) for c in llm))
+    return Selection(spoken_for, scopes_of("me", me) | scopes_of("llm", llm))
+
+
+def _of(module: Module, rank: int, curve: Curve) -> ModuleCurve:
+    return ModuleCurve(module, rank, scope_of(module, curve), curve)
 
 
 def _require_both(me: Sequence[Curve], llm: Sequence[Curve]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from mars_core.convergence.curve import Curve
 from mars_core.convergence.errors import NoReferenceRun
 from mars_core.convergence.reference import reference_pair
-from mars_core.convergence.selection import ModuleCurve, Selection
+from mars_core.convergence.selection import ModuleCurve, Selection, scope_of, scopes_of
 
 SCOPE = "pairs"
 
@@ -19,9 +19,9 @@ def select_slices(curves: Sequence[Curve], reference: tuple[int, int] | None) ->
     adapted = tuple(curve for curve in curves if curve.r_me > 0 and curve.r_llm > 0)
     ref_me, ref_llm = reference or reference_pair((curve.r_me, curve.r_llm) for curve in adapted)
     _require_reference(adapted, (ref_me, ref_llm))
-    me = [ModuleCurve("me", c.r_me, SCOPE, c) for c in adapted if c.r_llm == ref_llm]
-    llm = [ModuleCurve("llm", c.r_llm, SCOPE, c) for c in adapted if c.r_me == ref_me]
-    return Selection((*me, *llm), {SCOPE: adapted}, (ref_me, ref_llm))
+    me = [ModuleCurve("me", c.r_me, scope_of(SCOPE, c), c) for c in adapted if c.r_llm == ref_llm]
+    llm = [ModuleCurve("llm", c.r_llm, scope_of(SCOPE, c), c) for c in adapted if c.r_me == ref_me]
+    return Selection((*me, *llm), scopes_of(SCOPE, adapted), (ref_me, ref_llm))
 
 
 def _require_reference(curves: Sequence[Curve], reference: tuple[int, int]) -> None:

@@ -33,6 +33,8 @@ def convergence_times(
 ) -> pd.DataFrame:
     """Steps to convergence per module, rank and size: the data of law C (Eq. 2).
 
+    Where a pair and seed has runs that end at different sizes, each run gives the time to its own last size alone.
+
     Args:
         metrics: checkpoint metrics, one row per (run_id, step), with columns run_id, step, unique_samples,
             r_me, r_llm, seed, val_loss (nats per answer token).

@@ -20,6 +20,9 @@ LEAST_AGREEMENT = 0.75  # share of starts that must reach the best objective
 LARGEST_ERROR_RATIO = 0.9  # of the best trivial rival's held-out error; from it on the law does not beat it
 LARGEST_CONDITION = 1e8
 LARGEST_CENSORED_SHARE = 0.5
+MISS_ERRORS = 4.0  # standard errors by which the mean of the points at one size may lie off the law
+SMALLEST_MISS = 0.01  # relative; a smaller miss matters to nobody
+FEWEST_AT_SIZE = 4
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ def statuses(evidence: Evidence) -> tuple[Status, ...]:
         _censored_share,
         _starts_disagree,
         _ill_conditioned,
+        _misses_its_points,
         _no_better_than_trivial,
         _differences_not_predicted,
         _not_validated,
@@ -188,6 +192,30 @@ def _ill_conditioned(evidence: Evidence) -> list[Status]:
         "trade off freely; read predictions, not single coefficients"
     )
     return [Status("ill_conditioned", message, "warning")]
+
+
+def _misses_its_points(evidence: Evidence) -> list[Status]:
+    """At some size all points together lie off the law by more than they scatter: its form does not hold there."""
+    table, column = evidence.table, evidence.law.size_column
+    if column not in table.inputs:
+        return []
+    residual = -evidence.solution.problem.residuals(evidence.solution.phi)[0]  # log of observed over predicted
+    worst, at = 0.0, 0.0
+    for size in np.unique(table.inputs[column]):
+        own = residual[(table.inputs[column] == size) & ~table.censored]
+        if len(own) < FEWEST_AT_SIZE:
+            continue
+        miss, error = float(own.mean()), float(own.std(ddof=1)) / len(own) ** 0.5
+        if abs(miss) > max(MISS_ERRORS * error, SMALLEST_MISS, abs(worst)):
+            worst, at = miss, float(size)
+    if worst == 0.0:
+        return []
+    message = (
+        f"at {column} = {at:g} the points lie {abs(worst):.1%} {'above' if worst > 0 else 'below'} the law on average, "
+        "by more than they scatter: its form does not hold there (a schedule's end, warm-up, another epoch); do not "
+        "read predictions closer than that"
+    )
+    return [Status("misses_its_points", message, "warning")]
 
 
 def _no_better_than_trivial(evidence: Evidence) -> list[Status]:

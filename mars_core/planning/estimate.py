@@ -36,6 +36,7 @@ class Budget:
 
     steps: optimizer steps of one run, of `batch` samples, `micro_batch` at a time. scored: samples scored in all, in
     batches of `scored_batch`. dtype: of the frozen weights. passes: how runs are trained, which decides what they keep.
+    lengths: where a pair has runs of so many lengths, `steps` is their sum, and those of a length are packed together.
     """
 
     pairs: tuple[RankPair, ...]
@@ -47,6 +48,7 @@ class Budget:
     dtype: str
     four_bit: bool
     passes: Passes
+    lengths: int = 1
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def estimate(
         "scoring": int(ACTIVATION_MARGIN * budget.scored_batch * scored),
     }
     flops = training + scoring
-    return Estimate(flops, flops / speed, scoring / speed, memory, packs, at_once, room)
+    return Estimate(flops, flops / speed, scoring / speed, memory, packs * budget.lengths, at_once, room)
 
 
 def _training_flops(architecture: Architecture, shapes: Sequence[SampleShape], budget: Budget) -> float:

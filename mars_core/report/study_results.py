@@ -13,6 +13,7 @@ from mars_core.fitting import LawFit
 from mars_core.report.data import ReportData
 from mars_core.search import Candidate, Choice
 from mars_core.search.objective import Objective
+from mars_core.search.run_ends import run_ends
 from mars_core.search.stored_laws import objective_of
 
 Pair = tuple[int, int]
@@ -132,8 +133,8 @@ def is_balanced(candidate: Candidate, choice: Choice) -> bool:
 
 
 def last_per_size(metrics: pd.DataFrame) -> pd.DataFrame:
-    """The last checkpoint of each run at each effective dataset size."""
-    return metrics.groupby(["run_id", "unique_samples"], as_index=False).tail(1)
+    """The last checkpoint of each run at each effective dataset size that the run is read at."""
+    return run_ends(metrics).groupby(["run_id", "unique_samples"], as_index=False).tail(1)
 
 
 def mean_per_pair(rows: pd.DataFrame) -> dict[Pair, float]:

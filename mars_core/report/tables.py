@@ -120,8 +120,8 @@ def what_slices_say(results: StudyResults) -> str:
     if results.signal != "slice":
         return ""
     return (
-        "A slice says how fast the loss falls along one rank; it cannot say which module is slow, because where the loss "
-        "follows Eq. 1 its γ equals −α/β of that rank (within 0.003 when measured) and law C restates law P."
+        "A slice says how fast the loss falls along one rank; it cannot say which module is slow, because where the "
+        "loss follows Eq. 1 its γ equals −α/β of that rank (within 0.003 when measured) and law C restates law P."
     )
 
 

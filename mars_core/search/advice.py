@@ -47,7 +47,7 @@ def _far(calibration: Calibration, outlook: Outlook, chosen: Pair) -> list[str]:
 
 
 def _half_width(calibration: Calibration, outlook: Outlook, chosen: Pair, size: float) -> float | None:
-    """Of the excess of the pair next to the chosen one: a calibration four times as long leaves a quarter of the way."""
+    """Of the excess of the next best pair at a size: a calibration four times as long leaves a quarter of the way."""
     if len(outlook.pairs) < 2 or chosen not in outlook.pairs:
         return None
     order = [outlook.pairs[i] for i in np.argsort(outlook.expected_regret) if outlook.pairs[i] != chosen]

@@ -13,6 +13,7 @@ from mars_core.convergence.times import LevelName, SignalName
 from mars_core.fitting import fit_law
 from mars_core.search.objective import PERPLEXITY_OBJECTIVE, Objective
 from mars_core.search.points import Points
+from mars_core.search.run_ends import run_ends
 from mars_core.surface import after_warmup
 
 MODULES = ("me", "llm")
@@ -22,7 +23,10 @@ BOOTSTRAP_SEEDS = {"performance": 0, "me": 1, "llm": 2}
 
 @dataclass(frozen=True)
 class LawSettings:
-    """How both laws are fitted. reference: pair at which law C's slices cross."""
+    """How both laws are fitted.
+
+    reference: pair at which law C's slices cross. eps: share of a run's drop that level `own` leaves.
+    """
 
     reference: tuple[int, int]
     delta: float = 1e-3
@@ -30,6 +34,7 @@ class LawSettings:
     bootstrap: int = 200
     signal: SignalName = "slice"
     level: LevelName = "common"
+    eps: float = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +51,12 @@ def times_from_curves(metrics: pd.DataFrame, settings: LawSettings, levels: Loss
     """Convergence times read off the validation curves; `levels` are frozen ones, None to take them from these runs."""
     try:
         table = convergence_times(
-            metrics, signal=settings.signal, level=settings.level, reference=settings.reference, levels=levels
+            metrics,
+            signal=settings.signal,
+            level=settings.level,
+            eps=settings.eps,
+            reference=settings.reference,
+            levels=levels,
         )
     except NoConvergenceTimes as error:
         return Times(pd.DataFrame({"module": []}), str(error), settings.signal, settings.level)
@@ -60,7 +70,8 @@ def laws_from(
 
     objective: what the points' `loss` holds.
     """
-    performance, causes = _fit_or_cause({"performance": after_warmup(points.table)}, "performance", settings)
+    late = run_ends(after_warmup(points.table).assign(unique_samples=lambda rows: rows["D"]))
+    performance, causes = _fit_or_cause({"performance": late}, "performance", settings)
     modules = {module: times.cause or times.table[times.table["module"] == module] for module in MODULES}
     convergence, no_convergence = _fit_or_cause(modules, "convergence", settings)
     return {

@@ -41,8 +41,8 @@ class Candidate:
     Where a metric is the objective, `loss` is its value, `perplexity` None, and excesses are shares of the metric.
 
     loss, loss_interval: what one final run will reach, with its 95% interval. expected_regret: mean excess over the
-    best of all pairs. excess, excess_interval: over the chosen pair, mean and 95% interval. probability_best: that no other
-    pair is better. None where the posterior had no say (`law: paper`).
+    best of all pairs. excess, excess_interval: over the chosen pair, mean and 95% interval. probability_best: that no
+    other pair is better. None where the posterior had no say (`law: paper`).
     """
 
     pair: Pair

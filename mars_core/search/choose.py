@@ -27,7 +27,7 @@ from mars_core.search.decide import decide
 from mars_core.search.diagnose import diagnostics_of
 from mars_core.search.objective import PERPLEXITY_OBJECTIVE, Objective, objective_named
 from mars_core.search.observed import Measured, measured
-from mars_core.search.outlook import read_calibration
+from mars_core.search.outlook import Calibration, read_calibration
 from mars_core.search.paper import algorithm_1
 from mars_core.search.points import Points, read_points
 from mars_core.search.ranks import neighbours
@@ -102,10 +102,13 @@ def choose_ranks(
         margin, rule, tuple(constraints), wanted,
     )  # fmt: skip
     points = read_points(metrics, wanted)
-    settings = LawSettings(reference, bootstrap=bootstrap)
+    return choose_from(laws_of(points, LawSettings(reference, bootstrap=bootstrap), wanted), points, question)
+
+
+def laws_of(points: Points, settings: LawSettings, objective: Objective = PERPLEXITY_OBJECTIVE) -> dict[str, Any]:
+    """Both laws, the times to convergence read off the same points."""
     curves = points.table.rename(columns={"D": "unique_samples"})
-    laws = laws_from(points, times_from_curves(curves, settings, None), settings, wanted)
-    return choose_from(laws, points, question)
+    return laws_from(points, times_from_curves(curves, settings, None), settings, objective)
 
 
 def choose_from(laws: Mapping[str, Any], points: Points, question: Question) -> Choice:
@@ -113,24 +116,31 @@ def choose_from(laws: Mapping[str, Any], points: Points, question: Question) -> 
 
     laws: law P and law C of both modules; they carry `rule="paper"`, the balance curve, and what is reported of them.
     """
+    return choose_with(calibrate(points, question), laws, points, question)
+
+
+def calibrate(points: Points, question: Question) -> Calibration:
+    """The posterior of all pairs that may be chosen; it depends on neither target size nor margin nor rule."""
     _require_settings(question)
+    *_, allowed = _pairs(points, question)
+    return read_calibration(points.table, allowed, question.objective)
+
+
+def choose_with(calibration: Calibration, laws: Mapping[str, Any], points: Points, question: Question) -> Choice:
+    """As `choose_from`, where the posterior is at hand: other target sizes and margins take no time."""
     table, count = points.table, question.trainable_parameters
     known = measured(table)
-    ranks_me = _available(question.ranks_me, table["r_me"], "ranks_me")
-    ranks_llm = _available(question.ranks_llm, table["r_llm"], "ranks_llm")
-    constraints = _constraints(question, points, known)
-    allowed = allowed_pairs(ranks_me, ranks_llm, constraints, count)
+    ranks_me, ranks_llm, constraints, allowed = _pairs(points, question)
     law_p, law_c_me, law_c_llm = fits_of(laws)
     curve = _curve(law_c_me, law_c_llm, ranks_llm, question.target_samples)
     balanced = _balanced(curve, ranks_me, law_c_me, law_c_llm)
-    calibration = read_calibration(table, allowed, question.objective)
     outlook = calibration.at(question.target_samples, allowed)
     scene = Scene(outlook, points, known, count, question.objective, curve, balanced)
     n_seeds = table["run_id"].nunique() / len(known.pairs)
     decision = decide(outlook, [count(pair) for pair in allowed], question.margin, balanced, n_seeds)
     ours = our_answer(scene, decision, question.margin)
     missing = "; ".join(causes_of(laws)) or None
-    pick = algorithm_1(law_p, curve, ranks_me, question.target_samples, question.reference, missing)
+    pick = algorithm_1(law_p, curve, ranks_me, question.target_samples, question.reference, allowed, missing)
     printed = paper_answer(scene, pick, law_p.law if law_p else "no law P")
     chosen, other = (printed, ours) if question.rule == "paper" else (ours, printed)
     regret, bound = regret_of(outlook, chosen.pair)
@@ -149,6 +159,21 @@ def choose_from(laws: Mapping[str, Any], points: Points, question: Question) -> 
         rivals=rivals_of(scene, chosen.pair),
         other_rule={"pair": other.pair, "verdict": other.verdict, "reason": other.reason},
         warnings=warnings_of(calibration, outlook, chosen.pair, known),
+    )
+
+
+def _pairs(
+    points: Points, question: Question
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[Constraint, ...], list[Pair]]:
+    """Available ranks of both modules, what speaks against pairs, and the pairs that may be chosen."""
+    ranks_me = _available(question.ranks_me, points.table["r_me"], "ranks_me")
+    ranks_llm = _available(question.ranks_llm, points.table["r_llm"], "ranks_llm")
+    constraints = _constraints(question, points, measured(points.table))
+    return (
+        ranks_me,
+        ranks_llm,
+        constraints,
+        allowed_pairs(ranks_me, ranks_llm, constraints, question.trainable_parameters),
     )
 
 

@@ -36,6 +36,7 @@ def algorithm_1(
     ranks_me: Sequence[int],
     D_target: float,
     default: Pair,
+    allowed: Sequence[Pair],
     missing: str | None = None,
 ) -> PaperPick:
     """Take the pair of Eq. 4 among the candidates of Eq. 3.
@@ -45,24 +46,25 @@ def algorithm_1(
         curve: Eq. 3 at every available LLM rank; empty where law C could not be fitted.
         ranks_me: available vision ranks.
         D_target: unique samples of the full fine-tune.
-        default: the default pair.
+        default: the default pair; the allowed pair next to it where it is not allowed.
+        allowed: pairs that may be trained: the user's constraints, and no run that diverged.
         missing: why a law is missing.
     """
+    fallback = min(allowed, key=lambda pair: (float(np.abs(np.log(pair) - np.log(default)).sum()), pair))
     if law_p is None or not curve:
-        return PaperPick(default, ((default, "default pair", None, None),), missing or "a law could not be fitted")
-    undefined = [point for point in curve if point.r_me is None]
-    if len(undefined) == len(curve):
-        cause = f"no LLM rank has a real, finite balance rank ({undefined[0].problem})"
-        return PaperPick(default, ((default, "default pair", None, _loss(law_p, default, D_target)),), cause)
+        return PaperPick(fallback, ((fallback, "default pair", None, None),), missing or "a law could not be fitted")
     candidates: list[tuple[Pair, str, BalancePoint | None, float]] = []
     for point in curve:
-        if point.r_me is None:
-            continue
-        r_me, how = nearest_or_clamped(point.r_me, ranks_me)
-        pair = (r_me, point.r_llm)
-        candidates.append((pair, how, point, _loss(law_p, pair, D_target)))
+        r_me, how = nearest_or_clamped(point.r_me, ranks_me) if point.r_me is not None else (None, "")
+        if r_me is not None and (r_me, point.r_llm) in allowed:
+            candidates.append(((r_me, point.r_llm), how, point, _loss(law_p, (r_me, point.r_llm), D_target)))
+    undefined = [point for point in curve if point.r_me is None]
+    if not candidates:
+        cause = undefined[0].problem if undefined else "the constraints allow no pair on the balance curve"
+        loss = _loss(law_p, fallback, D_target)
+        return PaperPick(fallback, ((fallback, "default pair", None, loss),), f"no candidate is left ({cause})")
     if undefined:
-        candidates.append((default, "default pair", None, _loss(law_p, default, D_target)))
+        candidates.append((fallback, "default pair", None, _loss(law_p, fallback, D_target)))
     best = min(candidates, key=lambda candidate: candidate[3])
     return PaperPick(best[0], tuple(candidates), None)
 

@@ -33,9 +33,9 @@ def read_points(metrics: pd.DataFrame, objective: Objective) -> Points:
     """Read and check a table of runs.
 
     Args:
-        metrics: columns r_me, r_llm, step, unique_samples, val_loss and the objective's; optional: seed, run_id, lr. One
-            row per run and step. Without run_id a run is a pair and a seed; without seeds, rows of a pair that repeat
-            a step are runs of their own.
+        metrics: columns r_me, r_llm, step, unique_samples, val_loss and the objective's; optional: seed, run_id, lr.
+            One row per run and step. Without run_id a run is a pair and a seed; without seeds, rows of a pair that
+            repeat a step are runs of their own.
         objective: what is minimised.
 
     Raises:

@@ -143,6 +143,9 @@ def test_init_writes_the_papers_settings_in_full(tmp_path, name, epochs, tested)
     assert (config.model, config.data.train, config.study) == ("some/model", str(data), str(tmp_path / "runs"))
     assert (config.recipe.learning_rate, config.recipe.batch_size, config.recipe.warmup_ratio) == (1e-5, 8, 0.1)
     assert config.calibration.ranks == (8, 16, 32, 64)
+    # Eq. 1 to 3 as printed, and section 2.2.3: training iterations to the lowest perplexity, by size (appendix A)
+    assert (config.search.law, config.fit.level, config.fit.eps) == ("paper", "own", 0)
+    assert config.calibration.runs == "per_size"
     assert (config.final.epochs, config.data.test_samples, config.data.validation_samples) == (epochs, tested, 500)
     written = yaml.safe_load(output.read_text())
     assert written["fit"]["bootstrap"] == 200  # what nobody asked for is spelled out too

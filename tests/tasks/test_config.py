@@ -64,6 +64,8 @@ def test_written_study_reads_back(tmp_path):
         ("calibration: {ranks: [8]}", "at least 2 different ranks"),
         ("calibration: {ranks: [8, 8]}", "must not repeat"),
         ("calibration: {ranks: [0, 8]}", "rank 0"),
+        ("fit: {eps: 1}", r"fit\.eps: .*less than 1, got 1"),
+        ("calibration: {runs: two}", r"calibration\.runs: .*'one' or 'per_size', got 'two'"),
         ("calibration: {samples: 32, smallest_size: 64}", "smallest_size 64 is above samples 32"),
         ("search: {ranks: [0, 4]}", "rank 0"),
     ],

@@ -12,14 +12,14 @@ from mars_core.models.lora import RankPair, trainable_parameters
 from mars_core.packing.cost import ACTIVATION_MARGIN, BYTES_PER_TRAINABLE, Cost, Scoring, lanes_for
 from mars_core.packing.lanes import Lanes
 from mars_core.packing.state import PackState
-from tasks.calibrate import CalibrationPlan, PlannedPack, PlannedRun
+from tasks.calibrate import CalibrationPlan, PlannedPack, PlannedRun, RunSchedule
 from tasks.config import CalibrationConfig, DataConfig, StudyConfig
 from tasks.pack_state import drop_state, has_state, read_state, state_folder, write_state
 from tasks.packs import plan_packs, unfinished_packs
 from tasks.store import Revision, write_json
 
 STEPS = (2, 4)
-RUNS = [PlannedRun(f"run{number:02d}", RankPair(2, 2 + number), 0) for number in range(10)]
+RUNS = [PlannedRun(f"run{number:02d}", RankPair(2, 2 + number), 0, RunSchedule(4, STEPS)) for number in range(10)]
 
 
 def study(**calibration) -> StudyConfig:
@@ -44,6 +44,27 @@ def test_the_runs_of_a_pack_share_one_order_of_the_samples(limit, sizes):
     assert sorted(len(pack.runs) for pack in packs) == sorted(sizes)
     assert all({run.data_seed for run in pack.runs} == {pack.data_seed} for pack in packs)
     assert sorted(run.run_id for pack in packs for run in pack.runs) == [run.run_id for run in RUNS]
+
+
+HALF = RunSchedule(2, (2,), size=16)
+
+
+@pytest.mark.parametrize(("limit", "sizes"), [(None, [5, 5]), (4, [2, 3, 2, 3]), (1, [1] * 10)])
+def test_the_runs_of_a_pack_are_of_one_length(limit, sizes):
+    runs = [replace(run, schedule=HALF) if number % 2 else run for number, run in enumerate(RUNS)]
+    packs = plan_packs(study(pack_runs=limit), runs)
+    assert sorted(len(pack.runs) for pack in packs) == sorted(sizes)
+    assert all({run.schedule for run in pack.runs} == {pack.schedule} for pack in packs)
+    assert sorted(run.run_id for pack in packs for run in pack.runs) == [run.run_id for run in RUNS]
+
+
+def test_a_limit_in_time_counts_the_length_of_the_runs_it_packs(monkeypatch):
+    """4 steps and 2 evaluations take 40 s, 2 and 1 take 20 s; of an hour, 120 s are left after the start."""
+    monkeypatch.setattr("tasks.packs._runs_in_memory", lambda *_: 100)
+    cost = Cost(0, 0, SMALL, step_seconds=2.5, evaluation_seconds=15.0, startup_seconds=3480.0)
+    runs = [replace(run, schedule=HALF) if number >= 4 else run for number, run in enumerate(RUNS)]
+    packs = plan_packs(study(pack_hours=1), runs, cost)
+    assert [(pack.schedule.horizon, len(pack.runs)) for pack in packs] == [(4, 2), (4, 2), (2, 6)]
 
 
 def test_the_id_of_a_pack_is_that_of_its_runs_whatever_their_order():
@@ -106,7 +127,7 @@ def test_unfinished_packs_go_on_as_they_were(tmp_path):
 
 
 def plan_of(runs, steps=STEPS) -> CalibrationPlan:
-    return CalibrationPlan(tuple(runs), horizon=4, checkpoint_steps=steps, notes=())
+    return CalibrationPlan(tuple(replace(run, schedule=RunSchedule(4, steps)) for run in runs), notes=())
 
 
 SMALL = Scoring(100, 0)

@@ -12,15 +12,16 @@ import torch
 from mars_core.demo import demo_backbone_path
 from mars_core.models.lora import RankPair
 from mars_core.packing.state import PackState
-from tasks.calibrate import CalibrationPlan, PlannedRun, plan_calibration
+from tasks.calibrate import CalibrationPlan, PlannedRun, RunSchedule, plan_calibration
 from tasks.config import CalibrationConfig, DataConfig, StudyConfig
 from tasks.pack_state import state_folder, write_state
 from tasks.packs import PACK_FILE, packs_for_workers
 from tasks.store import Revision, write_json
 from tests.flows.conftest import write_small_study
 
-RUNS = tuple(PlannedRun(f"run{number:02d}", RankPair(2, number), 0) for number in range(1, 11))
-PLAN = CalibrationPlan(RUNS, horizon=8, checkpoint_steps=(4, 8), notes=())
+SCHEDULE = RunSchedule(8, (4, 8))
+RUNS = tuple(PlannedRun(f"run{number:02d}", RankPair(2, number), 0, SCHEDULE) for number in range(1, 11))
+PLAN = CalibrationPlan(RUNS, notes=())
 
 
 def packed(
@@ -60,7 +61,7 @@ def test_packs_that_workers_may_have_stay_when_workers_come_or_go(tmp_path):
 def test_a_pack_that_was_begun_goes_on_as_it_was(tmp_path):
     begun = [RUNS[3].run_id, RUNS[7].run_id]
     folder = state_folder(Revision(tmp_path, 1), "begun")
-    write_state(folder, PackState(4, PLAN.checkpoint_steps, 1.0, {"0.weights": torch.zeros(1)}, [{}, {}]))
+    write_state(folder, PackState(4, SCHEDULE.checkpoint_steps, 1.0, {"0.weights": torch.zeros(1)}, [{}, {}]))
     write_json(folder / PACK_FILE, begun)
     first, *others = packed(tmp_path)
     assert first == begun
@@ -73,7 +74,7 @@ def test_a_machine_without_weights_and_gpu_can_plan(tmp_path, demo_data):
     small = write_small_study(tmp_path, demo_data)
     whole, bare = plan_calibration(small), plan_calibration(small.model_copy(update={"model": str(model)}))
     assert [(run.pair, run.seed) for run in bare.runs] == [(run.pair, run.seed) for run in whole.runs]
-    assert (bare.horizon, bare.checkpoint_steps) == (whole.horizon, whole.checkpoint_steps)
+    assert bare.schedules == whole.schedules
 
 
 def test_packs_stay_as_they_were_asked_for_while_others_finish(tmp_path):

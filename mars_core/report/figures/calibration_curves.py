@@ -16,7 +16,7 @@ PANEL_HEIGHT = 2.8
 
 
 def calibration_curves_figure(results: StudyResults) -> Figure | None:
-    """One line per run; with several seeds the runs are thin and their mean is thick. None without runs."""
+    """One line per run; with several seeds the runs are thin, the mean of each length is thick. None without runs."""
     if results.metrics.empty:
         return None
     ranks = results.ranks_llm
@@ -37,6 +37,12 @@ def calibration_curves_figure(results: StudyResults) -> Figure | None:
 def _draw_pair(axes: Any, results: StudyResults, rows: pd.DataFrame, r_me: int) -> None:
     colour = style.rank_colours(results.ranks_me)[r_me]
     marker = style.rank_markers(results.ranks_me)[r_me]
+    for _, alike in rows.groupby(rows.groupby("run_id")["step"].transform("max")):
+        _draw_runs(axes, alike, colour, marker)
+
+
+def _draw_runs(axes: Any, rows: pd.DataFrame, colour: str, marker: Any) -> None:
+    """Runs of one length."""
     several = rows["run_id"].nunique() > 1
     for _, run in rows.groupby("run_id", sort=False):
         axes.plot(
