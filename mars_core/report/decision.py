@@ -14,7 +14,7 @@ VERDICTS = {
     "as good and cheaper": (
         "good",
         "as good and cheaper",
-        "It trains fewer parameters than the pair predicted best, and its loss is surely within the margin of that one.",
+        "It trains fewer parameters than the pair predicted best and is very likely within the margin of it.",
     ),
     "cannot tell": (
         "doubt",

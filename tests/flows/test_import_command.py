@@ -113,7 +113,7 @@ def test_a_finished_study_gives_its_own_laws_and_choice_again(finished, tmp_path
     revision = Revision(Path(finished.study), 1)
     own = json.loads(revision.path("laws.json").read_text())
     imported = json.loads((tmp_path / "out" / "laws.json").read_text())
-    for name in ("form", "causes", "reference", "signal", "level", "performance", "convergence", "convergence_times"):
+    for name in ("causes", "reference", "signal", "level", "performance", "convergence", "convergence_times"):
         assert imported[name] == own[name], name
     choice = json.loads((tmp_path / "out" / "choice.json").read_text())
     chosen = json.loads(revision.path("choice.json").read_text())

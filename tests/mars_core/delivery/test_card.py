@@ -56,7 +56,7 @@ def facts(**others) -> CardFacts:
         "scores": SCORES,
         "pairs": {"chosen": (8, 16), "uniform": (16, 16)},
         "laws": {"performance": FIT, "convergence": {"me": None, "llm": None}, "causes": {"me": "too few points"}},
-        "choice": {"pair": (8, 16), "verdict": "chosen", "reason": "R.", "D_target": 1000.0, "decided_by": "law P"},
+        "choice": {"pair": (8, 16), "verdict": "best", "reason": "R.", "D_target": 1000.0, "decided_by": "posterior"},
         "notes": (),
         "versions": {"peft": "0.21"},
     }
