@@ -107,7 +107,7 @@ def test_the_text_has_ranks_laws_hashes_and_the_comparison():
         assert part in card
     assert "Law C of the vision encoder** could not be fitted: too few points" in card
     assert "| uniform-rank default (16, 16) | 3.5000 | 50.0% | 50 |" in card
-    assert "**chosen**: R." in card
+    assert "**best**: R." in card
     assert "\n\n\n" not in card
     tables = re.findall(r"(?:^\|.*\n)+", card, re.MULTILINE)
     assert all(len({line.count("|") for line in table.splitlines()}) == 1 for table in tables)
