@@ -14,6 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from mars_core.delivery.card import CardFacts, adapter_card
 from mars_core.models.loading import read_model_type
 from mars_core.models.lora import RankPair
+from mars_core.report.decision import decision_sentences
 from tasks import tracking
 from tasks.approval import approval_notes
 from tasks.config import StudyConfig
@@ -111,7 +112,7 @@ def _choice(revision: Revision) -> dict[str, Any] | None:
     return {
         "pair": choice.pair,
         "verdict": choice.verdict,
-        "reason": choice.reason,
+        "reason": " ".join(decision_sentences(choice)),
         "D_target": choice.D_target,
         "decided_by": choice.decided_by,
     }

@@ -236,7 +236,12 @@ class SearchConfig(_Section):
     """How the pair is chosen."""
 
     ranks: tuple[Rank, ...] | None = Field(None, description="Available ranks (default: the calibration ranks)")
-    target_samples: int | None = Field(None, ge=1, description="Dataset size to choose for (default: the training set)")
+    target_samples: int | None = Field(
+        None,
+        ge=1,
+        description="Dataset size to choose for, in unique samples (default: what the final run's epochs over the "
+        "training set are worth)",
+    )
     law: Literal["mars", "paper"] = Field(
         "mars", description="`paper` keeps Eq. 1, Eq. 3 and the nearest rank as printed"
     )

@@ -11,6 +11,7 @@ from prefect.cache_policies import NO_CACHE
 
 from mars_core import __version__
 from mars_core.convergence import LossLevels, NoConvergenceTimes, freeze_levels
+from mars_core.metrics.effective_size import effective_samples
 from mars_core.search import both_laws
 from mars_core.search.both_laws import LawSettings, times_from_curves
 from mars_core.search.choice import json_safe
@@ -102,5 +103,22 @@ def read_laws(revision: Revision) -> dict[str, Any]:
 
 
 def target_size(config: StudyConfig) -> int:
-    """Dataset size to choose ranks for: as set, else the size of the training set."""
-    return config.search.target_samples or len(usable_samples(config, "train"))
+    """Dataset size to choose ranks for: as set, else what the final run's data are worth in unique samples."""
+    if config.search.target_samples is not None:
+        return config.search.target_samples
+    return max(1, round(effective_samples(len(usable_samples(config, "train")), config.final.epochs)))
+
+
+def target_note(config: StudyConfig) -> str:
+    """How the size came about that ranks are chosen for."""
+    size, epochs = target_size(config), config.final.epochs
+    if config.search.target_samples is not None:
+        return f"ranks are chosen for {size:,} samples, as search.target_samples says"
+    samples = len(usable_samples(config, "train"))
+    if epochs > 1:
+        return (
+            f"ranks are chosen for {size:,} samples: {epochs:g} epochs over {samples:,} training samples are worth "
+            "that many unique ones, since a repeated sample teaches less than a new one (arXiv 2305.16264)"
+        )
+    share = "all" if epochs == 1 else f"{epochs:.0%} of"
+    return f"ranks are chosen for {size:,} samples: the final run sees {share} {samples:,} training samples once"

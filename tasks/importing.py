@@ -177,7 +177,8 @@ def _report(done: Import, command: str) -> ReportData:
         metrics=done.runs.metrics.assign(train_loss=float("nan")),
         laws=done.result.laws,
         choice=done.result.choice.to_json(),
-        notes=[f"the runs were imported from {without_password(done.source.runs)}", *done.result.laws["notes"]],
+        warnings=done.result.notes,  # what was assumed of target and cost: another value may change the pair
+        notes=[f"the runs were imported from {without_password(done.source.runs)}", *done.runs.notes],
     )
 
 

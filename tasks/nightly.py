@@ -26,12 +26,9 @@ from mars_core.drift import (
     compare_laws,
     night_as_markdown,
 )
-from mars_core.fitting import LawFit
 from mars_core.models.lora import RankPair, trainable_parameters
 from mars_core.search.choice import json_safe
 from mars_core.search.constraints import objection_of
-from mars_core.search.from_laws import objective_of
-from mars_core.search.soundness import objection_to_law_p
 from tasks import tracking
 from tasks.config import StudyConfig
 from tasks.data import forget_data
@@ -100,6 +97,7 @@ def _finished(revision: Revision, stage: str) -> bool:
 def _settings(config: StudyConfig) -> dict[str, Any]:
     settings = config.model_dump(mode="json", include={"calibration", "fit", "search"})
     del settings["calibration"]["parallel"]  # changes how fast, not what
+    settings["final"] = {"epochs": config.final.epochs}  # it decides the size that ranks are chosen for
     return settings
 
 
@@ -168,17 +166,10 @@ def last_findings(revision: Revision) -> ChoiceDrift | None:
 
 
 def _compare_choice(config: StudyConfig, revision: Revision, standing: Standing | None) -> ChoiceDrift:
-    choice, laws = read_choice(revision), read_laws(revision)
-    law_p = LawFit.from_json(laws["performance"]) if laws["performance"] else None
     return compare_choices(
         standing.pair if standing else None,
-        choice.pair,
-        law_p,
-        D=choice.D_target,
-        margin=choice.margin,
-        objection_to_law=objection_to_law_p(law_p, laws["causes"].get("performance")),
+        read_choice(revision),
         objection_to_standing=_objection_to(config, standing) if standing else None,
-        objective=objective_of(laws),
     )
 
 

@@ -23,7 +23,7 @@ from mars_core.search import Choice
 from tasks import tracking
 from tasks.approval import approval_notes
 from tasks.calibrate import CalibrationPlan, calibration_cost, collect_metrics
-from tasks.choice_markdown import choice_markdown
+from tasks.choice_markdown import choice_markdown, decision_text
 from tasks.compare import present_comparison
 from tasks.config import StudyConfig
 from tasks.data import dropped_samples, load_data
@@ -38,6 +38,9 @@ from tasks.storage.location import address
 from tasks.store import Revision, replacing, replacing_folder, stage_details
 
 VERSIONED = ("mars-rank-search", "torch", "transformers", "peft", "accelerate", "prefect", "mlflow", "scipy", "numpy")
+
+
+WARNING = "WARNING: "  # how a plan's note begins that is a warning
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def write_report(config: StudyConfig, results: Results, command: str) -> str:
 def gather(config: StudyConfig, results: Results, command: str) -> ReportData:
     """Read everything that the report shows; stages that have not run are left out."""
     revision, plan, finals = results.revision, results.plan, results.finals
-    metrics, _ = collect_metrics(revision, plan)
+    metrics, diverged = collect_metrics(revision, plan)
     laws = read_laws(revision) | {"D_target": target_size(config)}
     choice = read_choice(revision) if choice_path(revision).is_file() else None
     trained = [read_final(revision, pair) | {"role": role} for role, pair in finals.items()]
@@ -91,26 +94,26 @@ def gather(config: StudyConfig, results: Results, command: str) -> ReportData:
         evaluation=read_evaluation(revision) if results.evaluated else None,
         comparison=present_comparison(revision),
         costs=costs(revision, plan, trained),
-        notes=[
-            *plan.notes,
-            *load_data(config.data).splits.notes,
-            *laws["notes"],
-            *_stability(choice),
-            *approval_notes(revision),
-        ],
+        warnings=_warnings(revision, plan, diverged),
+        notes=[note for note in _notes(config, plan, laws, choice) if note not in diverged],
     )
 
 
-def _stability(choice: Choice | None) -> list[str]:
-    stability = choice.diagnostics.get("evidence", {}).get("stability") if choice else None
-    if not stability:
-        return []
-    shares = ", ".join(f"({r['pair'][0]}, {r['pair'][1]}) {r['share']:.0%}" for r in stability["pairs"][:4])
-    what = {
-        "seeds": f"chosen from each of {stability['n_choices']} seeds' runs alone",
-        "bootstrap draws": f"the whole rule repeated from {stability['n_choices']} bootstrap draws of the laws",
-    }.get(stability.get("over"), f"the choice repeated {stability['n_choices']} times")  # stored by an older version
-    return [f"{what}: {shares}"]
+def _warnings(revision: Revision, plan: CalibrationPlan, diverged: list[str]) -> list[str]:
+    """What may change the decision: runs that diverged, very much data left out, another pair trained by a person."""
+    left_out = [note.removeprefix(WARNING) for note in plan.notes if note.startswith(WARNING)]
+    return [*diverged, *left_out, *approval_notes(revision)]
+
+
+def _notes(config: StudyConfig, plan: CalibrationPlan, laws: Mapping[str, Any], choice: Choice | None) -> list[str]:
+    """How the results came about: sentences that are no warning, each once."""
+    told = [
+        *(note for note in plan.notes if not note.startswith(WARNING)),
+        *load_data(config.data).splits.notes,
+        *laws["notes"],
+        *(choice.diagnostics.get("notes", ()) if choice else ()),
+    ]
+    return list(dict.fromkeys(told))
 
 
 def costs(revision: Revision, plan: CalibrationPlan, finals: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -156,6 +159,8 @@ def publish_to_mlflow(revision: Revision, evaluated: bool, parent: str) -> None:
     choice = read_choice(revision) if choice_path(revision).is_file() else None
     if choice is not None:
         values = {"chosen_r_me": choice.pair[0], "chosen_r_llm": choice.pair[1]}
+        stated = {"regret": choice.regret, "regret_bound": choice.regret_bound}
+        values |= {name: value for name, value in stated.items() if value is not None}
         tracking.tag(parent, {"mars.verdict": choice.verdict, "mars.reason": choice.reason})
         tracking.tag(parent, {"mlflow.note.content": choice_markdown(choice)})  # what its page shows first
         tracking.log_values(parent, values)
@@ -208,7 +213,7 @@ def report_markdown(config: StudyConfig, results: Results, page: str | None) -> 
     lines = [f"# Study {revision.study.name}, revision {revision.number:03d}"]
     if choice_path(revision).is_file():
         choice = read_choice(revision)
-        lines.append(f"Rank pair (r_me, r_llm) = {choice.pair}, **{choice.verdict}**: {choice.reason}")
+        lines.append(f"Rank pair (r_me, r_llm) = {choice.pair}, **{choice.verdict}**: {decision_text(choice)}")
     lines.extend(approval_notes(revision))
     if results.evaluated:
         lines.append(_scores_markdown(read_evaluation(revision), results.finals))
@@ -234,11 +239,14 @@ def _candidate_rows(choice: Choice) -> list[dict[str, Any]]:
         {
             "r_me": candidate.pair[0],
             "r_llm": candidate.pair[1],
-            "perplexity": candidate.perplexity,
-            "loss interval": str(candidate.loss_interval),
-            "expected regret": candidate.expected_regret,
             "trainable parameters": candidate.trainable_parameters,
-            "source": candidate.source.how,
+            "predicted": candidate.loss,
+            "95% interval": str(candidate.loss_interval),
+            "expected regret": candidate.expected_regret,
+            "excess over the chosen pair": candidate.excess,
+            "its 95% interval": str(candidate.excess_interval),
+            "probability best": candidate.probability_best,
+            "balanced": candidate.source.balanced,
         }
         for candidate in choice.candidates
     ]

@@ -1,7 +1,8 @@
-"""Choose the rank pair from the fitted laws."""
+"""Choose the rank pair from the calibration runs and the fitted laws."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from mars_core.search import Choice, Diverged, Question, choose_from, read_point
 from mars_core.search.objective import objective_named
 from tasks.calibrate import CalibrationPlan, collect_metrics, diverged_pairs
 from tasks.config import StudyConfig
-from tasks.fit import read_laws, target_size
+from tasks.fit import read_laws, target_note, target_size
 from tasks.resources import study_partition
 from tasks.retrying import IO_RETRIES
 from tasks.store import Revision, read_json, write_json
@@ -32,10 +33,12 @@ def search_inputs(config: StudyConfig) -> dict[str, Any]:
 
 @task(name="choose-ranks", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
 def choose_ranks(config: StudyConfig, revision: Revision, plan: CalibrationPlan) -> str:
-    """Apply the balance condition and law P, and store the choice with its reasons; returns its path."""
+    """Choose from the runs and their laws, and store the choice with its reasons; returns its path."""
     metrics, _ = collect_metrics(revision, plan)
     question = _question(config, Diverged(diverged_pairs(revision, plan)))
-    choice = choose_from(read_laws(revision), read_points(metrics, question.objective), question)
+    points = read_points(metrics, question.objective)
+    told = replace(points, notes=(*points.notes, target_note(config)))
+    choice = choose_from(read_laws(revision), told, question)
     write_json(choice_path(revision), choice.to_json())
     return str(choice_path(revision))
 

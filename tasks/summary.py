@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mars_core.report.decision import rival_sentences
 from tasks.approval import pair_to_train
 from tasks.calibrate import calibration_cost, plan_calibration
 from tasks.config import StudyConfig
@@ -25,6 +26,11 @@ def summarise(config: StudyConfig, revision: Revision) -> dict[str, Any]:
         "uniform_pair": {"r_me": uniform, "r_llm": uniform},
         "verdict": choice.verdict,
         "reason": choice.reason,
+        "regret": choice.regret,
+        "regret_bound": choice.regret_bound,
+        "seeds_needed": choice.seeds_needed,
+        "warnings": list(choice.warnings),
+        "comparison": rival_sentences(choice),
         "revision": revision.number,
         "calibration_runs": calibration["runs"],
         "calibration_seconds": calibration["seconds"],

@@ -12,7 +12,7 @@ from flows.cli.errors import CALLERS_MISTAKE, one_message
 from flows.cli.laws import print_fit
 from flows.cli.model import parse_ranks
 from flows.cli.output import console, print_json
-from flows.cli.stages import AsJson, this_command
+from flows.cli.stages import AsJson, print_decision, this_command
 
 if TYPE_CHECKING:
     from tasks.importing import Import
@@ -147,7 +147,7 @@ def import_(
 
 
 def _print(done: Import, files: dict[str, str]) -> None:
-    from mars_core.search.from_laws import fits_of
+    from mars_core.search.stored_laws import fits_of
 
     found = done.summary()
     console.print(
@@ -166,5 +166,6 @@ def _print(done: Import, files: dict[str, str]) -> None:
             print_fit(fit)
     choice = done.result.choice
     console.print(f"[bold]r_me = {choice.pair[0]}, r_llm = {choice.pair[1]}[/bold]  ({choice.verdict})")
-    console.print(f"for {choice.D_target:.0f} samples: {choice.reason}", markup=False, highlight=False)
+    console.print(f"for {choice.D_target:.0f} samples:", highlight=False)
+    print_decision(choice)
     console.print(f"report: {files['report.html']}", highlight=False, soft_wrap=True)

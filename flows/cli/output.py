@@ -34,7 +34,9 @@ def print_summary(summary: dict[str, Any]) -> None:
     lines = Text()
     lines.append(f"Chosen rank pair: r_me = {pair['r_me']}, r_llm = {pair['r_llm']}", style="bold")
     lines.append(f"  ({summary['verdict']})\n")
-    lines.append(f"Why: {summary['reason']}\n")
+    lines.append(f"Why: {' '.join([summary['reason'], *summary['comparison']])}\n")
+    for warning in summary["warnings"]:
+        lines.append(f"Warning: {warning}\n")
     lines.append(
         f"Cost: {minutes(summary['calibration_seconds'])} of training in {summary['calibration_runs']} calibration "
         f"runs, {minutes(summary['final_seconds'])} in the final fine-tune\n"

@@ -15,6 +15,7 @@ from flows.cli.temporary_server import start_temporary_server
 from mars_core.planning.devices import DEVICES, UTILISATION, device_named
 
 if TYPE_CHECKING:
+    from mars_core.search import Choice
     from tasks.config import StudyConfig
     from tasks.store import Revision
 
@@ -136,19 +137,37 @@ def fit(study: Study, as_json: AsJson = False) -> None:
 
 @one_message
 def search(study: Study, as_json: AsJson = False) -> None:
-    """Choose the rank pair from the fitted laws."""
+    """Choose the rank pair: every pair's outlook at the target size, the best one, and how sure that is."""
     config = load_for_flow(study)
     from flows.stages import search_flow
-    from tasks.search import choice_path, read_choice
-    from tasks.store import read_json
+    from tasks.search import read_choice
 
     search_flow(config)
-    revision = _newest_revision(config)
+    choice = read_choice(_newest_revision(config))
     if as_json:
-        print_json(read_json(choice_path(revision)))
+        print_json(decision_of(choice))
     else:
-        choice = read_choice(revision)
-        print_result({"pair": choice.pair, "verdict": choice.verdict, "reason": choice.reason}, as_json)
+        print_result({"pair": choice.pair, "verdict": choice.verdict}, as_json)
+        print_decision(choice)
+
+
+DECISION = ("pair", "verdict", "reason", "regret", "regret_bound", "seeds_needed", "warnings", "rivals")
+
+
+def decision_of(choice: Choice) -> dict[str, Any]:
+    """What a program wants to know of a choice; everything else is in choice.json."""
+    stored = choice.to_json()
+    return {name: stored[name] for name in DECISION}
+
+
+def print_decision(choice: Choice) -> None:
+    """Print why the pair was chosen, how it compares, and what may change it."""
+    from mars_core.report.decision import decision_sentences
+
+    for sentence in decision_sentences(choice):
+        typer.echo(sentence)
+    for warning in choice.warnings:
+        typer.echo(f"warning: {warning}")
 
 
 @one_message

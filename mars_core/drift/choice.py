@@ -1,9 +1,6 @@
-"""The standing pair against the new choice, both under the new law P: is the difference worth a final run?
+"""The standing pair against the new choice: is the difference worth a final run?
 
-| symbol | meaning | shape |
-|---|---|---|
-| excess | how far the standing pair exceeds the new one, as a share (`Objective.excess`) | () |
-| draws | the same per bootstrap draw, both pairs taken from the same draw | (n_draws,) |
+The new choice already holds the answer: the posterior's excess of every candidate over the chosen pair, with interval.
 """
 
 from __future__ import annotations
@@ -12,27 +9,22 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-import numpy as np
-
-from mars_core.fitting import LawFit
-from mars_core.search.choice import Pair, json_safe
-from mars_core.search.objective import PERPLEXITY_OBJECTIVE, Objective
-from mars_core.search.score import FEWEST_DRAWS, INTERVAL
+from mars_core.search.choice import Candidate, Choice, Pair, json_safe
 
 Verdict = Literal["first", "same pair", "immaterial", "uncertain", "unknown", "material"]
 
 
 @dataclass(frozen=True)
 class Excess:
-    """What law P predicts of both pairs at size D, and the standing pair's relative excess of the search's objective.
+    """What is predicted of both pairs at size D, and the standing pair's relative excess of the search's objective.
 
     `standing_loss`, `chosen_loss`: nats per answer token where perplexity is the objective, else the metric.
-    `interval`: 95% over the bootstrap, None where the fit has too few draws for one.
+    `interval`: 95%, None where there is none (findings of earlier versions).
     """
 
     D: float
-    standing_loss: float
-    chosen_loss: float
+    standing_loss: float | None
+    chosen_loss: float | None
     excess: float
     interval: tuple[float, float] | None
 
@@ -42,7 +34,7 @@ class ChoiceDrift:
     """What the new choice means for the standing one.
 
     `verdict`: `first` (nothing stands yet), `same pair`, `immaterial` (the predicted excess is within the margin),
-    `uncertain` (above the margin, but its interval reaches below it), `unknown` (no law can compare the pairs) or
+    `uncertain` (above the margin, but its interval reaches below it), `unknown` (nothing compares the pairs) or
     `material`. `reason`: one sentence.
     """
 
@@ -78,66 +70,49 @@ class ChoiceDrift:
         return ChoiceDrift(**fields)
 
 
-def compare_choices(
-    standing: Pair | None,
-    chosen: Pair,
-    law_p: LawFit | None,
-    *,
-    D: float,
-    margin: float,
-    objection_to_law: str | None,
-    objection_to_standing: str | None,
-    objective: Objective = PERPLEXITY_OBJECTIVE,
-) -> ChoiceDrift:
-    """Judge the new choice against the standing one.
+def compare_choices(standing: Pair | None, choice: Choice, *, objection_to_standing: str | None = None) -> ChoiceDrift:
+    """Judge the new choice against the standing pair, by the posterior that the choice holds.
 
     Args:
         standing: pair of the accepted final run, None where there is none.
-        chosen: the new choice.
-        law_p: the new law P.
-        D: size that the new choice was made for.
-        margin: relative excess of the objective that is not worth a final run.
-        objection_to_law: why law P cannot compare pairs, None if it can.
+        choice: the new choice; its margin is the relative excess that is not worth a final run.
         objection_to_standing: why the standing adapter cannot stay whatever its loss (its base model is gone, its
             pair is not allowed any more), None if it can.
-        objective: what the search minimised; law P is of its quantity.
     """
+    chosen, margin = choice.pair, choice.margin
     if standing is None:
         return ChoiceDrift(None, chosen, "first", "No final run has been accepted yet.", margin)
     if objection_to_standing is not None:
         return ChoiceDrift(standing, chosen, "material", f"{objection_to_standing}.", margin)
     if standing == chosen:
         return ChoiceDrift(standing, chosen, "same pair", f"The standing pair {chosen} was chosen again.", margin)
-    if law_p is None or objection_to_law is not None:
-        why = objection_to_law or "there is no law P"
-        reason = f"Another pair, {chosen}, was chosen, but nothing can say what {standing} loses by staying: {why}."
-        return ChoiceDrift(standing, chosen, "unknown", reason, margin)
-    excess = excess_of(law_p, standing, chosen, D, objective)
+    excess = excess_of(choice, standing)
+    if excess is None:
+        return ChoiceDrift(standing, chosen, "unknown", _unknown(choice, standing), margin)
     verdict = _verdict(excess, margin)
-    reason = _reason(standing, chosen, excess, margin, verdict, objective)
-    return ChoiceDrift(standing, chosen, verdict, reason, margin, excess)
+    return ChoiceDrift(standing, chosen, verdict, _reason(standing, choice, excess, verdict), margin, excess)
 
 
-def excess_of(
-    law_p: LawFit, standing: Pair, chosen: Pair, D: float, objective: Objective = PERPLEXITY_OBJECTIVE
-) -> Excess:
-    """Relative excess of `standing` over `chosen` at size D, its interval paired draw by draw."""
-    X = {
-        "r_me": np.array([standing[0], chosen[0]], dtype=np.float64),
-        "r_llm": np.array([standing[1], chosen[1]], dtype=np.float64),
-        "D": np.full(2, float(D)),
-    }
-    loss = law_p.predict(X)
-    excess = float(objective.excess(loss[:1], loss[1:])[0])
-    return Excess(float(D), float(loss[0]), float(loss[1]), excess, _interval(law_p, X, objective))
-
-
-def _interval(law_p: LawFit, X: dict[str, np.ndarray], objective: Objective) -> tuple[float, float] | None:
-    if len(law_p.draws) < FEWEST_DRAWS:
+def excess_of(choice: Choice, standing: Pair) -> Excess | None:
+    """Excess of a pair over the chosen one; None where the pair is no candidate or has no excess (`law: paper`)."""
+    stays = _candidate(choice, standing)
+    if stays is None or stays.excess is None:
         return None
-    draws = law_p.predict_draws(X)
-    low, high = np.percentile(objective.excess(draws[:, 0], draws[:, 1]), INTERVAL)
-    return float(low), float(high)
+    chosen = _candidate(choice, choice.pair)
+    return Excess(choice.D_target, stays.loss, chosen.loss if chosen else None, stays.excess, stays.excess_interval)
+
+
+def _candidate(choice: Choice, pair: Pair) -> Candidate | None:
+    return next((candidate for candidate in choice.candidates if candidate.pair == pair), None)
+
+
+def _unknown(choice: Choice, standing: Pair) -> str:
+    why = (
+        "it is not among the pairs that were compared"
+        if _candidate(choice, standing) is None
+        else f"{choice.decided_by} states no difference between pairs"
+    )
+    return f"Another pair, {choice.pair}, was chosen, but nothing can say what {standing} loses by staying: {why}."
 
 
 def _verdict(excess: Excess, margin: float) -> Verdict:
@@ -148,19 +123,19 @@ def _verdict(excess: Excess, margin: float) -> Verdict:
     return "material"
 
 
-def _reason(standing: Pair, chosen: Pair, excess: Excess, margin: float, verdict: Verdict, objective: Objective) -> str:
+def _reason(standing: Pair, choice: Choice, excess: Excess, verdict: Verdict) -> str:
     interval = (
         "no interval"
         if excess.interval is None
         else f"95% interval {excess.interval[0]:.2%} to {excess.interval[1]:.2%}"
     )
-    measured = (
-        f"Under the new laws {standing} has {excess.excess:.2%} more {objective.name} than {chosen} at {excess.D:.0f} "
-        f"samples ({interval})"
+    predicted = (
+        f"{standing} is predicted to have {abs(excess.excess):.2%} {'more' if excess.excess >= 0 else 'less'} "
+        f"{choice.objective} than {choice.pair} at {excess.D:.0f} samples ({interval})"
     )
     meaning = {
-        "immaterial": f"which is within the margin of {margin:.2%}",
-        "uncertain": f"above the margin of {margin:.2%}, but not surely",
-        "material": f"surely above the margin of {margin:.2%}",
+        "immaterial": f"which is within the margin of {choice.margin:.2%}",
+        "uncertain": f"above the margin of {choice.margin:.2%}, but not surely",
+        "material": f"surely above the margin of {choice.margin:.2%}",
     }
-    return f"{measured}, {meaning[verdict]}."
+    return f"{predicted}, {meaning[verdict]}."

@@ -67,8 +67,9 @@ def analyse(runs: ImportedRuns, question: Question) -> ImportedLaws:
     count, count_note = _counter(runs.parameters, question.parameters_per_rank)
     points = read_points(metrics, PERPLEXITY_OBJECTIVE)
     laws = laws_from(points, _times(runs, settings), settings)
-    ranks = {"ranks_me": question.ranks_me, "ranks_llm": question.ranks_llm}
-    choosing = Choosing(target, count, settings.reference, margin=question.margin, rule=question.rule, **ranks)
+    choosing = Choosing(
+        target, count, settings.reference, question.ranks_me, question.ranks_llm, question.margin, question.rule
+    )
     notes = tuple(note for note in (target_note, count_note) if note)
     stored = {**laws, "notes": [*runs.notes, *notes], "D_target": target}
     return ImportedLaws(json_safe(stored), choose_from(laws, points, choosing), notes)

@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mars_core.metrics.schema import PERPLEXITY
 from mars_core.report import formatting as f
 from mars_core.report.data import ReportData
+from mars_core.report.decision import VERDICTS, decision_sentences
 from mars_core.report.spread import seed_deviation
 from mars_core.report.study_results import Pair, StudyResults
+from mars_core.search import Candidate
 
-VERDICTS = {
-    "chosen": (
-        "good",
-        "chosen by both laws",
-        "The balance curve narrowed the pairs and law P picked the best of them.",
-    ),
-    "indistinguishable": (
-        "good",
-        "cheapest of equals",
-        "A pair with fewer trainable parameters was taken because its predicted loss is as good within the margin.",
-    ),
-    "balance uninformative": (
-        "doubt",
-        "balance uninformative",
-        "The balance condition did not narrow the pairs here, so law P decided over all of them.",
-    ),
-    "fallback": ("doubt", "fallback", "The laws could not carry the full method here; the next best evidence decided."),
-}
 SEARCH_STAGES = ("calib", "fit", "search")
 FINAL_STAGES = ("final", "finetune", "fine-tune")
 
@@ -51,7 +35,7 @@ class Answer:
     tone: str
     badge: str
     verdict_meaning: str
-    reason: str
+    decision: tuple[str, ...]
     fallback_cause: str | None
     decided_by: str
     outcome: tuple[str, ...]
@@ -60,7 +44,7 @@ class Answer:
     @property
     def cause_is_in_reason(self) -> bool:
         """Whether the reason already says why this is a fallback."""
-        return (self.fallback_cause or "").lower() in self.reason.lower()
+        return (self.fallback_cause or "").lower() in " ".join(self.decision).lower()
 
 
 def answer_of(data: ReportData, results: StudyResults) -> Answer:
@@ -68,10 +52,10 @@ def answer_of(data: ReportData, results: StudyResults) -> Answer:
     choice = results.choice
     if choice is None:
         reason = "No pair has been chosen yet: run the search, then make the report again."
-        return Answer(None, "doubt", "no choice yet", "", reason, None, "", (), _facts(data, results))
+        return Answer(None, "doubt", "no choice yet", "", (reason,), None, "", (), _facts(data, results))
     tone, badge, meaning = VERDICTS.get(choice.verdict, ("doubt", choice.verdict, ""))
     return Answer(
-        choice.pair, tone, badge, meaning, choice.reason, choice.fallback_cause, choice.decided_by,
+        choice.pair, tone, badge, meaning, decision_sentences(choice), choice.fallback_cause, choice.decided_by,
         tuple(_outcome(data, results)), _facts(data, results),
     )  # fmt: skip
 
@@ -90,15 +74,45 @@ def final_of(data: ReportData, role: str) -> Mapping[str, Any] | None:
 
 def _outcome(data: ReportData, results: StudyResults) -> list[str]:
     base, chosen, uniform = (overall(data.evaluation, role) for role in ("base", "chosen", "uniform"))
+    sentences = _missed(data, results)
     if chosen is None:
-        return [_not_yet(data)]
-    sentences = [_before_after(base, chosen)]
+        return [*sentences, _not_yet(data)]
+    sentences.append(_before_after(base, chosen))
     if uniform is not None:
         sentences.append(_against_uniform(chosen, uniform, final_of(data, "uniform")))
         sentences.append(_caution(results))
     elif _is_uniform(results.choice.pair if results.choice else None):
         sentences.append("The chosen pair is itself a uniform pair, so there is nothing to compare it with.")
     return sentences
+
+
+def _missed(data: ReportData, results: StudyResults) -> list[str]:
+    """A sentence where the final run ended outside the interval that was predicted for its pair."""
+    final = final_of(data, "chosen")
+    candidate = _candidate(results, None if final is None else final.get("pair"))
+    reached = None if final is None else _reached(final, results)
+    if candidate is None or candidate.loss_interval is None or reached is None:
+        return []
+    low, high = candidate.loss_interval
+    if low <= reached <= high:
+        return []
+    side = "above" if reached > high else "below"
+    return [
+        f"The prediction missed: the final run's validation {results.objective.quantity} is {f.fixed(reached)}, {side} "
+        f"the predicted 95% interval {f.fixed_interval(candidate.loss_interval)}."
+    ]
+
+
+def _candidate(results: StudyResults, pair: Sequence[int] | None) -> Candidate | None:
+    if results.choice is None or pair is None:
+        return None
+    return next((item for item in results.choice.candidates if item.pair == tuple(pair)), None)
+
+
+def _reached(final: Mapping[str, Any], results: StudyResults) -> float | None:
+    """The objective's quantity on the validation set, of the kept checkpoint."""
+    value = final.get("best_val_loss" if results.objective.name == PERPLEXITY else "best_objective")
+    return None if value is None else float(value)
 
 
 def _not_yet(data: ReportData) -> str:
@@ -164,10 +178,8 @@ def _facts(data: ReportData, results: StudyResults) -> tuple[Fact, ...]:
 
 def _predicted(data: ReportData, results: StudyResults) -> Fact | None:
     choice = results.choice
-    if choice is None:
-        return None
-    candidate = next((item for item in choice.candidates if item.pair == choice.pair), None)
-    if candidate is None or candidate.loss is None:
+    candidate = _candidate(results, None if choice is None else choice.pair)
+    if choice is None or candidate is None or candidate.loss is None:
         return None
     measured = candidate.source.how in ("best observed", "observed")
     quantity = results.objective.quantity
@@ -177,8 +189,8 @@ def _predicted(data: ReportData, results: StudyResults) -> Fact | None:
         details.insert(0, f"95% interval {f.fixed_interval(candidate.loss_interval)}")
     final = final_of(data, "chosen")
     if final is not None:
-        reached = final.get("best_val_loss" if results.objective.name == PERPLEXITY else "best_objective")
-        details.append(f"the final run reached {f.fixed(reached)}")
+        missed = "missed: " if _missed(data, results) else ""
+        details.append(f"{missed}the final run reached {f.fixed(_reached(final, results))}")
     return Fact(name, f.fixed(candidate.loss), "; ".join(details))
 
 
@@ -186,7 +198,7 @@ def _parameters(data: ReportData, results: StudyResults) -> Fact | None:
     choice = results.choice
     if choice is None:
         return None
-    candidate = next((item for item in choice.candidates if item.pair == choice.pair), None)
+    candidate = _candidate(results, choice.pair)
     if candidate is None:
         return None
     uniform = final_of(data, "uniform")

@@ -36,7 +36,8 @@ class ReportData:
             `trainable_parameters`, `test` (as in `evaluation`, with `generated` where answers were), and of what was
             trained `seconds`, `best_val_loss`, `settings`.
         costs: one mapping per stage: `stage`, `seconds`, `detail`.
-        notes: sentences that a reader must see (a capped size, runs that diverged).
+        warnings: sentences on what may change the decision (runs that diverged, much data left out), the gravest first.
+        notes: further sentences on how the results came about (a capped size, where runs were imported from).
     """
 
     study: str
@@ -55,4 +56,5 @@ class ReportData:
     evaluation: Mapping[str, Mapping[str, Any]] | None = None
     comparison: Sequence[Mapping[str, Any]] = ()
     costs: Sequence[Mapping[str, Any]] = ()
+    warnings: Sequence[str] = ()
     notes: Sequence[str] = ()

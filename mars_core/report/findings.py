@@ -1,4 +1,4 @@
-"""What a reader must not miss: fallbacks, missing laws, doubtful fits and the caller's notes."""
+"""What a reader must not miss, since it may change the decision; and apart from it, what the fits say of themselves."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from mars_core.fitting import LawFit
 from mars_core.report.data import ReportData
 from mars_core.report.study_results import MODULES, StudyResults
+from mars_core.search import Choice
 
 LAW_NAMES = {"performance": "Law P", "me": "Law C, vision encoder", "llm": "Law C, LLM"}
 ORDER = {"error": 0, "warning": 1, "info": 2}
@@ -24,15 +25,30 @@ class Finding:
 
 
 def findings(data: ReportData, results: StudyResults) -> list[Finding]:
-    """All findings, the gravest first."""
-    found = [
-        *_notes(data),
-        *_missing_laws(results),
-        *(finding for name, fit in fits(results) for finding in _statuses(name, fit)),
+    """What may change the decision, the gravest first."""
+    return [
+        *_no_runs(results),
+        *(_missing_laws(results, "error") if _laws_decided(results) else ()),
         *_choice(results),
-        *_calibration(results),
+        *(Finding("warning", "Study", str(warning)) for warning in data.warnings),
+    ]
+
+
+def fit_details(data: ReportData, results: StudyResults) -> list[Finding]:
+    """What the fits say of themselves and how the results came about, the gravest first: it changes no decision."""
+    found = [
+        *(() if _laws_decided(results) else _missing_laws(results, "info")),
+        *(finding for name, fit in fits(results) for finding in _statuses(name, fit)),
+        *_undefined_balance(results),
+        *(Finding("info", "Study", str(note)) for note in data.notes),
     ]
     return sorted(found, key=lambda finding: ORDER.get(finding.severity, 1))
+
+
+def _laws_decided(results: StudyResults) -> bool:
+    """Whether a missing law may have changed the pair: by `law: paper`, and in choices of earlier versions."""
+    choice = results.choice
+    return choice is not None and (choice.rule == "paper" or choice.verdict == "fallback")
 
 
 def fits(results: StudyResults) -> list[tuple[str, LawFit]]:
@@ -41,17 +57,12 @@ def fits(results: StudyResults) -> list[tuple[str, LawFit]]:
     return performance + [(m, results.convergence[m]) for m in MODULES if m in results.convergence]
 
 
-def _notes(data: ReportData) -> Iterator[Finding]:
-    for note in data.notes:
-        yield Finding("warning", "Study", str(note))
-
-
-def _missing_laws(results: StudyResults) -> Iterator[Finding]:
+def _missing_laws(results: StudyResults, severity: str) -> Iterator[Finding]:
     fitted = {name for name, _ in fits(results)}
     for name, title in LAW_NAMES.items():
         if name not in fitted:
             cause = results.causes.get(name, "no reason was recorded")
-            yield Finding("error", title, f"could not be fitted: {cause}", "no_fit")
+            yield Finding(severity, title, f"could not be fitted: {cause}", "no_fit")
 
 
 def _statuses(name: str, fit: LawFit) -> Iterator[Finding]:
@@ -63,33 +74,32 @@ def _choice(results: StudyResults) -> Iterator[Finding]:
     choice = results.choice
     if choice is None:
         return
+    for warning in choice.warnings:
+        yield Finding("warning", "Choice", warning)
+    if choice.regret is None:
+        yield from _of_an_earlier_version(choice)
+
+
+def _of_an_earlier_version(choice: Choice) -> Iterator[Finding]:
+    """Earlier versions left these two to the report."""
     chosen = [candidate for candidate in choice.candidates if candidate.pair == choice.pair]
     if any(candidate.source.extrapolated for candidate in chosen):
-        yield Finding(
-            "warning", "Choice", "the chosen pair has a rank that was never calibrated: its loss is extrapolated"
-        )
-    elif not all(candidate.source.measured for candidate in chosen):
-        message = "no calibration run has the chosen pair: its loss is read off the laws alone"
+        message = "the chosen pair has a rank that was never calibrated: its loss is extrapolated"
         yield Finding("warning", "Choice", message)
-    if choice.n_undefined:
-        n = len(choice.balance_curve)
+    elif not all(candidate.source.measured for candidate in chosen):
         yield Finding(
-            "warning",
-            "Choice",
-            f"the balance condition has no real, finite solution at {choice.n_undefined} of {n} LLM ranks",
+            "warning", "Choice", "no calibration run has the chosen pair: its loss is read off its neighbours"
         )
 
 
-def _calibration(results: StudyResults) -> Iterator[Finding]:
+def _undefined_balance(results: StudyResults) -> Iterator[Finding]:
+    choice = results.choice
+    if choice is not None and choice.n_undefined:
+        of = len(choice.balance_curve)
+        message = f"the balance condition has no real, finite solution at {choice.n_undefined} of {of} LLM ranks"
+        yield Finding("info", "Balance", message)
+
+
+def _no_runs(results: StudyResults) -> Iterator[Finding]:
     if results.metrics.empty:
         yield Finding("error", "Calibration", "there are no calibration runs")
-        return
-    if len(results.seeds) == 1:
-        message = "one seed per pair: the noise between runs is not measured, so small differences may be chance"
-        yield Finding("info", "Calibration", message)
-    if results.D_target is not None and results.D_target > 4 * results.sizes[-1]:
-        message = (
-            f"the target size of {results.D_target:,} samples is {results.D_target / results.sizes[-1]:.1f} times the "
-            f"largest calibrated size of {results.sizes[-1]:,}: the laws are extrapolated that far"
-        )
-        yield Finding("warning", "Calibration", message)

@@ -53,6 +53,14 @@ def fixed_interval(bounds: Sequence[Any] | None, digits: int = 3) -> str:
     return f"[{fixed(low, digits)}, {fixed(high, digits)}]"
 
 
+def percent_interval(bounds: Sequence[Any] | None, digits: int = 1) -> str:
+    """An interval of relative changes: −0.3% to +1.2%."""
+    if bounds is None:
+        return DASH
+    low, high = bounds
+    return f"{signed_percent(low, digits)} to {signed_percent(high, digits)}"
+
+
 def plural(n: int, noun: str) -> str:
     """A count with its noun: 1 run, 16 runs."""
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"

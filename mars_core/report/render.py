@@ -23,7 +23,7 @@ from mars_core.report.figures.perplexity_accuracy import correlation_of, perplex
 from mars_core.report.figures.perplexity_heatmap import earlier_sizes_figure, heatmap_figure
 from mars_core.report.figures.predicted_heatmap import predicted_heatmap_figure
 from mars_core.report.figures.svg import inline_svg, standalone_svg
-from mars_core.report.findings import LAW_NAMES, findings, fits
+from mars_core.report.findings import LAW_NAMES, findings, fit_details, fits
 from mars_core.report.spread import spread_sentence
 from mars_core.report.study_results import StudyResults, read_results
 from mars_core.scoring.correlation import in_words
@@ -82,6 +82,7 @@ def _context(data: ReportData, results: StudyResults) -> dict[str, Any]:
         "results": results,
         "answer": answer_of(data, results),
         "findings": findings(data, results),
+        "details": fit_details(data, results),
         "fits": [(name, LAW_NAMES[name], fit) for name, fit in fits(results)],
         "missing_laws": {name: results.causes.get(name, "") for name in LAW_NAMES} | _fitted(results),
         "spread": "" if results.metrics.empty else spread_sentence(results),

@@ -11,10 +11,10 @@ import pandas as pd
 
 from mars_core.fitting import LawFit
 from mars_core.report.data import ReportData
-from mars_core.search import Choice
-from mars_core.search.from_laws import objective_of
+from mars_core.search import Candidate, Choice
 from mars_core.search.objective import Objective
 from mars_core.search.run_ends import run_ends
+from mars_core.search.stored_laws import objective_of
 
 Pair = tuple[int, int]
 MODULES = ("me", "llm")
@@ -66,10 +66,8 @@ class StudyResults:
 
     @property
     def balanced_pairs(self) -> list[Pair]:
-        """Candidates on the balance curve; empty where something else decided (then all pairs were compared)."""
-        if self.choice is None or self.choice.decided_by != "balanced candidates":
-            return []
-        return [candidate.pair for candidate in self.choice.candidates]
+        """Compared pairs next to the balance curve."""
+        return [] if self.choice is None else [c.pair for c in self.choice.candidates if is_balanced(c, self.choice)]
 
     @property
     def grid_ranks_me(self) -> list[int]:
@@ -127,6 +125,11 @@ def read_results(data: ReportData) -> StudyResults:
         level=str(laws.get("level") or "common"),
         objective=objective_of(laws),
     )
+
+
+def is_balanced(candidate: Candidate, choice: Choice) -> bool:
+    """Whether a candidate lies next to the balance curve; earlier versions compared no other pairs where it decided."""
+    return candidate.source.balanced or choice.decided_by == "balanced candidates"
 
 
 def last_per_size(metrics: pd.DataFrame) -> pd.DataFrame:

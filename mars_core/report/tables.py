@@ -10,9 +10,8 @@ from mars_core.laws import get_law
 from mars_core.report import formatting as f
 from mars_core.report.answer import FINAL_STAGES
 from mars_core.report.data import ReportData
-from mars_core.report.figures.predicted_heatmap import predicted_grid
-from mars_core.report.study_results import Pair, StudyResults, last_per_size, mean_per_pair
-from mars_core.search import Candidate
+from mars_core.report.study_results import StudyResults, is_balanced
+from mars_core.search import Candidate, Choice
 
 Row = dict[str, Any]
 
@@ -41,18 +40,6 @@ MEANINGS = {
     },
 }
 LEVELS = {"common": "the same for all pairs", "own": "close to the lowest it reached"}
-SOURCES = {
-    "exact": "on the balance curve",
-    "below": "next available rank below the balance rank",
-    "above": "next available rank above the balance rank",
-    "edge": "outermost rank, within the interval of the balance rank",
-    "nearest": "available rank nearest to the balance rank",
-    "clamped": "balance rank out of range, clamped",
-    "all pairs": "all pairs compared",
-    "best observed": "best measured at the largest size",
-    "observed": "measured at the largest size",
-    "reference": "default pair",
-}
 ROLES = (("base", "Base model"), ("uniform", "Uniform ranks"), ("chosen", "Chosen pair"))
 
 
@@ -128,61 +115,58 @@ def how_law_c(results: StudyResults) -> str:
     )
 
 
-def law_p_alone(results: StudyResults) -> str:
-    """What law P alone would take, where that is another pair than the chosen one."""
-    grid, choice = predicted_grid(results), results.choice
-    if grid is None or choice is None or choice.pair not in grid.values:
+def what_slices_say(results: StudyResults) -> str:
+    """What law C from slices can add to law P, and what not."""
+    if results.signal != "slice":
         return ""
-    best = min(grid.values, key=lambda pair: grid.values[pair])
-    if best == choice.pair:
-        return ""
-    excess = f.percent(grid.values[choice.pair] / grid.values[best] - 1, 2)
-    where = "" if best in {candidate.pair for candidate in choice.candidates} else ", which is off the balance curve"
-    more = f"{excess} more {results.objective.name}"
-    return f"Law P alone would take {f.pair(best)}{where}; for the chosen pair it predicts {more}."
+    return (
+        "A slice says how fast the loss falls along one rank; it cannot say which module is slow, because where the "
+        "loss follows Eq. 1 its γ equals −α/β of that rank (within 0.003 when measured) and law C restates law P."
+    )
 
 
 def candidate_rows(results: StudyResults) -> list[Row]:
-    """Candidates by expected regret; `measured` is the perplexity seen at the largest calibrated size."""
+    """All compared pairs by expected regret."""
     choice = results.choice
     if choice is None:
         return []
-    measured = measured_at_largest(results)
     ordered = sorted(choice.candidates, key=lambda c: (c.expected_regret is None, c.expected_regret or 0.0))
-    return [_candidate_row(c, c.pair == choice.pair, measured.get(c.pair)) for c in ordered]
+    return [_candidate_row(candidate, choice) for candidate in ordered]
 
 
-def _candidate_row(candidate: Candidate, is_chosen: bool, measured: float | None) -> Row:
+def _candidate_row(candidate: Candidate, choice: Choice) -> Row:
     return {
         "pair": f.pair(candidate.pair),
-        "chosen": is_chosen,
+        "chosen": candidate.pair == choice.pair,
+        "parameters": f.count(candidate.trainable_parameters),
         "loss": f.fixed(candidate.loss, 4),
         "interval": f.fixed_interval(candidate.loss_interval, 4),
-        "perplexity": f.fixed(candidate.perplexity),
         "regret": f.percent(candidate.expected_regret, 2),
-        "excess": f.percent(candidate.excess_upper_bound, 2),
-        "parameters": f.count(candidate.trainable_parameters),
-        "measured": f.fixed(measured),
-        "why": _why(candidate),
+        "excess": f.signed_percent(candidate.excess, 2),
+        "excess_interval": f.percent_interval(candidate.excess_interval, 2),
+        "best": f.percent(candidate.probability_best, 0),
+        "balanced": _remarks(candidate, choice),
     }
 
 
-def _why(candidate: Candidate) -> str:
+def _remarks(candidate: Candidate, choice: Choice) -> str:
     source = candidate.source
-    words = SOURCES.get(source.how, source.how)
-    if source.balance_rank is not None:
-        words += f" ({f.number(source.balance_rank, 3)})"
-    if source.extrapolated:
-        return f"{words}; extrapolated rank"
-    return words if source.measured else f"{words}; not measured"
+    words = [
+        "yes" if is_balanced(candidate, choice) else "no",
+        {"clamped": "clamped", "default pair": "default pair"}.get(source.how, ""),
+        "extrapolated" if source.extrapolated else "" if source.measured else "not measured",
+    ]
+    return "; ".join(word for word in words if word)
 
 
-def measured_at_largest(results: StudyResults) -> dict[Pair, float]:
-    """Perplexity of each calibrated pair at the largest size."""
-    if results.metrics.empty:
-        return {}
-    rows = last_per_size(results.metrics)
-    return mean_per_pair(rows[rows["unique_samples"] == results.sizes[-1]])
+def other_rule(results: StudyResults) -> str:
+    """What the rule that was not asked for takes from the same runs; empty where the choice does not say."""
+    choice = results.choice
+    if choice is None or choice.other_rule is None:
+        return ""
+    name = "The rule of MARS (law: mars)" if choice.rule == "paper" else "Algorithm 1 of the paper"
+    pair, reason = tuple(choice.other_rule["pair"]), choice.other_rule["reason"]
+    return f"{name} takes {'the same pair' if pair == choice.pair else f.pair(pair)}: {reason}"
 
 
 def balance_rows(results: StudyResults) -> list[Row]:

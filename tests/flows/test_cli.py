@@ -58,8 +58,14 @@ def test_search_prints_the_choice_as_json(finished):
     result = CliRunner().invoke(app, ["search", finished.study, "--json"])
     assert result.exit_code == 0, result.output
     choice = json.loads(result.stdout[result.stdout.index("{") :])
+    decision = {"pair", "verdict", "reason", "regret", "regret_bound", "seeds_needed", "warnings", "rivals"}
+    assert set(choice) == decision
     assert choice["pair"]
     assert choice["reason"]
+    assert {rival["name"] for rival in choice["rivals"]} == {"best observed", "largest", "uniform"}
+    text = CliRunner().invoke(app, ["search", finished.study]).stdout
+    assert choice["reason"] in text
+    assert "verdict: " in text
 
 
 @pytest.mark.slow

@@ -53,8 +53,11 @@ def test_choice_is_one_of_the_available_pairs_and_says_why(finished):
     choice = json.loads(revision_of(finished).path("choice.json").read_text())
     assert choice["pair"][0] in (2, 4)
     assert choice["pair"][1] in (2, 4)
-    assert choice["verdict"] in ("chosen", "indistinguishable", "balance uninformative", "fallback")
+    assert choice["verdict"] in ("best", "as good and cheaper", "cannot tell")
     assert choice["reason"]
+    assert 0 <= choice["regret"]
+    assert len(choice["candidates"]) == 4
+    assert any("the final run sees all 64 training samples once" in note for note in choice["diagnostics"]["notes"])
 
 
 def test_adapter_reloads_on_a_fresh_base_with_the_chosen_ranks(finished):
@@ -139,7 +142,7 @@ def test_another_recipe_is_refused_and_a_new_revision_is_opened_on_request(copie
     assert len(list(Revision(Path(copied.study), 2).path("calibration").glob("*.parquet"))) == 4
 
 
-def test_another_seed_trains_only_the_new_runs_and_says_how_often_each_pair_is_chosen(copied):
+def test_another_seed_trains_only_the_new_runs_and_chooses_from_all(copied):
     before = modified(copied)
     calibration = copied.calibration.model_copy(update={"seeds": (0, 1)})
     more = copied.model_copy(update={"calibration": calibration})
@@ -151,7 +154,7 @@ def test_another_seed_trains_only_the_new_runs_and_says_how_often_each_pair_is_c
     assert len([name for name in after if name.startswith("calibration/")]) == 2 * len(runs)
     assert {name: after[name] for name in runs} == {name: before[name] for name in runs}
     choice = json.loads(revision_of(more).path("choice.json").read_text())
-    assert choice["diagnostics"]["evidence"]["stability"]["n_choices"] == 2
+    assert sorted(candidate["pair"] for candidate in choice["candidates"]) == [[2, 2], [2, 4], [4, 2], [4, 4]]
     metrics = pd.concat([pd.read_parquet(path) for path in revision_of(more).path("calibration").glob("*.parquet")])
     assert (metrics.data_seed == metrics.seed).all()
     first = metrics[metrics.step == 1]  # the first batch is another one: no longer the same loss before any update

@@ -1,4 +1,4 @@
-"""The balance curve r_me(r_llm) of Eq. 3 over the grid of available ranks, with the candidates."""
+"""The balance curve r_me(r_llm) of Eq. 3 over the grid of available ranks, with the pairs next to it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FACTOR = 1.6  # room around the grid of ranks
 
 
 def balance_curve_figure(results: StudyResults) -> Figure | None:
-    """Curve with its interval, available pairs, candidates and the chosen pair; None before the search."""
+    """Curve with its interval, available pairs, those next to it and the chosen pair; None before the search."""
     choice = results.choice
     if choice is None:
         return None
@@ -95,14 +95,14 @@ def _draw_curve(axes: Any, results: StudyResults, span: tuple[float, float], fra
 
 
 def _draw_pairs(axes: Any, results: StudyResults, choice: Choice) -> list[Any]:
-    """Candidates as rings, dropped pairs as crosses, the chosen pair as a star."""
+    """Balanced pairs as rings, dropped pairs as crosses, the chosen pair as a star."""
     ring = {"marker": "o", "markerfacecolor": "none", "markeredgecolor": style.ACCENT, "markeredgewidth": 1.6}
     cross, star = {"marker": "x", "color": style.MUTED}, {"marker": "*", "color": style.ACCENT}
     others = [pair for pair in results.balanced_pairs if pair != choice.pair]
     dropped = [(item.r_me, item.r_llm) for item in choice.dropped if item.r_me]
     handles = []
     for pairs, look, name, size in (
-        (others, ring, "candidate pair", 9),
+        (others, ring, "balanced pair", 9),
         (dropped, cross, "dropped", 8),
         ([choice.pair], star, "chosen pair", 15),
     ):

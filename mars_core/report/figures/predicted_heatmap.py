@@ -1,17 +1,19 @@
-"""Perplexity (or the metric that is the objective) that law P predicts at the target size, over the rank pairs."""
+"""Perplexity (or the metric that is the objective) that is predicted at the target size, over the rank pairs."""
 
 from __future__ import annotations
 
-import numpy as np
+import math
+
 from matplotlib.figure import Figure
 
 from mars_core.metrics.schema import PERPLEXITY
+from mars_core.report import formatting as f
 from mars_core.report.figures.rank_grid import RankGrid, marked_grid_figure
 from mars_core.report.study_results import StudyResults
 
 
 def predicted_heatmap_figure(results: StudyResults) -> Figure | None:
-    """Predictions with half the width of their intervals; None without law P or target size."""
+    """Predictions with each pair's excess over the chosen one; None where the search predicted nothing."""
     grid = predicted_grid(results)
     if grid is None:
         return None
@@ -20,20 +22,14 @@ def predicted_heatmap_figure(results: StudyResults) -> Figure | None:
 
 
 def predicted_grid(results: StudyResults) -> RankGrid | None:
-    """Law P at D_target for calibrated and compared ranks; None where it cannot be evaluated."""
-    ranks_me, ranks_llm = results.grid_ranks_me, results.grid_ranks_llm
-    fit, size = results.performance, results.D_target
-    if fit is None or size is None or not ranks_me or not ranks_llm:
+    """Predictions that the choice was made from; None where there are none."""
+    choice = results.choice
+    if choice is None:
         return None
-    pairs = [(r_me, r_llm) for r_me in ranks_me for r_llm in ranks_llm]
-    r_me, r_llm = np.array(pairs, dtype=np.float64).T
-    X = {"r_me": r_me, "r_llm": r_llm, "D": np.full(len(pairs), float(size))}
-    is_perplexity = results.objective.name == PERPLEXITY
-    predicted = fit.predict(X)
-    values = np.exp(predicted) if is_perplexity else predicted
-    small: dict[tuple[int, int], str] = {}
-    if len(fit.draws):
-        low, high = fit.predict_interval(X)
-        half = 50 * (high - low) / (1.0 if is_perplexity else predicted)
-        small = {pair: f"±{width:.1f}%" for pair, width in zip(pairs, half, strict=True) if np.isfinite(width)}
-    return RankGrid(ranks_me, ranks_llm, dict(zip(pairs, values.tolist(), strict=True)), small)
+    read = math.exp if results.objective.name == PERPLEXITY else float
+    values = {candidate.pair: read(candidate.loss) for candidate in choice.candidates if candidate.loss is not None}
+    if not values:
+        return None
+    others = [candidate for candidate in choice.candidates if candidate.excess is not None]
+    small = {c.pair: f.signed_percent(c.excess, 2) for c in others if c.pair != choice.pair}
+    return RankGrid(results.grid_ranks_me, results.grid_ranks_llm, values, small)

@@ -88,7 +88,7 @@ class RankGrid:
 
 
 def marked_grid_figure(grid: RankGrid, results: StudyResults, corner_marks: Mapping[str, Pair | None]) -> Figure:
-    """One large grid with the chosen pair outlined, candidates dotted and words in the corners of single cells.
+    """One large grid with the chosen pair outlined, balanced pairs dotted and words in the corners of single cells.
 
     Args:
         grid: what to draw.
@@ -120,7 +120,7 @@ def _mark_choice(axes: Any, grid: RankGrid, results: StudyResults) -> list[Any]:
     if dots:
         look: dict[str, Any] = {"marker": "o", "linestyle": "", "color": style.ACCENT, "markersize": 5.5}
         axes.plot([x + 0.37 for x, _ in dots], [y + 0.35 for _, y in dots], markeredgecolor="white", zorder=4, **look)
-        handles.append(Line2D([], [], label="candidate pair", **look))
+        handles.append(Line2D([], [], label="balanced pair", **look))
     return handles
 
 

@@ -56,7 +56,7 @@ def facts(**others) -> CardFacts:
         "scores": SCORES,
         "pairs": {"chosen": (8, 16), "uniform": (16, 16)},
         "laws": {"performance": FIT, "convergence": {"me": None, "llm": None}, "causes": {"me": "too few points"}},
-        "choice": {"pair": (8, 16), "verdict": "chosen", "reason": "R.", "D_target": 1000.0, "decided_by": "law P"},
+        "choice": {"pair": (8, 16), "verdict": "best", "reason": "R.", "D_target": 1000.0, "decided_by": "posterior"},
         "notes": (),
         "versions": {"peft": "0.21"},
     }
@@ -107,7 +107,7 @@ def test_the_text_has_ranks_laws_hashes_and_the_comparison():
         assert part in card
     assert "Law C of the vision encoder** could not be fitted: too few points" in card
     assert "| uniform-rank default (16, 16) | 3.5000 | 50.0% | 50 |" in card
-    assert "**chosen**: R." in card
+    assert "**best**: R." in card
     assert "\n\n\n" not in card
     tables = re.findall(r"(?:^\|.*\n)+", card, re.MULTILINE)
     assert all(len({line.count("|") for line in table.splitlines()}) == 1 for table in tables)

@@ -1,121 +1,138 @@
-"""The standing pair against the new choice: verdicts on planted laws, against differences worked out by hand."""
+"""The standing pair against the new choice: verdicts on choices with known differences, and on planted runs."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import math
+from types import MappingProxyType
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from mars_core.drift import ChoiceDrift, compare_choices, excess_of
-from mars_core.fitting import LawFit
-from mars_core.laws import get_law
-from mars_core.search.objective import objective_named
+from mars_core.search import Candidate, Choice, Question, Source, choose_from, read_points
+from mars_core.search.objective import PERPLEXITY_OBJECTIVE
 
-D = 4096.0
+STANDING, CHOSEN = (8, 8), (8, 64)
+NO_LAWS = MappingProxyType(
+    {
+        "performance": None,
+        "convergence": {"me": None, "llm": None},
+        "causes": {"performance": "beta ended on its lower bound", "me": "too few points", "llm": "too few points"},
+    }
+)
 
 
-def law_p(alpha_llm: float = 0.2, spread: float = 0.0, n_draws: int = 200) -> LawFit:
-    """loss = 3 / (r_llm^alpha_llm * D^0.3) + 1, its exponent alpha_llm scattered by `spread` over the draws."""
-    planted = {"A": 3.0, "alpha_m": 0.0, "alpha_l": alpha_llm, "beta": 0.3, "E": 1.0}
-    theta = np.array([planted[symbol] for symbol in get_law("performance").symbols])
-    draws = np.tile(theta, (n_draws, 1))
-    draws[:, 2] += spread * np.random.default_rng(0).standard_normal(n_draws)
-    nothing = {"objective": 0.0, "delta": 1e-3, "level": 0.95, "n_points": 9, "n_censored": 0, "n_groups": 9}
-    return LawFit(
-        law="performance", coefficients=planted, intervals={}, draws=draws, grouped_by="row", statuses=(),
-        held_out=None, start_agreement=1.0, condition_number=1.0, correlations=np.eye(5), profiles=(),
-        noise_scale=0.0, **nothing,
+def candidate(pair, excess, interval, loss=1.2) -> Candidate:
+    return Candidate(
+        pair, loss, (loss - 0.1, loss + 0.1), float(np.exp(loss)), 0.0, 1000, Source("all pairs"),
+        excess=excess, excess_interval=interval, probability_best=0.5,
     )  # fmt: skip
 
 
-def compare(law: LawFit | None, *, standing=(8, 8), chosen=(8, 64), margin=0.0025, law_bad=None, standing_bad=None):
-    return compare_choices(
-        standing, chosen, law, D=D, margin=margin, objection_to_law=law_bad, objection_to_standing=standing_bad
-    )
+def choice_of(excess=0.02, interval=(0.01, 0.03), margin=0.0025, objective="perplexity") -> Choice:
+    """(8, 64) was chosen, and (8, 8) stands `excess` above it."""
+    return Choice(
+        pair=CHOSEN, verdict="best", reason="r", decided_by="posterior", fallback_cause=None, preferred_over=None,
+        rule="mars", D_target=4096.0, margin=margin,
+        candidates=(candidate(CHOSEN, 0.0, (0.0, 0.0), 1.1), candidate(STANDING, excess, interval)),
+        dropped=(), balance_curve=(), n_undefined=0, diagnostics={}, objective=objective,
+    )  # fmt: skip
 
 
-def by_hand(alpha: float) -> float:
-    """exp(loss(r_llm 8) - loss(r_llm 64)) - 1."""
-    return math.exp(3 * D**-0.3 * (8**-alpha - 64**-alpha)) - 1
-
-
-def test_excess_is_the_relative_excess_perplexity():
-    found = excess_of(law_p(), (8, 8), (8, 64), D)
-    assert found.excess == pytest.approx(by_hand(0.2))
-    assert found.interval == pytest.approx((by_hand(0.2), by_hand(0.2)))
-
-
-def test_interval_pairs_both_predictions_draw_by_draw():
-    law = law_p(spread=0.02)
-    low, high = excess_of(law, (8, 8), (8, 64), D).interval
-    expected = np.percentile([by_hand(alpha) for alpha in law.draws[:, 2]], [2.5, 97.5])
-    assert (low, high) == pytest.approx(tuple(expected))
-
-
-def test_a_metric_is_compared_by_its_ratio_and_named():
-    """A letter error of 0.24 against 0.20 is a fifth more; read as losses, they would differ by exp(0.04) - 1 = 4%."""
-    law, letters = law_p(), objective_named("letter_error")
-    error = law.predict({"r_me": np.array([8.0, 8.0]), "r_llm": np.array([8.0, 64.0]), "D": np.array([D, D])})
-    ratio = error[0] / error[1] - 1
-    assert excess_of(law, (8, 8), (8, 64), D, letters).excess == pytest.approx(ratio)
-    assert excess_of(law, (8, 8), (8, 64), D, letters).interval == pytest.approx((ratio, ratio))
-    margin = 0.5 * (ratio + by_hand(0.2))  # between both readings
-    found = compare_choices(
-        (8, 8), (8, 64), law, D=D, margin=margin, objection_to_law=None, objection_to_standing=None, objective=letters
-    )
-    assert ("material" if ratio > margin else "immaterial") == found.verdict
-    assert f"{ratio:.2%} more letter_error than (8, 64)" in found.reason
+def test_the_excess_is_the_posterior_s():
+    found = excess_of(choice_of(), STANDING)
+    assert (found.excess, found.interval, found.D) == (0.02, (0.01, 0.03), 4096.0)
+    assert (found.standing_loss, found.chosen_loss) == (1.2, 1.1)
 
 
 def test_material_only_if_the_interval_excludes_the_margin():
-    sure, unsure = law_p(spread=0.005), law_p(spread=0.3)
-    assert compare(sure).verdict == "material"
-    assert compare(unsure).verdict == "uncertain"
-    assert compare(sure, margin=2 * by_hand(0.2)).verdict == "immaterial"
-    assert [compare(law).needs_final_run for law in (sure, unsure)] == [True, False]
-
-
-def test_a_margin_inside_the_interval_is_not_surely_passed():
-    law = law_p(spread=0.02)
-    low, high = excess_of(law, (8, 8), (8, 64), D).interval
-    assert low < by_hand(0.2) < high
-    assert compare(law, margin=(low + by_hand(0.2)) / 2).verdict == "uncertain"
-    assert compare(law, margin=0.99 * low).verdict == "material"
+    sure, unsure = choice_of(interval=(0.003, 0.04)), choice_of(interval=(-0.01, 0.05))
+    assert compare_choices(STANDING, sure).verdict == "material"
+    assert compare_choices(STANDING, unsure).verdict == "uncertain"
+    assert compare_choices(STANDING, choice_of(margin=0.025)).verdict == "immaterial"
+    assert [compare_choices(STANDING, choice).needs_final_run for choice in (sure, unsure)] == [True, False]
 
 
 def test_a_standing_pair_that_is_predicted_better_stays():
-    assert compare(law_p(), standing=(8, 64), chosen=(8, 8)).verdict == "immaterial"
+    drift = compare_choices(STANDING, choice_of(excess=-0.001, interval=(-0.004, 0.002)))
+    assert drift.verdict == "immaterial"
+    assert "0.10% less perplexity than (8, 64)" in drift.reason
 
 
-def test_too_few_draws_bound_nothing():
-    drift = compare(law_p(n_draws=5))
-    assert drift.excess.interval is None
-    assert drift.verdict == "uncertain"
+def test_a_metric_is_named():
+    drift = compare_choices(STANDING, choice_of(excess=0.2, interval=(0.1, 0.3), objective="letter_error"))
+    assert "20.00% more letter_error than (8, 64)" in drift.reason
 
 
-def test_the_same_pair_needs_no_law():
-    assert compare(None, chosen=(8, 8)).verdict == "same pair"
+def test_the_same_pair_needs_no_comparison():
+    assert compare_choices(CHOSEN, choice_of()).verdict == "same pair"
 
 
 def test_nothing_stands_yet():
-    drift = compare(law_p(), standing=None)
+    drift = compare_choices(None, choice_of())
     assert (drift.verdict, drift.needs_final_run) == ("first", True)
 
 
-def test_without_a_sound_law_nothing_is_started():
-    drift = compare(law_p(), law_bad="law P has a wrong-signed exponent")
+def test_a_pair_that_was_not_compared_starts_nothing():
+    drift = compare_choices((2, 2), choice_of())
     assert (drift.verdict, drift.needs_final_run) == ("unknown", False)
-    assert "wrong-signed" in drift.reason
-    assert compare(None).verdict == "unknown"
+    assert "not among the pairs that were compared" in drift.reason
+
+
+def test_algorithm_1_states_no_difference_so_nothing_is_started():
+    paper = dataclasses.replace(choice_of(excess=None, interval=None), verdict="paper", decided_by="Algorithm 1")
+    drift = compare_choices(STANDING, paper)
+    assert (drift.verdict, drift.needs_final_run) == ("unknown", False)
+    assert "Algorithm 1 states no difference" in drift.reason
 
 
 def test_a_standing_adapter_that_cannot_stay_is_replaced_even_by_the_same_pair():
-    drift = compare(law_p(), chosen=(8, 8), standing_bad="The base model changed")
+    drift = compare_choices(CHOSEN, choice_of(), objection_to_standing="The base model changed")
     assert (drift.verdict, drift.needs_final_run) == ("material", True)
 
 
-@pytest.mark.parametrize("drift", [compare(law_p()), compare(law_p(), standing=None), compare(law_p(n_draws=3))])
+def planted_runs(spread: float) -> pd.DataFrame:
+    """Three seeds of nine pairs; a higher LLM rank lowers the loss by `spread` per doubling."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for r_me in (8, 16, 32):
+        for r_llm in (8, 16, 32):
+            for seed in range(3):
+                luck = 0.002 * rng.standard_normal()
+                for step in (8, 16, 32, 64, 128, 256, 512):
+                    loss = 1.0 + 6.0 * (8.0 * step) ** -0.4 - spread * np.log2(r_llm / 8) + luck
+                    rows.append((r_me, r_llm, seed, step, 8 * step, loss + 0.0005 * rng.standard_normal()))
+    return pd.DataFrame(rows, columns=["r_me", "r_llm", "seed", "step", "unique_samples", "val_loss"])
+
+
+@pytest.mark.parametrize(("spread", "verdict"), [(0.05, "material"), (0.0, "same pair")])
+def test_clear_runs_decide_where_no_law_could_be_fitted(spread, verdict):
+    """A night used to make no final run whenever law P was disqualified, however clear its measurements were."""
+    points = read_points(planted_runs(spread), PERPLEXITY_OBJECTIVE)
+    choice = choose_from(NO_LAWS, points, Question(8192, lambda pair: 10 * pair[0] + 30 * pair[1], (8, 8)))
+    drift = compare_choices((8, 8), choice)
+    assert (drift.verdict, drift.needs_final_run) == (verdict, verdict == "material")
+    if verdict == "material":
+        assert drift.excess.excess == pytest.approx(np.exp(0.1) - 1, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    "drift",
+    [compare_choices(STANDING, choice_of()), compare_choices(None, choice_of()), compare_choices((2, 2), choice_of())],
+)
 def test_findings_survive_json(drift):
     assert ChoiceDrift.from_json(json.loads(json.dumps(drift.to_json()))) == drift
+
+
+def test_findings_of_an_earlier_version_open():
+    """Written when law P compared the pairs, from too few bootstrap draws for an interval."""
+    excess = {"D": 4096.0, "standing_loss": 1.2, "chosen_loss": 1.1, "excess": 0.105, "interval": None}
+    stored = {
+        "standing": [8, 8], "chosen": [8, 64], "verdict": "uncertain", "reason": "Under the new laws ...",
+        "margin": 0.0025, "excess": excess,
+    }  # fmt: skip
+    drift = ChoiceDrift.from_json(stored)
+    assert (drift.standing, drift.excess.excess, drift.excess.interval) == ((8, 8), 0.105, None)
+    assert drift.to_json() == stored

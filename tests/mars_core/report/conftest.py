@@ -7,11 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mars_core.convergence import convergence_times, reference_pair
+from mars_core.convergence import reference_pair
 from mars_core.fitting import fit_law
 from mars_core.report import ReportData
-from mars_core.search import choose_pair
+from mars_core.search import Question, choose_from, read_points
+from mars_core.search.both_laws import LawSettings, laws_from, times_from_curves
 from mars_core.search.choice import json_safe
+from mars_core.search.objective import PERPLEXITY_OBJECTIVE
 
 BATCH = 8
 RANKS = (2, 4, 8, 16)
@@ -68,29 +70,13 @@ def law_p_points(metrics):
     return metrics[metrics["unique_samples"].isin(SIZES)].rename(columns={"unique_samples": "D", "val_loss": "loss"})
 
 
-def laws_and_choice(metrics, form="performance"):
-    points = law_p_points(metrics)
-    performance = fit_law(form, points, n_starts=16, n_bootstrap=60)
-    times = convergence_times(metrics)
-    modules = {
-        module: fit_law("convergence", times[times["module"] == module], n_starts=16, n_bootstrap=60)
-        for module in ("me", "llm")
-    }
+def laws_and_choice(metrics):
     reference = reference_pair(set(zip(metrics["r_me"], metrics["r_llm"], strict=True)))
-    ranks = sorted(set(metrics["r_me"]))
-    choice = choose_pair(
-        performance, modules["me"], modules["llm"], ranks_me=ranks, ranks_llm=ranks, D_target=D_TARGET,
-        trainable_parameters=trainable, observed=points, reference=reference,
-    )  # fmt: skip
-    laws = {
-        "D_target": D_TARGET,
-        "performance": performance.to_json(),
-        "convergence": {module: fit.to_json() for module, fit in modules.items()},
-        "causes": {"me": None, "llm": None},
-        "convergence_times": times.to_dict("records"),
-        "reference": list(reference),
-    }
-    return json.loads(json.dumps(json_safe(laws))), choice  # as the study folder stores them
+    settings = LawSettings(reference, starts=16, bootstrap=60)
+    points = read_points(metrics, PERPLEXITY_OBJECTIVE)
+    laws = laws_from(points, times_from_curves(metrics, settings, None), settings)
+    choice = choose_from(laws, points, Question(D_TARGET, trainable, reference))
+    return json.loads(json.dumps(json_safe(laws | {"D_target": D_TARGET}))), choice  # as the study folder stores them
 
 
 def final(role, pair, shift=0.0):

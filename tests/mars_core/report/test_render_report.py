@@ -1,16 +1,19 @@
 import copy
 import dataclasses
+import json
 import re
 import time
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from mars_core.report import ReportData, render, render_report
+from mars_core.report.decision import VERDICTS
 
 SECTIONS = [
-    *("answer", "findings", "measured", "law-p", "law-c", "balance"),
+    *("answer", "findings", "measured", "candidates-section", "law-p", "law-c", "balance", "details"),
     *("training", "test", "cost", "inputs", "again", "terms"),
 ]
 FIGURES = ("heatmap", "earlier", "law-p", "predicted", "law-c", "balance", "calibration", "finals")
@@ -125,12 +128,61 @@ def test_coefficients_equal_the_fit(full, planted):
 def test_candidates_equal_the_choice(full, planted):
     choice = planted[2]
     rows = {row[0]: row for row in Page(full).tables["candidates"][1:]}
-    assert len(rows) == len(choice.candidates)
+    assert len(rows) == len(choice.candidates) == 16
     for candidate in choice.candidates:
         row = rows[f"({candidate.pair[0]}, {candidate.pair[1]})"]
-        assert float(row[1]) == pytest.approx(candidate.loss, abs=6e-5)
-        assert float(row[3]) == pytest.approx(candidate.perplexity, abs=6e-4)
-        assert int(row[6].replace(",", "")) == candidate.trainable_parameters
+        assert int(row[1].replace(",", "")) == candidate.trainable_parameters
+        assert float(row[2]) == pytest.approx(candidate.loss, abs=6e-5)
+        assert float(row[4].rstrip("%")) == pytest.approx(100 * candidate.expected_regret, abs=6e-3)
+        assert float(row[5].rstrip("%").replace("−", "-")) == pytest.approx(100 * candidate.excess, abs=6e-3)
+        assert float(row[7].rstrip("%")) == pytest.approx(100 * candidate.probability_best, abs=0.6)
+        assert row[8] == ("yes" if candidate.source.balanced else "no")
+
+
+def test_the_predicted_heatmap_is_the_posterior_s(full, planted):
+    figure = re.search(r'<figure id="figure-predicted".*?</figure>', full, re.DOTALL).group(0)
+    for candidate in planted[2].candidates:
+        assert f">{candidate.perplexity:.3f}<" in figure
+
+
+def test_the_first_paragraph_decides(full, planted):
+    choice = planted[2]
+    first = Page(re.search(r'<p class="reason">.*?</p>', full, re.DOTALL).group(0)).words
+    assert choice.reason in first
+    assert f"{choice.regret:.2%} of perplexity, at most {choice.regret_bound:.2%} (95%)" in first
+    for rival in choice.rivals:
+        assert (f"({rival.pair[0]}, {rival.pair[1]}), trains {rival.trainable_parameters:,} parameters" in first) == (
+            rival.pair != choice.pair
+        )
+
+
+def test_a_choice_that_cannot_tell_says_how_many_seeds_would(data, draw_only):
+    draw_only()
+    choice = {**data.choice, "verdict": "cannot tell", "seeds_needed": 7}
+    words = Page(render_report(dataclasses.replace(data, choice=choice))).words
+    assert "calibrate each pair with about 7 seeds" in words
+    assert "seeds (calibration.seeds)" not in Page(render_report(data)).words
+
+
+def test_what_the_other_rule_takes_stands_beside_the_candidates(data, draw_only):
+    draw_only()
+    assert "Algorithm 1 of the paper takes" in Page(render_report(data)).words
+    other = {"pair": [8, 8], "verdict": "best", "reason": "It is predicted best."}
+    paper = {**data.choice, "rule": "paper", "verdict": "paper", "decided_by": "Algorithm 1", "other_rule": other}
+    words = Page(render_report(dataclasses.replace(data, choice=paper))).words
+    assert "The rule of MARS (law: mars) takes (8, 8): It is predicted best." in words
+    assert f"Its expected regret over all pairs is {data.choice['regret']:.2%} of perplexity" in words
+
+
+@pytest.mark.parametrize(("shift", "said"), [(0.0, False), (0.5, True), (-0.5, True)])
+def test_a_missed_prediction_is_said_plainly(data, shift, said, draw_only):
+    draw_only()
+    loss = next(c["loss"] for c in data.choice["candidates"] if c["pair"] == data.choice["pair"])
+    finals = [{**data.finals[0], "best_val_loss": loss + shift}]
+    words = Page(render_report(dataclasses.replace(data, finals=finals))).words
+    assert ("The prediction missed" in words) == said
+    if said:
+        assert f"is {loss + shift:.3f}, {'above' if shift > 0 else 'below'} the predicted 95% interval" in words
 
 
 def test_test_scores_by_task_equal_the_evaluation(full):
@@ -171,6 +223,7 @@ def test_untrusted_strings_are_escaped(data, draw_only):
         study=attack,
         command=attack,
         adapter=attack,
+        warnings=[attack],
         notes=[attack],
         versions={attack: attack},
         recipe={attack: attack},
@@ -195,18 +248,70 @@ def test_fallback_is_shown_with_its_cause(data, draw_only):
     assert cause in words
 
 
-def test_notes_and_statuses_stand_before_the_evidence(data, planted, draw_only):
+def part(html, section):
+    start = html.index(f'<section id="{section}"')
+    return html[start : html.index("</section>", start)]
+
+
+def test_only_what_changes_the_decision_is_a_warning(data, planted, draw_only):
     draw_only()
     laws = planted[1]
     status = {"code": "at_bound", "message": "beta ended on its upper bound", "severity": "error"}
     performance = {**laws["performance"], "statuses": [status]}
-    html = render_report(
-        dataclasses.replace(data, laws={**laws, "performance": performance}, notes=["2 runs diverged"])
-    )
-    head = html[: html.index('id="measured"')]
-    assert "beta ended on its upper bound" in head
-    assert "2 runs diverged" in head
-    assert head.index("beta ended") < head.index("2 runs diverged")  # errors first
+    me = {**laws["convergence"], "me": None}
+    laws = {**laws, "performance": performance, "convergence": me, "causes": {"me": "too few points"}}
+    choice = {**data.choice, "warnings": ["the target is far away", "and another thing"]}
+    told = dataclasses.replace(data, laws=laws, choice=choice, warnings=["2 runs diverged"], notes=["size capped"])
+    html = render_report(told)
+    head, details = part(html, "findings"), part(html, "details")
+    assert 0 < head.index("far away") < head.index("another thing") < head.index("2 runs diverged")
+    for remark in ("beta ended on its upper bound", "too few points", "size capped"):
+        assert remark not in head
+        assert remark in details
+    assert details.index("beta ended") < details.index("size capped")  # errors first
+    assert "<details>" in details
+
+
+def test_chance_is_no_warning(full):
+    head = part(full, "findings")
+    assert "chance" not in head
+    assert "Nothing that would change the decision" in head
+
+
+def test_a_missing_law_is_a_warning_where_it_decided(data, planted, draw_only):
+    draw_only()
+    laws = {**planted[1], "performance": None, "causes": {"performance": "too few points"}}
+    choice = {**data.choice, "rule": "paper", "verdict": "paper", "decided_by": "default pair"}
+    assert "too few points" in part(render_report(dataclasses.replace(data, laws=laws, choice=choice)), "findings")
+    assert "too few points" not in part(render_report(dataclasses.replace(data, laws=laws)), "findings")
+
+
+STORED = Path(__file__).parent / "stored"  # written by the version that chose by the laws alone
+
+
+@pytest.mark.parametrize("verdict", ["chosen", "indistinguishable", "balance uninformative", "fallback"])
+def test_a_study_of_before_still_opens(data, verdict, draw_only):
+    draw_only("predicted", "law-p", "law-c", "balance")
+    laws, choice = (json.loads((STORED / f"{name}.json").read_text()) for name in ("laws", "choice"))
+    choice |= {"verdict": verdict, "fallback_cause": "law P is unusable" if verdict == "fallback" else None}
+    page = Page(render_report(dataclasses.replace(data, laws=laws, choice=choice)))
+    assert choice["reason"] in page.words
+    assert VERDICTS[verdict][1] in page.words
+    assert "figure-predicted" in page.ids
+    assert "other-rule" not in page.ids
+    rows = page.tables["candidates"][1:]
+    assert {row[0] for row in rows} == {f"({c['pair'][0]}, {c['pair'][1]})" for c in choice["candidates"]}
+    assert all(row[5:8] == ["–", "–", "–"] for row in rows)  # no excess, no probability was stored
+    assert all(row[8] == "yes" for row in rows)  # it compared balanced pairs only
+
+
+def test_an_unmeasured_pair_of_before_is_flagged(data, draw_only):
+    draw_only()
+    choice = json.loads((STORED / "choice.json").read_text())
+    for candidate in choice["candidates"]:
+        candidate["source"]["extrapolated"] = True
+    head = part(render_report(dataclasses.replace(data, choice=choice)), "findings")
+    assert "has a rank that was never calibrated" in head
 
 
 def test_worse_than_uniform_is_said_plainly(data, draw_only):
@@ -234,8 +339,7 @@ def test_without_law_p(data, planted, draw_only):
     laws = {**planted[1], "performance": None, "causes": {"performance": "too few points"}}
     page = Page(render_report(dataclasses.replace(data, laws=laws)))
     assert "Law P could not be fitted. too few points" in page.words
-    assert "figure-law-p" in page.ids  # the points remain
-    assert "figure-predicted" not in page.ids
+    assert {"figure-law-p", "figure-predicted"} <= set(page.ids)  # points and the posterior remain
 
 
 def test_after_the_search_and_before_the_final_run(data, draw_only):
@@ -319,13 +423,14 @@ def test_runs_without_adapter_take_no_part_in_the_curves(data, draw_only):
     assert {"figure-heatmap", "figure-law-p", "figure-predicted", "figure-balance"} <= set(page.ids)
 
 
-def test_an_extrapolated_choice_is_flagged(data, draw_only):
+def test_a_chosen_pair_beyond_the_calibrated_ranks_is_drawn(data, draw_only):
     draw_only("heatmap", "predicted", "balance")
     first = data.choice["candidates"][0]
-    wide = {**first, "pair": [64, 64], "source": {**first["source"], "extrapolated": True}}
+    wide = {**first, "pair": [64, 64], "source": {**first["source"], "extrapolated": True, "measured": False}}
     choice = {**data.choice, "pair": [64, 64], "candidates": [wide, *data.choice["candidates"]]}
-    words = Page(render_report(dataclasses.replace(data, choice=choice))).words
-    assert "the chosen pair has a rank that was never calibrated" in words
+    page = Page(render_report(dataclasses.replace(data, choice=choice)))
+    assert {"figure-heatmap", "figure-predicted", "figure-balance"} <= set(page.ids)
+    assert next(row for row in page.tables["candidates"] if row[0] == "(64, 64)")[8] == "no; extrapolated"
 
 
 def test_wild_bootstrap_draws_do_not_break_the_figures(data, draw_only):

@@ -1,0 +1,96 @@
+"""A choice in a few plain sentences: the pair and why, what it may cost, how it compares, what would settle it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mars_core.report import formatting as f
+from mars_core.search import Choice, Rival
+from mars_core.search.choice import Pair
+
+# verdict: tone of the headline, badge, meaning. The last four are of choices that earlier versions stored.
+VERDICTS = {
+    "best": ("good", "predicted best", "No pair is predicted to do better by more than the margin."),
+    "as good and cheaper": (
+        "good",
+        "as good and cheaper",
+        "It trains fewer parameters than the pair predicted best and is very likely within the margin of it.",
+    ),
+    "cannot tell": (
+        "doubt",
+        "cannot tell",
+        "Several pairs may be the best one. This is the best guess, not a finding.",
+    ),
+    "paper": ("doubt", "Algorithm 1 of the paper", "The study asks for Algorithm 1 as printed (law: paper)."),
+    "chosen": (
+        "good",
+        "chosen by both laws",
+        "The balance curve narrowed the pairs and law P picked the best of them.",
+    ),
+    "indistinguishable": ("good", "cheapest of equals", "A cheaper pair was taken: as good within the margin."),
+    "balance uninformative": ("doubt", "balance uninformative", "Law P decided over all pairs."),
+    "fallback": ("doubt", "fallback", "The laws could not carry the full method here; the next best evidence decided."),
+}
+RIVALS = {
+    "best observed": "the pair measured best in calibration",
+    "largest": "the largest pair",
+    "uniform": "the uniform pair",
+}
+SAME = 5e-5  # an excess that rounds to 0.00%
+
+
+def decision_sentences(choice: Choice) -> tuple[str, ...]:
+    """The decision in words; of a choice that an earlier version stored, its reason alone."""
+    return (choice.reason, *regret_sentence(choice), *rival_sentences(choice), *seeds_sentence(choice))
+
+
+def regret_sentence(choice: Choice) -> list[str]:
+    """Expected regret with its bound, where the reason does not state it."""
+    if choice.regret is None or choice.decided_by == "posterior":
+        return []
+    bound = f.percent(choice.regret_bound, 2)
+    regret = f"{f.percent(choice.regret, 2)} of {choice.objective}"
+    return [f"Its expected regret over all pairs is {regret}, at most {bound} (95%)."]
+
+
+def rival_sentences(choice: Choice) -> list[str]:
+    """The pairs that one would take without a search, beside the chosen one."""
+    by_pair: dict[Pair, list[Rival]] = {}
+    for rival in choice.rivals:
+        by_pair.setdefault(rival.pair, []).append(rival)
+    own = _parameters(choice)
+    same = [f"It is also {_names(rivals)}." for pair, rivals in by_pair.items() if pair == choice.pair]
+    others = [_compared(choice, rivals, own) for pair, rivals in by_pair.items() if pair != choice.pair]
+    return [*same, *([f"Beside it, {'; '.join(others)}."] if others else [])]
+
+
+def seeds_sentence(choice: Choice) -> list[str]:
+    """How many runs per pair would tell, where these cannot."""
+    if choice.verdict != "cannot tell" or choice.seeds_needed is None:
+        return []
+    return [f"To tell them apart, calibrate each pair with about {choice.seeds_needed} seeds (calibration.seeds)."]
+
+
+def _compared(choice: Choice, rivals: Sequence[Rival], own: int | None) -> str:
+    rival = rivals[0]
+    words = f"{_names(rivals)}, {f.pair(rival.pair)}, trains {f.count(rival.trainable_parameters)} parameters"
+    if own:
+        words += f" ({f.number(rival.trainable_parameters / own, 2)} times as many)"
+    if rival.excess is None:
+        return words
+    interval = f.percent_interval(rival.excess_interval, 2)
+    return f"{words} and is predicted {_difference(rival.excess)} {choice.objective} ({interval})"
+
+
+def _difference(excess: float) -> str:
+    if abs(excess) < SAME:
+        return "the same"
+    return f"{f.percent(abs(excess), 2)} {'more' if excess > 0 else 'less'}"
+
+
+def _names(rivals: Sequence[Rival]) -> str:
+    return " and ".join(RIVALS.get(rival.name, rival.name) for rival in rivals)
+
+
+def _parameters(choice: Choice) -> int | None:
+    return next((c.trainable_parameters for c in choice.candidates if c.pair == choice.pair), None)

@@ -1,0 +1,54 @@
+"""A choice in plain sentences."""
+
+import dataclasses
+
+import pytest
+
+from mars_core.report.decision import decision_sentences
+from mars_core.search import Candidate, Choice, Rival, Source
+
+BEST = Choice(
+    pair=(8, 8), verdict="best", reason="Because.", decided_by="posterior", fallback_cause=None, preferred_over=None,
+    rule="mars", D_target=4096.0, margin=0.0025,
+    candidates=(Candidate((8, 8), 1.2, (1.1, 1.3), 3.3, 0.0, 1000, Source("all pairs")),),
+    dropped=(), balance_curve=(), n_undefined=0, diagnostics={}, regret=0.0004, regret_bound=0.0012,
+    rivals=(
+        Rival("best observed", (8, 16), 1500, 0.001, (-0.002, 0.004)),
+        Rival("largest", (64, 64), 8000, -0.0005, (-0.003, 0.002)),
+        Rival("uniform", (8, 8), 1000, 0.0, (0.0, 0.0)),
+    ),
+)  # fmt: skip
+
+
+def test_rivals_stand_beside_the_pair_with_parameters_and_excess():
+    assert decision_sentences(BEST) == (
+        "Because.",
+        "It is also the uniform pair.",
+        "Beside it, the pair measured best in calibration, (8, 16), trains 1,500 parameters (1.5 times as many) and is "
+        "predicted 0.10% more perplexity (−0.20% to +0.40%); the largest pair, (64, 64), trains 8,000 parameters "
+        "(8 times as many) and is predicted 0.05% less perplexity (−0.30% to +0.20%).",
+    )
+
+
+def test_one_pair_that_is_two_rivals_is_named_once():
+    both = tuple(dataclasses.replace(rival, pair=(64, 64)) for rival in BEST.rivals[:2])
+    (_, beside) = decision_sentences(dataclasses.replace(BEST, rivals=both))
+    assert beside.startswith("Beside it, the pair measured best in calibration and the largest pair, (64, 64), trains")
+    assert beside.count("trains") == 1
+
+
+@pytest.mark.parametrize(("needed", "last"), [(7, "with about 7 seeds (calibration.seeds)."), (None, "+0.20%).")])
+def test_what_would_tell_comes_last(needed, last):
+    unsure = dataclasses.replace(BEST, verdict="cannot tell", seeds_needed=needed)
+    assert decision_sentences(unsure)[-1].endswith(last)
+
+
+def test_algorithm_1_is_given_the_posterior_s_regret():
+    paper = dataclasses.replace(BEST, verdict="paper", decided_by="Algorithm 1")
+    said = decision_sentences(paper)
+    assert said[1] == "Its expected regret over all pairs is 0.04% of perplexity, at most 0.12% (95%)."
+
+
+def test_of_a_choice_of_before_there_is_the_reason_alone():
+    old = dataclasses.replace(BEST, verdict="chosen", decided_by="balanced candidates", regret=None, rivals=())
+    assert decision_sentences(old) == ("Because.",)
