@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -39,6 +40,12 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         os.environ[SHARED] = tempfile.mkdtemp(prefix="mars-tests-")
         os.environ["PREFECT_HOME"] = str(shared_folder() / "prefect")  # away from the user's own
+
+
+def pytest_collection_finish() -> None:
+    """What the tests import stays: taken off the garbage collector, which torch's and Prefect's modules keep busy."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
