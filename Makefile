@@ -5,6 +5,10 @@ BIN := $(VENV)/bin
 # Where PyTorch comes from: the CPU build. Linux's build on PyPI is for CUDA and takes 4 GB more. For a GPU, for example:
 # make install TORCH_INDEX=https://download.pytorch.org/whl/cu130
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+# Two processes for the default tests: each takes up to 3 GB, so that more is for who knows that their machine has it:
+# make test TEST_PROCESSES=4
+TEST_PROCESSES ?= 2
+TEST_OPTIONS ?=
 PIP := $(BIN)/pip install --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: help install demo test test-slow test-stack lint format clean
@@ -26,7 +30,7 @@ demo: install    ## the whole pipeline on the bundled data and backbone
 	$(BIN)/mars demo
 
 test: install    ## the default tests
-	$(BIN)/python -m pytest -m 'not slow and not gpu and not stack'
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal -m 'not slow and not gpu and not stack' $(TEST_OPTIONS)
 
 test-slow: install  ## the slow tests
 	$(BIN)/python -m pytest -m 'slow and not gpu'

@@ -1,22 +1,32 @@
-"""A small study on the bundled data and backbone, shared by the tests of tasks and flows."""
+"""What many tests share: demo data, one Prefect server, empty MLflow stores; made once for all processes of a run."""
 
 from __future__ import annotations
 
+import gc
 import os
+import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).parents[1]
 
-# One temporary Prefect server and one MLflow store per test session, away from the user's own.
+# Folder of what the processes of one run of the tests share; pytest-xdist's processes inherit the variable.
+SHARED = "MARS_TESTS_SHARED"
+
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -25,31 +35,130 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Before any test and any other process: a folder for what is shared, Prefect's database in it."""
+    if not hasattr(config, "workerinput"):
+        os.environ[SHARED] = tempfile.mkdtemp(prefix="mars-tests-")
+        os.environ["PREFECT_HOME"] = str(shared_folder() / "prefect")  # away from the user's own
+
+
+def pytest_collection_finish() -> None:
+    """What the tests import stays: taken off the garbage collector, which torch's and Prefect's modules keep busy."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """After all tests, when the other processes have ended: stop the shared Prefect server."""
+    if not hasattr(config, "workerinput"):
+        with suppress(FileNotFoundError):
+            _, server = map(int, _server_file().read_text().split())
+            _end(server)
+        shutil.rmtree(shared_folder(), ignore_errors=True)
+
+
+def shared_folder() -> Path:
+    """Folder that all processes of this run of the tests see."""
+    return Path(os.environ[SHARED])
+
+
+def made_once(name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that the first process to ask for it fills; the others wait for it, and must leave it as it is."""
+    folder, done = shared_folder() / name, shared_folder() / f"{name}.done"
+    with FileLock(f"{folder}.lock"):
+        if not done.is_file():
+            folder.mkdir()
+            make(folder)
+            done.touch()
+    return folder
+
+
+def _server_file() -> Path:
+    return shared_folder() / "prefect-server"
+
+
+def _end(server: int) -> None:
+    """Have a process end, and wait for it, whether or not this process started it."""
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(server)
+        process.terminate()
+        try:
+            process.wait(30)
+        except psutil.TimeoutExpired:
+            process.kill()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def image_looks(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What is remembered of images stays away from the user's own cache."""
     os.environ["MARS_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
-@pytest.fixture(scope="session", autouse=True)
-def temporary_server() -> Iterator[None]:
-    """Prefect's temporary server ends with the tests: at Python's end, its last words find pytest's output closed."""
-    yield
-    if "prefect.server.api.server" in sys.modules:
-        from prefect.logging.handlers import APILogHandler
-        from prefect.server.api.server import SubprocessASGIServer
+@pytest.fixture(scope="session")
+def quick_services() -> Iterator[None]:
+    """One temporary Prefect server for all test processes, MLflow's empty tables made once, no wait for heartbeats."""
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-        APILogHandler().flush()
-        for server in list(SubprocessASGIServer._instances.values()):
-            server.stop()
+    with pytest.MonkeyPatch.context() as patch:
+        _share_prefects_server(patch)
+        _copy_mlflows_tables(patch)
+        # The end of every flow would wait for its thread of heartbeats, which looks up once a second.
+        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+            yield
+        from prefect.logging.handlers import APILogHandler
+
+        APILogHandler().flush()  # at Python's end the server has gone
+
+
+def _share_prefects_server(patch: pytest.MonkeyPatch) -> None:
+    """Prefect starts a temporary server at a process's first flow: let the second process find the first one's."""
+    from prefect.server.api.server import SubprocessASGIServer
+
+    start = SubprocessASGIServer.start
+
+    def start_once(self: Any, timeout: int | None = None) -> None:
+        if self.running:
+            return
+        with FileLock(shared_folder() / "prefect-server.lock"):
+            if _server_file().is_file():
+                self.port, server = map(int, _server_file().read_text().split())
+                self.server_process, self.running = psutil.Process(server), True
+            else:
+                start(self, timeout)
+                _server_file().write_text(f"{self.port} {self.server_process.pid}")
+
+    patch.setattr(SubprocessASGIServer, "start", start_once)
+    patch.setattr(SubprocessASGIServer, "stop", lambda self: None)  # not before the last process has ended
+
+
+def _copy_mlflows_tables(patch: pytest.MonkeyPatch) -> None:
+    """MLflow takes seconds of migrations to make the tables of a new store: make them once, and copy them."""
+    import mlflow.store.db.utils
+    import mlflow.store.model_registry.sqlalchemy_store
+    from sqlalchemy import create_engine
+    from sqlalchemy.engine import Engine
+
+    make_tables = mlflow.store.db.utils._initialize_tables
+
+    def copy_tables(engine: Engine) -> None:
+        if engine.dialect.name != "sqlite" or not engine.url.database:
+            make_tables(engine)
+            return
+        made = made_once("mlflow", lambda folder: make_tables(create_engine(f"sqlite:///{folder / 'mlflow.db'}")))
+        with closing(sqlite3.connect(made / "mlflow.db")) as source, closing(engine.raw_connection()) as new:
+            source.backup(new.driver_connection)
+
+    for module in (mlflow.store.db.utils, mlflow.store.model_registry.sqlalchemy_store):
+        patch.setattr(module, "_initialize_tables", copy_tables)
 
 
 @pytest.fixture(scope="session")
-def demo_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def demo_data() -> Path:
     """Folder with a few demo scenes: train.json (64), validation.json (12), test.json (12), images/."""
     from mars_core.demo import build_demo_data
 
-    return build_demo_data(tmp_path_factory.mktemp("demo") / "data", n_train=64, n_validation=12, n_test=12).folder
+    made = made_once("demo", lambda folder: build_demo_data(folder / "data", n_train=64, n_validation=12, n_test=12))
+    return made / "data"
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from mars_core.demo import demo_backbone_path
-from tasks.config import CalibrationConfig, DataConfig, RecipeConfig, StudyConfig, write_study
+from tasks.config import CalibrationConfig, DataConfig, RecipeConfig, StudyConfig, read_study, write_study
+from tests.conftest import made_once
+
+
+@pytest.fixture(scope="session", autouse=True)
+def services(quick_services: None) -> None:
+    """Most tests here run flows."""
 
 
 def write_small_study(folder: Path, data: Path) -> StudyConfig:
@@ -39,13 +45,14 @@ def study(tmp_path: Path, demo_data: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, demo_data: Path) -> StudyConfig:
+def finished(demo_data: Path) -> StudyConfig:
     """A study that ran to its report. Tests that change it work on `copied`."""
     from flows.study import study_flow
 
-    config = write_small_study(tmp_path_factory.mktemp("finished"), demo_data)
-    study_flow(config, command="mars run study.yaml")
-    return config
+    made = made_once(
+        "finished", lambda folder: study_flow(write_small_study(folder, demo_data), command="mars run study.yaml")
+    )
+    return read_study(made / "study.yaml")
 
 
 @pytest.fixture

@@ -63,6 +63,37 @@ def pack(base, micro_batches, scored):
     return start
 
 
+@pytest.fixture(scope="session")
+def trained_before():
+    """What `undisturbed` and `plain_steps` have trained already."""
+    return {}
+
+
+@pytest.fixture
+def undisturbed(pack, trained_before):
+    """`pack` for a pack that a test leaves alone, trained once for all of them; to be asked for before any patch."""
+
+    def trained(members, *, lanes=TWO_WIDE, recipe=RECIPE):
+        key = (tuple(members), lanes, recipe)
+        if key not in trained_before:
+            trained_before[key] = pack(members, lanes=lanes, recipe=recipe)
+        return trained_before[key]
+
+    return trained
+
+
+@pytest.fixture
+def plain_steps(base, micro_batches, scored, trained_before):
+    """The steps of the plain run on the pack's own batches, trained once for all tests."""
+
+    def steps(pair, seed):
+        if (pair, seed) not in trained_before:
+            trained_before[pair, seed] = list(plain_run(base, pair, seed, micro_batches, scored(8)))
+        return trained_before[pair, seed]
+
+    return steps
+
+
 def dense_losses(model, batch):
     """The usual loss on `labels`, summed, and the number of answer tokens."""
     logits = model(**{key: value for key, value in batch.items() if key != "labels"}).logits

@@ -37,8 +37,10 @@ def broken_member(monkeypatch):
 
 
 @pytest.mark.parametrize("factor", [1e200, float("nan")])
-def test_a_diverging_run_is_recorded_and_dropped_without_touching_its_neighbours(pack, broken_member, factor):
-    expected, _ = pack(MEMBERS[:3])
+def test_a_diverging_run_is_recorded_and_dropped_without_touching_its_neighbours(
+    pack, undisturbed, broken_member, factor
+):
+    expected, _ = undisturbed(MEMBERS[:3])
     broken_member(4, factor)
     result, weights = pack(MEMBERS, lanes=Lanes(4, 1))
     assert result.runs[3].diverged_at == 1
@@ -76,10 +78,10 @@ def test_a_validation_loss_without_a_perplexity_is_a_divergence(pack, base, monk
     "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
 )
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_out_of_memory_narrows_the_lanes_and_changes_no_result(pack, plain, monkeypatch, error, dropout):
+def test_out_of_memory_narrows_the_lanes_and_changes_no_result(pack, undisturbed, plain, monkeypatch, error, dropout):
     """The allocator refuses lanes of more than one member, in the second micro-batch of a step and in evaluation."""
     recipe = replace(plain.recipe, lora_dropout=dropout)
-    expected, _ = pack(MEMBERS, recipe=recipe)
+    expected, _ = undisturbed(MEMBERS, recipe=recipe)
     calls = count(1)
 
     def refusing(work):
@@ -98,7 +100,7 @@ def test_out_of_memory_narrows_the_lanes_and_changes_no_result(pack, plain, monk
         assert losses(found) == pytest.approx(losses(wanted), rel=1e-9)
 
 
-def test_out_of_memory_in_evaluation_does_not_narrow_training(pack, monkeypatch):
+def test_out_of_memory_in_evaluation_does_not_narrow_training(pack, undisturbed, monkeypatch):
     score = train.lane_logits
 
     def refuse_wide(model, this):
@@ -106,7 +108,7 @@ def test_out_of_memory_in_evaluation_does_not_narrow_training(pack, monkeypatch)
             raise torch.OutOfMemoryError("CUDA out of memory")
         return score(model, this)
 
-    expected, _ = pack(MEMBERS, lanes=Lanes(4, 1))
+    expected, _ = undisturbed(MEMBERS, lanes=Lanes(4, 1))
     monkeypatch.setattr(train, "lane_logits", refuse_wide)
     result, _ = pack(MEMBERS, lanes=Lanes(4, 1))
     assert result.width == 4
@@ -114,9 +116,9 @@ def test_out_of_memory_in_evaluation_does_not_narrow_training(pack, monkeypatch)
         assert losses(found) == pytest.approx(losses(wanted), rel=1e-9)
 
 
-def test_lanes_that_fail_together_are_tried_one_by_one(pack, monkeypatch):
+def test_lanes_that_fail_together_are_tried_one_by_one(pack, undisturbed, monkeypatch):
     """Two lanes of one member each do not fit at once, and do by themselves."""
-    expected, _ = pack(MEMBERS[:2])
+    expected, _ = undisturbed(MEMBERS[:2])
     work, under_way = train.lane_losses, []
 
     def refuse_two(model, this):
@@ -157,23 +159,23 @@ def test_another_error_is_not_taken_for_a_lack_of_memory(pack, monkeypatch, base
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-@pytest.mark.parametrize("stop_after", [1, 3])
-def test_a_resumed_pack_ends_where_an_undisturbed_one_does(pack, plain, broken_member, dropout, stop_after):
+def test_a_resumed_pack_ends_where_an_undisturbed_one_does(pack, plain, broken_member, dropout):
     recipe = replace(plain.recipe, lora_dropout=dropout)
     broken_member(4, float("nan"))  # one run has diverged by then
     states: dict[int, PackState] = {}
     whole, _ = pack(MEMBERS, recipe=recipe, on_checkpoint=lambda state: states.update({state.step: state}))
-    seen = []
-    resumed, _ = pack(MEMBERS, recipe=recipe, resume=states[stop_after], on_step=seen.append)
-    assert seen == list(range(stop_after + 1, 6))
-    for found, wanted in zip(resumed.runs, whole.runs, strict=True):
-        assert found.diverged_at == wanted.diverged_at
-        assert [c.step for c in found.checkpoints] == [c.step for c in wanted.checkpoints]
-        for one, other in zip(found.checkpoints, wanted.checkpoints, strict=True):
-            same = ("train_loss", "val_loss", "val_accuracy", "lr", "grad_norm_me", "grad_norm_llm")
-            assert [getattr(one, name) for name in same] == [getattr(other, name) for name in same]
-    for one, other in zip(resumed.weights[:3], whole.weights[:3], strict=True):
-        assert torch.equal(one, other)
+    for stop_after in (1, 3):
+        seen = []
+        resumed, _ = pack(MEMBERS, recipe=recipe, resume=states[stop_after], on_step=seen.append)
+        assert seen == list(range(stop_after + 1, 6))
+        for found, wanted in zip(resumed.runs, whole.runs, strict=True):
+            assert found.diverged_at == wanted.diverged_at
+            assert [c.step for c in found.checkpoints] == [c.step for c in wanted.checkpoints]
+            for one, other in zip(found.checkpoints, wanted.checkpoints, strict=True):
+                same = ("train_loss", "val_loss", "val_accuracy", "lr", "grad_norm_me", "grad_norm_llm")
+                assert [getattr(one, name) for name in same] == [getattr(other, name) for name in same]
+        for one, other in zip(resumed.weights[:3], whole.weights[:3], strict=True):
+            assert torch.equal(one, other)
 
 
 def test_the_state_of_another_pack_is_refused(pack):
@@ -206,8 +208,8 @@ def test_the_base_is_given_back_bit_for_bit(pack, base):
     assert base.model.config.text_config._attn_implementation == attention
 
 
-def test_checkpoints_do_not_change_the_training(pack):
-    with_three, _ = pack(MEMBERS)
+def test_checkpoints_do_not_change_the_training(pack, undisturbed):
+    with_three, _ = undisturbed(MEMBERS)
     with_one, _ = pack(MEMBERS, checkpoint_steps=(5,))
     assert all(torch.equal(one, other) for one, other in zip(with_three.weights, with_one.weights, strict=True))
 
