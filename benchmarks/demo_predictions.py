@@ -86,11 +86,16 @@ def main() -> None:
     }
     RESULT.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     for result in results:
-        print(
-            f"seeds {result['seeds']}: {result['inside']} of {len(result['pairs'])} inside; chosen {result['chosen']} "
-            f"({result['verdict']}), expected regret {result['expected_regret']:.2%}, among the trained pairs "
-            f"{result['regret_among_trained'] if result['regret_among_trained'] is None else format(result['regret_among_trained'], '.2%')}"
-        )
+        print(_line(result))
+
+
+def _line(result: dict[str, Any]) -> str:
+    regret = result["regret_among_trained"]
+    worth = "has no final run" if regret is None else f"{regret:.2%} above the best final run"
+    return (
+        f"seeds {result['seeds']}: {result['inside']} of {len(result['pairs'])} inside; chosen {result['chosen']} "
+        f"({result['verdict']}), expected regret {result['expected_regret']:.2%}, {worth}"
+    )
 
 
 if __name__ == "__main__":

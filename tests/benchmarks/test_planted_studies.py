@@ -117,24 +117,17 @@ def test_cheap_rivals_choose_pairs_that_have_runs(planted, make_study, shapes):
     assert max(s["regret"] for s in scores) < 0.3
 
 
-def test_the_product_is_asked_by_its_public_call(planted, make_study, monkeypatch):
-    asked = []
+def test_the_product_chooses_what_its_public_call_chooses(planted, make_study):
+    """One fit serves all targets and margins of a study; the choice is that of a fresh `choose_ranks` all the same."""
+    from mars_core.search import choose_ranks
 
-    def choose_ranks(metrics, **question):
-        asked.append(question)
-        return SimpleNamespace(pair=question["reference"])
-
-    monkeypatch.setattr("mars_core.search.choose_ranks", choose_ranks, raising=False)
-    study, rules = make_study(0), planted("planted.rules").RULES
-    for name in ("mars 0.25%", "mars 0", "paper"):
-        planted("planted.score").score_study(study, rules[name])
-    assert [(q["rule"], q["margin"]) for q in asked[:: len(study.targets)]] == [
-        ("mars", 0.0025),
-        ("mars", 0.0),
-        ("paper", 0.0025),
-    ]
-    assert tuple(q["target_samples"] for q in asked[: len(study.targets)]) == study.targets
-    assert asked[0]["trainable_parameters"]((1, 1)) == sum(study.per_rank)
+    study, product = make_study(2, "additive"), planted("planted.rules").product
+    found = [product(study, target, 0.0025, "mars") for target in study.targets[:2]]
+    asked = {"trainable_parameters": study.count, "reference": study.reference, "margin": 0.0025}
+    fresh = choose_ranks(study.metrics, target_samples=study.targets[1], **asked)
+    assert found[1].pair == fresh.pair
+    assert found[1].regret == fresh.regret
+    assert product(study, study.targets[1], 0.0, "paper").rule == "paper"
 
 
 def test_the_recorded_table_is_narrow(planted, capsys):
@@ -178,13 +171,13 @@ def test_a_pair_whose_runs_diverged_is_no_choice(planted, make_study):
 def test_an_interrupted_run_goes_on_where_it_was(planted, tmp_path, monkeypatch):
     module = planted("planted_studies")
     monkeypatch.setattr(module, "SHAPES", ("additive", "no effect"))
-    whole = module.scores_of("uniform", 2, 1, tmp_path)
+    whole = module.scores_of(["uniform"], 2, 1, tmp_path)["uniform"]
     file = tmp_path / "uniform.jsonl"
     file.write_text(file.read_text()[:-20])
     asked, measured = [], module.score_task
     monkeypatch.setattr(module, "score_task", lambda task: asked.append(task) or measured(task))
-    again = [module.scores_of("uniform", 2, 1, tmp_path) for _ in range(2)]
-    assert asked == [("uniform", "no effect", 1)]
+    again = [module.scores_of(["uniform"], 2, 1, tmp_path)["uniform"] for _ in range(2)]
+    assert asked == [(("uniform",), "no effect", 1)]
     assert [_untimed(scores) for scores in again] == [_untimed(whole)] * 2
 
 

@@ -42,7 +42,7 @@ def test_regret_is_stated_over_all_pairs(metrics_of, eq1):
 
 
 def test_an_optimum_inside_is_found_where_one_module_dominates(metrics_of):
-    """U-shaped in r_me at ranks a factor 16 apart, strong in r_llm: a law that is monotone takes (256, 256), 9% worse."""
+    """U-shaped in r_me at ranks a factor 16 apart, strong in r_llm: a monotone law takes (256, 256), 9% worse."""
 
     def loss(r_me, r_llm, D):
         return 1.0 + 0.02 * np.log(r_me / 16) ** 2 + 0.5 * r_llm**-0.4 * (D / 2048) ** -0.3
