@@ -55,7 +55,7 @@ def test_choice_is_one_of_the_available_pairs_and_says_why(finished):
     assert choice["pair"][1] in (2, 4)
     assert choice["verdict"] in ("best", "as good and cheaper", "cannot tell")
     assert choice["reason"]
-    assert 0 <= choice["regret"]
+    assert choice["regret"] >= 0
     assert len(choice["candidates"]) == 4
     assert any("the final run sees all 64 training samples once" in note for note in choice["diagnostics"]["notes"])
 
