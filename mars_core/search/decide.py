@@ -21,8 +21,8 @@ import numpy as np
 from mars_core.search.choice import Pair, Verdict
 from mars_core.search.outlook import Outlook
 
-SURE = 0.95  # posterior probability at which the promise "within the margin" is made
-TIE = 0.2  # of the margin: expected excess that the posterior itself cannot vouch for
+SURE = 0.8  # posterior probability at which the promise "within the margin" is made
+TIE = 0.5  # of the margin: expected excess that the posterior itself cannot vouch for
 LIKELY = 0.8  # that the pair's regret is within the margin (or 0.25%), for the verdict `best`
 SMALLEST_MARGIN = 0.0025  # regret that `best` allows, however small the margin
 SAME_COST = 0.02  # share of trainable parameters within which balance decides between pairs that are as good

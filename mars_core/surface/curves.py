@@ -27,8 +27,10 @@ Ints = NDArray[np.int64]
 Pair = tuple[int, int]
 
 # Sizes below the largest by more than this factor are left out. What a run does there is mostly its start, which is
-# over by the end; read as a part of a power law it turned the order of real pairs at twice the largest size.
+# over by the end; read as a part of a power law it turned the order of real pairs at twice the largest size. Without
+# a decaying rate the start lasts longer, counted in sizes.
 WINDOW = 6.0
+WINDOW_AT_CONSTANT_RATE = 4.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,9 +75,10 @@ def read_curves(points: pd.DataFrame, pairs: Collection[Pair] | None = None) -> 
     pieces = [_effective(run, knows_rates) for _, run in rows.groupby("run_id", sort=True)]
     table = pd.concat(pieces, ignore_index=True)
     largest = float(table["size"].max())
-    table = table[table["size"] >= largest / WINDOW].reset_index(drop=True)
+    annealed = bool(table["heat"].min() < 0.5 * table["heat"].max())
+    window = WINDOW if annealed else WINDOW_AT_CONSTANT_RATE
+    table = table[table["size"] >= largest / window].reset_index(drop=True)
     heat = table["heat"].to_numpy(dtype=np.float64)
-    annealed = bool(heat.min() < 0.5 * heat.max())
     pair_labels, pair_of = _labels(list(zip(table["r_me"].astype(int), table["r_llm"].astype(int), strict=True)))
     run_labels, run_of = _labels(list(zip(table["run_id"], table["seed"].astype(int), strict=True)))
     _, common = _labels(list(zip(table["seed"], table["end"], table["step"], strict=True)))

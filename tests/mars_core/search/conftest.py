@@ -1,4 +1,4 @@
-"""Builders of planted fits, so that the search is tested without fitting."""
+"""Builders of planted fits and of planted calibrations."""
 
 import numpy as np
 import pandas as pd
@@ -62,15 +62,32 @@ def law_p():
     return build
 
 
+STEPS = (32, 45, 64, 91, 128, 181, 256)
+
+
+def build_metrics(loss, ranks_me=(8, 16, 32, 64), ranks_llm=(8, 16, 32, 64), seeds=1, noise=0.0, rng=0):
+    """Checkpoint metrics at a constant rate whose true loss is `loss(r_me, r_llm, D)`, in nats per answer token."""
+    generator, rows = np.random.default_rng(rng), []
+    for seed in range(seeds):
+        for r_me in ranks_me:
+            for r_llm in ranks_llm:
+                level = noise * generator.standard_normal()
+                for step in STEPS:
+                    own = loss(r_me, r_llm, 8 * step) * np.exp(level + noise * generator.standard_normal())
+                    row = {"r_me": r_me, "r_llm": r_llm, "seed": seed, "run_id": f"{r_me}-{r_llm}-{seed}", "step": step}
+                    rows.append({**row, "unique_samples": 8 * step, "val_loss": own, "lr": 2e-3})
+    return pd.DataFrame(rows)
+
+
 @pytest.fixture
-def bent_law_p():
-    """A law P with its optimum inside the grid: over-fitting grows with both ranks."""
+def metrics_of():
+    return build_metrics
 
-    def build(spread=0.0, **kwargs):
-        planted = {"A": 3.0, "alpha_m": 0.3, "alpha_l": 0.3, "beta": 0.3, "E": 1.0, "C": 0.02, "mu": 0.5, "nu": 0.3}
-        return build_fit("performance_overfit", planted, spread, **kwargs)
 
-    return build
+@pytest.fixture
+def eq1():
+    """Eq. 1: loss = 3 / (r_me^0.05 r_llm^0.1 (D / 100)^0.3) + 0.8."""
+    return lambda r_me, r_llm, D: 3.0 * r_me**-0.05 * r_llm**-0.1 * (D / 100) ** -0.3 + 0.8
 
 
 @pytest.fixture
@@ -81,23 +98,3 @@ def status():
 @pytest.fixture
 def held_out():
     return lambda mape, rivals: HeldOut("D >= 2048", 50, 10, mape, mape, 2 * mape, rivals)
-
-
-@pytest.fixture
-def setting():
-    """Arguments of choose_pair for ranks 8..64 with an unambiguous best observed pair, (32, 8)."""
-    ranks = (8, 16, 32, 64)
-    rows = [
-        {"r_me": m, "r_llm": n, "D": D, "loss": 2.0 + 0.01 * abs(m - 32) / 32 + 0.01 * n / 8 + 100 / D}
-        for m in ranks
-        for n in ranks
-        for D in (512, 1024, 2048)
-    ]
-    return {
-        "ranks_me": ranks,
-        "ranks_llm": ranks,
-        "D_target": 16384,
-        "trainable_parameters": lambda pair: 100_000 * pair[0] + 300_000 * pair[1],
-        "observed": pd.DataFrame(rows),
-        "reference": (16, 16),
-    }

@@ -12,7 +12,10 @@ def cosine(step, horizon=256, warmup=26):
     return step / warmup if step < warmup else 0.5 * (1 + np.cos(np.pi * (step - warmup) / (horizon - warmup)))
 
 
-def build_table(loss, ranks_me=(8, 16, 32, 64), ranks_llm=(8, 16, 32, 64), seeds=1, noise=0.0, lr=None, rng=0, steps=STEPS):
+RANKS = (8, 16, 32, 64)
+
+
+def build_table(loss, ranks_me=RANKS, ranks_llm=RANKS, seeds=1, noise=0.0, lr=None, rng=0, steps=STEPS):
     """Points as `mars_core.search.points` makes them; `loss(r_me, r_llm, D)` in nats, noise of run and checkpoint."""
     generator, rows = np.random.default_rng(rng), []
     for seed in range(seeds):

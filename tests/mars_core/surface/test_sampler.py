@@ -5,7 +5,7 @@ import pytest
 
 from mars_core.surface.sampler import draw_states
 
-MEAN, SD = np.array([0.3, -0.2, 0.5]), np.array([0.1, 0.4, 0.02])
+MEAN, SD = np.array([0.3, -0.2, 0.5]), np.array([0.2, 0.5, 0.05])
 WEIGHTS = np.array([0.2, 0.5, 0.3])
 
 
@@ -14,7 +14,7 @@ def log_likelihood(exponent, hyper):
 
 
 def states(seed):
-    return draw_states(log_likelihood, np.full(3, -4.0), np.full(3, 4.0), np.log(np.full(3, 1 / 3)), seed)
+    return draw_states(log_likelihood, np.full(3, -3.0), np.full(3, 3.0), np.log(np.full(3, 1 / 3)), seed)
 
 
 def test_moments_and_weights_of_a_known_density():

@@ -1,0 +1,176 @@
+"""`choose_ranks` from tables whose truth is known."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mars_core.search import Choice, MaxTrainableParameters, NoPairLeft, choose_ranks
+
+ASKED = {
+    "target_samples": 16_384,
+    "trainable_parameters": lambda pair: 80 * pair[0] + 170 * pair[1],
+    "reference": (16, 16),
+}
+
+
+def choose(metrics, **settings):
+    return choose_ranks(metrics, **{**ASKED, "bootstrap": 20, **settings})
+
+
+def regret(choice, loss):
+    true = {candidate.pair: loss(*candidate.pair, choice.D_target) for candidate in choice.candidates}
+    return np.expm1(true[choice.pair] - min(true.values()))
+
+
+def test_eq_1_with_little_noise(metrics_of, eq1):
+    choice = choose(metrics_of(eq1, noise=0.002), margin=0.0)
+    assert choice.pair == (64, 64)
+    assert choice.verdict == "best"
+    covered = [c.loss_interval[0] < eq1(*c.pair, 16_384) < c.loss_interval[1] for c in choice.candidates]
+    assert np.mean(covered) >= 0.9
+
+
+def test_regret_is_stated_over_all_pairs(metrics_of, eq1):
+    choice = choose(metrics_of(eq1, noise=0.01))
+    assert len(choice.candidates) == 16
+    assert choice.regret == pytest.approx(choice.candidate(choice.pair).expected_regret)
+    assert choice.regret <= choice.regret_bound
+    assert {rival.name for rival in choice.rivals} == {"best observed", "largest", "uniform"}
+    assert sum(candidate.probability_best for candidate in choice.candidates) == pytest.approx(1.0)
+
+
+def test_an_optimum_inside_is_found_where_one_module_dominates(metrics_of):
+    """U-shaped in r_me at ranks a factor 16 apart, strong in r_llm: a law that is monotone takes (256, 256), 9% worse."""
+
+    def loss(r_me, r_llm, D):
+        return 1.0 + 0.02 * np.log(r_me / 16) ** 2 + 0.5 * r_llm**-0.4 * (D / 2048) ** -0.3
+
+    metrics = metrics_of(loss, (1, 16, 256), (1, 16, 256), noise=0.003)
+    choice = choose(metrics)
+    assert choice.pair[0] == 16
+    assert regret(choice, loss) < 0.01
+
+
+def test_no_effect_with_seeds_takes_a_cheap_pair_at_no_regret(metrics_of):
+    choice = choose(metrics_of(lambda a, b, D: 1.0 + (D / 256) ** -0.4, noise=0.001, seeds=3))
+    assert choice.candidate(choice.pair).trainable_parameters <= 0.5 * max(
+        c.trainable_parameters for c in choice.candidates
+    )
+    assert choice.verdict in ("as good and cheaper", "cannot tell")
+
+
+def test_two_by_two_with_one_run_each_decides(metrics_of, eq1):
+    choice = choose(metrics_of(eq1, (8, 16), (8, 16), noise=0.002))
+    assert regret(choice, eq1) < 0.01
+
+
+def test_a_table_without_run_id_is_grouped_by_pair_and_seed(metrics_of, eq1):
+    metrics = metrics_of(eq1, seeds=2, noise=0.01)
+    named, unnamed = choose(metrics), choose(metrics.drop(columns="run_id"))
+    assert named.pair == unnamed.pair
+    assert named.regret == pytest.approx(unnamed.regret)
+
+
+def test_order_of_the_rows_does_not_matter(metrics_of, eq1):
+    metrics = metrics_of(eq1, noise=0.01)
+    one, other = choose(metrics), choose(metrics.sample(frac=1.0, random_state=1))
+    assert one.to_json()["candidates"] == other.to_json()["candidates"]
+
+
+def test_a_far_target_is_warned_of_with_what_a_longer_calibration_costs(metrics_of, eq1):
+    near, far = (choose(metrics_of(eq1, noise=0.01), target_samples=size) for size in (16_000, 158_000))
+    assert near.warnings == ()
+    assert "77 times" in far.warnings[0]
+    assert "4 times as many steps" in far.warnings[0]
+    widths = [
+        np.ptp(choice.candidate((16, 16)).loss_interval) / choice.candidate((16, 16)).loss for choice in (near, far)
+    ]
+    assert widths[1] > widths[0]
+
+
+def test_unmeasured_pairs_are_chosen_only_if_ranks_are_named(metrics_of, eq1):
+    metrics = metrics_of(eq1, noise=0.002)
+    lost = metrics[(metrics["r_me"] != 64) | (metrics["r_llm"] != 64)]
+    assert (64, 64) not in [c.pair for c in choose(lost).candidates]
+    named = choose(lost, ranks_me=(8, 16, 32, 64), ranks_llm=(8, 16, 32, 64))
+    assert not named.candidate((64, 64)).source.measured
+
+
+def test_a_diverged_run_takes_its_pair_out(metrics_of, eq1):
+    metrics = metrics_of(eq1, noise=0.002)
+    at = (metrics["r_me"] == 64) & (metrics["r_llm"] == 64) & (metrics["step"] == 256)
+    choice = choose(metrics.assign(val_loss=metrics["val_loss"].mask(at)), ranks_me=(8, 16, 32, 64), ranks_llm=(64,))
+    assert choice.pair != (64, 64)
+    assert "diverged" in next(d.reason for d in choice.dropped if d.r_me == 64)
+
+
+def test_constraints_hold_for_both_rules(metrics_of, eq1):
+    for rule in ("mars", "paper"):
+        choice = choose(metrics_of(eq1, noise=0.002), rule=rule, constraints=[MaxTrainableParameters(5_000)])
+        assert 80 * choice.pair[0] + 170 * choice.pair[1] <= 5_000
+    with pytest.raises(NoPairLeft, match="relax"):
+        choose(metrics_of(eq1), constraints=[MaxTrainableParameters(10)])
+
+
+def test_the_other_rule_stands_beside(metrics_of, eq1):
+    ours, papers = (choose(metrics_of(eq1, noise=0.01), rule=rule) for rule in ("mars", "paper"))
+    assert ours.other_rule["pair"] == papers.pair
+    assert papers.other_rule["pair"] == ours.pair
+    assert papers.verdict == "paper"
+
+
+def test_a_metric_is_minimised_as_a_ratio(metrics_of, eq1):
+    """The error falls with the LLM's rank, the loss with the vision rank: each objective takes its own."""
+    metrics = metrics_of(lambda a, b, D: 1.0 + a**-0.3 * (D / 256) ** -0.3, noise=0.001)
+    error = 0.9 * metrics["r_llm"] ** -0.3 * (metrics["unique_samples"] / 256) ** -0.4 + 0.02
+    metrics = metrics.assign(val_objective=error)
+    limit = [MaxTrainableParameters(80 * 64 + 170 * 16)]
+    by_error = choose(metrics, objective="token_error", constraints=[MaxTrainableParameters(80 * 8 + 170 * 64)])
+    assert by_error.pair[1] == 64
+    assert choose(metrics, constraints=limit).pair[0] == 64
+    assert by_error.candidate(by_error.pair).perplexity is None
+
+
+def test_a_metric_that_reaches_zero_still_ranks(metrics_of, eq1):
+    metrics = metrics_of(eq1, noise=0.001)
+    error = np.maximum(0.0, 0.5 - 0.02 * np.log2(metrics["step"] * metrics["r_llm"]))
+    choice = choose(metrics.assign(val_objective=error), objective="token_error")
+    assert any("is 0 at" in note for note in choice.diagnostics["notes"]) == bool((error == 0).any())
+    assert choice.pair[1] == 64
+
+
+def test_json_round_trip(metrics_of, eq1):
+    choice = choose(metrics_of(eq1, noise=0.01))
+    assert Choice.from_json(json.loads(json.dumps(choice.to_json()))) == Choice.from_json(choice.to_json())
+    assert Choice.from_json(choice.to_json()).pair == choice.pair
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda m: m.drop(columns="val_loss"), "missing column"),
+        (lambda m: m.iloc[:0], "no rows"),
+        (lambda m: pd.concat([m, m]), "repeat a step"),
+        (lambda m: m.assign(r_me=0), "rank 0"),
+        (lambda m: m.assign(step=0), "must be positive"),
+    ],
+)
+def test_mistakes_in_the_table_are_named(metrics_of, eq1, change, says):
+    with pytest.raises(ValueError, match=says):
+        choose(change(metrics_of(eq1)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"target_samples": 0}, "target_samples must be positive"),
+        ({"margin": 1.0}, "margin must lie"),
+        ({"rule": "best"}, "unknown rule"),
+        ({"ranks_me": (0, 8)}, "positive rank"),
+    ],
+)
+def test_mistakes_in_the_settings_are_named(metrics_of, eq1, settings, says):
+    with pytest.raises(ValueError, match=says):
+        choose(metrics_of(eq1), **settings)
