@@ -42,7 +42,7 @@ def read_mlflow_runs(
     Args:
         uri: tracking URI.
         experiment: its name; None where the store has only one with runs.
-        names: our name -> name of the parameter, for parameters that are called otherwise.
+        names: our name -> name of the parameter (of lr: metric), where it is called otherwise.
         metric: name of the validation loss, in nats per answer token, logged by optimizer step.
         filter_string: MLflow's search filter, such as `tags.phase = 'calibration'`.
 
@@ -59,6 +59,8 @@ def read_mlflow_runs(
         ranked, replaced = _newest_of_each(ranked)
         _refuse_several_revisions(ranked)
         histories = {run.info.run_id: client.get_metric_history(run.info.run_id, metric) for run in ranked}
+        rate = names.get("lr", "lr")
+        rates = {run.info.run_id: client.get_metric_history(run.info.run_id, rate) for run in ranked}
     kept, unusable = _with_losses(ranked, histories, metric)
     notes = [*notes, *replaced, *unusable]
     if not kept:
@@ -67,7 +69,7 @@ def read_mlflow_runs(
             f"{names.get('r_llm', 'r_llm')!r} and metric {metric!r} among {len(runs)} runs: name them with --r-me, "
             f"--r-llm and --loss{_hint(runs)}" + "".join(f"\n  {note}" for note in notes)
         )
-    rows, where = _rows(kept, histories, names)
+    rows, where = _rows(kept, histories, rates, names)
     return MlflowRuns(rows, where, found.name, (*notes, *_differing(kept, names)))
 
 
@@ -167,16 +169,20 @@ def _with_losses(
 
 
 def _rows(
-    runs: Sequence[Run], histories: Mapping[str, Sequence[Metric]], names: Mapping[str, str]
+    runs: Sequence[Run],
+    histories: Mapping[str, Sequence[Metric]],
+    rates: Mapping[str, Sequence[Metric]],
+    names: Mapping[str, str],
 ) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """One row per run and step."""
+    """One row per run and step, with the learning rate where it was logged at that step."""
     seeds = _seeds(runs, names)
     rows, where = [], []
     for run in runs:
         shared = {name: _parameter(run, name, names) for name in FROM_PARAMETERS}
         shared |= {"run_id": run.data.tags.get(OWN_RUN_ID, run.info.run_id), "seed": seeds[run.info.run_id]}
+        rate = _last_of_each_step(rates[run.info.run_id])
         for step, loss in _last_of_each_step(histories[run.info.run_id]).items():
-            rows.append(shared | {"step": step, "loss": loss})
+            rows.append(shared | {"step": step, "loss": loss, "lr": rate.get(step)})
             where.append(_name(run))
     table = pd.DataFrame(rows)
     return table.dropna(axis="columns", how="all"), tuple(where)

@@ -56,6 +56,9 @@ def import_(
             rich_help_panel=NAMES,
         ),
     ] = None,
+    lr: Annotated[
+        str | None, _named("--lr", "the learning rate at the step, by which the warm-up is told (default: lr)")
+    ] = None,
     seed: Annotated[str | None, _named("--seed", "the seed (default: seed, where present)")] = None,
     run_id: Annotated[
         str | None, _named("--run-id", "the run of a row (default: run_id, else one run per pair and seed)")
@@ -118,7 +121,7 @@ def import_(
     # A person waits for the answer: MLflow's own retries would take minutes to say that no server is there.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     number = int(batch_size) if batch_size is not None and batch_size.isdigit() else None
-    asked = {"r_me": r_me, "r_llm": r_llm, "D": size, "step": step, "seed": seed, "run_id": run_id}
+    asked = {"r_me": r_me, "r_llm": r_llm, "D": size, "step": step, "lr": lr, "seed": seed, "run_id": run_id}
     asked |= {"t": t, "t_me": t_me, "t_llm": t_llm, "batch_size": batch_size if number is None else None}
     names = {ours: theirs for ours, theirs in asked.items() if theirs is not None}
     question = Question(

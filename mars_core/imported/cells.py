@@ -31,6 +31,14 @@ def positive(cells: pd.Series, say: Say) -> pd.Series:
     return values.where(~broken)
 
 
+def not_negative(cells: pd.Series, say: Say) -> pd.Series:
+    """Finite numbers from 0 up; cells that are none come back as NaN, with a reason said."""
+    values = _numbers(cells, say)
+    broken = values.notna() & ~((values >= 0) & (values < LARGEST))
+    say(broken, f"{cells.name} is {{value}}, expected a finite number of 0 or more")
+    return values.where(~broken)
+
+
 def present(cells: pd.Series, say: Say) -> None:
     """Say which rows lack a value that every row must have."""
     say(empty(cells), f"{cells.name} is empty or NaN")

@@ -13,6 +13,7 @@ COLUMNS = {
     "step": "optimizer steps taken",
     "batch_size": "samples per step",
     "loss": "validation loss, nats per answer token",
+    "lr": "learning rate at the step",
     "seed": "seed of the run",
     "run_id": "which run a row belongs to",
     "t": "steps that the whole run needs to converge at this size",

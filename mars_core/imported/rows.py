@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from mars_core.imported.cells import empty, positive, present, truth, whole
+from mars_core.imported.cells import empty, not_negative, positive, present, truth, whole
 from mars_core.imported.names import COLUMNS
 
 LARGEST_RANK = 4096
@@ -50,7 +50,8 @@ class ImportedRuns:
     """Checked runs.
 
     Attributes:
-        metrics: one row per run and step with columns `METRICS`, in the order of seed, pair and step.
+        metrics: one row per run and step with columns `METRICS`, and lr where every row has it, in the order of seed,
+            pair and step.
         times: the given convergence times: those columns of `METRICS`, `t`, `t_me`, `t_llm` and `censored`; may be
             empty.
         parameters: trainable parameters by pair, where the table has them.
@@ -161,7 +162,7 @@ def _columns(raw: pd.DataFrame, sizes: Sizes, findings: _Findings) -> tuple[pd.D
     table["loss"] = positive(raw["loss"], findings.about(raw["loss"]))
     present(raw["loss"], findings.about(raw["loss"]))
     table["seed"] = _required(raw["seed"], 0, findings) if "seed" in raw else 0.0
-    notes = _sizes(raw, sizes, table, findings)
+    notes = [*_sizes(raw, sizes, table, findings), *_rates(raw, table, findings)]
     for name in TIMES:
         table[name] = positive(raw[name], findings.about(raw[name])) if name in raw else np.nan
     table["censored"] = truth(raw["censored"], findings.about(raw["censored"])) if "censored" in raw else False
@@ -208,6 +209,18 @@ def _sizes(raw: pd.DataFrame, sizes: Sizes, table: pd.DataFrame, findings: _Find
     return notes
 
 
+def _rates(raw: pd.DataFrame, table: pd.DataFrame, findings: _Findings) -> list[str]:
+    """Fill in lr, where every row has one; the warm-up of runs can only be told by it."""
+    if "lr" not in raw:
+        return []
+    rates = not_negative(raw["lr"], findings.about(raw["lr"]))
+    unknown = int(rates[~findings.bad].isna().sum())
+    if unknown:
+        return [f"{unknown} rows have no learning rate: the learning rates are not used"]
+    table["lr"] = rates
+    return []
+
+
 def _run_names(table: pd.DataFrame) -> pd.Series:
     parts = table[["r_me", "r_llm", "seed"]].map(lambda value: f"{value:g}")
     return "me" + parts["r_me"] + "-llm" + parts["r_llm"] + "-seed" + parts["seed"]
@@ -246,7 +259,8 @@ def _metrics(table: pd.DataFrame) -> pd.DataFrame:
     with np.errstate(over="ignore"):
         metrics["val_perplexity"] = np.exp(metrics["val_loss"])
     whole_numbers = ["r_me", "r_llm", "seed", "step", "samples_seen", "unique_samples"]
-    return metrics[METRICS].astype(dict.fromkeys(whole_numbers, np.int64))
+    known = [*METRICS, *(["lr"] if "lr" in metrics.columns else [])]
+    return metrics[known].astype(dict.fromkeys(whole_numbers, np.int64))
 
 
 def _times(table: pd.DataFrame) -> pd.DataFrame:

@@ -8,12 +8,14 @@ import pyarrow as pa
 from mars_core.imported.rows import METRICS
 from mars_core.metrics.schema import SCHEMA, SCHEMA_VERSION
 
-# What the runs do not say (gradients, time, device, hashes) is left out rather than made up.
-IMPORTED_SCHEMA = pa.schema([SCHEMA.field("schema_version"), *(SCHEMA.field(name) for name in METRICS)])
+OPTIONAL = ("lr",)
 
 
 def to_imported_table(metrics: pd.DataFrame) -> pa.Table:
-    """Metrics of imported runs under the contract's names, types and units."""
-    return pa.Table.from_pandas(
-        metrics.assign(schema_version=SCHEMA_VERSION), schema=IMPORTED_SCHEMA, preserve_index=False
-    )
+    """Metrics of imported runs under the contract's names, types and units.
+
+    What the runs do not say (gradients, time, device, hashes) is left out rather than made up.
+    """
+    names = ["schema_version", *METRICS, *(name for name in OPTIONAL if name in metrics.columns)]
+    schema = pa.schema([SCHEMA.field(name) for name in names])
+    return pa.Table.from_pandas(metrics.assign(schema_version=SCHEMA_VERSION), schema=schema, preserve_index=False)

@@ -49,6 +49,16 @@ def read(store, **options):
     return read_mlflow_runs(store[0], "grid", NAMES, **{"metric": "eval/loss"} | options)
 
 
+def test_learning_rates_come_along_where_they_were_logged(store):
+    _, client, _ = store
+    run = log(store, {"lora_r_vision": 8, "lora_r_text": 16}, {8: 2.0, 16: 1.5})
+    assert "lr" not in read(store).rows.columns
+    client.log_metric(run, "rate", 1e-3, step=8)
+    client.log_metric(run, "rate", 0.0, step=16)
+    named = read_mlflow_runs(store[0], "grid", NAMES | {"lr": "rate"}, metric="eval/loss")
+    assert named.rows["lr"].tolist() == [1e-3, 0.0]
+
+
 def test_several_runs_of_a_pair_are_seeds_and_nested_runs_count(store):
     parent = log(store, {"model": "m"}, {})
     pair = {"lora_r_vision": 8, "lora_r_text": 16}

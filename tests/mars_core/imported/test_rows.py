@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from mars_core.imported import BadRows, Sizes, read_runs, rename_columns
-from mars_core.imported.stored import IMPORTED_SCHEMA, to_imported_table
+from mars_core.imported.rows import METRICS
+from mars_core.imported.stored import to_imported_table
 from mars_core.metrics.schema import SCHEMA
 
 
@@ -106,6 +107,17 @@ def test_columns_are_renamed_and_absent_names_refused():
 
 def test_stored_metrics_have_the_names_and_types_of_the_contract():
     stored = to_imported_table(read_runs(table(), Sizes(8)).metrics)
-    assert stored.schema.equals(IMPORTED_SCHEMA)
+    assert stored.schema.names == ["schema_version", *METRICS]
+    assert all(stored.schema.field(name).equals(SCHEMA.field(name)) for name in stored.schema.names)
     assert all(SCHEMA.field(field.name).equals(field) for field in stored.schema)
     assert np.allclose(np.log(stored["val_perplexity"].to_numpy()), stored["val_loss"].to_numpy())
+
+
+def test_learning_rates_are_kept_where_every_row_has_one():
+    known = read_runs(table(lr=["1e-3", "0", "1e-3", "0"]), Sizes(8))
+    assert known.metrics["lr"].tolist() == [1e-3, 0.0, 1e-3, 0.0]
+    assert to_imported_table(known.metrics).schema.field("lr").equals(SCHEMA.field("lr"))
+    some = read_runs(table(lr=["1e-3", "", "1e-3", "0"]), Sizes(8))
+    assert "lr" not in some.metrics.columns
+    assert some.notes == ("1 rows have no learning rate: the learning rates are not used",)
+    assert problems_of(table(lr=["-1", "0", "0", "0"]))["row 1"].startswith("lr is '-1', expected a finite number of 0")
