@@ -1,7 +1,7 @@
 """Do the demo's predictions come true? What its calibration says of final runs, beside what they reached.
 
-Reads the stored runs of `demo_final_runs.py`: calibrations of 2,048 samples and final runs of 4,096, by the product's own
-code. Each calibration seed predicts alone, as a study of one seed does; then all seeds together.
+Reads the stored runs of `demo_final_runs.py`: calibrations of 2,048 samples and final runs of 4,096, by the product's
+own code. Each calibration seed predicts alone, as a study of one seed does; then all seeds together.
 
     python benchmarks/demo_predictions.py     # writes benchmarks/results/demo_predictions.json
 """

@@ -20,6 +20,8 @@ from tasks.resources import study_partition
 from tasks.retrying import IO_RETRIES
 from tasks.store import Revision, read_json, write_json
 
+METHOD = "posterior"  # how a pair is chosen: a choice made in another way is made again
+
 
 def search_inputs(config: StudyConfig) -> dict[str, Any]:
     """What decides the choice, beside the laws."""
@@ -28,6 +30,7 @@ def search_inputs(config: StudyConfig) -> dict[str, Any]:
         "ranks": config.available_ranks,
         "target_size": target_size(config),
         "code_version": __version__,
+        "method": METHOD,
     }
 
 

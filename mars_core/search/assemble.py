@@ -94,7 +94,8 @@ def regret_of(outlook: Outlook, pair: Pair) -> tuple[float | None, float | None]
     if pair not in outlook.pairs:
         return None, None
     own = outlook.regret[:, outlook.pairs.index(pair)]
-    return float(own.mean()), float(np.percentile(own, BOUND))
+    mean = float(own.mean())
+    return mean, max(mean, float(np.percentile(own, BOUND)))  # a rare large regret may lie beyond the percentile
 
 
 def rivals_of(scene: Scene, chosen: Pair) -> tuple[Rival, ...]:

@@ -16,9 +16,9 @@ def load():
 
 
 def test_final_losses_lie_in_their_intervals_and_the_choice_is_among_the_best():
-    """From one seed, to twice its size: nine of ten inside at 95%, and the chosen pair within one seed's spread (2%)."""
+    """From one seed, to twice its size: at least 5 of 6 inside, and the chosen pair within one seed's spread (2%)."""
     module = load()
     metrics = pd.read_parquet(module.RUNS / "calibration.parquet")
     found = module.compare(metrics[metrics["seed"] == 0], module.finals())
-    assert found["inside"] >= 0.83 * len(found["pairs"])
+    assert found["inside"] >= 5 / 6 * len(found["pairs"])
     assert found["regret_among_trained"] < 0.02
