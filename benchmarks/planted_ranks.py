@@ -3,7 +3,7 @@
 The flag `differences_not_predicted` takes the choice away from law P; on these tables it can be wrong both ways.
 Sound: law P's ranks matter there, also where the curve over the size is not law P's (an annealed last checkpoint, a
 second term that all pairs share). Faulty: ranks do nothing, or only say how fast a loss falls that all pairs then
-reach, or every pair has a level of its own without any order. `planted_surfaces.py` runs this as one of its sections.
+reach, or every pair has a level of its own without any order. `planted_laws.py` runs this as one of its sections.
 """
 
 from __future__ import annotations
@@ -14,10 +14,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from mars_core.search.as_good import as_good_as_the_best
 
 from mars_core.fitting import fit_law
-from mars_core.search.objective import PERPLEXITY_OBJECTIVE
 
 RANK_GRIDS = ((8, 16, 32), (2, 4, 8, 16), (8, 16, 32, 64), (4, 8, 16, 32, 64))
 MARGIN = 0.0025
@@ -104,20 +102,15 @@ def measured(loss: Losses, rng: np.random.Generator) -> pd.DataFrame:
 
 
 def ranks_case(task: tuple[str, int]) -> dict[str, Any]:
-    """Fit law P to one table: is it flagged, and which pair is then taken?"""
+    """Fit law P to one table: is it flagged?"""
     warnings.simplefilter("ignore", RuntimeWarning)
     shape, number = task
     rng = np.random.default_rng([number, 200 + list(SHAPES).index(shape)])
     loss = SHAPES[shape](rng)
     table = measured(loss, rng)
     fit = fit_law("performance", table, n_bootstrap=2, n_starts=16)
-    pairs = sorted(set(zip(table.r_me, table.r_llm, strict=True)))
-    found = as_good_as_the_best(table, pairs, MARGIN, PERPLEXITY_OBJECTIVE)
-    r_me, r_llm = (np.array(ranks, dtype=float) for ranks in zip(*pairs, strict=True))
-    at_largest = loss(r_me, r_llm, np.full(len(pairs), 2048.0))
-    excess = dict(zip(pairs, np.expm1(at_largest - at_largest.min()), strict=True))
+    pairs = set(zip(table.r_me, table.r_llm, strict=True))
     held_out = fit.held_out
-    taken = min(found.pairs, key=lambda pair: (sum(pair), pair)) if found else None
     return {
         "shape": shape,
         "pairs": len(pairs),
@@ -125,9 +118,6 @@ def ranks_case(task: tuple[str, int]) -> dict[str, Any]:
         "flagged": fit.has("differences_not_predicted"),
         "rival_ahead_in_absolute_error": held_out is not None
         and held_out.mape >= 0.9 * held_out.rivals["performance_no_rank"],
-        "cheapest_taken": taken == pairs[0],
-        "excess_of_taken": None if taken is None else float(excess[taken]),
-        "excess_of_measured_best": None if found is None else float(excess[found.best]),
     }
 
 
@@ -139,10 +129,6 @@ def summarise_ranks(cases: Iterable[dict[str, Any]]) -> dict[str, Any]:
     return {
         "false_alarms": {**_rates(sound), **{f"{n} pairs": _rates(_of(sound, n)) for n in sizes}},
         "shapes": {shape: _rates([case for case in found if case["shape"] == shape]) for shape in SHAPES},
-        "without_order_by_seeds": {
-            str(n): _rates([case for case in found if case["shape"] in UNORDERED and case["seeds"] == n])
-            for n in (1, 3)
-        },
     }
 
 
@@ -151,19 +137,8 @@ def _of(cases: list[dict[str, Any]], pairs: int) -> list[dict[str, Any]]:
 
 
 def _rates(cases: list[dict[str, Any]]) -> dict[str, Any]:
-    flagged = [case for case in cases if case["flagged"] and case["excess_of_taken"] is not None]
     return {
         "tables": len(cases),
         "flagged": float(np.mean([case["flagged"] for case in cases])),
         "rival_ahead_in_absolute_error": float(np.mean([case["rival_ahead_in_absolute_error"] for case in cases])),
-        "where_flagged": {
-            "tables": len(flagged),
-            "cheapest_taken": _mean(flagged, "cheapest_taken"),
-            "mean_excess_of_taken": _mean(flagged, "excess_of_taken"),
-            "mean_excess_of_measured_best": _mean(flagged, "excess_of_measured_best"),
-        },
     }
-
-
-def _mean(cases: list[dict[str, Any]], key: str) -> float | None:
-    return float(np.mean([case[key] for case in cases])) if cases else None

@@ -3,7 +3,7 @@
 Law C's trivial rival t = c(r) * S_D is the truth up to c(r) wherever one loss level per size defines the time, so
 these tables are where the flag `no_better_than_trivial` can be wrong both ways: on sound tables c(r) is a power
 law of the rank, on faulty ones it is not, or the rank does nothing. Half of the tables are times drawn directly,
-half are read off planted validation curves. `planted_surfaces.py` runs this as one of its sections.
+half are read off planted validation curves. `planted_laws.py` runs this as one of its sections.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""How often stated intervals cover and flags are right, on surfaces whose truth is known.
+"""How often a law's stated intervals cover and its flags are right, on surfaces whose truth is known.
+
+This judges fits alone, mostly where the law is exactly true; `planted_studies.py` judges the choice of ranks.
 
 Every surface draws its law's coefficients, ranks, sizes, seeds per pair, noise level, noise shape (Gaussian
 or Student t with 4 degrees of freedom) and the share of noise that a whole run has in common. On sound
@@ -7,10 +9,10 @@ and the flag for it counts as a detection. A second section does the same for la
 `no_better_than_trivial` on convergence-time tables with their steps S_D (`planted_times.py`), a third for law P's
 `differences_not_predicted` (`planted_ranks.py`).
 
-    python benchmarks/planted_surfaces.py            # writes benchmarks/results/planted_surfaces.json
-    python benchmarks/planted_surfaces.py --only times
-    python benchmarks/planted_surfaces.py --only ranks
-    python benchmarks/planted_surfaces.py --only no_better_than_trivial --law convergence
+    python benchmarks/planted_laws.py            # writes benchmarks/results/planted_laws.json
+    python benchmarks/planted_laws.py --only times
+    python benchmarks/planted_laws.py --only ranks
+    python benchmarks/planted_laws.py --only no_better_than_trivial --law convergence
 
 With `--only` the rest of the record stays as it is, and the part measured anew carries its own command.
 """
@@ -39,7 +41,7 @@ from mars_core.fitting.solve import solve
 from mars_core.fitting.table import read_table
 from mars_core.laws import get_law
 
-RESULT = Path(__file__).parent / "results" / "planted_surfaces.json"
+RESULT = Path(__file__).parent / "results" / "planted_laws.json"
 RANK_GRIDS = ((2, 4, 8, 16), (8, 16, 32, 64), (4, 8, 16, 32, 64))
 FLAGS = (
     "at_bound",
@@ -384,7 +386,7 @@ def main() -> None:
     def origin() -> dict[str, Any]:
         options = "".join(f" --{key} {value}" for key in ("only", "law") if (value := getattr(settings, key)))
         return {
-            "command": f"python benchmarks/planted_surfaces.py --surfaces {settings.surfaces} "
+            "command": f"python benchmarks/planted_laws.py --surfaces {settings.surfaces} "
             f"--faulty {settings.faulty}{options}",
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
             f"NumPy {np.__version__}",
