@@ -21,7 +21,7 @@ import numpy as np
 from mars_core.search.choice import Pair, Verdict
 from mars_core.search.outlook import Outlook
 
-SURE = 0.8  # posterior probability at which the promise "within the margin" is made
+SURE = 0.9  # posterior probability at which the promise "within the margin" is made
 TIE = 0.5  # of the margin: expected excess that the posterior itself cannot vouch for
 LIKELY = 0.8  # that the pair's regret is within the margin (or 0.25%), for the verdict `best`
 SMALLEST_MARGIN = 0.0025  # regret that `best` allows, however small the margin
