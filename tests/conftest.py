@@ -110,6 +110,15 @@ def quick_services() -> Iterator[None]:
         APILogHandler().flush()  # at Python's end the server has gone
 
 
+@pytest.fixture
+def prefects_address(quick_services: None) -> str:
+    """API address of the temporary server that the tests share, for commands in processes of their own."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        return str(client.api_url)
+
+
 def _share_prefects_server(patch: pytest.MonkeyPatch) -> None:
     """Prefect starts a temporary server at a process's first flow: let the second process find the first one's."""
     from prefect.server.api.server import SubprocessASGIServer

@@ -67,13 +67,22 @@ def test_a_hub_id_stands_for_its_present_commit(tmp_path):
         (repository / "snapshots" / commit).mkdir(parents=True)
         shutil.copy(demo_backbone_path() / "config.json", repository / "snapshots" / commit)
     (repository / "refs").mkdir()
-    code = "from tasks.resources import checkpoint_fingerprint; print(checkpoint_fingerprint('org/model'))"
-    found = []
-    for commit in (*commits, commits[0]):
-        (repository / "refs" / "main").write_text(commit)
-        environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
-        run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-        found.append(run.stdout.strip())
+    # In a process of its own, which finds the hub's cache there; one process, as importing torch takes seconds.
+    code = """
+import sys
+from pathlib import Path
+from tasks.resources import checkpoint_fingerprint
+
+for commit in sys.argv[2:]:
+    Path(sys.argv[1]).write_text(commit)
+    checkpoint_fingerprint.cache_clear()
+    print(checkpoint_fingerprint("org/model"))
+"""
+    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", code, str(repository / "refs" / "main"), *commits, commits[0]]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    found = run.stdout.split()
+    assert len(found) == 3
     assert found[0] == found[2] != found[1]
 
 

@@ -72,11 +72,11 @@ def test_a_failure_inside_lets_go(tmp_path):
     assert take(tmp_path)
 
 
-def test_commands_that_train_are_refused_at_once(holder, tmp_path, demo_data):
+def test_commands_that_train_are_refused_at_once(holder, tmp_path, demo_data, prefects_address):
     from tests.flows.conftest import write_small_study
 
     write_small_study(tmp_path, demo_data)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_API_URL": prefects_address}
     command = [str(Path(sys.executable).with_name("mars")), "calibrate", str(tmp_path / "study.yaml")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 2
