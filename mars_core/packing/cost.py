@@ -16,7 +16,7 @@ from mars_core.models.partition import Partition
 from mars_core.packing.adapters import layout_of
 from mars_core.packing.banks import zero_vectors
 from mars_core.packing.batch import pack_batch
-from mars_core.packing.examine import examine
+from mars_core.packing.examine import examined
 from mars_core.packing.footprint import BYTES_PER_TRAINABLE, adapter_bytes
 from mars_core.packing.forward import autocast_of, lane_losses
 from mars_core.packing.lane import Dropout, Pass, make_lane
@@ -129,7 +129,7 @@ def scoring_of(model: nn.Module, batches: Iterable[Batch]) -> Scoring:
 
 def activation_bytes(model: nn.Module, partition: Partition, batch: Batch, pair: RankPair, recipe: Recipe) -> int:
     """Bytes that the forward pass of one member keeps for the backward pass, frozen weights left out."""
-    structure = examine(model, partition, batch)
+    structure = examined(model, partition, batch)
     if recipe.lora_dropout:
         structure = structure.with_every_row()
     layout = layout_of(partition, pair)

@@ -17,7 +17,7 @@ from mars_core.models.partition import Partition
 from mars_core.objective.measurement import Measurement
 from mars_core.packing.adapters import Parts, flatten, initial_weights, layout_of
 from mars_core.packing.batch import PackedBatch, pack_batch
-from mars_core.packing.examine import examine
+from mars_core.packing.examine import examined
 from mars_core.packing.forward import autocast_of, lane_logits, lane_losses, losses_of
 from mars_core.packing.lane import Dropout, Pass, make_lane
 from mars_core.packing.lanes import DEFAULT_LANES, Crew, Lanes, Width, crew_of, over_lanes
@@ -168,7 +168,7 @@ def _structure(model: nn.Module, partition: Partition, validation: Callable[[], 
     for batch, _ in validation():
         seen = True
         if "pixel_values" in batch:
-            return examine(model, partition, batch)
+            return examined(model, partition, batch)
     if not seen:
         raise ValueError("the validation set is empty: give at least one batch with answer tokens")
     return Structure(unpadded=False)  # what holds for text alone may not hold where an image is
