@@ -36,17 +36,17 @@ from mars_core import __version__
 from mars_core.models.lora import RankPair
 from mars_core.training.evaluation import Evaluation, evaluate
 from mars_core.training.finetune import scores_at
-from tasks.baselines import of_pair
-from tasks.calibrate import stored_metrics
-from tasks.config import StudyConfig
-from tasks.data import load_data, scored_batches, test_set, training_set
-from tasks.demo import prepare_demo
-from tasks.finetune import final_folder, read_final
-from tasks.resources import final_base_model, model_fingerprint
-from tasks.revision import newest_revision
+from tasks.calibration.stored import stored_metrics
+from tasks.final.pair import final_folder, read_final
+from tasks.inputs.base_model import final_base_model, model_fingerprint
+from tasks.inputs.data import load_data, scored_batches, test_set, training_set
+from tasks.settings.baselines import of_pair
+from tasks.settings.demo import prepare_demo
+from tasks.settings.study import StudyConfig
+from tasks.storage.folder import Revision
 from tasks.storage.location import working_folder
-from tasks.store import Revision
-from tasks.study_lock import at_work_on
+from tasks.study.lock import at_work_on
+from tasks.study.revision import newest_revision
 
 RESULTS = Path(__file__).parent / "results" / "demo_final_runs"
 RANKS = (2, 4, 8, 16)

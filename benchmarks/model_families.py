@@ -50,7 +50,7 @@ from mars_core.training.evaluation import evaluate
 from mars_core.training.finetune import all_logits, finetune
 from mars_core.training.optimizer import make_optimizer, make_schedule
 from mars_core.training.recipe import Recipe
-from tasks.config import FamilyConfig
+from tasks.settings.study import FamilyConfig
 
 RECORD = Path(__file__).parent / "results" / "model_families.json"
 PAGE, MARK = DOCS / "models.md", "model families"

@@ -28,8 +28,8 @@ from transformers import AutoTokenizer
 from flows.cli.cost import duration
 from mars_core.demo import demo_backbone_path
 from mars_core.planning.devices import DEVICES
-from tasks.config import read_study
-from tasks.cost import cost_on
+from tasks.planning.cost import cost_on
+from tasks.settings.study import read_study
 
 HERE = Path(__file__).parent
 RECORD = HERE / "results" / "planner_estimates.json"

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tasks.config import DataConfig
-from tasks.data import forget_data, load_data
+from tasks.inputs.data import forget_data, load_data
+from tasks.settings.study import DataConfig
 
 RESULT = Path(__file__).parent / "results" / "quiet_night.json"
 

@@ -21,8 +21,8 @@ from pydantic import ValidationError
 from deployments.automations import AutomationSettings, add_automations, present_settings, register_automations
 from deployments.catalogue import DEPLOYMENTS, POOLS, RUN_ENVIRONMENT, Deployed, Pool
 from mars_core import __version__
-from tasks.device_slot import register_slot
-from tasks.trigger import require_server
+from tasks.service.device_slot import register_slot
+from tasks.service.trigger import require_server
 
 NOBODY = "none"
 

@@ -10,12 +10,12 @@ from prefect.input import RunInput
 from pydantic import Field
 
 from mars_core.models.lora import RankPair
-from tasks.approval import is_approved, record_approval
-from tasks.choice_markdown import question_markdown
-from tasks.config import StudyConfig
-from tasks.progress import say
-from tasks.revision import current_revision
-from tasks.search import chosen_pair
+from tasks.choice.approval import is_approved, record_approval
+from tasks.choice.markdown import question_markdown
+from tasks.choice.search import chosen_pair
+from tasks.running.progress import say
+from tasks.settings.study import StudyConfig
+from tasks.study.revision import current_revision
 
 AfterChoice = Literal["train", "ask", "stop"]
 APPROVAL_TIMEOUT_SECONDS = 7 * 24 * 3600

@@ -7,9 +7,7 @@ from prefect import flow
 from flows.results import JSON_RESULTS
 from flows.stages import evaluate_flow, final_pairs, finetune_flow, parent_run, report_flow, run_stage
 from mars_core.metrics.identity import content_hash
-from tasks import tracking
-from tasks.baselines import Baseline, read_baseline
-from tasks.compare import (
+from tasks.final.compare import (
     baseline_outputs,
     check_baselines,
     compared_before,
@@ -19,13 +17,15 @@ from tasks.compare import (
     train_baseline,
     write_comparison,
 )
-from tasks.config import StudyConfig
-from tasks.final_run import run_folder, run_inputs
-from tasks.revision import open_revision
+from tasks.final.run import run_folder, run_inputs
+from tasks.service.timeouts import bounded
+from tasks.settings.baselines import Baseline, read_baseline
+from tasks.settings.study import StudyConfig
+from tasks.storage.folder import Revision, is_finished, outputs_hash
 from tasks.storage.location import address, working_folder
-from tasks.store import Revision, is_finished, outputs_hash
-from tasks.study_lock import at_work_on
-from tasks.timeouts import bounded
+from tasks.study.lock import at_work_on
+from tasks.study.revision import open_revision
+from tasks.tracking import runs as tracking
 
 
 @flow(name="mars-compare", flow_run_name="compare {config.study}", **JSON_RESULTS)

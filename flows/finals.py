@@ -14,15 +14,16 @@ from flows.packs import Where
 from flows.stages import evaluate_flow, evaluate_hash, final_pairs, finetune_flow, finetune_stage
 from mars_core.metrics.identity import content_hash
 from mars_core.models.lora import RankPair
-from tasks.config import StudyConfig
-from tasks.data import load_data
-from tasks.finetune import final_inputs
-from tasks.retrying import REQUESTS
-from tasks.revision import current_revision, recipe_hash
-from tasks.search import choice_path
+from tasks.choice.search import choice_path
+from tasks.final.pair import final_inputs
+from tasks.inputs.data import load_data
+from tasks.running.retrying import REQUESTS
+from tasks.service.trigger import Request, flow_run_url, run_all, start_once
+from tasks.settings.study import StudyConfig
+from tasks.storage.files import file_hash
+from tasks.storage.folder import Revision, is_finished
 from tasks.storage.location import study_key
-from tasks.store import Revision, file_hash, is_finished
-from tasks.trigger import Request, flow_run_url, run_all, start_once
+from tasks.study.revision import current_revision, recipe_hash
 
 FINAL_DEPLOYMENT = "mars-final/final-finetune"
 EVALUATE_DEPLOYMENT = "mars-score/evaluate"

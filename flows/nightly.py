@@ -16,17 +16,17 @@ from flows.results import JSON_RESULTS
 from flows.stages import accept_flow, calibrate_flow, final_pairs, fit_flow, report_flow, search_flow
 from mars_core.drift import ChoiceDrift, Night, quiet_night_as_markdown
 from mars_core.models.lora import RankPair
-from tasks import tracking
-from tasks.config import StudyConfig
-from tasks.data import check_data
-from tasks.find_study import find_study, require_full
-from tasks.nightly import Seen, find_drift, last_findings, look, publish_night, show_night, stored_runs
-from tasks.progress import say
-from tasks.revision import current_revision
-from tasks.standing import Standing, read_acceptance, read_standing
+from tasks.inputs.data import check_data
+from tasks.nightly.run import Seen, find_drift, last_findings, look, publish_night, show_night, stored_runs
+from tasks.nightly.standing import Standing, read_acceptance, read_standing
+from tasks.running.progress import say
+from tasks.settings.find import find_study, require_full
+from tasks.settings.study import StudyConfig
+from tasks.storage.folder import Revision, revisions
 from tasks.storage.location import address, working_folder
-from tasks.store import Revision, revisions
-from tasks.study_lock import StudyBusyError, at_work_on
+from tasks.study.lock import StudyBusyError, at_work_on
+from tasks.study.revision import current_revision
+from tasks.tracking import runs as tracking
 
 Trigger = Literal["propose", "run"]
 Outcome = Literal["kept", "proposed", "refused", "accepted", "triggered"]

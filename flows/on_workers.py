@@ -14,16 +14,17 @@ from flows.results import JSON_RESULTS
 from flows.stages import accept_flow, evaluate_flow, final_pairs, finetune_flow, fit_flow, search_flow
 from mars_core import __version__
 from mars_core.models.lora import RankPair
-from tasks.approval import pair_to_train
-from tasks.calibrate import CalibrationPlan, PlannedPack, missing_runs, plan_calibration
-from tasks.config import StudyConfig
-from tasks.device_slot import device_slot
-from tasks.progress import say
-from tasks.revision import current_revision
-from tasks.search import choice_path
+from tasks.calibration.plan import CalibrationPlan, PlannedPack, plan_calibration
+from tasks.calibration.stored import missing_runs
+from tasks.choice.approval import pair_to_train
+from tasks.choice.search import choice_path
+from tasks.running.progress import say
+from tasks.service.device_slot import device_slot
+from tasks.settings.study import StudyConfig
+from tasks.storage.folder import Revision
 from tasks.storage.location import working_folder
-from tasks.storage.study import pull
-from tasks.store import Revision
+from tasks.storage.transfer import pull
+from tasks.study.revision import current_revision
 
 ASKED_FOR = "asked for"
 

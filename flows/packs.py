@@ -7,15 +7,16 @@ from typing import Any, Literal
 
 from mars_core import __version__
 from mars_core.metrics.identity import content_hash
-from tasks.calibrate import CalibrationPlan, PlannedPack, PlannedRun
-from tasks.check import prepare_for_workers
-from tasks.config import StudyConfig
-from tasks.packs import begin_packs, calibrate_pack, packs_for_workers
-from tasks.progress import progress_artifact, progress_bar
+from tasks.calibration.packs import begin_packs, packs_for_workers
+from tasks.calibration.plan import CalibrationPlan, PlannedPack, PlannedRun
+from tasks.calibration.train import calibrate_pack
+from tasks.running.progress import progress_artifact, progress_bar
+from tasks.service.timeouts import bounded
+from tasks.service.trigger import Request, online_workers, run_all
+from tasks.settings.study import StudyConfig
+from tasks.storage.folder import Revision
 from tasks.storage.location import study_key
-from tasks.store import Revision
-from tasks.timeouts import bounded
-from tasks.trigger import Request, online_workers, run_all
+from tasks.study.check import prepare_for_workers
 
 Where = Literal["here", "workers"]
 PackPlanner = Callable[

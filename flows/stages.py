@@ -15,34 +15,27 @@ from flows.packs import DATA_CHECKS, PACK_PLANNERS, PACK_TRAINERS, Where
 from flows.results import JSON_RESULTS
 from mars_core.metrics.identity import content_hash
 from mars_core.models.lora import RankPair
-from tasks import tracking
-from tasks.adopt import adopt_runs
-from tasks.approval import pair_to_train
-from tasks.calibrate import (
-    CalibrationPlan,
-    beside_taken,
-    calibration_cost,
-    calibration_outputs,
-    describe_cost,
-    missing_runs,
-    plan_calibration,
-)
-from tasks.card import card_path, card_stage, card_text, has_adapter, write_card
-from tasks.config import StudyConfig
-from tasks.evaluate import evaluate_finals, evaluation_outputs, evaluation_path
-from tasks.finetune import final_folder, final_inputs, final_outputs, finetune_pair
-from tasks.fit import fit_inputs, fit_laws, laws_path, levels_path
-from tasks.hours import publish_calibration
-from tasks.progress import say
-from tasks.report import Results, publish_artifacts, publish_to_mlflow, report_path, show_report, write_report
-from tasks.revision import open_revision
-from tasks.search import choice_path, choose_ranks, chosen_pair, search_inputs
-from tasks.standing import accept_by_hand, accept_if_better, keep_standing_adapter
+from tasks.calibration.hours import publish_calibration
+from tasks.calibration.plan import CalibrationPlan, plan_calibration
+from tasks.calibration.reuse import adopt_runs
+from tasks.calibration.stored import beside_taken, calibration_cost, calibration_outputs, describe_cost, missing_runs
+from tasks.choice.approval import pair_to_train
+from tasks.choice.fit import fit_inputs, fit_laws, laws_path, levels_path
+from tasks.choice.search import choice_path, choose_ranks, chosen_pair, search_inputs
+from tasks.export.card import card_path, card_stage, card_text, has_adapter, write_card
+from tasks.final.evaluate import evaluate_finals, evaluation_outputs, evaluation_path
+from tasks.final.pair import final_folder, final_inputs, final_outputs, finetune_pair
+from tasks.nightly.standing import accept_by_hand, accept_if_better, keep_standing_adapter
+from tasks.report.write import Results, publish_artifacts, publish_to_mlflow, report_path, show_report, write_report
+from tasks.running.progress import say
+from tasks.service.timeouts import bounded
+from tasks.settings.study import StudyConfig
+from tasks.storage.folder import Revision, finish, is_finished, outputs_hash
 from tasks.storage.location import address, working_folder
-from tasks.storage.study import publish_stage, pull
-from tasks.store import Revision, finish, is_finished, outputs_hash
-from tasks.study_lock import at_work_on
-from tasks.timeouts import bounded
+from tasks.storage.transfer import publish_stage, pull
+from tasks.study.lock import at_work_on
+from tasks.study.revision import open_revision
+from tasks.tracking import runs as tracking
 
 
 @flow(name="mars-calibrate", flow_run_name="calibrate {config.study}", **JSON_RESULTS)

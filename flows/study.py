@@ -11,11 +11,11 @@ from flows.finals import EVALUATORS, FINAL_TRAINERS
 from flows.packs import Where
 from flows.results import JSON_RESULTS
 from flows.stages import accept_flow, calibrate_flow, final_pairs, fit_flow, report_flow, search_flow
-from tasks.config import StudyConfig
-from tasks.revision import current_revision
+from tasks.report.summary import summarise
+from tasks.settings.study import StudyConfig
 from tasks.storage.location import working_folder
-from tasks.study_lock import at_work_on
-from tasks.summary import summarise
+from tasks.study.lock import at_work_on
+from tasks.study.revision import current_revision
 
 
 @flow(name="mars-study", flow_run_name="study {config.study}", **JSON_RESULTS)

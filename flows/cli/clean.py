@@ -15,7 +15,7 @@ from flows.cli.output import console, print_json
 from flows.cli.stages import AsJson, Study
 
 if TYPE_CHECKING:
-    from tasks.retention import Cleaning
+    from tasks.retention.find import Cleaning
 
 
 @one_message
@@ -30,13 +30,13 @@ def clean(
     """Say what the study's `retention` policy does not keep, and delete it with --yes."""
     # A person waits: MLflow's own retries would take minutes to say that no registry is there.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    from tasks.champion import find_champions
-    from tasks.deletion import Deletion, delete
-    from tasks.find_study import find_study
-    from tasks.retention import plan_cleaning, require_study
+    from tasks.retention.delete import Deletion, delete
+    from tasks.retention.find import plan_cleaning, require_study
+    from tasks.settings.find import find_study
     from tasks.storage.location import is_remote
-    from tasks.storage.study import pull
-    from tasks.study_lock import at_work_on
+    from tasks.storage.transfer import pull
+    from tasks.study.lock import at_work_on
+    from tasks.tracking.champion import find_champions
 
     config = find_study(study)
     pull(config.study)

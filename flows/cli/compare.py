@@ -12,7 +12,7 @@ from flows.cli.output import console, minutes, print_json, print_names
 from flows.cli.stages import AsJson, load_for_flow, this_command
 
 if TYPE_CHECKING:
-    from tasks.config import StudyConfig
+    from tasks.settings.study import StudyConfig
 
 
 @one_message
@@ -28,7 +28,7 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Train baselines at the chosen pair's budget and test them beside it; what is done is kept."""
-    from tasks.baselines import describe_baseline, read_baseline, shipped_baselines
+    from tasks.settings.baselines import describe_baseline, read_baseline, shipped_baselines
 
     if listed:
         print_names({name: describe_baseline(name) for name in shipped_baselines()}, as_json)
@@ -49,9 +49,9 @@ def compare(
 
 
 def _rows(config: StudyConfig) -> list[dict[str, Any]]:
-    from tasks.compare import read_comparison
-    from tasks.revision import newest_revision
+    from tasks.final.compare import read_comparison
     from tasks.storage.location import working_folder
+    from tasks.study.revision import newest_revision
 
     return read_comparison(newest_revision(working_folder(config.study)))
 

@@ -51,11 +51,11 @@ def _points(study: str | None, data: str | None) -> pd.DataFrame:
 
         return read_points(Path(data))
     from mars_core.scoring.correlation import last_scores
-    from tasks.calibrate import stored_metrics
-    from tasks.find_study import find_study
-    from tasks.revision import newest_revision
+    from tasks.calibration.stored import stored_metrics
+    from tasks.settings.find import find_study
     from tasks.storage.location import working_folder
-    from tasks.storage.study import pull
+    from tasks.storage.transfer import pull
+    from tasks.study.revision import newest_revision
 
     config = find_study(str(study))
     pull(config.study)

@@ -33,8 +33,8 @@ def check(
     ] = True,
 ) -> None:
     """Check every row and image; list all bad rows with file, row and reason, and say what the data are like."""
-    from tasks.data import check_data, load_data, token_measure
-    from tasks.find_study import find_study
+    from tasks.inputs.data import check_data, load_data, token_measure
+    from tasks.settings.find import find_study
 
     config = find_study(study)
     measure = token_measure(config) if tokens else None

@@ -20,7 +20,7 @@ def demo(
 ) -> None:
     """Run everything on the bundled data and backbone: about 6 minutes on two cores, no GPU."""
     from flows.study import study_flow
-    from tasks.demo import prepare_demo
+    from tasks.settings.demo import prepare_demo
 
     config = prepare_demo(folder)
     start_temporary_server()

@@ -13,7 +13,7 @@ from flows.cli.stages import AsJson
 @one_message
 def doctor(as_json: AsJson = False) -> None:
     """Check packages, device, memory, disk and MLflow; say what is missing and what to do about it."""
-    from tasks.doctor import examine
+    from tasks.service.doctor import examine
 
     findings = examine()
     if as_json:

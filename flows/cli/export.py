@@ -40,8 +40,8 @@ def export(
         raise ValueError("say what to export: either --merged DIR, or --to llama-factory, ms-swift or axolotl")
     if output is not None and to is None:
         raise ValueError("--output is for --to: --merged names its folder itself")
-    from tasks.delivery import default_output, export_config, merge
-    from tasks.find_study import find_study
+    from tasks.export.pair import default_output, export_config, merge
+    from tasks.settings.find import find_study
 
     config = find_study(study)
     if merged is not None:

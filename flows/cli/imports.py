@@ -15,7 +15,7 @@ from flows.cli.output import console, print_json
 from flows.cli.stages import AsJson, print_decision, this_command
 
 if TYPE_CHECKING:
-    from tasks.importing import Import
+    from tasks.importing.runs import Import
 
 NAMES, CHOICE = "How your runs call things", "What to choose for"
 
@@ -113,7 +113,7 @@ def import_(
 ) -> None:
     """Fit the laws to runs that exist already, and say which pair they speak for."""
     from mars_core.imported import BadRows, Question, Sizes
-    from tasks.importing import Source, import_runs, require_own_folder, write_import
+    from tasks.importing.runs import Source, import_runs, require_own_folder, write_import
 
     if law not in ("mars", "paper"):
         raise ValueError(f"--law {law!r}: expected mars or paper")

@@ -27,7 +27,7 @@ def init(
     as_json: AsJson = False,
 ) -> None:
     """Write a study file with the paper's settings for your model and data, every setting spelled out."""
-    from tasks.presets.studies import Files, describe_preset, shipped_presets, write_preset
+    from tasks.settings.presets.studies import Files, describe_preset, shipped_presets, write_preset
 
     if listed:
         print_names({name: describe_preset(name) for name in shipped_presets()}, as_json)

@@ -34,7 +34,7 @@ def inspect(
 
     Only the configuration is read, no weights.
     """
-    from tasks.inspect import inspect_model
+    from tasks.inputs.inspection import inspect_model
 
     found = inspect_model(model, parse_ranks(ranks), trust_remote_code=trust_remote_code)
     if as_json:
@@ -98,7 +98,7 @@ def assemble(
 
     With captions, the projector is trained on them while both others stay as they are.
     """
-    from tasks.assemble import Alignment, assemble_checkpoint
+    from tasks.inputs.assembly import Alignment, assemble_checkpoint
 
     alignment = None
     if captions is not None:

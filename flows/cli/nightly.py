@@ -29,7 +29,7 @@ def nightly(
     as_json: AsJson = False,
 ) -> None:
     """Recalibrate what is new since the last night, and compare the new choice with the standing one."""
-    from tasks.find_study import find_study, full_address
+    from tasks.settings.find import find_study, full_address
 
     find_study(study)  # a mistake in it is found before a server starts
     start_temporary_server()

@@ -14,7 +14,7 @@ from flows.cli.output import console, print_json
 from flows.cli.stages import AsJson, Study, print_result
 
 if TYPE_CHECKING:
-    from tasks.schedules import NightlySchedule
+    from tasks.nightly.schedules import NightlySchedule
 
 app = typer.Typer(help="Recalibrate studies every night on a Prefect server.", no_args_is_help=True)
 
@@ -36,8 +36,8 @@ def set_(
 
     Set again, all of it is replaced.
     """
-    from tasks.find_study import find_study, full_address
-    from tasks.schedules import set_schedule
+    from tasks.nightly.schedules import set_schedule
+    from tasks.settings.find import find_study, full_address
 
     config = find_study(study)
     done = set_schedule(config, full_address(study), cron, timezone, trigger.value)
@@ -48,7 +48,7 @@ def set_(
 @one_message
 def list_(as_json: AsJson = False) -> None:
     """List the schedules, those made in the Prefect UI too."""
-    from tasks.schedules import schedules
+    from tasks.nightly.schedules import schedules
 
     known = schedules()
     if as_json:
@@ -63,8 +63,8 @@ def list_(as_json: AsJson = False) -> None:
 @one_message
 def remove(study: Study, as_json: AsJson = False) -> None:
     """End a study's schedule; a night that is under way goes on."""
-    from tasks.find_study import find_study
-    from tasks.schedules import remove_schedule
+    from tasks.nightly.schedules import remove_schedule
+    from tasks.settings.find import find_study
 
     config = find_study(study)
     remove_schedule(config)

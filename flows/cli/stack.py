@@ -30,8 +30,8 @@ def up(
     Everything listens on 127.0.0.1 and goes on when the terminal is closed; `mars down` ends it. Running it again
     starts what has ended meanwhile. There is one training worker per GPU that CUDA_VISIBLE_DEVICES leaves visible.
     """
-    from tasks.stack.local import bring_up, default_folder, names_of_running
-    from tasks.stack.services import Stack
+    from tasks.service.stack.local import bring_up, default_folder, names_of_running
+    from tasks.service.stack.services import Stack
 
     stack = Stack((folder or default_folder()).resolve(), prefect_port, mlflow_port)
     try:
@@ -66,7 +66,7 @@ def down(folder: Folder = None) -> None:
 
     Flow runs that its workers are training end as crashed; start them again later and they go on.
     """
-    from tasks.stack.local import bring_down, default_folder
+    from tasks.service.stack.local import bring_down, default_folder
 
     stopped = bring_down((folder or default_folder()).resolve())
     typer.echo(f"stopped: {', '.join(stopped)}" if stopped else "nothing was running")

@@ -16,8 +16,8 @@ from mars_core.planning.devices import DEVICES, UTILISATION, device_named
 
 if TYPE_CHECKING:
     from mars_core.search import Choice
-    from tasks.config import StudyConfig
-    from tasks.store import Revision
+    from tasks.settings.study import StudyConfig
+    from tasks.storage.folder import Revision
 
 Study = Annotated[
     str, typer.Argument(help="A STUDY.yaml, or the folder of a study that exists; a path or a URL (s3://bucket/study).")
@@ -75,8 +75,8 @@ def calibrate(
         return
     config = load_study(study)
     if dry_run:
-        from tasks.calibrate import describe_plan, plan_calibration
-        from tasks.packs import forecast
+        from tasks.calibration.packs import forecast
+        from tasks.calibration.plan import describe_plan, plan_calibration
 
         plan = plan_calibration(config)
         expected = forecast(config, plan, plan.runs)
@@ -107,9 +107,9 @@ def _print_cost(study: str, on: str | None, utilisation: float | None, *, dry_ru
     if on is None or not dry_run:
         raise ValueError("--on and --utilisation estimate: give them as `--dry-run --on h100 [--utilisation 0.3]`")
     from flows.cli.cost import print_cost
-    from tasks.cost import cost_on
-    from tasks.data import check_data
-    from tasks.find_study import find_study
+    from tasks.inputs.data import check_data
+    from tasks.planning.cost import cost_on
+    from tasks.settings.find import find_study
 
     device_named(on)
     config = find_study(study)
@@ -126,7 +126,7 @@ def fit(study: Study, as_json: AsJson = False) -> None:
     """Fit law P and law C to the calibration runs."""
     config = load_for_flow(study)
     from flows.stages import fit_flow
-    from tasks.fit import read_laws
+    from tasks.choice.fit import read_laws
 
     path = fit_flow(config)
     if as_json:
@@ -140,7 +140,7 @@ def search(study: Study, as_json: AsJson = False) -> None:
     """Choose the rank pair: every pair's outlook at the target size, the best one, and how sure that is."""
     config = load_for_flow(study)
     from flows.stages import search_flow
-    from tasks.search import read_choice
+    from tasks.choice.search import read_choice
 
     search_flow(config)
     choice = read_choice(_newest_revision(config))
@@ -186,7 +186,7 @@ def finetune(
     config = load_for_flow(study, accelerate)
     from flows.stages import final_pairs, finetune_flow
     from tasks.storage.location import working_folder
-    from tasks.study_lock import at_work_on
+    from tasks.study.lock import at_work_on
 
     with at_work_on(working_folder(config.study)):
         if ranks is not None:
@@ -202,7 +202,7 @@ def evaluate(study: Study, as_json: AsJson = False) -> None:
     """Score the base model and the final adapters on the test split."""
     config = load_for_flow(study)
     from flows.stages import evaluate_flow
-    from tasks.evaluate import read_evaluation
+    from tasks.final.evaluate import read_evaluation
 
     path = evaluate_flow(config)
     if as_json:
@@ -232,14 +232,14 @@ def load_study(where: str, accelerate: str | None = None) -> StudyConfig:
 
     accelerate: configuration of accelerate that takes the place of the study's.
     """
-    from tasks.accelerate_config import acceleration_of, require_one_process
-    from tasks.calibrate import plan_calibration
-    from tasks.data import check_data
-    from tasks.find_study import find_study
-    from tasks.progress import say
+    from tasks.calibration.plan import plan_calibration
+    from tasks.inputs.data import check_data
+    from tasks.running.progress import say
+    from tasks.settings.accelerate import acceleration_of, require_one_process
+    from tasks.settings.find import find_study
+    from tasks.storage.folder import revisions
     from tasks.storage.location import is_remote, working_folder
-    from tasks.storage.study import pull
-    from tasks.store import revisions
+    from tasks.storage.transfer import pull
 
     require_one_process()
     config = find_study(where)
@@ -257,8 +257,8 @@ def load_study(where: str, accelerate: str | None = None) -> StudyConfig:
 
 
 def _newest_revision(config: StudyConfig) -> Revision:
-    from tasks.revision import newest_revision
     from tasks.storage.location import working_folder
+    from tasks.study.revision import newest_revision
 
     return newest_revision(working_folder(config.study))
 

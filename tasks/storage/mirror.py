@@ -17,8 +17,8 @@ from typing import Any, TypeAlias
 
 from filelock import FileLock
 
+from tasks.storage.files import file_hash, write_json
 from tasks.storage.location import open_filesystem, reaching, working_copy
-from tasks.store import file_hash, write_json
 
 # Stores name an object's version in different words; where none has one, size and time of writing stand for it.
 _VERSIONS = ("ETag", "etag", "generation", "md5Hash")

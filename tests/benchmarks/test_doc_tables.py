@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mars_core.models.families import FAMILIES
-from tasks.config import read_study
+from tasks.settings.study import read_study
 
 ROOT = Path(__file__).parents[2]
 STUDIES = sorted((ROOT / "docs" / "studies").glob("*.yaml"))

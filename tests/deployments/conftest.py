@@ -18,8 +18,8 @@ from uuid import UUID
 import httpx
 import pytest
 
-from tasks.config import StudyConfig
-from tasks.device_slot import slot_name
+from tasks.service.device_slot import slot_name
+from tasks.settings.study import StudyConfig
 from tests.flows.conftest import write_small_study
 
 BUSY = (httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.INTERNAL_SERVER_ERROR)
@@ -44,7 +44,7 @@ class Running:
         return self.ask("GET", path).json()
 
     def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
-        """Ask the Prefect server; where it is busy, again, as Prefect's own client and `tasks.trigger` do.
+        """Ask the Prefect server; where it is busy, again, as Prefect's own client and `tasks.service.trigger` do.
 
         A transaction on SQLite that reads first and then writes fails at once if another has written in between; with
         ten hosts on a loaded machine, a mere look was answered with 500 while the database was locked.

@@ -21,10 +21,10 @@ import pytest
 from PIL import Image
 
 from mars_core.demo import demo_backbone_path
-from tasks.config import StudyConfig, write_study
-from tasks.links import TRAINING_VIEW
-from tasks.store import Revision
-from tasks.tracking import experiment_name
+from tasks.settings.study import StudyConfig, write_study
+from tasks.storage.folder import Revision
+from tasks.tracking.links import TRAINING_VIEW
+from tasks.tracking.runs import experiment_name
 from tests.deployments.conftest import Running, wait_until
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

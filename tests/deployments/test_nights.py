@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.study_lock import at_work_on
+from tasks.study.lock import at_work_on
 
 pytestmark = pytest.mark.stack
 

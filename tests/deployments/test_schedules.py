@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tasks.config import StudyConfig, write_study
+from tasks.settings.study import StudyConfig, write_study
 from tests.deployments.conftest import Running, mars, wait_until
 
 pytestmark = pytest.mark.stack

@@ -29,10 +29,10 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from deployments.automations import AutomationSettings, register_automations
 from mars_core.demo import build_demo_data
 from mars_core.metrics.identity import content_hash
-from tasks.config import StudyConfig, write_study
-from tasks.device_slot import slot_name
-from tasks.store import Revision
-from tasks.tracking import experiment_name
+from tasks.service.device_slot import slot_name
+from tasks.settings.study import StudyConfig, write_study
+from tasks.storage.folder import Revision
+from tasks.tracking.runs import experiment_name
 from tests.deployments.conftest import Running, bring_up, mars, one_run_per_pack, wait_until
 from tests.flows.conftest import write_small_study
 

@@ -15,10 +15,10 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from deployments.automations import AutomationSettings, register_automations
 from deployments.catalogue import DEPLOYMENTS, GPU_POOL, POOLS
 from deployments.register import register_deployment, register_pool
-from tasks.config import FinalConfig, StudyConfig, TimeoutConfig
-from tasks.device_slot import slot_name
-from tasks.revision import open_revision
-from tasks.trigger import Request, run_all
+from tasks.service.device_slot import slot_name
+from tasks.service.trigger import Request, run_all
+from tasks.settings.study import FinalConfig, StudyConfig, TimeoutConfig
+from tasks.study.revision import open_revision
 from tests.conftest import wait_until
 from tests.deployments.receiver import receiving
 from tests.deployments.worker_process import kill_with_children, start_worker

@@ -13,9 +13,9 @@ from uuid import uuid4
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from tasks.config import StudyConfig
-from tasks.store import Revision
-from tasks.trigger import Request, run_all, start_once
+from tasks.service.trigger import Request, run_all, start_once
+from tasks.settings.study import StudyConfig
+from tasks.storage.folder import Revision
 from tests.deployments.conftest import Running, wait_until
 
 pytestmark = pytest.mark.stack

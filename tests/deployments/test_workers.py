@@ -10,8 +10,8 @@ import pandas as pd
 import psutil
 import pytest
 
-from tasks.store import Revision
-from tasks.tracking import experiment_name
+from tasks.storage.folder import Revision
+from tasks.tracking.runs import experiment_name
 from tests.deployments.conftest import wait_until
 
 pytestmark = pytest.mark.stack

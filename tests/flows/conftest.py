@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mars_core.demo import demo_backbone_path
-from tasks.config import CalibrationConfig, DataConfig, RecipeConfig, StudyConfig, read_study, write_study
+from tasks.settings.study import CalibrationConfig, DataConfig, RecipeConfig, StudyConfig, read_study, write_study
 from tests.conftest import made_once
 
 

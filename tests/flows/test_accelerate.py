@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli.main import app
-from tasks.store import Revision
-from tasks.tracking import tracking_uri
+from tasks.storage.folder import Revision
+from tasks.tracking.runs import tracking_uri
 
 
 @pytest.mark.slow

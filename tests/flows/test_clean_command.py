@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from flows.cli.main import app
 from flows.study import study_flow
-from tasks.store import Revision
+from tasks.storage.folder import Revision
 
 
 def clean(*arguments):
@@ -56,7 +56,7 @@ def test_dry_by_default_then_deleted_and_the_study_is_still_done(copied, tmp_pat
 
 
 def test_the_strictest_policy_leaves_a_study_that_is_done(copied):
-    from tasks.config import RetentionConfig, write_study
+    from tasks.settings.study import RetentionConfig, write_study
 
     before = modified(copied)
     strict = RetentionConfig(revisions=1, snapshots=False, checkpoints=False, other_adapters=False, caches=False)

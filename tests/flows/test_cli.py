@@ -44,7 +44,7 @@ def test_doctor_finds_the_packages():
 
 
 def test_data_check_prints_statistics(finished, tmp_path):
-    from tasks.config import write_study
+    from tasks.settings.study import write_study
 
     write_study(finished, tmp_path / "study.yaml")
     result = CliRunner().invoke(app, ["data", "check", str(tmp_path / "study.yaml"), "--json"])
@@ -78,7 +78,7 @@ def test_six_commands_in_order_make_a_whole_study(study):
 
 
 def test_a_stage_whose_settings_changed_names_the_one_to_run_first(copied, tmp_path):
-    from tasks.config import write_study
+    from tasks.settings.study import write_study
 
     calibration = copied.calibration.model_copy(update={"seeds": (0, 1)})
     write_study(copied.model_copy(update={"calibration": calibration}), tmp_path / "study.yaml")
@@ -88,7 +88,7 @@ def test_a_stage_whose_settings_changed_names_the_one_to_run_first(copied, tmp_p
 
 
 def test_model_inspect_reads_no_weights_and_says_what_a_pack_takes(tmp_path):
-    from tasks.inspect import inspect_model
+    from tasks.inputs.inspection import inspect_model
 
     for file in demo_backbone_path().glob("*.json"):
         (tmp_path / file.name).write_bytes(file.read_bytes())

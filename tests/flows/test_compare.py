@@ -12,12 +12,12 @@ import yaml
 from typer.testing import CliRunner
 
 from flows.cli.main import app
-from tasks.baselines import read_baseline, shipped_baselines
-from tasks.compare import check_baselines
-from tasks.config import FinalConfig, read_study
-from tasks.presets.studies import shipped_presets
-from tasks.store import Revision
-from tasks.tracking import tracking_uri
+from tasks.final.compare import check_baselines
+from tasks.settings.baselines import read_baseline, shipped_baselines
+from tasks.settings.presets.studies import shipped_presets
+from tasks.settings.study import FinalConfig, read_study
+from tasks.storage.folder import Revision
+from tasks.tracking.runs import tracking_uri
 
 BASELINES = ["pair-4-2", "learning-rates-1e-4-1e-3", "full-rank"]
 

@@ -24,9 +24,9 @@ from flows.cli.main import app
 from flows.stages import finetune_flow
 from mars_core.demo import demo_backbone_path
 from mars_core.models.processor import load_processor
-from tasks.config import StudyConfig, write_study
-from tasks.store import Revision
-from tasks.tracking import use_store
+from tasks.settings.study import StudyConfig, write_study
+from tasks.storage.folder import Revision
+from tasks.tracking.runs import use_store
 
 
 def revision_of(config: StudyConfig) -> Revision:

@@ -11,11 +11,11 @@ from torch.nn.modules.module import register_module_forward_hook
 from flows.stages import finetune_flow
 from mars_core.models.lora import RankPair
 from mars_core.training.answer_loss import IGNORE
-from tasks.config import FinalConfig, read_study
-from tasks.data import training_set, validation_set
-from tasks.finetune import read_final
-from tasks.resources import final_base_model
-from tasks.store import Revision
+from tasks.final.pair import read_final
+from tasks.inputs.base_model import final_base_model
+from tasks.inputs.data import training_set, validation_set
+from tasks.settings.study import FinalConfig, read_study
+from tasks.storage.folder import Revision
 
 
 def test_the_check_of_what_was_saved_takes_no_more_memory_than_training(study):

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from flows.cli.main import app
 from mars_core.laws import get_law
-from tasks.store import Revision
+from tasks.storage.folder import Revision
 
 PORT = 21217
 PLANTED = [3.0, 0.05, 0.2, 0.3, 1.0]
@@ -126,7 +126,8 @@ def test_a_finished_study_gives_its_own_laws_and_choice_again(finished, tmp_path
 
 
 def test_the_command_imports_no_torch():
-    code = "import sys, flows.cli.imports, tasks.importing, tasks.mlflow_runs; print('torch' in sys.modules)"
+    modules = "flows.cli.imports, tasks.importing.runs, tasks.importing.mlflow_runs"
+    code = f"import sys, {modules}; print('torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "False"
 

@@ -20,14 +20,16 @@ from flows.study import study_flow
 from mars_core.drift import Acceptance
 from mars_core.models.lora import RankPair
 from mars_core.training.evaluation import evaluate
-from tasks import resources, tracking
-from tasks.config import StudyConfig, write_study
-from tasks.data import forget_data, scored_batches, validation_set
-from tasks.nightly import look
-from tasks.revision import open_revision
-from tasks.search import chosen_pair
-from tasks.standing import accept_if_better, read_acceptance, read_standing
-from tasks.store import Revision, read_json, write_json
+from tasks.choice.search import chosen_pair
+from tasks.inputs import base_model as resources
+from tasks.inputs.data import forget_data, scored_batches, validation_set
+from tasks.nightly.run import look
+from tasks.nightly.standing import accept_if_better, read_acceptance, read_standing
+from tasks.settings.study import StudyConfig, write_study
+from tasks.storage.files import read_json, write_json
+from tasks.storage.folder import Revision
+from tasks.study.revision import open_revision
+from tasks.tracking import runs as tracking
 
 
 @pytest.fixture
@@ -113,7 +115,7 @@ def test_a_new_version_fits_and_searches_again_and_trains_nothing(own, monkeypat
     night_of(own)
     revision = Revision(Path(own.study), 1)
     before = {stage: read_json(revision.manifest(stage))["inputs"] for stage in ("calibrate", "fit", "search")}
-    for module in ("fit", "search", "nightly"):
+    for module in ("choice.fit", "choice.search", "nightly.run"):
         monkeypatch.setattr(f"tasks.{module}.__version__", "9.9")
     night = night_of(own)
     assert any("code_version" in change for change in night["changes"])

@@ -11,7 +11,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from tasks.config import read_study, write_study
+from tasks.settings.study import read_study, write_study
 from tests.conftest import wait_until
 
 pytestmark = pytest.mark.stack

@@ -9,10 +9,10 @@ import pytest
 
 from flows.on_workers import calibrate_pack_flow
 from flows.stages import parent_run
-from tasks import packs
-from tasks.calibrate import plan_calibration
-from tasks.config import StudyConfig
-from tasks.store import Revision
+from tasks.calibration import train as packs
+from tasks.calibration.plan import plan_calibration
+from tasks.settings.study import StudyConfig
+from tasks.storage.folder import Revision
 
 
 @pytest.fixture

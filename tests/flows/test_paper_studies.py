@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli.main import app
-from tasks.config import read_study
-from tasks.data import load_data
+from tasks.inputs.data import load_data
+from tasks.settings.study import read_study
 
 
 def test_the_scienceqa_study_trains_on_trainval_and_scores_500_of_the_test_split(tmp_path):

@@ -17,7 +17,7 @@ from mars_core.demo.data import split_drawings
 from mars_core.demo.drawings import load_drawings
 from mars_core.demo.questions import ask
 from mars_core.demo.scenes import by_colour, render_scene, sample_scene
-from tasks.store import Revision
+from tasks.storage.folder import Revision
 
 SCIENCEQA = {"train": 96, "val": 16, "test": 16}
 SUBJECTS = ("natural science", "language science", "social science")

@@ -11,17 +11,11 @@ from typer.testing import CliRunner
 
 from flows.cli.main import app
 from flows.stages import calibrate_flow, fit_flow, report_flow, search_flow
-from tasks.calibrate import (
-    collect_metrics,
-    metrics_path,
-    missing_runs,
-    plan_calibration,
-    read_metrics,
-    stored_metrics,
-)
-from tasks.config import FitConfig, SearchConfig, StudyConfig, write_study
-from tasks.fit import read_laws
-from tasks.revision import newest_revision
+from tasks.calibration.plan import plan_calibration
+from tasks.calibration.stored import collect_metrics, metrics_path, missing_runs, read_metrics, stored_metrics
+from tasks.choice.fit import read_laws
+from tasks.settings.study import FitConfig, SearchConfig, StudyConfig, write_study
+from tasks.study.revision import newest_revision
 from tests.flows.conftest import write_small_study
 
 SIZES = (16, 32, 64)

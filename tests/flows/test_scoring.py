@@ -10,20 +10,20 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-import tasks.answers
+import tasks.final.answers
 from flows.cli.main import app
 from flows.stages import calibrate_flow, fit_flow, search_flow
 from mars_core.metrics.schema import SCHEMA
 from mars_core.models.lora import RankPair
 from mars_core.scoring.choices import given_letter
 from mars_core.scoring.normalise import normalised
-from tasks.answers import answers_path, asked_questions, generate_answers
-from tasks.calibrate import plan_calibration
-from tasks.config import StudyConfig
-from tasks.finetune import finetune_pair, read_final
-from tasks.resources import base_model
-from tasks.store import Revision
-from tasks.tracking import study_run, tracking_uri
+from tasks.calibration.plan import plan_calibration
+from tasks.final.answers import answers_path, asked_questions, generate_answers
+from tasks.final.pair import finetune_pair, read_final
+from tasks.inputs.base_model import base_model
+from tasks.settings.study import StudyConfig
+from tasks.storage.folder import Revision
+from tasks.tracking.runs import study_run, tracking_uri
 
 
 def revision_of(config: StudyConfig) -> Revision:
@@ -69,9 +69,9 @@ def test_an_interrupted_generation_goes_on_where_it_was(copied, monkeypatch):
     config, revision = copied, revision_of(copied)
     asked, base = asked_questions(config), base_model(config)
     whole = pd.read_parquet(answers_path(revision, "base"))
-    monkeypatch.setattr(tasks.answers, "PART_ANSWERS", 5)
+    monkeypatch.setattr(tasks.final.answers, "PART_ANSWERS", 5)
     calls = []
-    generate = tasks.answers.greedy_tokens
+    generate = tasks.final.answers.greedy_tokens
 
     def fail_after_a_part(model, prompts, decoding):
         calls.append(len(prompts))
@@ -79,11 +79,11 @@ def test_an_interrupted_generation_goes_on_where_it_was(copied, monkeypatch):
             raise KeyboardInterrupt
         return generate(model, prompts, decoding)
 
-    monkeypatch.setattr(tasks.answers, "greedy_tokens", fail_after_a_part)
+    monkeypatch.setattr(tasks.final.answers, "greedy_tokens", fail_after_a_part)
     with pytest.raises(KeyboardInterrupt):
         generate_answers(config, revision, base, base.model, "base", None, asked)
     again = []
-    monkeypatch.setattr(tasks.answers, "greedy_tokens", lambda *a: again.append(len(a[1])) or generate(*a))
+    monkeypatch.setattr(tasks.final.answers, "greedy_tokens", lambda *a: again.append(len(a[1])) or generate(*a))
     generate_answers(config, revision, base, base.model, "base", None, asked)
     assert sum(again) == len(asked.questions) - 5
     pd.testing.assert_frame_equal(pd.read_parquet(answers_path(revision, "base")), whole)

@@ -19,11 +19,11 @@ from flows.study import study_flow
 from mars_core.demo import demo_backbone_path
 from mars_core.metrics.schema import SCHEMA
 from mars_core.models.loading import load_base
-from tasks.calibrate import data_seed_of
-from tasks.config import StudyConfig
-from tasks.data import calibration_set
-from tasks.store import Revision
-from tasks.tracking import tracking_uri
+from tasks.calibration.plan import data_seed_of
+from tasks.inputs.data import calibration_set
+from tasks.settings.study import StudyConfig
+from tasks.storage.folder import Revision
+from tasks.tracking.runs import tracking_uri
 
 
 def revision_of(config: StudyConfig) -> Revision:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import mlflow
 
-from tasks.machine_load import PREFIX
-from tasks.tracking import experiment_name, tracking_uri
+from tasks.tracking.machine_load import PREFIX
+from tasks.tracking.runs import experiment_name, tracking_uri
 
 
 def test_every_run_that_the_product_trained_has_system_metrics(finished):

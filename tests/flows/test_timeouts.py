@@ -14,12 +14,12 @@ import pytest
 
 from flows.stages import calibrate_flow, finetune_flow
 from mars_core.models.lora import RankPair
-from tasks.calibrate import plan_calibration
-from tasks.config import FinalConfig, StudyConfig, TimeoutConfig, read_study
-from tasks.finetune import final_folder, final_inputs
-from tasks.revision import identity, open_revision
-from tasks.store import Revision
-from tasks.tracking import experiment_name, tracking_uri
+from tasks.calibration.plan import plan_calibration
+from tasks.final.pair import final_folder, final_inputs
+from tasks.settings.study import FinalConfig, StudyConfig, TimeoutConfig, read_study
+from tasks.storage.folder import Revision
+from tasks.study.revision import identity, open_revision
+from tasks.tracking.runs import experiment_name, tracking_uri
 
 PAIR = RankPair(2, 2)
 MARK = 123.0

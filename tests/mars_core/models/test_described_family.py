@@ -20,7 +20,7 @@ from mars_core.models.small_instances import DESCRIBED, DESCRIBED_CODE, DESCRIBE
 from mars_core.packing.member import PackMember
 from mars_core.packing.train import train_pack
 from mars_core.training.recipe import Recipe
-from tasks.config import FamilyConfig
+from tasks.settings.study import FamilyConfig
 
 FAMILY = DESCRIBED
 

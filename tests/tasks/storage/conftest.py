@@ -1,4 +1,4 @@
-"""A store in memory, and machines with a working copy each."""
+"""Machines with a working copy each of a study in the memory store."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from tasks.storage.files import write_json
+from tasks.storage.folder import Revision, finish, is_finished
 from tasks.storage.location import CACHE_VARIABLE, working_folder
-from tasks.storage.study import publish_stage, pull
-from tasks.store import Revision, finish, is_finished, write_json
+from tasks.storage.transfer import publish_stage, pull
 
 STUDY = "memory://bucket/deep/study"
 
@@ -60,14 +60,6 @@ class Machine:
             self.make(inputs, outputs, stage)
         self.publish(stage)
         return missing
-
-
-@pytest.fixture
-def store() -> MemoryFileSystem:
-    filesystem = fsspec.filesystem("memory")
-    if filesystem.exists("/bucket"):
-        filesystem.rm("/bucket", recursive=True)
-    return filesystem
 
 
 @pytest.fixture

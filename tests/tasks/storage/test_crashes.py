@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from tasks.storage import mirror as mirror_module
+from tasks.storage.files import read_json
 from tasks.storage.location import CACHE_VARIABLE
-from tasks.storage.study import StudyChangedError
-from tasks.store import read_json
+from tasks.storage.transfer import StudyChangedError
 from tests.tasks.storage.conftest import Killed, Machine
 
 ROOT = "/bucket/deep/study/revisions/001"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.config import StudyConfig, read_study
+from tasks.settings.study import StudyConfig, read_study
 from tasks.storage.location import address, check_location, is_remote, study_key, working_folder
 
 

@@ -1,0 +1,1 @@
+"""Calibration: plan its runs, train them in packs, read what is stored of them."""

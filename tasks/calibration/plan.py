@@ -1,0 +1,280 @@
+"""Plan a calibration: the runs of every rank pair and seed, their schedules and identities."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from mars_core.metrics.identity import content_hash, run_id
+from mars_core.models.lora import RankPair, check_ranks, trainable_parameters
+from mars_core.models.partition import GROUPS, Partition
+from mars_core.search.constraints import allowed_pairs
+from mars_core.training.schedule import geometric_steps
+from tasks.inputs.base_model import model_fingerprint, study_partition
+from tasks.inputs.data import PARTS, StudyData, dropped_samples, load_data, usable_samples
+from tasks.inputs.objective import measurement, objective_identity
+from tasks.settings.study import StudyConfig
+from tasks.study.revision import recipe_hash
+
+CHECKPOINTS_PER_DOUBLING = 2
+LOOKED_AT_FROM = 1 / 8
+"""By this share of its steps a run made for one size has its first checkpoint: law C needs some before the end."""
+_MUCH_DROPPED = 0.1  # above this share of too long samples a note becomes a warning
+
+
+@dataclass(frozen=True)
+class RunSchedule:
+    """How long a run is and where it is looked at.
+
+    horizon: optimizer steps of the run and of its learning-rate schedule. checkpoint_steps: steps at which it is
+    evaluated, the horizon last. size: samples that it was made for, None where all sizes are read off the run.
+    """
+
+    horizon: int
+    checkpoint_steps: tuple[int, ...]
+    size: int | None = None
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One calibration run to be: its identity, pair, seed and schedule; data_seed decides the order of its samples."""
+
+    run_id: str
+    pair: RankPair
+    seed: int
+    schedule: RunSchedule
+    data_seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """How the run is called where people see it."""
+        size = "" if self.schedule.size is None else f" size{self.schedule.size}"
+        return f"{self.pair.slug} seed{self.seed}{size}"
+
+
+@dataclass(frozen=True)
+class PlannedPack:
+    """Calibration runs that one worker trains together over one frozen backbone."""
+
+    runs: tuple[PlannedRun, ...]
+
+    @property
+    def pack_id(self) -> str:
+        """Hash of the runs in it, whatever their order."""
+        return content_hash(sorted(run.run_id for run in self.runs))
+
+    @property
+    def data_seed(self) -> int:
+        """Seed of the one order in which its runs see the samples."""
+        (seed,) = {run.data_seed for run in self.runs}
+        return seed
+
+    @property
+    def schedule(self) -> RunSchedule:
+        """The one schedule of its runs."""
+        (schedule,) = {run.schedule for run in self.runs}
+        return schedule
+
+    @property
+    def name(self) -> str:
+        """How the pack is called where people see it."""
+        first, *others = self.runs
+        return f"{first.name} and {len(others)} more" if others else first.name
+
+
+@dataclass(frozen=True)
+class CalibrationPlan:
+    """All runs of a revision; notes: what the user should know, such as a largest size capped by the dataset."""
+
+    runs: tuple[PlannedRun, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def schedules(self) -> tuple[RunSchedule, ...]:
+        """The different schedules of its runs, the longest first."""
+        return tuple(sorted({run.schedule for run in self.runs}, key=lambda one: one.horizon, reverse=True))
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of all runs together."""
+        return sum(run.schedule.horizon for run in self.runs)
+
+    @property
+    def run_lengths(self) -> str:
+        """How long its runs are, in words."""
+        longest, shortest = self.schedules[0].horizon, self.schedules[-1].horizon
+        return f"{longest} steps" if longest == shortest else f"{shortest} to {longest} steps"
+
+    @property
+    def inputs_hash(self) -> str:
+        """Hash of everything that decides the metrics of the whole calibration."""
+        looked_at = [one.checkpoint_steps for one in self.schedules]
+        return content_hash(
+            [sorted(run.run_id for run in self.runs), looked_at[0] if len(looked_at) == 1 else looked_at]
+        )
+
+
+def plan_calibration(config: StudyConfig) -> CalibrationPlan:
+    """Lay out the calibration of a study; nothing is trained, and the model's weights are not read.
+
+    Raises:
+        ValueError: the dataset is smaller than the smallest size, or a rank does not fit the model.
+    """
+    data = load_data(config.data)
+    partition = study_partition(config)
+    pairs = calibration_pairs(config)
+    ranks = config.available_ranks
+    count = partial(_count_parameters, partition)
+    allowed_pairs(ranks, ranks, config.search.as_constraints(), count)  # raises where they leave none
+    for pair in [*pairs, *(RankPair(rank, rank) for rank in config.available_ranks)]:
+        check_ranks(partition, pair)
+    schedules, notes = calibration_schedules(config)
+    measurement(config)  # raises where the objective cannot be measured
+    identity = partial(_identity, config, data, partition)
+    runs = tuple(
+        PlannedRun(identity(pair, seed, schedule.horizon), pair, seed, schedule, data_seed_of(config, seed))
+        for seed in config.calibration.seeds
+        for schedule in schedules
+        for pair in pairs
+    )
+    return CalibrationPlan(runs, notes)
+
+
+def data_seed_of(config: StudyConfig, seed: int) -> int:
+    """Seed of the order in which a seed's runs see the samples: the spread over seeds holds that of the order.
+
+    All pairs of a seed share one order. Seed 0 has the study's own, so that a study of one seed has no other.
+    """
+    return config.calibration.data_seed + seed
+
+
+def calibration_pairs(config: StudyConfig) -> list[RankPair]:
+    """Every pair of the calibration ranks."""
+    ranks = sorted(config.calibration.ranks)
+    return [RankPair(r_me, r_llm) for r_me in ranks for r_llm in ranks]
+
+
+def _count_parameters(partition: Partition, pair: tuple[int, int]) -> int:
+    return trainable_parameters(partition, RankPair(*pair))
+
+
+def calibration_schedules(config: StudyConfig) -> tuple[tuple[RunSchedule, ...], tuple[str, ...]]:
+    """Schedules of the runs of a pair and seed, the longest first, and notes on the data.
+
+    The model's weights are not read.
+
+    Raises:
+        ValueError: the dataset is smaller than the smallest size, or no power of two lies between it and the largest.
+    """
+    available = len(usable_samples(config, "train"))
+    notes = [note for split in PARTS for note in _length_note(config, split)]
+    smallest, largest = _smallest_and_largest(config, available)
+    if config.calibration.runs == "per_size":
+        sizes = _powers_of_two(smallest, largest)
+        if sizes[0] < config.calibration.samples:
+            notes.append(_largest_size_note(config, available, sizes[0]))
+        return tuple(_schedule_of_size(config, size) for size in sizes), tuple(notes)
+    if available < config.calibration.samples:
+        notes.append(f"largest size capped by the dataset: {available} instead of {config.calibration.samples} samples")
+    horizon = largest // config.recipe.batch_size
+    return (RunSchedule(horizon, _checkpoints(_first_step(config), horizon)),), tuple(notes)
+
+
+def _smallest_and_largest(config: StudyConfig, available: int) -> tuple[int, int]:
+    smallest = max(config.calibration.smallest_size, config.recipe.batch_size)
+    if available < smallest:
+        raise ValueError(
+            f"the training set has {available} usable samples, fewer than the smallest calibration size "
+            f"{smallest}: add data, or lower calibration.smallest_size (now {config.calibration.smallest_size}) "
+            f"or recipe.batch_size (now {config.recipe.batch_size})"
+        )
+    return smallest, min(available, config.calibration.samples)
+
+
+def _powers_of_two(smallest: int, largest: int) -> list[int]:
+    sizes = [1 << power for power in range((smallest - 1).bit_length(), largest.bit_length())]
+    if not sizes:
+        raise ValueError(
+            "calibration.runs: per_size trains one run for each size 2^n, and there is no such size between the "
+            f"smallest, {smallest}, and the largest, {largest}: lower calibration.smallest_size or recipe.batch_size, "
+            "raise calibration.samples, add data, or take `runs: one`"
+        )
+    return sizes[::-1]
+
+
+def _largest_size_note(config: StudyConfig, available: int, largest: int) -> str:
+    wanted = config.calibration.samples
+    cause = f"capped by the dataset of {available} samples" if available < wanted else "since sizes are powers of two"
+    return f"largest size {largest} instead of {wanted} samples, {cause}"
+
+
+def _schedule_of_size(config: StudyConfig, size: int) -> RunSchedule:
+    horizon = size // config.recipe.batch_size
+    first = min(_first_step(config), max(1, int(horizon * LOOKED_AT_FROM)))
+    return RunSchedule(horizon, _checkpoints(first, horizon), size)
+
+
+def _first_step(config: StudyConfig) -> int:
+    return math.ceil(config.calibration.smallest_size / config.recipe.batch_size)
+
+
+def _checkpoints(first: int, last: int) -> tuple[int, ...]:
+    return geometric_steps(first, last, per_doubling=CHECKPOINTS_PER_DOUBLING)
+
+
+def _length_note(config: StudyConfig, split: str) -> tuple[str, ...]:
+    dropped, kept = dropped_samples(config, split), len(usable_samples(config, split))
+    if not dropped:
+        return ()
+    share = dropped / (dropped + kept)
+    note = (
+        f"{dropped} of {dropped + kept} {split} samples are longer than {config.recipe.max_tokens} tokens and left out"
+    )
+    if share <= _MUCH_DROPPED:
+        return (note,)
+    return (
+        f"WARNING: {note}, {share:.0%} of them: what is trained or tested is not the data given; raise "
+        "recipe.max_tokens (`mars data check` shows the lengths), or remove them from the data if this is meant",
+    )
+
+
+def _identity(
+    config: StudyConfig, data: StudyData, partition: Partition, pair: RankPair, seed: int, horizon: int
+) -> str:
+    layers = [layer.name for group in GROUPS for layer in partition.group(group)]
+    return run_id(
+        model_id=model_fingerprint(config),
+        data_hash=data.calibration_hash,
+        recipe_hash=recipe_hash(config),
+        r_me=pair.r_me,
+        r_llm=pair.r_llm,
+        seed=seed,
+        data_seed=data_seed_of(config, seed),
+        adapted=content_hash(layers),
+        horizon=horizon,
+        objective=objective_identity(config),
+    )
+
+
+def describe_plan(plan: CalibrationPlan) -> dict[str, Any]:
+    """A plan as JSON values; steps and checkpoints of a run stand outside its schedule only where there is one."""
+    schedules = [
+        {
+            "runs": sum(run.schedule == one for run in plan.runs),
+            "size": one.size,
+            "steps_per_run": one.horizon,
+            "checkpoint_steps": list(one.checkpoint_steps),
+        }
+        for one in plan.schedules
+    ]
+    shared = ("steps_per_run", "checkpoint_steps") if len(schedules) == 1 else ()
+    return {
+        "runs": len(plan.runs),
+        "pairs": sorted({(run.pair.r_me, run.pair.r_llm) for run in plan.runs}),
+        "steps": plan.steps,
+        **{name: schedules[0][name] for name in shared},
+        "schedules": schedules,
+        "notes": list(plan.notes),
+    }

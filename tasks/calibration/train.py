@@ -1,0 +1,264 @@
+"""Train a pack and keep all that belongs to its runs: state, metrics, snapshots, MLflow runs."""
+
+from __future__ import annotations
+
+import math
+from asyncio import CancelledError
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict
+from functools import partial
+from itertools import islice
+
+import pandas as pd
+import pyarrow.parquet as pq
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from mars_core import __version__
+from mars_core.metrics.schema import SCHEMA, SCHEMA_VERSION, to_table
+from mars_core.models.loading import Base
+from mars_core.models.lora import trainable_parameters
+from mars_core.packing.cost import activation_bytes, lanes_for, scoring_of
+from mars_core.packing.export import save_adapter
+from mars_core.packing.footprint import adapter_bytes
+from mars_core.packing.lanes import Lanes
+from mars_core.packing.member import PackMember
+from mars_core.packing.state import PackState
+from mars_core.packing.train import TrainedPack, train_pack
+from mars_core.training.calibration import CalibrationRun, Checkpoint
+from tasks.calibration.packs import PACK_FILE, lanes_at_once, memory_budget
+from tasks.calibration.plan import CalibrationPlan, PlannedPack, PlannedRun
+from tasks.calibration.state import drop_state, has_state, read_state, state_folder, write_state
+from tasks.calibration.stored import metrics_path, missing_runs, run_files, summary_path
+from tasks.inputs.base_model import base_model, device_name, resolve_device
+from tasks.inputs.data import calibration_set, load_data, scored_batches, step_batches, validation_set
+from tasks.inputs.objective import measurement
+from tasks.inputs.used_layers import check_layers_are_used
+from tasks.running.progress import progress_bar, say
+from tasks.settings.study import StudyConfig
+from tasks.storage.files import replacing, replacing_folder, write_json
+from tasks.storage.folder import Revision
+from tasks.storage.location import working_folder
+from tasks.storage.transfer import publish_part, pull
+from tasks.study.revision import recipe_hash
+from tasks.tracking import runs as tracking
+from tasks.tracking.machine_load import machine_load
+
+
+@task(
+    name="calibrate-pack",
+    task_run_name="calibrate {pack.name}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    tags=["calibration"],
+)
+def calibrate_pack(
+    config: StudyConfig, revision: Revision, plan: CalibrationPlan, pack: PlannedPack, parent: str, label: str | None
+) -> list[str]:
+    """Train the runs of a pack that are still missing and store their metrics; returns the paths of the Parquet files.
+
+    label: of the progress bar, None for none.
+    """
+    tracking.use_store(working_folder(config.study))
+    pull(config.study)  # another machine may have trained some of them since the packs were planned
+    missing = missing_runs(revision, plan, pack.runs)
+    if missing:
+        # A pack with a state goes on as it was, even if some of its runs were stored before it was killed.
+        state = state_folder(revision, pack.pack_id)
+        begun = read_state(state, pack.schedule.checkpoint_steps) is not None
+        if has_state(state) and not begun:
+            say(f"pack {pack.name}: starts anew, its state is damaged or was made with other checkpoint steps")
+        whole = pack if begun else PlannedPack(tuple(missing))
+        _train_and_store(config, revision, whole, missing, parent, label)
+    publish_part(config.study, revision, "calibrate", run_files(revision, pack.runs))
+    return [str(metrics_path(revision, run.run_id)) for run in pack.runs]
+
+
+def _train_and_store(
+    config: StudyConfig,
+    revision: Revision,
+    pack: PlannedPack,
+    missing: Sequence[PlannedRun],
+    parent: str,
+    label: str | None,
+) -> None:
+    folder = state_folder(revision, pack.pack_id)
+    write_json(folder / PACK_FILE, [run.run_id for run in pack.runs])
+    base = base_model(config)
+    check_layers_are_used(config, base)
+    tracked = {run: _begin(config, revision, base, run, pack, parent) for run in missing}
+    try:
+        with machine_load(list(tracked.values())):
+            trained = _train(config, revision, pack, tracked, label)
+    except BaseException as error:
+        # A run that was killed outright stays open, and the next process goes on with it; this one is going on no more.
+        status = "KILLED" if isinstance(error, (KeyboardInterrupt, CancelledError)) else "FAILED"
+        for run_id in tracked.values():
+            tracking.end_child(run_id, status)
+        raise
+    for run, result in zip(pack.runs, trained.runs, strict=True):
+        if run not in tracked:
+            continue
+        rows = _rows(config, revision, pack, run, result.checkpoints)
+        _log_new(tracked[run], rows)
+        _store(revision, run, rows, result, tracked[run])
+        tracking.end_child(tracked[run], "FINISHED" if result.diverged_at is None else "FAILED")
+    drop_state(folder)
+
+
+def _train(
+    config: StudyConfig,
+    revision: Revision,
+    pack: PlannedPack,
+    tracked: Mapping[PlannedRun, str],
+    label: str | None,
+) -> TrainedPack:
+    base = base_model(config)
+    folder = state_folder(revision, pack.pack_id)
+    validation = scored_batches(validation_set(config), base, config.evaluation_batch_size)
+    samples = calibration_set(config, pack.data_seed)
+    steps = partial(step_batches, samples, base, config.recipe.batch_size, config.micro_batch_size)
+    horizon, checkpoint_steps = pack.schedule.horizon, pack.schedule.checkpoint_steps
+    begun = read_state(folder, checkpoint_steps)
+    if begun is not None:
+        say(f"pack {pack.name}: going on after step {begun.step} of {horizon}")
+
+    def keep(state: PackState) -> None:
+        if config.calibration.snapshots:
+            _keep_snapshots(revision, base, pack, state)
+        for run, member in zip(pack.runs, state.members, strict=True):
+            if run not in tracked:
+                continue
+            checkpoints = [Checkpoint(**checkpoint) for checkpoint in member["checkpoints"]]
+            if checkpoints:
+                _log_new(tracked[run], _rows(config, revision, pack, run, checkpoints))
+        write_state(folder, state)  # last: what is repeated after a kill in between replaces its equal
+
+    with progress_bar(label, horizon) if label else nullcontext() as advance:
+        return train_pack(
+            base.model,
+            base.partition,
+            [PackMember(run.pair, run.seed) for run in pack.runs],
+            train_steps=steps,
+            validation=validation,
+            recipe=config.recipe.as_recipe(),
+            horizon=horizon,
+            checkpoint_steps=checkpoint_steps,
+            lanes=_lanes(config, base, pack),
+            measurement=measurement(config),
+            resume=begun,
+            on_step=advance,
+            on_checkpoint=keep,
+        )
+
+
+def _lanes(config: StudyConfig, base: Base, pack: PlannedPack) -> Lanes:
+    pairs, recipe = [run.pair for run in pack.runs], config.recipe.as_recipe()
+    validation = islice(scored_batches(validation_set(config), base, config.evaluation_batch_size)(), 2)
+    samples = calibration_set(config, pack.data_seed)
+    steps = step_batches(samples, base, config.recipe.batch_size, config.micro_batch_size, 0)
+    first = max(next(iter(steps)), key=lambda batch: batch["labels"].numel())
+    largest = max(pairs, key=partial(trainable_parameters, base.partition))
+    return lanes_for(
+        activation_bytes(base.model, base.partition, first, largest, recipe),
+        scoring_of(base.model, (batch for batch, _ in validation)),
+        sum(weight.nbytes for weight in base.model.parameters()),
+        adapter_bytes(base.partition, pairs),
+        memory_budget(config),
+        at_once=lanes_at_once(config),
+        device=resolve_device(config.device).type,
+    )
+
+
+def _begin(config: StudyConfig, revision: Revision, base: Base, run: PlannedRun, pack: PlannedPack, parent: str) -> str:
+    parameters = {
+        "r_me": run.pair.r_me,
+        "r_llm": run.pair.r_llm,
+        "seed": run.seed,
+        "data_seed": run.data_seed,
+        "trainable_parameters": trainable_parameters(base.partition, run.pair),
+        "data_hash": load_data(config.data).data_hash,
+        "pack_runs": len(pack.runs),
+        "recipe": config.recipe.model_dump(mode="json"),
+        **({} if run.schedule.size is None else {"size": run.schedule.size}),
+    }
+    tags = {
+        "mars.kind": "calibration",
+        "mars.revision": str(revision.number),
+        "mars.run_id": run.run_id,
+        "mars.pack_id": pack.pack_id,
+    }
+    return tracking.begin_child(parent, run.name, parameters, tags)
+
+
+def _keep_snapshots(revision: Revision, base: Base, pack: PlannedPack, state: PackState) -> None:
+    for number, run in enumerate(pack.runs):
+        flat = state.tensors.get(f"{number}.weights")
+        if flat is not None:
+            folder = revision.path("calibration", "snapshots", run.run_id, f"step-{state.step:06d}")
+            with replacing_folder(folder) as temporary:
+                save_adapter(flat, base.partition, run.pair, temporary, model_id=base.model_id)
+
+
+def _log_new(tracked: str, rows: pd.DataFrame) -> None:
+    """Log the checkpoints that MLflow does not have yet: a resumed pack comes by some of them again."""
+    known = tracking.logged_steps(tracked, "val_loss")
+    tracking.log_steps(tracked, [row for row in _curves(rows) if row["step"] not in known])
+
+
+def _rows(
+    config: StudyConfig,
+    revision: Revision,
+    pack: PlannedPack,
+    run: PlannedRun,
+    checkpoints: Sequence[Checkpoint],
+) -> pd.DataFrame:
+    data = load_data(config.data)
+    shared = {
+        "schema_version": SCHEMA_VERSION,
+        "study_id": revision.study.name,
+        "revision": revision.number,
+        "run_id": run.run_id,
+        "pack_id": pack.pack_id,
+        "r_me": run.pair.r_me,
+        "r_llm": run.pair.r_llm,
+        "seed": run.seed,
+        "data_seed": run.data_seed,
+        "device": device_name(resolve_device(config.device)),
+        "objective": config.search.objective,
+        "recipe_hash": recipe_hash(config),
+        "data_hash": data.data_hash,
+        "model_id": config.model,
+        "code_version": __version__,
+    }
+    rows = []
+    for checkpoint in checkpoints:
+        seen = checkpoint.step * config.recipe.batch_size
+        sizes = {"samples_seen": seen, "unique_samples": min(seen, len(data.splits.train))}
+        rows.append(shared | sizes | asdict(checkpoint) | {"val_perplexity": math.exp(checkpoint.val_loss)})
+    return pd.DataFrame(rows, columns=SCHEMA.names)
+
+
+def _curves(rows: pd.DataFrame) -> list[Mapping[str, float]]:
+    names = ["train_loss", "val_loss", "val_perplexity", "val_accuracy", "lr", "grad_norm_me", "grad_norm_llm"]
+    if rows["val_objective"].notna().any():
+        names.append("val_objective")
+    curves: list[Mapping[str, float]] = rows[["step", *names]].to_dict("records")
+    return curves
+
+
+def _store(revision: Revision, run: PlannedRun, rows: pd.DataFrame, result: CalibrationRun, tracked: str) -> None:
+    with replacing(metrics_path(revision, run.run_id)) as temporary:
+        pq.write_table(to_table(rows), temporary)
+    last = result.checkpoints[-1] if result.checkpoints else None
+    summary = {
+        "run_id": run.run_id,
+        "pair": [run.pair.r_me, run.pair.r_llm],
+        "seed": run.seed,
+        "diverged_at": result.diverged_at,
+        "wall_seconds": last.wall_seconds if last else 0.0,
+        "peak_memory_bytes": last.peak_memory_bytes if last else 0,
+        "mlflow_run_id": tracked,
+    }
+    write_json(summary_path(revision, run.run_id), summary)

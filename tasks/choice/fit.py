@@ -1,0 +1,126 @@
+"""Fit law P to the checkpoint metrics and law C to the convergence times of both modules."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from mars_core import __version__
+from mars_core.convergence import LossLevels, NoConvergenceTimes, freeze_levels
+from mars_core.metrics.effective_size import effective_samples
+from mars_core.search import both_laws
+from mars_core.search.both_laws import LawSettings, times_from_curves
+from mars_core.search.choice import json_safe
+from mars_core.search.objective import objective_named
+from mars_core.search.points import read_points
+from tasks.calibration.plan import CalibrationPlan
+from tasks.calibration.stored import collect_metrics
+from tasks.inputs.data import usable_samples
+from tasks.running.retrying import IO_RETRIES
+from tasks.settings.study import StudyConfig
+from tasks.storage.files import read_json, write_json
+from tasks.storage.folder import Revision
+
+
+def fit_inputs(config: StudyConfig, plan: CalibrationPlan) -> dict[str, Any]:
+    """What decides the fitted laws, beside the metrics: settings, and the code, whose mistakes a new version mends."""
+    reference = config.calibration.reference_rank
+    return {
+        "fit": config.fit.model_dump(mode="json"),
+        "reference": reference,
+        "plan": plan.inputs_hash,
+        "objective": config.search.objective,
+        "code_version": __version__,
+    }
+
+
+@task(name="fit-laws", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
+def fit_laws(config: StudyConfig, revision: Revision, plan: CalibrationPlan) -> str:
+    """Fit both laws and store coefficients, intervals and diagnostics; returns the path of laws.json."""
+    metrics, notes = collect_metrics(revision, plan)
+    laws = laws_from(metrics, config, frozen_levels(config, revision, plan, metrics))
+    told = [*notes, *laws["objective_notes"]]
+    write_json(laws_path(revision), json_safe(laws | {"notes": told}))
+    return str(laws_path(revision))
+
+
+def laws_from(metrics: pd.DataFrame, config: StudyConfig, levels: LossLevels | None) -> dict[str, Any]:
+    """Fit law P to the objective and law C to the convergence times of both modules, as JSON values.
+
+    The times come from the validation loss whatever the objective is.
+
+    levels: the revision's frozen loss levels, None where its first runs allowed none.
+    """
+    settings = law_settings(config)
+    objective = objective_named(config.search.objective)
+    times = times_from_curves(metrics, settings, levels)
+    return both_laws.laws_from(read_points(metrics, objective), times, settings, objective)
+
+
+def law_settings(config: StudyConfig) -> LawSettings:
+    """How a study's laws are fitted, as mars_core's record."""
+    reference = (config.calibration.reference_rank,) * 2
+    return LawSettings(reference, **config.fit.model_dump())
+
+
+def frozen_levels(
+    config: StudyConfig, revision: Revision, plan: CalibrationPlan, metrics: pd.DataFrame
+) -> LossLevels | None:
+    """Loss levels of the revision's first fit: pairs added or diverged later must move no other pair's time."""
+    path = levels_path(revision)
+    reference = (config.calibration.reference_rank,) * 2
+    longest, *others = plan.schedules
+    design: dict[str, Any] = {"signal": config.fit.signal, "horizon": longest.horizon, "reference": list(reference)}
+    design["steps"] = list(longest.checkpoint_steps)
+    if others:
+        design["shorter"] = [list(one.checkpoint_steps) for one in others]
+    if path.is_file() and (stored := read_json(path))["design"] == design:
+        return LossLevels.from_json(stored["levels"])
+    try:
+        levels = freeze_levels(metrics, signal=config.fit.signal, reference=reference)
+    except NoConvergenceTimes:  # reading the times will fail alike, and say why
+        return None
+    write_json(path, {"design": design, "levels": levels.to_json()})
+    return levels
+
+
+def levels_path(revision: Revision) -> Path:
+    """Where the frozen loss levels lie, if the first runs allowed any."""
+    return revision.path("levels.json")
+
+
+def laws_path(revision: Revision) -> Path:
+    """Where the fitted laws lie."""
+    return revision.path("laws.json")
+
+
+def read_laws(revision: Revision) -> dict[str, Any]:
+    """The stored laws as JSON values."""
+    laws: dict[str, Any] = read_json(laws_path(revision))
+    return laws
+
+
+def target_size(config: StudyConfig) -> int:
+    """Dataset size to choose ranks for: as set, else what the final run's data are worth in unique samples."""
+    if config.search.target_samples is not None:
+        return config.search.target_samples
+    return max(1, round(effective_samples(len(usable_samples(config, "train")), config.final.epochs)))
+
+
+def target_note(config: StudyConfig) -> str:
+    """How the size came about that ranks are chosen for."""
+    size, epochs = target_size(config), config.final.epochs
+    if config.search.target_samples is not None:
+        return f"ranks are chosen for {size:,} samples, as search.target_samples says"
+    samples = len(usable_samples(config, "train"))
+    if epochs > 1:
+        return (
+            f"ranks are chosen for {size:,} samples: {epochs:g} epochs over {samples:,} training samples are worth "
+            "that many unique ones, since a repeated sample teaches less than a new one (arXiv 2305.16264)"
+        )
+    share = "all" if epochs == 1 else f"{epochs:.0%} of"
+    return f"ranks are chosen for {size:,} samples: the final run sees {share} {samples:,} training samples once"

@@ -1,0 +1,79 @@
+"""Choose the rank pair from the calibration runs and the fitted laws."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from mars_core import __version__
+from mars_core.models.lora import RankPair, trainable_parameters
+from mars_core.search import Choice, Diverged, Question, choose_from, read_points
+from mars_core.search.objective import objective_named
+from tasks.calibration.plan import CalibrationPlan
+from tasks.calibration.stored import collect_metrics, diverged_pairs
+from tasks.choice.fit import read_laws, target_note, target_size
+from tasks.inputs.base_model import study_partition
+from tasks.running.retrying import IO_RETRIES
+from tasks.settings.study import StudyConfig
+from tasks.storage.files import read_json, write_json
+from tasks.storage.folder import Revision
+
+METHOD = "posterior"  # how a pair is chosen: a choice made in another way is made again
+
+
+def search_inputs(config: StudyConfig) -> dict[str, Any]:
+    """What decides the choice, beside the laws."""
+    return {
+        "search": config.search.model_dump(mode="json"),
+        "ranks": config.available_ranks,
+        "target_size": target_size(config),
+        "code_version": __version__,
+        "method": METHOD,
+    }
+
+
+@task(name="choose-ranks", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
+def choose_ranks(config: StudyConfig, revision: Revision, plan: CalibrationPlan) -> str:
+    """Choose from the runs and their laws, and store the choice with its reasons; returns its path."""
+    metrics, _ = collect_metrics(revision, plan)
+    question = _question(config, Diverged(diverged_pairs(revision, plan)))
+    points = read_points(metrics, question.objective)
+    told = replace(points, notes=(*points.notes, target_note(config)))
+    choice = choose_from(read_laws(revision), told, question)
+    write_json(choice_path(revision), choice.to_json())
+    return str(choice_path(revision))
+
+
+def _question(config: StudyConfig, diverged: Diverged) -> Question:
+    """The search with a study's settings and its model's parameter counts."""
+    partition = study_partition(config)
+    return Question(
+        target_samples=target_size(config),
+        trainable_parameters=lambda pair: trainable_parameters(partition, RankPair(*pair)),
+        reference=(config.calibration.reference_rank,) * 2,
+        ranks_me=config.available_ranks,
+        ranks_llm=config.available_ranks,
+        margin=config.search.margin,
+        rule=config.search.law,
+        constraints=(*config.search.as_constraints(), diverged),
+        objective=objective_named(config.search.objective),
+    )
+
+
+def choice_path(revision: Revision) -> Path:
+    """Where the choice lies."""
+    return revision.path("choice.json")
+
+
+def read_choice(revision: Revision) -> Choice:
+    """The stored choice."""
+    return Choice.from_json(read_json(choice_path(revision)))
+
+
+def chosen_pair(revision: Revision) -> RankPair:
+    """The chosen rank pair."""
+    return RankPair(*read_choice(revision).pair)

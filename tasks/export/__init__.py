@@ -1,0 +1,1 @@
+"""Take the result away: model card, merged checkpoint, other tools' configuration."""

@@ -1,0 +1,124 @@
+"""The model card of a final run, README.md in its adapter's folder: written after training, again after evaluation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from mars_core.delivery.card import CardFacts, adapter_card
+from mars_core.models.loading import read_model_type
+from mars_core.models.lora import RankPair
+from mars_core.report.decision import decision_sentences
+from tasks.choice.approval import approval_notes
+from tasks.choice.fit import laws_path, read_laws
+from tasks.choice.search import choice_path, read_choice
+from tasks.final.evaluate import read_evaluation
+from tasks.final.pair import final_folder, read_final
+from tasks.inputs.base_model import model_fingerprint
+from tasks.inputs.data import load_data
+from tasks.running.retrying import REQUESTS
+from tasks.settings.study import StudyConfig
+from tasks.storage.files import read_json, replacing
+from tasks.storage.folder import Revision
+from tasks.study.revision import recipe_hash
+from tasks.tracking import runs as tracking
+
+CARD = "README.md"
+VERSIONED = ("mars-rank-search", "torch", "transformers", "peft")
+HUB_DATASET = re.compile(r"hf://datasets/([^/]+/[^/@]+)")
+
+
+def card_path(revision: Revision, pair: RankPair) -> Path:
+    """Where a final run's card lies: where the Hub looks for it."""
+    return final_folder(revision, pair) / "adapter" / CARD
+
+
+def has_adapter(revision: Revision, pair: RankPair) -> bool:
+    """Whether a final run left an adapter: cards are for adapters."""
+    return (final_folder(revision, pair) / "adapter" / "adapter_config.json").is_file()
+
+
+def card_stage(pair: RankPair) -> str:
+    """Name of the card's stage: it has its own, since it is completed after training."""
+    return f"card-{pair.slug}"
+
+
+def card_text(config: StudyConfig, revision: Revision, pair: RankPair, finals: Mapping[str, RankPair] | None) -> str:
+    """The card of a finished final run.
+
+    finals: the pairs by role that the stored test scores are of, None where the test split has not been scored.
+    """
+    scores = {role: entry["overall"] for role, entry in read_evaluation(revision).items()} if finals else {}
+    role = _role(revision, pair, finals or {})
+    facts = CardFacts(
+        study=revision.study.name,
+        revision=revision.number,
+        model=config.model,
+        is_folder=Path(config.model).expanduser().exists(),
+        model_type=read_model_type(config.model, trust_remote_code=config.loading.trust_remote_code),
+        model_fingerprint=model_fingerprint(config),
+        four_bit=config.loading.four_bit,
+        trust_remote_code=config.loading.trust_remote_code,
+        dtype=config.recipe.dtype,
+        pair=(pair.r_me, pair.r_llm),
+        role=role,
+        layers=len(read_json(final_folder(revision, pair) / "adapter" / "adapter_config.json")["rank_pattern"]),
+        recipe=config.recipe.model_dump(mode="json"),
+        recipe_hash=recipe_hash(config),
+        epochs=config.final.epochs,
+        seed=config.final.seed,
+        data_hash=load_data(config.data).data_hash,
+        counts={name: len(samples) for name, samples in load_data(config.data).parts.items()},
+        datasets=_hub_datasets(config),
+        training=read_final(revision, pair),
+        scores=scores if role in scores else {},
+        pairs={name: (final.r_me, final.r_llm) for name, final in (finals or {}).items()},
+        laws=read_laws(revision) if laws_path(revision).is_file() else None,
+        choice=_choice(revision),
+        notes=tuple(approval_notes(revision)) if choice_path(revision).is_file() else (),
+        versions={name: version(name) for name in VERSIONED},
+    )
+    return adapter_card(facts)
+
+
+@task(name="write-model-card", task_run_name="card of {pair}", cache_policy=NO_CACHE, persist_result=False, **REQUESTS)
+def write_card(revision: Revision, pair: RankPair, text: str) -> str:
+    """Write a final run's card beside its adapter, here and among its MLflow run's files; returns its path."""
+    path = card_path(revision, pair)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    tracking.use_store(revision.study)
+    run = str(read_final(revision, pair)["mlflow_run_id"])
+    if tracking.is_tracked(run):
+        tracking.log_file(run, path, "adapter")
+    return str(path)
+
+
+def _role(revision: Revision, pair: RankPair, finals: Mapping[str, RankPair]) -> str:
+    """The pair's role at present, which may not be the one that it was trained in."""
+    present = [role for role, final in finals.items() if final == pair]
+    return present[0] if present else str(read_final(revision, pair)["role"])
+
+
+def _choice(revision: Revision) -> dict[str, Any] | None:
+    if not choice_path(revision).is_file():
+        return None
+    choice = read_choice(revision)
+    return {
+        "pair": choice.pair,
+        "verdict": choice.verdict,
+        "reason": " ".join(decision_sentences(choice)),
+        "D_target": choice.D_target,
+        "decided_by": choice.decided_by,
+    }
+
+
+def _hub_datasets(config: StudyConfig) -> tuple[str, ...]:
+    found = HUB_DATASET.match(config.data.train)
+    return (found[1],) if found else ()

@@ -1,0 +1,225 @@
+"""Take a study's pair away: merged into its base as one checkpoint, or as configuration of another tool."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mars_core.data.records import Sample
+from mars_core.delivery.card import merged_card
+from mars_core.delivery.exports import TOOLS
+from mars_core.delivery.merge import merge_adapter
+from mars_core.delivery.probe import probe_batch
+from mars_core.delivery.rows import image_files
+from mars_core.delivery.start import save_start
+from mars_core.delivery.tool import ToolRun
+from mars_core.models.load_options import Loading
+from mars_core.models.loading import load_base, read_model_type, skeleton
+from mars_core.models.lora import RankPair
+from mars_core.models.partition import GROUPS, Partition
+from tasks.choice.approval import pair_to_train
+from tasks.choice.search import choice_path
+from tasks.export.card import CARD, card_path
+from tasks.final.pair import final_folder
+from tasks.final.run import final_steps
+from tasks.inputs.base_model import DTYPES, model_fingerprint
+from tasks.inputs.data import usable_samples
+from tasks.running.progress import progress_bar, say
+from tasks.settings.study import StudyConfig
+from tasks.storage.files import read_json, replacing, replacing_folder
+from tasks.storage.folder import Revision, is_finished
+from tasks.study.revision import changes_since, current_revision, identity
+
+SPLITS = {"train.jsonl": "train", "validation.jsonl": "validation"}
+
+
+def merge(config: StudyConfig, ranks: tuple[int, int] | None, out: Path) -> dict[str, Any]:
+    """Write base and adapter of a finished final run as one checkpoint to `out`; returns what was done.
+
+    ranks: the pair, None for the one that the study trains as its choice.
+
+    Raises:
+        ValueError: the final run is not there or was changed, the base is not the one it was trained on or was in 4
+            bits, or `out` exists.
+    """
+    if out.exists():
+        raise ValueError(f"{out} exists already: give the path of a folder to be made")
+    _refuse_four_bit(config)
+    revision = current_revision(config)
+    pair = _pair(revision, ranks)
+    adapter = _finished_adapter(revision, pair)
+    _require_same_base(config, revision)
+    dtype = str(read_json(revision.path("revision.json"))["recipe"]["dtype"])
+    say(f"merging the adapter of {pair} into {config.model} on the CPU, in {dtype}")
+    base = load_base(
+        config.model,
+        device=torch.device("cpu"),
+        dtype=DTYPES[dtype],
+        family=config.family and config.family.as_family(),
+        loading=Loading(trust_remote_code=config.loading.trust_remote_code),
+    )
+    with replacing_folder(out) as temporary:
+        merged = merge_adapter(base, adapter, probe_batch(base), temporary)
+        if card_path(revision, pair).is_file():
+            text = card_path(revision, pair).read_text(encoding="utf-8")
+            card = merged_card(text, dtype, config.loading.trust_remote_code)
+            (temporary / CARD).write_text(card, encoding="utf-8")
+    return {
+        "merged": str(out),
+        "pair": [pair.r_me, pair.r_llm],
+        "revision": revision.number,
+        "dtype": dtype,
+        "parameters": merged.parameters,
+        "bytes": sum(path.stat().st_size for path in out.rglob("*") if path.is_file()),
+        "logit_difference": merged.difference,
+        "tolerance": merged.tolerance,
+    }
+
+
+def export_config(config: StudyConfig, ranks: tuple[int, int] | None, tool: str, out: Path) -> dict[str, Any]:
+    """Write the pair as configuration of another tool to `out`, and what it reads into a folder beside it.
+
+    ranks: the pair, None for the one that the study trains as its choice. Returns what was written, with notes.
+
+    Raises:
+        ValueError: no pair was chosen, the ranks do not fit the model, the tool is not known, or `out` exists.
+    """
+    if tool not in TOOLS:
+        raise ValueError(f"tool {tool!r} is not known: MARS exports to {', '.join(TOOLS)}")
+    folder = companion(out)
+    taken = [path for path in (out, folder) if path.exists()]
+    if taken:
+        raise ValueError(f"{taken[0]} exists already: remove it, or give another file with --output")
+    revision = current_revision(config)
+    pair = _pair(revision, ranks)
+    _require_same_settings(config, revision)
+    _, partition = skeleton(
+        config.model,
+        family=config.family and config.family.as_family(),
+        trust_remote_code=config.loading.trust_remote_code,
+    )
+    splits = {file: usable_samples(config, split) for file, split in SPLITS.items()}
+    readable = all(image_files(samples) for samples in splits.values())
+    run = _tool_run(config, revision, partition, pair, folder if readable else None, folder)
+    rendered = TOOLS[tool].render(run)
+    with replacing_folder(folder) as temporary:
+        (temporary / START).mkdir()
+        save_start(partition, pair, config.final.seed, temporary / START, model_id=config.model)
+        for file, samples in splits.items() if readable else ():
+            _write_rows(temporary / file, samples, TOOLS[tool].row)
+        for name, text in rendered.files.items():
+            (temporary / name).write_text(text, encoding="utf-8")
+    with replacing(out) as file_beside:
+        file_beside.write_text(rendered.text, encoding="utf-8")
+    return {
+        "tool": tool,
+        "config": str(out),
+        "folder": str(folder),
+        "pair": [pair.r_me, pair.r_llm],
+        "revision": revision.number,
+        "rows": {file: len(samples) for file, samples in splits.items()} if readable else None,
+        "notes": list(rendered.notes),
+    }
+
+
+START = "start"
+
+
+def default_output(tool: str) -> Path:
+    """File that an export goes to where none is named."""
+    return Path(f"mars-{tool}{TOOLS[tool].suffix}" if tool in TOOLS else tool)
+
+
+def companion(out: Path) -> Path:
+    """Folder for what a configuration file reads, beside it."""
+    return out.with_name(f"{out.stem}-files")
+
+
+def _tool_run(
+    config: StudyConfig, revision: Revision, partition: Partition, pair: RankPair, rows: Path | None, folder: Path
+) -> ToolRun:
+    ranks = {layer.name: pair.rank(group) for group in GROUPS for layer in partition.group(group) if pair.rank(group)}
+    local = Path(config.model).expanduser()
+    return ToolRun(
+        study=revision.study.name,
+        model=str(local.resolve()) if local.exists() else config.model,
+        model_type=read_model_type(config.model, trust_remote_code=config.loading.trust_remote_code),
+        trust_remote_code=config.loading.trust_remote_code,
+        four_bit=config.loading.four_bit,
+        gradient_checkpointing=config.loading.gradient_checkpointing,
+        pair=pair,
+        ranks=ranks,
+        recipe=config.recipe.as_recipe(),
+        steps=final_steps(config),
+        epochs=config.final.epochs,
+        seed=config.final.seed,
+        micro_batch_size=config.micro_batch_size or config.recipe.batch_size,
+        rows=rows and rows.resolve(),
+        start=folder.resolve() / START,
+        output=folder.resolve() / "output",
+    )
+
+
+def _write_rows(path: Path, samples: Sequence[Sample], row: Callable[[Sample], dict[str, Any]]) -> None:
+    with path.open("w", encoding="utf-8") as file, progress_bar(f"writing {path.name}", len(samples)) as advance:
+        for number, sample in enumerate(samples, start=1):
+            file.write(json.dumps(row(sample), ensure_ascii=False) + "\n")
+            advance(number)
+
+
+def _refuse_four_bit(config: StudyConfig) -> None:
+    if config.loading.four_bit:
+        raise ValueError(
+            "the base was in 4 bits when the adapter was trained (loading.four_bit); merged into other weights, the "
+            "adapter makes another model: load base and adapter as the adapter's README.md says, or set "
+            "loading.four_bit to false and run `mars run --new-revision`"
+        )
+
+
+def _pair(revision: Revision, ranks: tuple[int, int] | None) -> RankPair:
+    if ranks is not None:
+        return RankPair(*ranks)
+    if not choice_path(revision).is_file():
+        raise ValueError(
+            f"no pair has been chosen yet in {revision.folder}: run `mars search` first, or name a pair with --ranks"
+        )
+    return pair_to_train(revision)
+
+
+def _finished_adapter(revision: Revision, pair: RankPair) -> Path:
+    """The adapter of a finished final run whose files are all as it left them."""
+    stage = f"finetune-{pair.slug}"
+    manifest = revision.manifest(stage)
+    if not manifest.is_file():
+        raise ValueError(
+            f"there is no finished final run of {pair} in {revision.folder}: run `mars finetune` first "
+            f"(`mars finetune --ranks {pair.r_me} {pair.r_llm}` for a pair that was not chosen)"
+        )
+    if not is_finished(revision, stage, read_json(manifest)["inputs"]):
+        raise ValueError(
+            f"files of the final run of {pair} in {revision.folder} are missing or were changed since: "
+            "run `mars finetune` again"
+        )
+    return final_folder(revision, pair) / "adapter"
+
+
+def _require_same_settings(config: StudyConfig, revision: Revision) -> None:
+    changed = changes_since(revision, identity(config))
+    if changed:
+        raise ValueError(
+            f"revision {revision.number} was made with other settings: {'; '.join(changed)}. Give the study file "
+            "and the data that it was made with, or open a new revision"
+        )
+
+
+def _require_same_base(config: StudyConfig, revision: Revision) -> None:
+    stored = read_json(revision.path("revision.json"))
+    if stored["model_fingerprint"] != model_fingerprint(config):
+        raise ValueError(
+            f"{config.model} is not the base model that revision {revision.number} was made with ({stored['model']}, "
+            f"fingerprint {stored['model_fingerprint']}): give that checkpoint, or open a new revision"
+        )

@@ -1,0 +1,200 @@
+"""Baselines on a study's own data: each trained at the final run's budget, tested on the test split, put in a table.
+
+STUDY/revisions/001/final/NAME/       adapter/ or model/, training.json, test.json, answers.parquet (the generated ones)
+                                      of each baseline; one that is nothing but a rank pair lies beside the chosen one,
+                                      as final/me16-llm16
+STUDY/revisions/001/comparison.json   the table: base model, chosen pair, every baseline asked for so far
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+
+from mars_core.models.lora import RankPair
+from mars_core.training.evaluation import evaluate
+from tasks.final.answers import asked_questions, write_answers
+from tasks.final.evaluate import as_json, evaluation_path, generated_values, read_evaluation
+from tasks.final.run import Described, run_folder, train_final
+from tasks.inputs.base_model import final_base_model, study_partition
+from tasks.inputs.data import scored_batches, test_set
+from tasks.running.progress import progress_bar
+from tasks.running.retrying import REQUESTS
+from tasks.settings.accelerate import acceleration_of
+from tasks.settings.baselines import SETTINGS, Baseline, of_pair
+from tasks.settings.study import StudyConfig
+from tasks.storage.files import file_hash, read_json, write_json
+from tasks.storage.folder import Revision
+from tasks.tracking import runs as tracking
+
+
+def check_baselines(config: StudyConfig, baselines: Sequence[Baseline]) -> None:
+    """Refuse what the study's model cannot hold, and names that stand for two things, before anything expensive.
+
+    Raises:
+        ValueError: a baseline does not fit.
+    """
+    partition, acceleration = study_partition(config), acceleration_of(config)
+    for baseline in baselines:
+        try:
+            baseline.method.check(partition)
+        except ValueError as error:
+            raise ValueError(f"baseline {baseline.name}: {error}") from error
+        if config.loading.four_bit and not baseline.method.keeps_base:
+            raise ValueError(f"baseline {baseline.name} cannot train 4-bit weights: set loading.four_bit to false")
+        if acceleration is not None and acceleration.sharded and not baseline.method.shards:
+            raise ValueError(
+                f"baseline {baseline.name} cannot be trained with FSDP, which {acceleration.file} asks for: use DDP "
+                "(distributed_type MULTI_GPU)"
+            )
+    names = [baseline.name for baseline in baselines]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"baselines are named twice: {', '.join(sorted(twice))}")
+
+
+@task(
+    name="train-baseline",
+    task_run_name="train {baseline.name}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def train_baseline(config: StudyConfig, revision: Revision, baseline: Baseline, parent: str) -> str:
+    """Train a baseline at the full budget and save what it gives; returns the folder.
+
+    Raises:
+        RuntimeError: what was saved, loaded again, does not give the same logits.
+    """
+    settings = baseline.settings.model_dump(mode="json")
+    described = Described(
+        name=f"baseline {baseline.name}",
+        label=f"baseline {baseline.name}",
+        role="baseline",
+        parameters={"baseline": settings},
+        record={"baseline": baseline.name, "settings": settings},
+    )
+    train_final(config, revision, baseline, described, parent)
+    return str(run_folder(revision, baseline))
+
+
+@task(name="test-baseline", task_run_name="test {baseline.name}", cache_policy=NO_CACHE, persist_result=False)
+def score_baseline(config: StudyConfig, revision: Revision, baseline: Baseline) -> str:
+    """Score a trained baseline on the test split and mark its generated answers; returns the path of its scores."""
+    test, folder = test_set(config), run_folder(revision, baseline)
+    base, asked = final_base_model(config), asked_questions(config)
+    weights, answers = folder / baseline.method.result, baseline_answers(revision, baseline)
+    loaded = baseline.method.load(base.model, weights)
+    batches = scored_batches(test, base, config.evaluation_batch_size)
+    try:
+        with progress_bar(f"testing {baseline.name}", len(test)) as advance:
+            scores = as_json(evaluate(loaded, batches(), on_batch=_sum(advance)))
+        scores["generated"] = write_answers(answers, config, base, loaded, baseline.name, weights, asked)
+    finally:
+        baseline.method.unwrap(loaded)
+    overall = {f"test_{key}": value for key, value in scores["overall"].items()}
+    tracked = read_json(folder / "training.json")["mlflow_run_id"]
+    tracking.log_values_if_known(tracked, overall | generated_values(scores))
+    tracking.log_file_if_known(tracked, answers, "answers")
+    write_json(folder / "test.json", scores)
+    return str(folder / "test.json")
+
+
+def _sum(advance: Any) -> Any:
+    done = 0
+
+    def count(rows: int) -> None:
+        nonlocal done
+        done += rows
+        advance(done)
+
+    return count
+
+
+@task(name="write-comparison", cache_policy=NO_CACHE, persist_result=False, **REQUESTS)
+def write_comparison(
+    config: StudyConfig, revision: Revision, chosen: RankPair, baselines: Sequence[Baseline], parent: str
+) -> str:
+    """Put base model, chosen pair and baselines into one table, in the study, MLflow and the Prefect UI."""
+    evaluation = read_evaluation(revision)
+    rows = [
+        {"name": "base model", "role": "base", "trainable_parameters": 0, "test": evaluation["base"]},
+        _row(revision, of_pair(chosen), "MARS", "chosen", evaluation["chosen"]),
+    ]
+    for baseline in baselines:
+        test = read_json(run_folder(revision, baseline) / "test.json")
+        rows.append(_row(revision, baseline, baseline.name, "baseline", test))
+    write_json(comparison_path(revision), {"evaluation": file_hash(evaluation_path(revision)), "rows": rows})
+    values = {f"test_perplexity_{row['name']}": row["test"]["overall"]["perplexity"] for row in rows[2:]}
+    tracking.log_values(parent, values)
+    tracking.log_file(parent, comparison_path(revision))
+    create_table_artifact([_shown(row) for row in rows], key="mars-comparison", description="Baselines on the test set")
+    return str(comparison_path(revision))
+
+
+def _row(revision: Revision, baseline: Baseline, name: str, role: str, test: dict[str, Any]) -> dict[str, Any]:
+    training = read_json(run_folder(revision, baseline) / "training.json")
+    kept = ("trainable_parameters", "steps", "best_step", "best_val_loss", "seconds", "device", "peak_memory_bytes")
+    return {
+        "name": name,
+        "role": role,
+        "settings": baseline.settings.model_dump(mode="json"),
+        **{key: training[key] for key in kept},
+        "test": test,
+    }
+
+
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
+    overall = row["test"]["overall"]
+    return {
+        "name": row["name"],
+        "trainable parameters": row["trainable_parameters"],
+        "test perplexity": overall["perplexity"],
+        "test accuracy": overall["accuracy"],
+        "generated answers": ((row["test"].get("generated") or {}).get("overall") or {}).get("accuracy"),
+        "seconds": row.get("seconds"),
+    }
+
+
+def compared_before(revision: Revision) -> list[Baseline]:
+    """Baselines that the revision's table already has."""
+    rows = [row for row in read_comparison(revision) if row["role"] == "baseline"]
+    return [Baseline(row["name"], SETTINGS.validate_python(row["settings"])) for row in rows]
+
+
+def read_comparison(revision: Revision) -> list[dict[str, Any]]:
+    """The table's rows, none where nothing was compared."""
+    path = comparison_path(revision)
+    return list(read_json(path)["rows"]) if path.is_file() else []
+
+
+def present_comparison(revision: Revision) -> list[dict[str, Any]]:
+    """The table's rows, none where the chosen pair was tested anew since."""
+    path = comparison_path(revision)
+    if not path.is_file() or read_json(path)["evaluation"] != file_hash(evaluation_path(revision)):
+        return []
+    return read_comparison(revision)
+
+
+def comparison_path(revision: Revision) -> Path:
+    """Where the table lies."""
+    return revision.path("comparison.json")
+
+
+def baseline_answers(revision: Revision, baseline: Baseline) -> Path:
+    """Every generated answer of a baseline; there only where answers were short enough."""
+    return run_folder(revision, baseline) / "answers.parquet"
+
+
+def score_outputs(revision: Revision, baseline: Baseline) -> list[Path]:
+    """Files of a baseline's test."""
+    return [run_folder(revision, baseline) / "test.json", baseline_answers(revision, baseline)]
+
+
+def baseline_outputs(revision: Revision, baseline: Baseline) -> list[Path]:
+    """Files that a trained baseline consists of."""
+    folder = run_folder(revision, baseline)
+    return [folder / baseline.method.result, folder / "training.json"]

@@ -1,0 +1,123 @@
+"""Score the base model and the final adapters on the test split."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from mars_core.models.lora import RankPair, remove_adapters
+from mars_core.training.evaluation import Evaluation, Score, evaluate
+from tasks.final.answers import answers_path, asked_questions, generate_answers
+from tasks.final.pair import final_folder, read_final
+from tasks.inputs.base_model import final_base_model
+from tasks.inputs.data import scored_batches, test_set
+from tasks.running.progress import progress_bar
+from tasks.running.retrying import IO_RETRIES
+from tasks.settings.study import StudyConfig
+from tasks.storage.files import read_json, write_json
+from tasks.storage.folder import Revision
+from tasks.tracking import runs as tracking
+
+
+@task(name="evaluate-on-test", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
+def evaluate_finals(config: StudyConfig, revision: Revision, finals: Mapping[str, RankPair]) -> str:
+    """Score the base model and each final adapter, by role, on the test split; returns the path of the scores."""
+    base = final_base_model(config)
+    test = test_set(config)
+    batches = scored_batches(test, base, config.evaluation_batch_size)
+    scores: dict[str, Any] = {}
+    with progress_bar("evaluating on the test split", len(test) * (1 + len(finals))) as advance:
+        done = 0
+
+        def count(rows: int) -> None:
+            nonlocal done
+            done += rows
+            advance(done)
+
+        scores["base"] = as_json(evaluate(base.model, batches(), on_batch=count))
+        for role, pair in finals.items():
+            with _adapted(base.model, final_folder(revision, pair) / "adapter") as wrapped:
+                scores[role] = as_json(evaluate(wrapped, batches(), on_batch=count))
+    _add_generated(config, revision, finals, scores)
+    for role, pair in finals.items():
+        overall = {f"test_{key}": value for key, value in scores[role]["overall"].items()}
+        tracked = read_final(revision, pair)["mlflow_run_id"]
+        tracking.log_values_if_known(tracked, overall | generated_values(scores[role]))
+        tracking.log_file_if_known(tracked, answers_path(revision, role), "answers")
+    write_json(evaluation_path(revision), scores)
+    return str(evaluation_path(revision))
+
+
+def _add_generated(
+    config: StudyConfig, revision: Revision, finals: Mapping[str, RankPair], scores: dict[str, Any]
+) -> None:
+    """Put the accuracies of generated answers beside each model's other scores."""
+    base, asked = final_base_model(config), asked_questions(config)
+    scores["base"]["generated"] = generate_answers(config, revision, base, base.model, "base", None, asked)
+    for role, pair in finals.items():
+        adapter = final_folder(revision, pair) / "adapter"
+        with _adapted(base.model, adapter) as wrapped:
+            found = generate_answers(config, revision, base, wrapped, role, adapter, asked)
+        scores[role]["generated"] = found
+
+
+@contextmanager
+def _adapted(model: Any, adapter: Path) -> Iterator[Any]:
+    wrapped = PeftModel.from_pretrained(model, str(adapter))
+    try:
+        yield wrapped
+    finally:
+        remove_adapters(wrapped)
+
+
+def generated_values(scores: Mapping[str, Any]) -> dict[str, float]:
+    """Accuracies of generated answers by the names that MLflow shows them under."""
+    found = scores.get("generated") or {}
+    single = {name: found.get(name) for name in ("overall", "with_image", "multiple_choice")}
+    grouped = {
+        f"{kind}/{name}": score for kind in ("by_task", "scienceqa") for name, score in found.get(kind, {}).items()
+    }
+    return {
+        f"test_generated_{metric_name(name)}": score["accuracy"] for name, score in (single | grouped).items() if score
+    }
+
+
+def metric_name(name: str) -> str:
+    """A name in the characters that MLflow allows."""
+    return re.sub(r"[^\w./ -]", "_", name)
+
+
+def as_json(evaluation: Evaluation) -> dict[str, Any]:
+    """Scores as JSON values: overall and by task type."""
+    return {
+        "overall": _score(evaluation.overall),
+        "by_task": {task_type: _score(score) for task_type, score in evaluation.by_task.items()},
+    }
+
+
+def _score(score: Score) -> dict[str, float]:
+    return asdict(score) | {"perplexity": score.perplexity}
+
+
+def evaluation_outputs(revision: Revision, finals: Iterable[str]) -> list[Path]:
+    """Files of a finished evaluation; those of generated answers are only there where answers were short enough."""
+    return [evaluation_path(revision), *(answers_path(revision, role) for role in ("base", *finals))]
+
+
+def evaluation_path(revision: Revision) -> Path:
+    """Where the test scores lie."""
+    return revision.path("evaluation.json")
+
+
+def read_evaluation(revision: Revision) -> dict[str, Any]:
+    """The stored test scores."""
+    scores: dict[str, Any] = read_json(evaluation_path(revision))
+    return scores

@@ -1,0 +1,61 @@
+"""The final fine-tune of one pair: a final run (`tasks.final.run`) whose adapter is what a study is for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from mars_core.models.lora import RankPair
+from tasks.final.run import Described, run_folder, run_inputs, train_final
+from tasks.settings.baselines import of_pair
+from tasks.settings.study import StudyConfig
+from tasks.storage.files import read_json
+from tasks.storage.folder import Revision
+
+
+def final_inputs(config: StudyConfig, pair: RankPair) -> str:
+    """Hash of everything that decides a pair's final run."""
+    return run_inputs(config, of_pair(pair))
+
+
+@task(name="final-fine-tune", task_run_name="fine-tune {pair}", cache_policy=NO_CACHE, persist_result=False)
+def finetune_pair(config: StudyConfig, revision: Revision, pair: RankPair, role: str, parent: str) -> str:
+    """Train one pair at the full budget and save its adapter; returns the adapter's path.
+
+    Raises:
+        RuntimeError: the saved adapter, reloaded, does not give the same logits.
+    """
+    described = Described(
+        name=f"final {pair.slug} ({role})",
+        label=f"final fine-tune {pair} ({role})",
+        role=role,
+        parameters={"r_me": pair.r_me, "r_llm": pair.r_llm},
+        record={"pair": [pair.r_me, pair.r_llm]},
+        attached={"adapter": final_folder(revision, pair) / "adapter"},  # what the model registry gets
+    )
+    return str(train_final(config, revision, of_pair(pair), described, parent))
+
+
+def final_folder(revision: Revision, pair: RankPair) -> Path:
+    """Where a final run's files lie."""
+    return run_folder(revision, of_pair(pair))
+
+
+def final_outputs(revision: Revision, pair: RankPair) -> Iterator[Path]:
+    """Files that a finished final run consists of; its checkpoints, only for resuming, are gone by then.
+
+    The model card is left out: later stages complete it, and it is a stage of its own (`tasks.export.card`).
+    """
+    folder = final_folder(revision, pair)
+    yield from (path for path in sorted((folder / "adapter").iterdir()) if path.name != "README.md")
+    yield folder / "training.json"
+
+
+def read_final(revision: Revision, pair: RankPair) -> dict[str, Any]:
+    """The record of a finished final run."""
+    record: dict[str, Any] = read_json(final_folder(revision, pair) / "training.json")
+    return record

@@ -1,0 +1,167 @@
+"""A final run, of a rank pair or any other baseline: train at the full budget, save, load again and compare, record."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from mars_core.metrics.identity import content_hash
+from mars_core.models.loading import Base
+from mars_core.models.processor import save_processor
+from mars_core.search.choice import json_safe
+from mars_core.training.finetune import FinalRun, logits_at_answers
+from tasks.calibration.hours import final_hours
+from tasks.final.train import release, train
+from tasks.inputs.base_model import device_name, final_base_model, model_fingerprint, study_partition
+from tasks.inputs.data import load_data, scored_batches, usable_samples, validation_set
+from tasks.inputs.objective import objective_identity
+from tasks.running.progress import progress_bar
+from tasks.settings.baselines import Baseline
+from tasks.settings.study import StudyConfig
+from tasks.storage.files import replacing_folder, write_json
+from tasks.storage.folder import Revision
+from tasks.tracking import runs as tracking
+from tasks.tracking.datasets import log_datasets
+from tasks.tracking.live_curves import LiveCurves
+
+# What was trained is saved and read in its own precision, so the reloaded model computes the very same products.
+RELOAD_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Described:
+    """What is said of a final run where people see it, beyond what is said of every one.
+
+    name: of its MLflow run. label: of its progress bar. parameters: of its MLflow run. record: the first entries of its
+    training.json. attached: files and folders that its MLflow run gets, by the folder that they get there.
+    """
+
+    name: str
+    label: str
+    role: str
+    parameters: Mapping[str, Any]
+    record: Mapping[str, Any]
+    attached: Mapping[str, Path] = field(default_factory=dict)
+
+
+def final_steps(config: StudyConfig) -> int:
+    """Optimizer steps of a final run: epochs over the training set in batches, at least one."""
+    samples = len(usable_samples(config, "train"))
+    return max(1, round(config.final.epochs * samples / config.recipe.batch_size))
+
+
+def run_inputs(config: StudyConfig, baseline: Baseline) -> str:
+    """Hash of everything that decides a final run."""
+    settings = {
+        "model": model_fingerprint(config),
+        "data": load_data(config.data).data_hash,
+        "recipe": config.recipe.model_dump(mode="json"),
+        **baseline.identity,
+        "epochs": config.final.epochs,
+        "seed": config.final.seed,
+    }
+    identity = objective_identity(config)
+    return content_hash(settings if identity is None else settings | {"objective": identity})
+
+
+def run_folder(revision: Revision, baseline: Baseline) -> Path:
+    """Where a final run's files lie."""
+    return revision.path("final", baseline.slug)
+
+
+def train_final(config: StudyConfig, revision: Revision, baseline: Baseline, described: Described, parent: str) -> Path:
+    """Train at the full budget, save the result and make sure of it, record the run; returns the result's folder.
+
+    Raises:
+        RuntimeError: what was saved, loaded again, does not give the same logits.
+    """
+    method, partition = baseline.method, study_partition(config)
+    method.check(partition)
+    steps, folder = final_steps(config), run_folder(revision, baseline)
+    result, count = folder / method.result, method.trainable_parameters(partition)
+    parameters = {
+        **described.parameters,
+        "role": described.role,
+        "steps": steps,
+        "seed": config.final.seed,
+        "trainable_parameters": count,
+        "data_hash": load_data(config.data).data_hash,
+        "recipe": config.recipe.model_dump(mode="json"),
+    }
+    tags = {"mars.kind": "final", "mars.role": described.role, "mars.revision": str(revision.number)}
+    with (
+        tracking.child_run(parent, described.name, parameters, tags) as tracked,
+        progress_bar(described.label, steps) as advance,
+    ):
+        log_datasets(tracked, config, ("train", "validation"))
+        curves = LiveCurves(tracked)
+        # Named after what decides the run, so that another run's checkpoints are never resumed.
+        checkpoints = folder / f"checkpoints-{run_inputs(config, baseline)}"
+        wrapped, run = train(config, baseline, steps=steps, checkpoints=checkpoints, on_step=advance, on_log=curves.log)
+        difference = _save_and_compare(config, baseline, wrapped, result)
+        curves.end()
+        for name, path in described.attached.items():
+            tracking.log_file(tracked, path, name)
+        record = {
+            **described.record,
+            "role": described.role,
+            **_as_json(run),
+            "device": device_name(next(final_base_model(config).model.parameters()).device),
+            "trainable_parameters": count,
+            "reload_difference": difference,
+            "mlflow_run_id": tracked,
+        }
+        tracking.log_values(tracked, final_hours(record) | _speed(run))
+        write_json(folder / "training.json", json_safe(record))
+    for leftover in folder.glob("checkpoints-*"):
+        shutil.rmtree(leftover)
+    return result
+
+
+def _save_and_compare(config: StudyConfig, baseline: Baseline, wrapped: nn.Module, folder: Path) -> float:
+    """Save, take the training off the base model, load it again; returns the largest difference of a logit."""
+    method, base = baseline.method, final_base_model(config)
+    try:
+        with replacing_folder(folder) as temporary:
+            method.save(wrapped, temporary)
+            save_processor(base.processor, base.model_id, temporary)
+        # As what is loaded: PyTorch folds a product in another way where its weight has gradients.
+        wrapped.requires_grad_(False)
+        batch = _one_sample(config, base)
+        before = logits_at_answers(wrapped, batch)
+    finally:
+        release(baseline, wrapped)
+    loaded = method.load(final_base_model(config).model, folder)
+    try:
+        difference = float((logits_at_answers(loaded, batch) - before).abs().max())
+    finally:
+        method.unwrap(loaded)
+    if not difference <= RELOAD_TOLERANCE:
+        raise RuntimeError(
+            f"what was saved in {folder} gives other logits than the trained model (off by {difference})"
+        )
+    return difference
+
+
+def _one_sample(config: StudyConfig, base: Base) -> Mapping[str, Tensor]:
+    """A validation sample as a batch of one, which fits wherever training did; with an image, to reach every layer."""
+    validation = validation_set(config)
+    number = next((number for number, sample in enumerate(validation.samples) if sample.images), 0)
+    batch, _ = next(islice(scored_batches(validation, base, 1)(), number, None))
+    return batch
+
+
+def _as_json(run: FinalRun) -> dict[str, Any]:
+    return asdict(run) | {"history": [dict(entry) for entry in run.history]}
+
+
+def _speed(run: FinalRun) -> dict[str, float]:
+    """What a run says of its speed and memory, as metrics."""
+    names = ("processes", "samples_per_second", "tokens_per_second", "peak_memory_bytes")
+    return {name: getattr(run, name) for name in names}

@@ -1,0 +1,237 @@
+"""Train one method on a study's data: in this process, or in the processes of `accelerate launch`.
+
+Either way the caller gets the trained model here, so that saving, checking and tracking know one case only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from safetensors.torch import load_file
+from torch import nn
+
+from mars_core.data.collate import collate
+from mars_core.training.finetune import FinalRun, FinetuneDiverged, finetune
+from tasks.inputs.base_model import final_base_model, forget_models
+from tasks.inputs.data import scored_batches, training_set, usable_samples, validation_set
+from tasks.inputs.objective import measurement
+from tasks.inputs.used_layers import check_layers_are_used
+from tasks.service.stack.processes import last_lines
+from tasks.settings.accelerate import Acceleration, acceleration_of
+from tasks.settings.baselines import Baseline
+from tasks.settings.study import StudyConfig
+from tasks.storage.files import read_json, write_json
+
+OnStep = Callable[[int], Any]
+OnLog = Callable[[Mapping[str, float]], Any]
+
+MODULE = "tasks.final.worker"
+WEIGHTS, RUN, EVENTS, ERROR, LOG = "trained.safetensors", "run.json", "events.jsonl", "error.json", "launch.log"
+POLL_SECONDS, STOP_SECONDS = 0.2, 20.0
+ERRORS: Mapping[str, type[Exception]] = {"ValueError": ValueError, "FinetuneDiverged": FinetuneDiverged}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the launched processes are to do; plain JSON values.
+
+    study, baseline: settings. checkpoints, folder: where checkpoints lie and results are put. owner, owner_created:
+    process that waits for the result, and when it was created: without it, nobody is left to train for.
+    """
+
+    study: dict[str, Any]
+    baseline: dict[str, Any]
+    steps: int
+    checkpoints: str
+    folder: str
+    owner: int
+    owner_created: float
+
+
+def train(
+    config: StudyConfig, baseline: Baseline, *, steps: int, checkpoints: Path, on_step: OnStep, on_log: OnLog
+) -> tuple[nn.Module, FinalRun]:
+    """Train, on from a checkpoint where there is one; returns the study's base model as trained, and the run.
+
+    Raises:
+        FinetuneDiverged: the validation loss is not finite.
+        ValueError: the settings cannot be trained in the way that was asked for.
+    """
+    acceleration = acceleration_of(config)
+    if acceleration is None:
+        return _train_here(config, baseline, steps, checkpoints, on_step, on_log)
+    return _train_launched(config, baseline, acceleration, steps, checkpoints, on_step, on_log)
+
+
+def _train_here(
+    config: StudyConfig, baseline: Baseline, steps: int, checkpoints: Path, on_step: OnStep, on_log: OnLog
+) -> tuple[nn.Module, FinalRun]:
+    base = final_base_model(config)
+    check_layers_are_used(config, base)
+    wrapped = wrap(config, baseline, steps)
+    try:
+        run = finetune(
+            wrapped,
+            train=training_set(config),
+            collate=lambda items: collate(items, base.pad_token_id),
+            validation=scored_batches(validation_set(config), base, config.evaluation_batch_size),
+            measurement=measurement(config),
+            recipe=config.recipe.as_recipe(),
+            steps=steps,
+            seed=config.final.seed,
+            checkpoints=checkpoints,
+            method=baseline.method,
+            partition=base.partition,
+            micro_batch_size=config.micro_batch_size,
+            gradient_checkpointing=config.loading.gradient_checkpointing,
+            on_step=on_step,
+            on_log=on_log,
+        )
+    except BaseException:
+        release(baseline, wrapped)
+        raise
+    return wrapped, run
+
+
+def wrap(config: StudyConfig, baseline: Baseline, steps: int) -> nn.Module:
+    """The study's base model made trainable."""
+    base = final_base_model(config)
+    dropout, seed = config.recipe.lora_dropout, config.final.seed
+    return baseline.method.wrap(base.model, base.partition, seed=seed, dropout=dropout, steps=steps)
+
+
+def release(baseline: Baseline, wrapped: nn.Module) -> None:
+    """Give the base model back as it was, or have it loaded anew where training has changed it."""
+    baseline.method.unwrap(wrapped)
+    if not baseline.method.keeps_base:
+        forget_models()
+
+
+def _train_launched(
+    config: StudyConfig,
+    baseline: Baseline,
+    acceleration: Acceleration,
+    steps: int,
+    checkpoints: Path,
+    on_step: OnStep,
+    on_log: OnLog,
+) -> tuple[nn.Module, FinalRun]:
+    if acceleration.sharded:
+        _require_alike(config)
+    forget_models()  # the launched processes need the memory
+    folder = checkpoints / "launch"
+    job = Job(
+        study=config.model_dump(mode="json"),
+        baseline={"name": baseline.name, "settings": baseline.settings.model_dump(mode="json")},
+        steps=steps,
+        # Sharded checkpoints and others cannot be resumed from one another.
+        checkpoints=str(checkpoints / "sharded" if acceleration.sharded else checkpoints),
+        folder=str(folder),
+        owner=os.getpid(),
+        owner_created=psutil.Process().create_time(),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in (WEIGHTS, RUN, EVENTS, ERROR):
+        (folder / stale).unlink(missing_ok=True)
+    write_json(folder / "job.json", asdict(job))
+    with _launched(acceleration, folder) as process:
+        _follow(process, folder / EVENTS, on_step, on_log)
+    _raise_failure(process, folder)
+    wrapped = wrap(config, baseline, steps)
+    baseline.method.restore(wrapped, load_file(folder / WEIGHTS))
+    return wrapped.eval(), FinalRun(**read_json(folder / RUN))
+
+
+def _require_alike(config: StudyConfig) -> None:
+    # Without an image a process would not reach the vision encoder's shards, and the others would wait for ever.
+    kinds = {bool(sample.images) for split in ("train", "validation") for sample in usable_samples(config, split)}
+    if len(kinds) > 1:
+        raise ValueError(
+            "some samples have images and some have none: with FSDP all must be alike; use DDP (distributed_type "
+            "MULTI_GPU), or leave the text-only samples out"
+        )
+
+
+def launch_command(acceleration: Acceleration, job: Path) -> list[str]:
+    """The command line that trains a job; accelerate finds a free port unless the configuration names one.
+
+    Precision is the recipe's: without `--mixed_precision no`, the launcher hands the configuration's to the Trainer,
+    which takes it wherever the recipe asks for none.
+    """
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(acceleration.file)]
+    launch += ["--mixed_precision", "no"]
+    if acceleration.processes > 1 and "main_process_port" not in acceleration.file.read_text(encoding="utf-8"):
+        launch += ["--main_process_port", "0"]
+    return [*launch, "--module", MODULE, str(job)]
+
+
+@contextmanager
+def _launched(acceleration: Acceleration, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with (folder / LOG).open("wb") as log:
+        process = subprocess.Popen(
+            launch_command(acceleration, folder / "job.json"),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        _stop(process)
+
+
+def _follow(process: subprocess.Popen[bytes], events: Path, on_step: OnStep, on_log: OnLog) -> None:
+    """Tell what the first process reports, until the launch ends."""
+    read = 0
+    while True:
+        ended = process.poll() is not None
+        if events.is_file():
+            with events.open("rb") as file:
+                file.seek(read)
+                whole, _, _ = file.read().rpartition(b"\n")
+            for line in whole.splitlines():
+                event = json.loads(line)
+                on_log(event["log"]) if "log" in event else on_step(event["step"])
+            read += len(whole) + 1 if whole else 0
+        if ended:
+            return
+        time.sleep(POLL_SECONDS)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End the launcher and everything it started."""
+    family = []
+    with suppress(psutil.NoSuchProcess):
+        family = psutil.Process(process.pid).children(recursive=True)
+    if process.poll() is None:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_SECONDS)
+    for member in family:
+        with suppress(psutil.NoSuchProcess):
+            member.kill()
+    if process.poll() is None:
+        process.kill()
+        process.wait()
+
+
+def _raise_failure(process: subprocess.Popen[bytes], folder: Path) -> None:
+    if (folder / ERROR).is_file():
+        error = read_json(folder / ERROR)
+        raise ERRORS[error["kind"]](error["message"])
+    if process.returncode or not (folder / RUN).is_file():
+        raise RuntimeError(
+            f"`accelerate launch` ended with status {process.returncode}; the end of {folder / LOG}:\n"
+            f"{last_lines(folder / LOG, 25)}"
+        )

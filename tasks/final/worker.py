@@ -1,0 +1,138 @@
+"""What each process of `accelerate launch` runs: `python -m tasks.final.worker JOB.json`.
+
+It talks to neither Prefect nor MLflow. The first process writes events as they happen, and at the end the trained
+weights and the run; the process that launched it reads them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mars_core.data.collate import collate
+from mars_core.search.choice import json_safe
+from mars_core.training.finetune import FinalRun, FinetuneDiverged, finetune
+from tasks.final.train import ERROR, EVENTS, RUN, WEIGHTS, Job
+from tasks.inputs.base_model import DTYPES, load_study_base, resolve_device
+from tasks.inputs.data import scored_batches, training_set, validation_set
+from tasks.inputs.objective import measurement
+from tasks.settings.baselines import SETTINGS, Baseline
+from tasks.settings.study import StudyConfig
+from tasks.storage.files import read_json, replacing, write_json
+
+FAILED = 3
+
+
+class OwnerGone(RuntimeError):  # noqa: N818 - reads as the fact it states
+    """The process that launched this one has ended."""
+
+
+def main() -> None:
+    """Do the job; a failure that the user can do something about is left in a file."""
+    job = Job(**read_json(Path(sys.argv[1])))
+    first = int(os.environ.get("RANK", "0")) == 0
+    try:
+        run = _train(job, first)
+    except (ValueError, FinetuneDiverged) as error:
+        traceback.print_exc()  # into the log, since libraries raise ValueError too
+        if first:
+            kind = "FinetuneDiverged" if isinstance(error, FinetuneDiverged) else "ValueError"
+            write_json(Path(job.folder) / ERROR, {"kind": kind, "message": str(error)})
+        sys.exit(FAILED)
+    if first:
+        write_json(Path(job.folder) / RUN, json_safe(asdict(run)))
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def _train(job: Job, first: bool) -> FinalRun:
+    config = StudyConfig.model_validate(job.study)
+    baseline = Baseline(job.baseline["name"], SETTINGS.validate_python(job.baseline["settings"]))
+    device = _device(config)
+    # Shards are moved to the GPU; whole models would not fit there.
+    base = load_study_base(config, torch.device("cpu") if _sharded() else device, DTYPES[config.recipe.dtype])
+    metric = measurement(config)
+    # A metric needs all samples in every process.
+    share = (0, 1) if metric else (int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+    wrapped = baseline.method.wrap(
+        base.model, base.partition, seed=config.final.seed, dropout=config.recipe.lora_dropout, steps=job.steps
+    )
+    tell = _teller(Path(job.folder) / EVENTS) if first else None
+    return finetune(
+        wrapped,
+        train=training_set(config),
+        collate=lambda items: collate(items, base.pad_token_id),
+        validation=scored_batches(
+            validation_set(config), base, config.evaluation_batch_size, device=device, share=share
+        ),
+        measurement=metric,
+        recipe=config.recipe.as_recipe(),
+        steps=job.steps,
+        seed=config.final.seed,
+        checkpoints=Path(job.checkpoints),
+        method=baseline.method,
+        partition=base.partition,
+        micro_batch_size=config.micro_batch_size,
+        gradient_checkpointing=config.loading.gradient_checkpointing,
+        on_step=_on_step(job, tell),
+        on_log=(lambda entry: tell({"log": json_safe(dict(entry))})) if tell else None,
+        on_state=lambda state: _save(state, Path(job.folder) / WEIGHTS),
+    )
+
+
+def _device(config: StudyConfig) -> torch.device:
+    device = resolve_device(config.device)
+    if device.type == "cuda" and os.environ.get("ACCELERATE_USE_CPU", "false").lower() != "true":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+        return device
+    return torch.device("cpu")
+
+
+def _sharded() -> bool:
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+
+
+def _teller(events: Path) -> Callable[[Mapping[str, Any]], None]:
+    def tell(event: Mapping[str, Any]) -> None:
+        with events.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(event) + "\n")
+
+    return tell
+
+
+def _on_step(job: Job, tell: Callable[[Mapping[str, Any]], None] | None) -> Callable[[int], None]:
+    def on_step(step: int) -> None:
+        if not _owner_lives(job):
+            raise OwnerGone(f"process {job.owner}, which launched this training, has ended")
+        if tell:
+            tell({"step": step})
+
+    return on_step
+
+
+def _owner_lives(job: Job) -> bool:
+    try:
+        return psutil.Process(job.owner).create_time() == job.owner_created
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _save(state: Mapping[str, Tensor], path: Path) -> None:
+    with replacing(path) as temporary:
+        save_file(dict(state), temporary)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Nightly runs: what changed, what drifted, which final run is the champion."""

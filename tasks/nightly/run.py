@@ -1,0 +1,234 @@
+"""What a night looks at and keeps: whether anything changed, what drifted, and the report.
+
+STUDY/night.json                  what the last completed night saw
+STUDY/revisions/001/drift.json    the night's findings about this revision, drift.md for people
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+
+from mars_core import __version__
+from mars_core.drift import (
+    ChoiceDrift,
+    DataDrift,
+    LawSummary,
+    Night,
+    compare_choices,
+    compare_data,
+    compare_laws,
+    night_as_markdown,
+)
+from mars_core.models.lora import RankPair, trainable_parameters
+from mars_core.search.choice import json_safe
+from mars_core.search.constraints import objection_of
+from tasks.choice.fit import read_laws
+from tasks.choice.search import read_choice
+from tasks.inputs.base_model import forget_models, model_fingerprint, study_partition
+from tasks.inputs.data import forget_data
+from tasks.nightly.standing import Standing, read_standing, standing_hash, summaries
+from tasks.running.retrying import IO_RETRIES, REQUESTS
+from tasks.settings.study import StudyConfig
+from tasks.storage.files import read_json, replacing, write_json
+from tasks.storage.folder import Revision, is_finished, revisions
+from tasks.storage.location import working_folder
+from tasks.storage.transfer import NIGHT_FILE, publish_files, publish_newest, pull
+from tasks.study.revision import changes_since, differences, identity
+from tasks.study.snapshot import read_snapshot
+from tasks.tracking import runs as tracking
+
+CYCLE = ("calibrate", "fit", "search")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a night finds before it does anything.
+
+    inputs: everything that decides the choice: identity of model, data and recipe, settings, version of the code.
+    changes: what differs from the last completed night. opens_revision: whether results would not mix with the
+    newest revision's. unchanged: whether there is nothing to calibrate, fit or choose.
+    """
+
+    inputs: dict[str, Any]
+    changes: tuple[str, ...]
+    opens_revision: bool
+    unchanged: bool
+
+
+@task(name="look-for-changes", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
+def look(config: StudyConfig) -> Seen:
+    """Hash data, model and recipe as they are now, and compare with the last night; loads no model, decodes no image.
+
+    Every byte of the data files is read: sizes and times of files prove nothing.
+    """
+    forget_inputs()
+    pull(config.study)
+    study, current = working_folder(config.study), identity(config)
+    known = revisions(study)
+    inputs = {"identity": current, "settings": _settings(config), "code_version": __version__}
+    last = _last_night(study)
+    new = bool(known) and bool(changes_since(known[-1], current))
+    unchanged = bool(known) and not new and last == inputs and stands(known[-1])
+    return Seen(inputs, _changes(last, inputs, known, current), new, unchanged)
+
+
+def forget_inputs() -> None:
+    """Look at data and model afresh: this process may have read them on an earlier night."""
+    forget_data()
+    forget_models()
+
+
+def stands(revision: Revision) -> bool:
+    """Whether calibration, laws and choice of a revision are finished and lie as they were left."""
+    return all(_finished(revision, stage) for stage in CYCLE)
+
+
+def _finished(revision: Revision, stage: str) -> bool:
+    manifest = revision.manifest(stage)
+    return manifest.is_file() and is_finished(revision, stage, read_json(manifest)["inputs"])
+
+
+def _settings(config: StudyConfig) -> dict[str, Any]:
+    settings = config.model_dump(mode="json", include={"calibration", "fit", "search"})
+    del settings["calibration"]["parallel"]  # changes how fast, not what
+    settings["final"] = {"epochs": config.final.epochs}  # it decides the size that ranks are chosen for
+    return settings
+
+
+def _changes(
+    last: dict[str, Any] | None, inputs: dict[str, Any], known: Sequence[Revision], current: dict[str, Any]
+) -> tuple[str, ...]:
+    if last is not None:
+        return tuple(line.removeprefix("identity.") for line in differences(last, inputs))
+    return tuple(changes_since(known[-1], current)) if known else ("this study has not been calibrated before",)
+
+
+def _night_path(study: Path) -> Path:
+    return study / NIGHT_FILE
+
+
+def _last_night(study: Path) -> dict[str, Any] | None:
+    path = _night_path(study)
+    return read_json(path)["inputs"] if path.is_file() else None
+
+
+def stored_runs(revision: Revision) -> set[str]:
+    """Ids of the calibration runs that a revision holds."""
+    return {path.stem for path in revision.path("calibration").glob("*.json")}
+
+
+def adopted_runs(revision: Revision, runs: set[str]) -> set[str]:
+    """Those of the runs that were taken over from an older revision."""
+    return {run for run in runs if "adopted_from" in read_json(revision.path("calibration", f"{run}.json"))}
+
+
+@task(name="compare-with-standing-choice", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
+def find_drift(config: StudyConfig, revision: Revision, seen: Seen, new_runs: set[str]) -> Night:
+    """Compare the revision's data, laws and choice with the standing ones, and keep the findings.
+
+    With them the night's look is kept, so that the next night need not calibrate, fit or choose again.
+    """
+    standing = read_standing(working_folder(config.study))
+    adopted = adopted_runs(revision, new_runs)
+    older = _older_state(revision, standing)
+    night = Night(
+        study=revision.study.name,
+        revision=revision.number,
+        changes=seen.changes,
+        trained=len(new_runs - adopted),
+        adopted=len(adopted),
+        compared_with=older.name,
+        data=_compare_data(older.revision, revision),
+        laws=compare_laws(older.laws, summaries(read_laws(revision))),
+        choice=_compare_choice(config, revision, standing),
+    )
+    write_json(_findings_path(revision), json_safe(night.to_json() | {"standing": standing_hash(standing)}))
+    publish_files(config.study, [_findings_path(revision)])
+    write_json(_night_path(revision.study), {"inputs": seen.inputs, "revision": revision.number})
+    publish_newest(config.study, NIGHT_FILE)
+    return night
+
+
+def last_findings(revision: Revision) -> ChoiceDrift | None:
+    """What was found about the revision's choice, None where it was compared with another standing choice or none."""
+    path = _findings_path(revision)
+    if not path.is_file():
+        return None
+    stored = read_json(path)
+    same = stored["standing"] == standing_hash(read_standing(revision.study))
+    return ChoiceDrift.from_json(stored["choice"]) if same else None
+
+
+def _compare_choice(config: StudyConfig, revision: Revision, standing: Standing | None) -> ChoiceDrift:
+    return compare_choices(
+        standing.pair if standing else None,
+        read_choice(revision),
+        objection_to_standing=_objection_to(config, standing) if standing else None,
+    )
+
+
+def _objection_to(config: StudyConfig, standing: Standing) -> str | None:
+    """Why the standing adapter cannot stay, whatever its loss."""
+    if standing.model_fingerprint != model_fingerprint(config):
+        return "The base model changed, and the standing adapter belongs to the old one"
+    constraints = config.search.as_constraints()
+    if not constraints:
+        return None
+    partition = study_partition(config)
+    objection = objection_of(standing.pair, constraints, lambda pair: trainable_parameters(partition, RankPair(*pair)))
+    return None if objection is None else f"The standing pair {standing.pair} is not allowed any more: {objection}"
+
+
+@dataclass(frozen=True)
+class _Older:
+    """What drift is measured against: its name, its laws, and the revision whose data it had."""
+
+    name: str | None
+    laws: Mapping[str, LawSummary | None]
+    revision: Revision | None
+
+
+def _older_state(revision: Revision, standing: Standing | None) -> _Older:
+    """The standing choice, else the revision before, else nothing."""
+    if standing is not None:
+        made_in = Revision(revision.study, standing.revision)
+        return _Older(f"the standing choice (revision {standing.revision})", standing.laws, made_in)
+    before = [known for known in revisions(revision.study) if known.number < revision.number and stands(known)]
+    if not before:
+        return _Older(None, {}, None)
+    return _Older(f"revision {before[-1].number}", summaries(read_laws(before[-1])), before[-1])
+
+
+def _compare_data(before: Revision | None, revision: Revision) -> DataDrift | None:
+    old, new = read_snapshot(before) if before else None, read_snapshot(revision)
+    return compare_data(old, new) if old and new else None
+
+
+@task(name="publish-night", cache_policy=NO_CACHE, persist_result=False, **REQUESTS)
+def publish_night(config: StudyConfig, revision: Revision, night: Night, done: str, parent: str) -> str:
+    """Write the night's report, attach it to the revision's MLflow run and show it in Prefect; returns its path."""
+    text = night_as_markdown(night, done)
+    path = revision.path("drift.md")
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    publish_files(config.study, [path])
+    for file in (path, _findings_path(revision)):
+        tracking.log_file(parent, file)
+    show_night(text)
+    return str(path)
+
+
+def show_night(text: str) -> None:
+    """Show a night's report in the Prefect UI."""
+    create_markdown_artifact(text, key="mars-nightly", description="What drifted, and what was done about it")
+
+
+def _findings_path(revision: Revision) -> Path:
+    return revision.path("drift.json")

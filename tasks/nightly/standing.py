@@ -1,0 +1,297 @@
+"""The study's standing choice, STUDY/standing.json: the accepted final run. Only accepting another one changes it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from mars_core.data.dataset import EncodedDataset
+from mars_core.data.records import Sample
+from mars_core.drift import Acceptance, LawSummary, ValidationScore, judge_final
+from mars_core.metrics.identity import content_hash
+from mars_core.models.lora import RankPair, remove_adapters
+from mars_core.training.evaluation import evaluate
+from tasks.choice.fit import laws_path, read_laws
+from tasks.choice.search import choice_path, read_choice
+from tasks.final.evaluate import evaluation_path, read_evaluation
+from tasks.final.pair import final_folder, read_final
+from tasks.inputs.base_model import final_base_model, model_fingerprint
+from tasks.inputs.data import load_data, scored_batches, usable_digests, usable_samples
+from tasks.running.progress import say
+from tasks.running.retrying import IO_RETRIES, SENDING
+from tasks.settings.study import StudyConfig
+from tasks.storage.files import read_json, replacing_folder, write_json
+from tasks.storage.folder import Revision
+from tasks.storage.location import is_remote, working_folder
+from tasks.storage.transfer import STANDING_FILE, publish_files, publish_newest
+from tasks.study.revision import recipe_hash
+from tasks.study.snapshot import read_snapshot
+from tasks.tracking import runs as tracking
+from tasks.tracking.registry import model_name, move_champion, register_adapter
+
+# Fewer samples that the standing adapter has not seen say too little, unless they are the whole validation set.
+FEWEST_UNSEEN = 50
+NOT_TRACKED_HERE = (
+    "its MLflow run is in the store of the machine that trained it, so it cannot be registered here: run `mars accept` "
+    "there, and set MLFLOW_TRACKING_URI to a server that all machines share"
+)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The accepted final run and what it was made with.
+
+    `validation_hash`: of the samples that `validation_loss` was measured on, and of how. `laws`: coefficients and
+    intervals at the time (`performance`, `me`, `llm`). `evaluation`: its test scores, for people; nothing is decided
+    by them. `registered_model`, `model_version`: it in MLflow's registry. `adapter`: its folder in the study's.
+    """
+
+    revision: int
+    pair: tuple[int, int]
+    adapter: str
+    registered_model: str
+    model_version: str
+    mlflow_run_id: str
+    validation_loss: float
+    validation_hash: str
+    model_fingerprint: str
+    recipe_hash: str
+    data_hash: str
+    laws: Mapping[str, LawSummary | None]
+    choice_reason: str
+    accepted_because: str
+    accepted_at: str
+    evaluation: Mapping[str, Any] | None
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-safe form."""
+        laws = {name: law.to_json() if law else None for name, law in self.laws.items()}
+        return {**asdict(self), "pair": list(self.pair), "laws": laws}
+
+    @staticmethod
+    def from_json(stored: Mapping[str, Any]) -> Standing:
+        """Read what `to_json` wrote."""
+        laws = {name: LawSummary.from_json(law) if law else None for name, law in stored["laws"].items()}
+        return Standing(**{**stored, "pair": (stored["pair"][0], stored["pair"][1]), "laws": laws})
+
+
+def standing_path(study: Path) -> Path:
+    """Where the standing choice lies."""
+    return study / STANDING_FILE
+
+
+def read_standing(study: Path) -> Standing | None:
+    """The standing choice, None where no final run has been accepted."""
+    path = standing_path(study)
+    return Standing.from_json(read_json(path)) if path.is_file() else None
+
+
+def standing_hash(standing: Standing | None) -> str:
+    """Hash of the standing choice: what a later decision was made against. Where its files lie is no part of it."""
+    if standing is None:
+        return content_hash(None)
+    return content_hash({name: value for name, value in standing.to_json().items() if name != "adapter"})
+
+
+@task(name="keep-standing-adapter", cache_policy=NO_CACHE, persist_result=False, **SENDING)
+def keep_standing_adapter(config: StudyConfig, revision: Revision, pair: RankPair, inputs: str) -> None:
+    """Set the standing adapter aside if a final run of the same pair with other inputs is about to take its folder.
+
+    Copied first, then named by the standing choice: at no time does that name another run's adapter.
+
+    inputs: hash of what decides the run to come. With the same, it makes the same adapter again.
+    """
+    study, folder = working_folder(config.study), final_folder(revision, pair)
+    standing, kept = read_standing(study), kept_folder(revision, pair)
+    if standing is None:
+        return
+    if study / standing.adapter == folder / "adapter" and _inputs_of(revision, pair) != inputs:
+        with replacing_folder(kept) as temporary:
+            if (folder / "adapter").is_dir():  # else it is gone, and must not come back as another run's
+                shutil.copytree(folder / "adapter", temporary / "adapter")
+            if (folder / "training.json").is_file():
+                shutil.copy2(folder / "training.json", temporary)
+        standing = replace(standing, adapter=(kept / "adapter").relative_to(study).as_posix())
+        write_json(standing_path(study), standing.to_json())
+        say(f"the standing adapter of {pair} is kept in {kept}: a final run with other settings takes its place")
+    if study / standing.adapter == kept / "adapter":  # asked again: it may have been killed before all of it was up
+        publish_files(config.study, sorted(path for path in kept.rglob("*") if path.is_file()))
+        publish_newest(config.study, STANDING_FILE)
+
+
+def kept_folder(revision: Revision, pair: RankPair) -> Path:
+    """Where the standing adapter of a pair lies once another run of the pair has its place in `final`."""
+    return revision.path("standing", pair.slug)
+
+
+def _inputs_of(revision: Revision, pair: RankPair) -> str | None:
+    """Inputs of the pair's finished final run; None where none has finished."""
+    manifest = revision.manifest(f"finetune-{pair.slug}")
+    return str(read_json(manifest)["inputs"]) if manifest.is_file() else None
+
+
+@task(name="accept-final-run", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
+def accept_if_better(config: StudyConfig, revision: Revision, pair: RankPair) -> dict[str, Any]:
+    """Let a finished final run take the standing one's place if it is better on validation; returns the decision.
+
+    The decision is kept beside the final run and is not made twice against the same standing choice.
+    """
+    study = working_folder(config.study)
+    tracking.use_store(study)
+    standing = read_standing(study)
+    if standing is not None and _is(standing, revision, pair):
+        return Acceptance(True, standing.accepted_because).to_json()
+    known = read_acceptance(revision, pair, standing)
+    if known is not None and not known.accepted:  # an accepted one that does not stand was lost: decide again
+        return known.to_json()
+    if is_remote(config.study) and not tracking.is_tracked(read_final(revision, pair)["mlflow_run_id"]):
+        return Acceptance(False, NOT_TRACKED_HERE).to_json()  # not kept: the machine that has the run decides
+    return _decide(config, revision, pair, standing, _judge(config, revision, pair, standing))
+
+
+@task(name="accept-final-run-by-hand", cache_policy=NO_CACHE, persist_result=False, **SENDING)
+def accept_by_hand(config: StudyConfig, revision: Revision, pair: RankPair) -> dict[str, Any]:
+    """Let a finished final run take the standing one's place because a person says so."""
+    standing = read_standing(working_folder(config.study))
+    return _decide(config, revision, pair, standing, Acceptance(True, "accepted by hand"))
+
+
+def read_acceptance(revision: Revision, pair: RankPair, standing: Standing | None) -> Acceptance | None:
+    """The decision about a final run against this standing choice, None where there is none."""
+    path = _acceptance_path(revision, pair)
+    if not path.is_file():
+        return None
+    stored = read_json(path)
+    against = {"standing": standing_hash(standing), "run": read_final(revision, pair)["mlflow_run_id"]}
+    return Acceptance.from_json(stored["decision"]) if stored["against"] == against else None
+
+
+def _judge(config: StudyConfig, revision: Revision, pair: RankPair, standing: Standing | None) -> Acceptance:
+    if standing is None:
+        return Acceptance(True, "the first final run of this study")
+    if standing.model_fingerprint != model_fingerprint(config):
+        return _not_comparable("they are adapters of different base models")
+    standing_adapter = working_folder(config.study) / standing.adapter
+    if not standing_adapter.is_dir():
+        return _not_comparable(f"the standing adapter is gone from {standing_adapter}")
+    new_loss, samples = read_final(revision, pair)["best_val_loss"], usable_samples(config, "validation")
+    if standing.validation_hash == validation_hash(config):
+        return judge_final(ValidationScore(new_loss, standing.validation_loss, len(samples), len(samples)))
+    seen = _training_samples(Revision(revision.study, standing.revision))
+    if seen is None:
+        return _not_comparable("the validation data changed, and what the standing adapter was trained on is not known")
+    unseen = _not_in(seen, samples, usable_digests(config, "validation"))
+    if len(unseen) < min(FEWEST_UNSEEN, len(samples)):
+        return _not_comparable(
+            f"the standing adapter was trained on all but {len(unseen)} of the {len(samples)} validation samples, "
+            f"fewer than {FEWEST_UNSEEN}"
+        )
+    # Both afresh: the loss that training kept is the lowest of several checkpoints, and may be autocast's.
+    new_loss = _loss(config, final_folder(revision, pair) / "adapter", unseen)
+    standing_loss = _loss(config, standing_adapter, unseen)
+    return judge_final(ValidationScore(new_loss, standing_loss, len(unseen), len(samples)))
+
+
+def _not_comparable(why: str) -> Acceptance:
+    return Acceptance(False, f"cannot be compared with the standing adapter: {why}; `mars accept` takes it by hand")
+
+
+def validation_hash(config: StudyConfig) -> str:
+    """What a validation loss was measured on, and how: losses with equal hashes can be compared."""
+    digests = usable_digests(config, "validation")
+    return content_hash([model_fingerprint(config), config.recipe.dtype, digests])
+
+
+def _training_samples(revision: Revision) -> set[str] | None:
+    recorded = read_snapshot(revision)
+    return None if recorded is None else set(recorded.samples["train"])
+
+
+def _not_in(seen: set[str], samples: Sequence[Sample], digests: Sequence[str]) -> list[Sample]:
+    return [sample for sample, digest in zip(samples, digests, strict=True) if digest not in seen]
+
+
+def _loss(config: StudyConfig, adapter: Path, samples: Sequence[Sample]) -> float:
+    base = final_base_model(config)
+    batches = scored_batches(EncodedDataset(samples, base.processor), base, config.evaluation_batch_size)
+    wrapped = PeftModel.from_pretrained(base.model, str(adapter))
+    try:
+        return evaluate(wrapped, batches()).overall.loss
+    finally:
+        remove_adapters(wrapped)
+
+
+def _decide(
+    config: StudyConfig, revision: Revision, pair: RankPair, standing: Standing | None, decision: Acceptance
+) -> dict[str, Any]:
+    study, record = working_folder(config.study), read_final(revision, pair)
+    tags = {"mars.revision": str(revision.number), "mars.pair": pair.slug, "mars.accepted": str(decision.accepted)}
+    name = standing.registered_model if standing else model_name(study)  # kept where the folder moves
+    version = register_adapter(study, name, record["mlflow_run_id"], tags, f"{pair}: {decision.reason}")
+    if decision.accepted:  # the file last: a crash before it repeats all of this
+        move_champion(study, name, version)
+        accepted = _standing(config, revision, pair, record, (name, version), decision)
+        write_json(standing_path(study), accepted.to_json())
+        publish_newest(config.study, STANDING_FILE)
+    against = {"standing": standing_hash(standing), "run": record["mlflow_run_id"]}
+    write_json(_acceptance_path(revision, pair), {"decision": decision.to_json(), "against": against})
+    publish_files(config.study, [_acceptance_path(revision, pair)])
+    return decision.to_json()
+
+
+def _standing(
+    config: StudyConfig,
+    revision: Revision,
+    pair: RankPair,
+    record: Mapping[str, Any],
+    registered: tuple[str, str],
+    decision: Acceptance,
+) -> Standing:
+    return Standing(
+        revision=revision.number,
+        pair=(pair.r_me, pair.r_llm),
+        adapter=(final_folder(revision, pair) / "adapter").relative_to(revision.study).as_posix(),
+        registered_model=registered[0],
+        model_version=registered[1],
+        mlflow_run_id=record["mlflow_run_id"],
+        validation_loss=record["best_val_loss"],
+        validation_hash=validation_hash(config),
+        model_fingerprint=model_fingerprint(config),
+        recipe_hash=recipe_hash(config),
+        data_hash=load_data(config.data).data_hash,
+        laws=summaries(read_laws(revision)) if laws_path(revision).is_file() else {},
+        choice_reason=read_choice(revision).reason if choice_path(revision).is_file() else "",
+        accepted_because=decision.reason,
+        accepted_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        evaluation=_test_scores(revision, pair),
+    )
+
+
+def summaries(laws: Mapping[str, Any]) -> dict[str, LawSummary | None]:
+    """Coefficients and intervals of stored laws, by name."""
+    fits = {"performance": laws["performance"], **laws["convergence"]}
+    return {name: LawSummary.from_json(fit) if fit else None for name, fit in fits.items()}
+
+
+def _test_scores(revision: Revision, pair: RankPair) -> dict[str, Any] | None:
+    role = read_final(revision, pair)["role"]
+    scores = read_evaluation(revision) if evaluation_path(revision).is_file() else {}
+    return scores[role]["overall"] if role in scores else None
+
+
+def _is(standing: Standing, revision: Revision, pair: RankPair) -> bool:
+    return (standing.revision, standing.pair) == (revision.number, (pair.r_me, pair.r_llm)) and (
+        standing.mlflow_run_id == read_final(revision, pair)["mlflow_run_id"]
+    )
+
+
+def _acceptance_path(revision: Revision, pair: RankPair) -> Path:
+    return final_folder(revision, pair) / "acceptance.json"

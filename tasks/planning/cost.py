@@ -1,0 +1,134 @@
+"""What a study will take on a machine that is not here; only configuration, processor and data are read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from mars_core.data.dataset import EncodedDataset
+from mars_core.data.records import Sample
+from mars_core.models.loading import skeleton
+from mars_core.models.lora import RankPair, check_ranks
+from mars_core.planning.architecture import architecture_of
+from mars_core.planning.devices import UTILISATION, device_named
+from mars_core.planning.estimate import Budget, Passes, estimate
+from mars_core.planning.shapes import SampleShape, patch_size_of, shape_of
+from mars_core.training.finetune import EVALUATIONS_PER_RUN
+from tasks.calibration.plan import calibration_pairs, calibration_schedules
+from tasks.final.run import final_steps
+from tasks.inputs.base_model import base_processor
+from tasks.inputs.data import calibration_set, token_measure, usable_samples
+from tasks.running.progress import progress_bar
+from tasks.settings.study import StudyConfig
+
+SAMPLES_LOOKED_AT = 64
+
+
+def cost_on(config: StudyConfig, device: str, utilisation: float = UTILISATION) -> dict[str, Any]:
+    """Predicted time and memory of a study's calibration and final run on a device of the planner's table.
+
+    The model's weights are neither needed nor read.
+
+    Raises:
+        ValueError: the device is not in the table, data or model cannot be used, or a rank does not fit the model.
+    """
+    target = device_named(device)
+    family = config.family and config.family.as_family()
+    network, partition = skeleton(config.model, family=family, trust_remote_code=config.loading.trust_remote_code)
+    architecture = architecture_of(network, partition)
+    pairs = calibration_pairs(config)
+    final = final_pair(config)
+    for pair in (*pairs, final):
+        check_ranks(partition, pair)
+    patch_size = patch_size_of(network.config)
+    shapes, extremes = sample_shapes(config, patch_size), extreme_shapes(config, patch_size)
+    phases = {
+        name: estimate(architecture, shapes, budget, target, utilisation, extremes=extremes).as_json()
+        for name, budget in _budgets(config, pairs, final).items()
+    }
+    notes = [*calibration_schedules(config)[1]]
+    if config.recipe.dtype == "bfloat16" and target.bf16_flops is None:
+        notes.append(f"{target.label} has no units for bfloat16: counted at its rate in float32")
+    return {
+        "device": target.label,
+        "peak_tflops": target.peak_flops(config.recipe.dtype) / 1e12,
+        "utilisation": utilisation,
+        "parameters": architecture.parameters,
+        "samples": _describe(shapes, extremes) | {"counted": len(_every_sample(config))},
+        **phases,
+        "notes": notes,
+    }
+
+
+def sample_shapes(config: StudyConfig, patch_size: int | None) -> list[SampleShape]:
+    """Shapes of calibration samples, evenly spread over them: their mean stands for the data's."""
+    data = calibration_set(config)
+    every = max(1, len(data) // SAMPLES_LOOKED_AT)
+    return [shape_of(data[index], patch_size) for index in range(0, len(data), every)][:SAMPLES_LOOKED_AT]
+
+
+@lru_cache(maxsize=1)
+def extreme_shapes(config: StudyConfig, patch_size: int | None) -> tuple[SampleShape, ...]:
+    """Shapes of the samples with the most tokens, the most image tokens and the most answer tokens, in any split.
+
+    Every usable sample is counted; only these are encoded.
+    """
+    samples, measure = _every_sample(config), token_measure(config)
+    with progress_bar("counting tokens", len(samples)) as advance:
+        lengths = []
+        for sample in samples:
+            lengths.append(measure(sample))
+            advance(len(lengths))
+    places = range(len(samples))
+    most = {
+        max(places, key=lambda place: lengths[place].tokens),
+        max(places, key=lambda place: lengths[place].images),
+        max(places, key=lambda place: lengths[place].answers),
+    }
+    longest = EncodedDataset([samples[place] for place in sorted(most)], base_processor(config))
+    return tuple(shape_of(longest[index], patch_size) for index in range(len(longest)))
+
+
+def _every_sample(config: StudyConfig) -> list[Sample]:
+    return [sample for split in ("train", "validation", "test") for sample in usable_samples(config, split)]
+
+
+def final_pair(config: StudyConfig) -> RankPair:
+    """The largest pair that the search may choose: what the final run is planned for before one is chosen."""
+    largest = max(config.available_ranks)
+    return RankPair(largest, largest)
+
+
+def _budgets(config: StudyConfig, pairs: Sequence[RankPair], final: RankPair) -> dict[str, Budget]:
+    schedules, _ = calibration_schedules(config)
+    recipe, loading = config.recipe, config.loading
+    runs = [pair for pair in pairs for _ in config.calibration.seeds]
+    validation, test = (len(usable_samples(config, split)) for split in ("validation", "test"))
+    shared = {
+        "batch": recipe.batch_size,
+        "micro_batch": config.micro_batch_size or recipe.batch_size,
+        "scored_batch": config.evaluation_batch_size,
+        "dtype": recipe.dtype,
+        "four_bit": loading.four_bit,
+    }
+    scored = EVALUATIONS_PER_RUN * validation + 2 * test  # the test split before and after
+    passes: Passes = "checkpointed" if loading.gradient_checkpointing else "peft"
+    steps = sum(one.horizon for one in schedules)
+    of_calibration = len(runs) * sum(len(one.checkpoint_steps) for one in schedules) * validation
+    calibration = Budget(tuple(runs), steps, scored=of_calibration, passes="packed", lengths=len(schedules), **shared)
+    return {
+        "calibration": calibration,
+        "final": Budget((final,), final_steps(config), scored=scored, passes=passes, **shared),
+    }
+
+
+def _describe(shapes: Sequence[SampleShape], extremes: Sequence[SampleShape]) -> dict[str, float]:
+    count = len(shapes)
+    return {
+        "looked_at": count,
+        "mean_tokens": round(sum(shape.tokens for shape in shapes) / count, 1),
+        "longest_tokens": max(shape.tokens for shape in (*shapes, *extremes)),
+        "mean_answer_tokens": round(sum(shape.answers for shape in shapes) / count, 1),
+        "mean_patches": round(sum(shape.patches for shape in shapes) / count, 1),
+    }

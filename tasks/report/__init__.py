@@ -1,0 +1,1 @@
+"""The report, and what a study comes down to."""

@@ -1,0 +1,42 @@
+"""What a finished study comes down to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mars_core.report.decision import rival_sentences
+from tasks.calibration.plan import plan_calibration
+from tasks.calibration.stored import calibration_cost
+from tasks.choice.approval import pair_to_train
+from tasks.choice.search import read_choice
+from tasks.final.evaluate import read_evaluation
+from tasks.final.pair import final_folder, read_final
+from tasks.report.write import report_path
+from tasks.settings.study import StudyConfig
+from tasks.storage.folder import Revision
+from tasks.storage.location import address
+
+
+def summarise(config: StudyConfig, revision: Revision) -> dict[str, Any]:
+    """The chosen pair, why, what it cost, how it scores, and where adapter and report are."""
+    choice, pair = read_choice(revision), pair_to_train(revision)
+    calibration = calibration_cost(revision, plan_calibration(config))
+    uniform = config.calibration.reference_rank
+    return {
+        "pair": {"r_me": pair.r_me, "r_llm": pair.r_llm},
+        "uniform_pair": {"r_me": uniform, "r_llm": uniform},
+        "verdict": choice.verdict,
+        "reason": choice.reason,
+        "regret": choice.regret,
+        "regret_bound": choice.regret_bound,
+        "seeds_needed": choice.seeds_needed,
+        "warnings": list(choice.warnings),
+        "comparison": rival_sentences(choice),
+        "revision": revision.number,
+        "calibration_runs": calibration["runs"],
+        "calibration_seconds": calibration["seconds"],
+        "final_seconds": read_final(revision, pair)["seconds"],
+        "test": {role: score["overall"] for role, score in read_evaluation(revision).items()},
+        "adapter": address(config.study, final_folder(revision, pair) / "adapter"),
+        "report": address(config.study, report_path(revision)),
+    }

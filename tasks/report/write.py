@@ -1,0 +1,274 @@
+"""Gather what the stages stored and write the report."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+
+from mars_core.markdown import markdown_table
+from mars_core.models.loading import read_model_type
+from mars_core.models.lora import RankPair
+from mars_core.models.partition import GROUPS, Partition
+from mars_core.report import ReportData, render_figures, render_report
+from mars_core.search import Choice
+from tasks.calibration.hours import revision_hours
+from tasks.calibration.plan import CalibrationPlan
+from tasks.calibration.stored import calibration_cost, collect_metrics
+from tasks.choice.approval import approval_notes
+from tasks.choice.fit import laws_path, read_laws, target_size
+from tasks.choice.markdown import choice_markdown, decision_text
+from tasks.choice.search import choice_path, read_choice
+from tasks.final.compare import present_comparison
+from tasks.final.evaluate import generated_values, read_evaluation
+from tasks.final.pair import final_folder, read_final
+from tasks.inputs.base_model import study_partition
+from tasks.inputs.data import dropped_samples, load_data
+from tasks.running.retrying import IO_RETRIES, REQUESTS, SENDING
+from tasks.settings.study import StudyConfig
+from tasks.storage.files import replacing, replacing_folder
+from tasks.storage.folder import Revision, stage_details
+from tasks.storage.location import address
+from tasks.tracking import runs as tracking
+
+VERSIONED = ("mars-rank-search", "torch", "transformers", "peft", "accelerate", "prefect", "mlflow", "scipy", "numpy")
+
+
+WARNING = "WARNING: "  # how a plan's note begins that is a warning
+
+
+@dataclass(frozen=True)
+class Results:
+    """What there is to report of a revision.
+
+    finals: the final runs that have finished, by role. evaluated: whether the stored test scores are theirs.
+    """
+
+    revision: Revision
+    plan: CalibrationPlan
+    finals: Mapping[str, RankPair]
+    evaluated: bool
+
+
+@task(name="write-report", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
+def write_report(config: StudyConfig, results: Results, command: str) -> str:
+    """Write a revision's report as one HTML file; returns its path."""
+    data, revision = gather(config, results, command), results.revision
+    with replacing_folder(figures_path(revision)) as temporary:
+        for name, picture in render_figures(data).items():
+            (temporary / f"{name}.svg").write_text(picture, encoding="utf-8")
+    path = report_path(revision)
+    with replacing(path) as temporary:
+        temporary.write_text(render_report(data), encoding="utf-8")
+    return str(path)
+
+
+def gather(config: StudyConfig, results: Results, command: str) -> ReportData:
+    """Read everything that the report shows; stages that have not run are left out."""
+    revision, plan, finals = results.revision, results.plan, results.finals
+    metrics, diverged = collect_metrics(revision, plan)
+    laws = read_laws(revision) | {"D_target": target_size(config)}
+    choice = read_choice(revision) if choice_path(revision).is_file() else None
+    trained = [read_final(revision, pair) | {"role": role} for role, pair in finals.items()]
+    chosen = finals.get("chosen")
+    return ReportData(
+        study=revision.study.name,
+        revision=revision.number,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=command,
+        versions={name: version(name) for name in VERSIONED} | {"python": platform.python_version()},
+        model=_model(config),
+        data=load_data(config.data).summary() | {"dropped_too_long": dropped_samples(config, "train")},
+        recipe=config.recipe.model_dump(mode="json"),
+        metrics=metrics,
+        laws=laws,
+        choice=choice.to_json() if choice else None,
+        adapter=address(config.study, final_folder(revision, chosen) / "adapter") if chosen else None,
+        finals=trained,
+        evaluation=read_evaluation(revision) if results.evaluated else None,
+        comparison=present_comparison(revision),
+        costs=costs(revision, plan, trained),
+        warnings=_warnings(revision, plan, diverged),
+        notes=[note for note in _notes(config, plan, laws, choice) if note not in diverged],
+    )
+
+
+def _warnings(revision: Revision, plan: CalibrationPlan, diverged: list[str]) -> list[str]:
+    """What may change the decision: runs that diverged, very much data left out, another pair trained by a person."""
+    left_out = [note.removeprefix(WARNING) for note in plan.notes if note.startswith(WARNING)]
+    return [*diverged, *left_out, *approval_notes(revision)]
+
+
+def _notes(config: StudyConfig, plan: CalibrationPlan, laws: Mapping[str, Any], choice: Choice | None) -> list[str]:
+    """How the results came about: sentences that are no warning, each once."""
+    told = [
+        *(note for note in plan.notes if not note.startswith(WARNING)),
+        *load_data(config.data).splits.notes,
+        *laws["notes"],
+        *(choice.diagnostics.get("notes", ()) if choice else ()),
+    ]
+    return list(dict.fromkeys(told))
+
+
+def costs(revision: Revision, plan: CalibrationPlan, finals: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Seconds of each costly part, as the runs recorded them."""
+    calibration = calibration_cost(revision, plan)
+    detail = f"{calibration['runs']} runs of {plan.run_lengths}, peak memory {_gib(calibration['peak_memory_bytes'])}"
+    rows = [{"stage": "calibration", "seconds": calibration["seconds"], "detail": detail}]
+    for final in finals:
+        detail = f"{final['steps']} steps, peak memory {_gib(final['peak_memory_bytes'])}"
+        pair = RankPair(*final["pair"])
+        rows.append(
+            {"stage": f"final fine-tune {pair} ({final['role']})", "seconds": final["seconds"], "detail": detail}
+        )
+    for stage in ("fit", "search", "evaluate"):
+        if revision.manifest(stage).is_file():
+            rows.append({"stage": stage, "seconds": stage_details(revision, stage)["seconds"], "detail": ""})
+    return rows
+
+
+def _gib(amount: int) -> str:
+    return f"{amount / 2**30:.2f} GiB"
+
+
+def _model(config: StudyConfig) -> dict[str, Any]:
+    return {
+        "id": config.model,
+        "model_type": read_model_type(config.model, trust_remote_code=config.loading.trust_remote_code),
+        "groups": partition_summary(study_partition(config)),
+    }
+
+
+def partition_summary(partition: Partition) -> dict[str, dict[str, int]]:
+    """Adapted layers and LoRA parameters per unit of rank, by group."""
+    return {
+        group: {"layers": len(partition.group(group)), "parameters_per_rank": partition.parameters_per_rank(group)}
+        for group in GROUPS
+    }
+
+
+@task(name="publish-to-mlflow", cache_policy=NO_CACHE, persist_result=False, **SENDING)
+def publish_to_mlflow(revision: Revision, evaluated: bool, parent: str) -> None:
+    """Put choice, laws, report with its figures, test scores and hours on the study's parent run."""
+    choice = read_choice(revision) if choice_path(revision).is_file() else None
+    if choice is not None:
+        values = {"chosen_r_me": choice.pair[0], "chosen_r_llm": choice.pair[1]}
+        stated = {"regret": choice.regret, "regret_bound": choice.regret_bound}
+        values |= {name: value for name, value in stated.items() if value is not None}
+        tracking.tag(parent, {"mars.verdict": choice.verdict, "mars.reason": choice.reason})
+        tracking.tag(parent, {"mlflow.note.content": choice_markdown(choice)})  # what its page shows first
+        tracking.log_values(parent, values)
+    if evaluated:
+        scores = read_evaluation(revision)
+        tracking.log_values(
+            parent,
+            {
+                f"test_{name}_{role}": score["overall"][name]
+                for role, score in scores.items()
+                for name in ("perplexity", "accuracy")
+            }
+            | {
+                f"{name}_{role}": value
+                for role, score in scores.items()
+                for name, value in generated_values(score).items()
+            },
+        )
+    for path in (laws_path(revision), choice_path(revision), report_path(revision)):
+        if path.is_file():
+            tracking.log_file(parent, path)
+    if figures_path(revision).is_dir():
+        tracking.log_file(parent, figures_path(revision), "figures")
+    tracking.log_values(parent, revision_hours(revision))
+
+
+@task(name="publish-artifacts", cache_policy=NO_CACHE, persist_result=False, **REQUESTS)
+def publish_artifacts(revision: Revision) -> None:
+    """Show the laws, the candidates and the choice in the Prefect UI."""
+    choice = read_choice(revision)
+    laws = read_laws(revision)
+    create_markdown_artifact(choice_markdown(choice), key="mars-choice", description="The chosen rank pair and why")
+    create_table_artifact(_candidate_rows(choice), key="mars-candidates", description="Candidate pairs")
+    create_table_artifact(_law_rows(laws), key="mars-laws", description="Fitted coefficients with intervals")
+
+
+@task(name="show-report", cache_policy=NO_CACHE, persist_result=False, **REQUESTS)
+def show_report(config: StudyConfig, results: Results, parent: str) -> None:
+    """Show in the Prefect UI what the study comes down to, and where its report is."""
+    text = report_markdown(config, results, tracking.page_of(parent, report_path(results.revision).name))
+    create_markdown_artifact(text, key="mars-report", description="The report, the test scores and the adapter")
+
+
+def report_markdown(config: StudyConfig, results: Results, page: str | None) -> str:
+    """The study in short, for the Prefect UI.
+
+    page: where MLflow shows the report.
+    """
+    revision, chosen = results.revision, results.finals.get("chosen")
+    lines = [f"# Study {revision.study.name}, revision {revision.number:03d}"]
+    if choice_path(revision).is_file():
+        choice = read_choice(revision)
+        lines.append(f"Rank pair (r_me, r_llm) = {choice.pair}, **{choice.verdict}**: {decision_text(choice)}")
+    lines.extend(approval_notes(revision))
+    if results.evaluated:
+        lines.append(_scores_markdown(read_evaluation(revision), results.finals))
+    if page:
+        lines.append(f"[Report in MLflow]({page})")
+    lines.append(f"Report: `{address(config.study, report_path(revision))}`")
+    if chosen:
+        lines.append(f"Adapter: `{address(config.study, final_folder(revision, chosen) / 'adapter')}`")
+    return "\n\n".join(lines)
+
+
+def _scores_markdown(scores: Mapping[str, Any], finals: Mapping[str, RankPair]) -> str:
+    names = {role: f"{role} {pair}" for role, pair in finals.items()} | {"base": "before"}
+    rows = [
+        [names.get(role, role), f"{score['overall']['perplexity']:.4f}", f"{score['overall']['accuracy']:.1%}"]
+        for role, score in scores.items()
+    ]
+    return markdown_table(["test split", "perplexity", "exact match"], rows)
+
+
+def _candidate_rows(choice: Choice) -> list[dict[str, Any]]:
+    return [
+        {
+            "r_me": candidate.pair[0],
+            "r_llm": candidate.pair[1],
+            "trainable parameters": candidate.trainable_parameters,
+            "predicted": candidate.loss,
+            "95% interval": str(candidate.loss_interval),
+            "expected regret": candidate.expected_regret,
+            "excess over the chosen pair": candidate.excess,
+            "its 95% interval": str(candidate.excess_interval),
+            "probability best": candidate.probability_best,
+            "balanced": candidate.source.balanced,
+        }
+        for candidate in choice.candidates
+    ]
+
+
+def _law_rows(laws: dict[str, Any]) -> list[dict[str, Any]]:
+    fits = {"law P": laws["performance"], **{f"law C {m}": fit for m, fit in laws["convergence"].items()}}
+    return [
+        {"law": name, "coefficient": symbol, "value": value, "95% interval": str(fit["intervals"][symbol])}
+        for name, fit in fits.items()
+        if fit
+        for symbol, value in fit["coefficients"].items()
+    ]
+
+
+def figures_path(revision: Revision) -> Path:
+    """Where the report's figures lie as pictures."""
+    return revision.path("figures")
+
+
+def report_path(revision: Revision) -> Path:
+    """Where the report lies."""
+    return revision.path("report.html")

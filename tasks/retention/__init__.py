@@ -1,0 +1,1 @@
+"""Retention: find what a policy does not keep, and delete it."""

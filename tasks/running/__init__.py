@@ -1,0 +1,1 @@
+"""How tasks run: progress for people, retries."""

@@ -1,0 +1,1 @@
+"""What users say: the study's configuration, shipped presets and baselines, accelerate's configuration."""

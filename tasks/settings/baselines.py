@@ -1,0 +1,240 @@
+"""Baselines: what a study's chosen pair is compared with, each trained at the same budget (paper, section 3.1).
+
+A baseline is a few lines of YAML: `method`, and that method's settings. Those that ship lie in
+`tasks/settings/presets/baselines`; `NAME-NUMBERS` stands for one of them with other numbers, such as `uniform-32` or
+`pair-64-16`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from mars_core.models.lora import RankPair
+from mars_core.training.methods import AdaLora, Dora, FullRank, LearningRates, Lora, Method, RsLora
+
+Rank = Annotated[int, Field(ge=0, le=4096)]
+Rate = Annotated[float, Field(gt=0)]
+
+SHIPPED = files("tasks.settings.presets.baselines")
+_NUMBER = r"\d+(?:\.\d+)?(?:e-?\d+)?"
+_NAME = re.compile(rf"(?P<base>[a-z]+(?:-[a-z]+)*)-(?P<numbers>{_NUMBER}(?:-{_NUMBER})*)")
+_USABLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_PAIR_FOLDER = re.compile(r"me\d+-llm\d+")
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    numbers: ClassVar[tuple[str, ...]] = ()
+    """Settings that the numbers of `NAME-NUMBERS` stand for, in order."""
+
+
+class UniformSettings(_Settings):
+    """LoRA with one rank everywhere."""
+
+    method: Literal["uniform"]
+    rank: Rank
+    numbers: ClassVar = ("rank",)
+
+    def as_method(self) -> Lora:
+        """The method as mars_core's record."""
+        return Lora(RankPair(self.rank, self.rank))
+
+
+class PairSettings(_Settings):
+    """LoRA with a fixed pair of ranks."""
+
+    method: Literal["pair"]
+    r_me: Rank
+    r_llm: Rank
+    numbers: ClassVar = ("r_me", "r_llm")
+
+    def as_method(self) -> Lora:
+        """The method as mars_core's record."""
+        return Lora(RankPair(self.r_me, self.r_llm))
+
+
+class LearningRateSettings(_Settings):
+    """LoRA with one rank and a peak learning rate per module."""
+
+    method: Literal["learning-rates"]
+    rank: Rank
+    me: Rate
+    llm: Rate
+    projector: Rate | None = None
+    numbers: ClassVar = ("me", "llm")
+
+    def as_method(self) -> LearningRates:
+        """The method as mars_core's record."""
+        return LearningRates(RankPair(self.rank, self.rank), me=self.me, llm=self.llm, projector=self.projector)
+
+
+class DoraSettings(_Settings):
+    """DoRA with one rank everywhere."""
+
+    method: Literal["dora"]
+    rank: Rank
+    numbers: ClassVar = ("rank",)
+
+    def as_method(self) -> Dora:
+        """The method as mars_core's record."""
+        return Dora(RankPair(self.rank, self.rank))
+
+
+class RsLoraSettings(_Settings):
+    """rsLoRA with one rank everywhere."""
+
+    method: Literal["rslora"]
+    rank: Rank
+    numbers: ClassVar = ("rank",)
+
+    def as_method(self) -> RsLora:
+        """The method as mars_core's record."""
+        return RsLora(RankPair(self.rank, self.rank))
+
+
+class AdaLoraSettings(_Settings):
+    """AdaLoRA, pruned from `init_rank` (1.5 times the target by default) to an average of `target_rank`."""
+
+    method: Literal["adalora"]
+    target_rank: Annotated[int, Field(ge=1, le=4096)]
+    init_rank: Annotated[int, Field(ge=2, le=4096)] | None = None
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    final: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    orthogonality: Annotated[float, Field(ge=0)] = 0.1
+    beta1: Annotated[float, Field(gt=0, lt=1)] = 0.85
+    beta2: Annotated[float, Field(gt=0, lt=1)] = 0.85
+    numbers: ClassVar = ("target_rank",)
+
+    def as_method(self) -> AdaLora:
+        """The method as mars_core's record."""
+        return AdaLora(**self.model_dump(exclude={"method"}))
+
+
+class FullRankSettings(_Settings):
+    """The linear layers' own weights."""
+
+    method: Literal["full-rank"]
+
+    def as_method(self) -> FullRank:
+        """The method as mars_core's record."""
+        return FullRank()
+
+
+Settings = Annotated[
+    UniformSettings
+    | PairSettings
+    | LearningRateSettings
+    | DoraSettings
+    | RsLoraSettings
+    | AdaLoraSettings
+    | FullRankSettings,
+    Field(discriminator="method"),
+]
+SETTINGS: TypeAdapter[Any] = TypeAdapter(Settings)
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A named baseline.
+
+    name: as the user asked for it.
+    """
+
+    name: str
+    settings: _Settings
+
+    @property
+    def method(self) -> Method:
+        """The training method."""
+        made: Method = self.settings.as_method()  # type: ignore[attr-defined]
+        return made
+
+    @property
+    def pair(self) -> RankPair | None:
+        """The rank pair where the baseline is nothing but a pair: its run is a final run like the chosen pair's."""
+        return self.method.pair if type(self.method) is Lora else None
+
+    @property
+    def slug(self) -> str:
+        """Name of its folder and its stages: a rank pair's is that of the pair, whatever it was asked for as."""
+        return self.pair.slug if self.pair else self.name
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What of it decides its run: ranks alone of a rank pair."""
+        pair = self.pair
+        return {"pair": [pair.r_me, pair.r_llm]} if pair else {"baseline": self.settings.model_dump(mode="json")}
+
+
+def of_pair(pair: RankPair) -> Baseline:
+    """A rank pair as a baseline, named as its folder is."""
+    return Baseline(pair.slug, PairSettings(method="pair", r_me=pair.r_me, r_llm=pair.r_llm))
+
+
+def shipped_baselines() -> list[str]:
+    """Names of the baselines that ship, in order."""
+    return sorted(entry.name.removesuffix(".yaml") for entry in SHIPPED.iterdir() if entry.name.endswith(".yaml"))
+
+
+def describe_baseline(name: str) -> str:
+    """The first comment of a shipped baseline's file: what it is, in a line."""
+    return SHIPPED.joinpath(f"{name}.yaml").read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+
+
+def read_baseline(text: str) -> Baseline:
+    """The baseline of this name, or in this YAML file.
+
+    Raises:
+        ValueError: there is none, or its settings are unknown or out of range.
+    """
+    if text.endswith((".yaml", ".yml")):
+        path = Path(text).expanduser()
+        if not path.is_file():
+            raise ValueError(f"there is no baseline file {text}: give a YAML file or a name, {_names()}")
+        return _made(path.stem, path.read_text(encoding="utf-8"), str(path), {})
+    if text in shipped_baselines():
+        return _made(text, _shipped(text), text, {})
+    found = _NAME.fullmatch(text)
+    if found is None or found["base"] not in shipped_baselines():
+        raise ValueError(f"there is no baseline {text!r}: use {_names()}, or the path of a YAML file with a method")
+    return _made(text, _shipped(found["base"]), text, {"numbers": re.findall(_NUMBER, found["numbers"])})
+
+
+def _names() -> str:
+    return f"one of {', '.join(shipped_baselines())}, or with other numbers such as uniform-32 or pair-64-16"
+
+
+def _shipped(name: str) -> str:
+    return SHIPPED.joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def _made(name: str, text: str, source: str, changes: dict[str, list[str]]) -> Baseline:
+    if not _USABLE.fullmatch(name) or _PAIR_FOLDER.fullmatch(name):
+        raise ValueError(f"{name!r} cannot name a baseline: use letters, digits, points and hyphens")
+    try:
+        values = yaml.safe_load(text)
+        settings = SETTINGS.validate_python(values)
+        if given := changes.get("numbers"):
+            settings = SETTINGS.validate_python(values | _numbered(name, settings, given))
+    except yaml.YAMLError as error:
+        raise ValueError(f"baseline {source} is not readable YAML: {error}") from error
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, fault['loc'])) or 'baseline'}: {fault['msg']}" for fault in error.errors()
+        )
+        raise ValueError(f"baseline {source}: {faults}") from error
+    return Baseline(name, settings)
+
+
+def _numbered(name: str, settings: _Settings, given: list[str]) -> dict[str, str]:
+    if len(given) != len(settings.numbers):
+        expected = ", ".join(settings.numbers) or "none"
+        raise ValueError(f"baseline {name!r} has {len(given)} numbers, expected {len(settings.numbers)} ({expected})")
+    return dict(zip(settings.numbers, given, strict=True))

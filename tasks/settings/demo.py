@@ -1,0 +1,41 @@
+"""The demo study: bundled data and backbone, written as a study file like a user's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mars_core.demo import build_demo_data, demo_backbone_path
+from tasks.running.progress import progress_bar, say
+from tasks.settings.study import CalibrationConfig, DataConfig, RecipeConfig, StudyConfig, read_study, write_study
+
+TRAIN_SAMPLES, VALIDATION_SAMPLES, TEST_SAMPLES = 4096, 256, 512
+
+
+def prepare_demo(folder: Path) -> StudyConfig:
+    """Build the demo's data where they are missing and write its study file; returns the study."""
+    total = TRAIN_SAMPLES + VALIDATION_SAMPLES + TEST_SAMPLES
+    with progress_bar("demo data", total) as advance:
+        data = build_demo_data(
+            folder / "data",
+            n_train=TRAIN_SAMPLES,
+            n_validation=VALIDATION_SAMPLES,
+            n_test=TEST_SAMPLES,
+            progress=lambda done, _: advance(done),
+        )
+    study = folder / "study.yaml"
+    config = StudyConfig(
+        study=str((folder / "study").resolve()),
+        model=str(demo_backbone_path()),
+        data=DataConfig(
+            train=str(data.train.resolve()),
+            validation=str(data.validation.resolve()),
+            test=str(data.test.resolve()),
+            images=str(data.images.resolve()),
+        ),
+        recipe=RecipeConfig(learning_rate=2e-3, max_tokens=512),
+        calibration=CalibrationConfig(ranks=(2, 4, 8, 16)),
+        evaluation_batch_size=64,
+    )
+    write_study(config, study)
+    say(f"demo study: {study}")
+    return read_study(study)

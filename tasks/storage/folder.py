@@ -1,0 +1,104 @@
+"""The study folder: where things lie in it, and manifests that say which stages are done.
+
+STUDY/study.yaml                          the configuration as resolved
+STUDY/mlflow.db, STUDY/mlartifacts/       MLflow's embedded store, never in a remote study folder
+STUDY/standing.json                       the accepted final run
+STUDY/night.json                          what the last completed night saw
+STUDY/revisions/001/                      one calibration-and-choice cycle
+    manifests/STAGE.json                  inputs' hash and outputs' hashes of a finished stage
+    splits.json, data.json                which samples train, validate and test; their digests
+    calibration/RUN_ID.parquet            checkpoint metrics, one file per run
+    laws.json, choice.json                fitted laws, the choice with its reasons
+    final/PAIR/                           adapter/ with its model card, checkpoints/, training.json of each final run
+    standing/PAIR/                        the accepted final run, once another run of its pair took final/PAIR
+    final/NAME/, comparison.json          baselines, and the table they are in
+    evaluation.json                       test scores before and after
+    report.html, figures/
+    drift.json, drift.md                  what a night found
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mars_core.metrics.identity import content_hash
+from tasks.storage.files import file_hash, read_json, write_json
+
+
+@dataclass(frozen=True)
+class Revision:
+    """One revision's folder within a study folder."""
+
+    study: Path
+    number: int
+
+    @property
+    def folder(self) -> Path:
+        """The revision's folder."""
+        return self.study / "revisions" / f"{self.number:03d}"
+
+    def path(self, *parts: str) -> Path:
+        """A path within the revision; refuses to leave it."""
+        path = self.folder.joinpath(*parts)
+        if not path.resolve().is_relative_to(self.folder.resolve()):
+            raise ValueError(f"{'/'.join(parts)} lies outside the revision folder {self.folder}")
+        return path
+
+    def manifest(self, stage: str) -> Path:
+        """Where a stage's manifest lies."""
+        return self.path("manifests", f"{stage}.json")
+
+
+def revisions(study: Path) -> list[Revision]:
+    """Revisions of a study folder, oldest first; one that was never opened to the end does not count."""
+    found = (study / "revisions").glob("*/revision.json")
+    numbers = sorted(int(path.parent.name) for path in found if path.parent.name.isdecimal())
+    return [Revision(study, number) for number in numbers]
+
+
+def is_finished(revision: Revision, stage: str, inputs: str) -> bool:
+    """Whether a stage has finished with these inputs and its outputs are all still as it left them."""
+    path = revision.manifest(stage)
+    if not path.is_file():
+        return False
+    manifest = read_json(path)
+    if manifest["inputs"] != inputs:
+        return False
+    return all(file_hash(revision.path(name)) == digest for name, digest in manifest["outputs"].items())
+
+
+def finish(revision: Revision, stage: str, inputs: str, outputs: Iterable[Path], details: dict[str, Any]) -> None:
+    """Record that a stage has finished: its inputs' hash, its outputs' hashes, and details such as cost."""
+    hashes = {str(path.relative_to(revision.folder)): file_hash(path) for path in _files(outputs)}
+    write_json(revision.manifest(stage), {"stage": stage, "inputs": inputs, "outputs": hashes, "details": details})
+
+
+def outputs_hash(revision: Revision, *stages: str) -> str:
+    """Hash of what some finished stages wrote: the input of a stage that reads it.
+
+    Raises:
+        ValueError: one of the stages has not finished.
+    """
+    for stage in stages:
+        if not revision.manifest(stage).is_file():
+            raise ValueError(
+                f"stage {stage!r} has not finished in {revision.folder}: run `mars {stage.partition('-')[0]}` first"
+            )
+    return content_hash([read_json(revision.manifest(stage))["outputs"] for stage in stages])
+
+
+def stage_details(revision: Revision, stage: str) -> dict[str, Any]:
+    """Details that a finished stage recorded."""
+    details: dict[str, Any] = read_json(revision.manifest(stage))["details"]
+    return details
+
+
+def _files(outputs: Iterable[Path]) -> Iterator[Path]:
+    for path in outputs:
+        if path.is_dir():
+            yield from sorted(child for child in path.rglob("*") if child.is_file())
+        else:
+            yield path

@@ -1,0 +1,1 @@
+"""MLflow: runs, datasets, curves, the model registry."""

@@ -1,0 +1,34 @@
+"""Curves in MLflow while training runs. An outage of its server costs no training: what it missed is sent later."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mlflow.exceptions import MlflowException
+
+from tasks.running.progress import say
+from tasks.tracking import runs as tracking
+
+
+class LiveCurves:
+    """Sends entries of the Trainer's log to an MLflow run as they come."""
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+        self._waiting: list[Mapping[str, float]] = []
+        self._told = False
+
+    def log(self, entry: Mapping[str, float]) -> None:
+        """Send an entry, and those that wait."""
+        self._waiting.append({key: value for key, value in entry.items() if key != "epoch"})
+        try:
+            self.end()
+        except MlflowException as error:
+            if not self._told:
+                say(f"note: MLflow cannot be reached, training goes on: {error}")
+            self._told = True
+
+    def end(self) -> None:
+        """Send what waits; now a failure counts."""
+        tracking.log_steps(self.run_id, self._waiting)
+        self._waiting.clear()

@@ -1,0 +1,243 @@
+"""MLflow: a parent run for the study, a child run per calibration run, a run per final fine-tune.
+
+Tracking goes to MLFLOW_TRACKING_URI when it is set, else to an SQLite store in the study folder.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.entities import Metric, Param
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+from mlflow.tracking.context.registry import resolve_tags
+
+from mars_core.metrics.identity import content_hash
+from tasks.running.progress import say
+from tasks.storage.location import study_key
+from tasks.tracking import links
+from tasks.tracking.machine_load import machine_load
+
+EXPERIMENT_PREFIX = "mars/"
+
+logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
+# MLflow would name the file that Python was started with: on a worker, one of Prefect's.
+SOURCE = {"mlflow.source.name": "mars", "mlflow.source.type": "LOCAL"}
+logging.getLogger("mlflow.store.db").setLevel(logging.WARNING)
+logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def tracking_uri(study: Path) -> str:
+    """Where runs of a study are tracked."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{study / 'mlflow.db'}"
+
+
+def shown_uri(study: Path) -> str:
+    """The same as people may see it: without a password."""
+    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", tracking_uri(study))
+
+
+def use_store(study: Path) -> None:
+    """Point this process's MLflow at the study's store."""
+    users = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(tracking_uri(study))
+    # MLflow writes the variable too: it would pass for the user's own, and the next study would share this store.
+    if users is None:
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+
+def experiment_name(study: Path) -> str:
+    """Name of a study's experiment: the folder's name for people, and a hash of its path.
+
+    Studies whose folders are called alike must not share runs on a shared server.
+    """
+    return f"{EXPERIMENT_PREFIX}{study.name}-{content_hash(study_key(study))[:8]}"
+
+
+def open_experiment(study: Path) -> str:
+    """Return the id of the study's experiment in its store, made if it is not there."""
+    study.mkdir(parents=True, exist_ok=True)
+    use_store(study)
+    name = experiment_name(study)
+    experiment = mlflow.get_experiment_by_name(name)
+    if experiment is not None:
+        return str(experiment.experiment_id)
+    artifacts = None if os.environ.get("MLFLOW_TRACKING_URI") else (study / "mlartifacts").resolve().as_uri()
+    # Without the kind, MLflow's UI opens the experiment among those of GenAI applications.
+    tags = {"mars.study": study_key(study), "mlflow.experimentKind": "custom_model_development"}
+    try:
+        return str(mlflow.create_experiment(name, artifact_location=artifacts, tags=tags))
+    except MlflowException as error:  # another process of the study was faster
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return str(mlflow.get_experiment_by_name(name).experiment_id)
+
+
+@contextmanager
+def study_run(study: Path, revision: int, parameters: Mapping[str, Any]) -> Iterator[str]:
+    """Open the parent run of a revision, again if it exists, and yield its id."""
+    experiment = open_experiment(study)
+    known = find_run(experiment, {"mars.kind": "study", "mars.revision": str(revision)})
+    tags = {"mars.kind": "study", "mars.revision": str(revision)} | SOURCE | links.prefect_tags()
+    name = f"{study.name} r{revision:03d}"
+    with mlflow.start_run(
+        run_id=known, experiment_id=experiment, run_name=name, tags=tags, log_system_metrics=False
+    ) as run:
+        if known is None:
+            mlflow.log_params(flatten(parameters))
+        links.link_to_mlflow(mlflow.get_tracking_uri(), experiment, run.info.run_id, name)
+        with machine_load([run.info.run_id]):
+            yield run.info.run_id
+
+
+@contextmanager
+def child_run(parent: str | None, name: str, parameters: Mapping[str, Any], tags: Mapping[str, str]) -> Iterator[str]:
+    """Run a block as a run nested under `parent`; it ends FAILED if the block raises.
+
+    A run of the same name that a killed process left open is closed as KILLED.
+    """
+    client = mlflow.MlflowClient()
+    experiment = client.get_run(parent).info.experiment_id if parent else None
+    if parent and experiment:
+        _close_abandoned(client, experiment, parent, name)
+    with mlflow.start_run(
+        experiment_id=experiment,
+        run_name=name,
+        nested=True,
+        parent_run_id=parent,
+        tags=dict(tags) | SOURCE | links.prefect_tags(),
+        log_system_metrics=False,
+    ) as run:
+        mlflow.log_params(flatten(parameters))
+        links.link_to_mlflow(mlflow.get_tracking_uri(), run.info.experiment_id, run.info.run_id, name)
+        with machine_load([run.info.run_id]):
+            yield run.info.run_id
+
+
+def _close_abandoned(client: mlflow.MlflowClient, experiment: str, parent: str, name: str) -> None:
+    open_ones = f"tags.`mlflow.parentRunId` = '{parent}' and attributes.status = 'RUNNING'"
+    for run in client.search_runs([experiment], open_ones):
+        if run.info.run_name == name:
+            client.set_terminated(run.info.run_id, "KILLED")
+
+
+def begin_child(parent: str, name: str, parameters: Mapping[str, Any], tags: Mapping[str, str]) -> str:
+    """Begin a run nested under `parent` that ends with `end_child`; one with these tags still open is gone on with.
+
+    Unlike `child_run`, many can be open at once.
+    """
+    client = mlflow.MlflowClient()
+    experiment = client.get_run(parent).info.experiment_id
+    tags = {"mlflow.parentRunId": parent, **tags}
+    known = find_run(experiment, tags, "attributes.status = 'RUNNING'")
+    if known is not None:
+        tag(known, links.prefect_tags())
+        return known
+    made = client.create_run(experiment, tags=resolve_tags(tags | SOURCE | links.prefect_tags()), run_name=name)
+    run_id = str(made.info.run_id)
+    client.log_batch(run_id, params=[Param(key, str(value)) for key, value in flatten(parameters).items()])
+    links.link_to_mlflow(mlflow.get_tracking_uri(), experiment, run_id, name)
+    return run_id
+
+
+def end_child(run_id: str, status: str = "FINISHED") -> None:
+    """End a run that `begin_child` began, as FINISHED, FAILED or KILLED."""
+    mlflow.MlflowClient().set_terminated(run_id, status)
+
+
+def logged_steps(run_id: str, metric: str) -> set[int]:
+    """Steps at which a run has this metric."""
+    return {point.step for point in mlflow.MlflowClient().get_metric_history(run_id, metric)}
+
+
+def find_run(experiment: str, tags: Mapping[str, str], *conditions: str) -> str | None:
+    """Id of the newest run with these tags (and conditions in MLflow's words), None if there is none."""
+    query = " and ".join([*(f"tags.`{key}` = '{value}'" for key, value in tags.items()), *conditions])
+    found = mlflow.MlflowClient().search_runs([experiment], query, max_results=1)
+    return str(found[0].info.run_id) if found else None
+
+
+def log_steps(run_id: str, rows: Sequence[Mapping[str, float]], *, step_key: str = "step") -> None:
+    """Log rows of metrics, each at its step, in one request per thousand values."""
+    now = int(time.time() * 1000)  # of equal steps, MLflow takes the one with the latest time for the current value
+    metrics = [
+        Metric(key, float(value), now, int(row[step_key]))
+        for row in rows
+        for key, value in row.items()
+        if key != step_key and isinstance(value, (int, float))
+    ]
+    client = mlflow.MlflowClient()
+    for start in range(0, len(metrics), 1000):
+        client.log_batch(run_id, metrics=metrics[start : start + 1000])
+
+
+def log_values(run_id: str, values: Mapping[str, float]) -> None:
+    """Log single values."""
+    log_steps(run_id, [{"step": 0, **values}])
+
+
+def log_values_if_known(run_id: str, values: Mapping[str, float]) -> None:
+    """Log single values to a run, unless it was tracked in another machine's store."""
+    if is_tracked(run_id):
+        log_values(run_id, values)
+    else:
+        say(f"MLflow run {run_id} is in the store of the machine that trained it: values are not logged to it")
+
+
+def log_file_if_known(run_id: str, path: Path, folder: str | None = None) -> None:
+    """Attach a file that exists to a run that this store has."""
+    if path.is_file() and is_tracked(run_id):
+        log_file(run_id, path, folder)
+
+
+def is_tracked(run_id: str) -> bool:
+    """Whether this store has a run; one that another machine tracked may be in that machine's own."""
+    try:
+        mlflow.MlflowClient().get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+            raise
+        return False
+    return True
+
+
+def log_file(run_id: str, path: Path, folder: str | None = None) -> None:
+    """Attach a file, or everything in a folder, to a run."""
+    client = mlflow.MlflowClient()
+    if path.is_dir():
+        client.log_artifacts(run_id, str(path), folder)
+    else:
+        client.log_artifact(run_id, str(path), folder)
+
+
+def page_of(run_id: str, artifact: str) -> str | None:
+    """Where MLflow's UI shows a file of a run; None where there is no MLflow server."""
+    experiment = mlflow.MlflowClient().get_run(run_id).info.experiment_id
+    return links.mlflow_url(mlflow.get_tracking_uri(), experiment, run_id, artifact)
+
+
+def tag(run_id: str, tags: Mapping[str, str]) -> None:
+    """Set tags on a run."""
+    client = mlflow.MlflowClient()
+    for key, value in tags.items():
+        client.set_tag(run_id, key, value)
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as dotted parameter names."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{name}.")
+        else:
+            flat[name] = value
+    return flat

@@ -1,0 +1,134 @@
+"""The standing adapter, where another run of its pair is about to take its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from mars_core.models.lora import RankPair
+from tasks.nightly.standing import Standing, keep_standing_adapter, read_standing, standing_hash, standing_path
+from tasks.settings.study import DataConfig, StudyConfig
+from tasks.storage.files import write_json
+from tasks.storage.folder import Revision, finish
+from tasks.storage.location import CACHE_VARIABLE, working_folder
+from tasks.storage.transfer import pull
+
+PAIR = RankPair(2, 4)
+FINAL, KEPT = "revisions/001/final/me2-llm4/adapter", "revisions/001/standing/me2-llm4/adapter"
+WEIGHTS = "adapter_model.safetensors"
+keep = keep_standing_adapter.fn
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A study whose only final run, made with inputs `before`, stands."""
+    config = StudyConfig(study=str(tmp_path / "study"), model="m", data=DataConfig(train="t.json"))
+    revision = first(config)
+    write_json(revision.path("revision.json"), {})
+    train(config, "before")
+    standing = Standing(
+        revision=1,
+        pair=(2, 4),
+        adapter=FINAL,
+        registered_model="m",
+        model_version="1",
+        mlflow_run_id="before",
+        validation_loss=1.0,
+        validation_hash="v",
+        model_fingerprint="f",
+        recipe_hash="r",
+        data_hash="d",
+        laws={},
+        choice_reason="",
+        accepted_because="the first",
+        accepted_at="2026-01-01T00:00:00+00:00",
+        evaluation=None,
+    )
+    write_json(standing_path(revision.study), standing.to_json())
+    return config
+
+
+def first(config) -> Revision:
+    return Revision(working_folder(config.study), 1)
+
+
+def train(config, inputs) -> None:
+    """What a final run leaves; its weights say which one it was."""
+    folder = first(config).path("final", PAIR.slug)
+    (folder / "adapter").mkdir(parents=True, exist_ok=True)
+    (folder / "adapter" / WEIGHTS).write_text(inputs)
+    write_json(folder / "training.json", {"role": "chosen", "mlflow_run_id": inputs})
+    finish(first(config), f"finetune-{PAIR.slug}", inputs, [folder / "adapter", folder / "training.json"], {})
+
+
+def standing_weights(config) -> str:
+    study = working_folder(config.study)
+    return (study / read_standing(study).adapter / WEIGHTS).read_text()
+
+
+def test_a_run_with_other_settings_does_not_take_the_standing_adapter_away(config):
+    before = read_standing(Path(config.study))
+    for attempt in range(2):  # a run that was killed begins again
+        keep(config, first(config), PAIR, "after")
+        assert (read_standing(Path(config.study)).adapter, standing_weights(config)) == (KEPT, "before"), attempt
+    train(config, "after")
+    assert standing_weights(config) == "before"
+    # Decisions that were made against the standing choice are still made against it.
+    assert standing_hash(read_standing(Path(config.study))) == standing_hash(before)
+    keep(config, first(config), PAIR, "once more")  # what is in `final` now does not stand
+    assert standing_weights(config) == "before"
+
+
+def test_a_run_that_was_accepted_in_the_meantime_is_kept_in_its_turn(config):
+    keep(config, first(config), PAIR, "after")
+    train(config, "after")
+    stored = read_standing(Path(config.study)).to_json()
+    write_json(standing_path(Path(config.study)), stored | {"adapter": FINAL, "mlflow_run_id": "after"})
+    keep(config, first(config), PAIR, "once more")
+    train(config, "once more")
+    assert standing_weights(config) == "after"
+
+
+def test_the_same_settings_another_pair_and_a_first_run_leave_everything_in_its_place(config):
+    keep(config, first(config), PAIR, "before")
+    keep(config, first(config), RankPair(4, 4), "after")
+    keep(config, Revision(Path(config.study), 2), PAIR, "after")
+    assert (read_standing(Path(config.study)).adapter, standing_weights(config)) == (FINAL, "before")
+    standing_path(Path(config.study)).unlink()
+    keep(config, first(config), PAIR, "after")
+    assert not first(config).path("standing").exists()
+
+
+def test_a_standing_adapter_that_is_gone_does_not_come_back_as_another_runs(config):
+    folder = Path(config.study, FINAL)
+    (folder / WEIGHTS).unlink()
+    folder.rmdir()
+    earlier = Path(config.study, KEPT)
+    earlier.mkdir(parents=True)  # of a run that stood before this one
+    (earlier / WEIGHTS).write_text("earlier")
+    keep(config, first(config), PAIR, "after")
+    train(config, "after")
+    assert not (Path(config.study) / read_standing(Path(config.study)).adapter).exists()
+
+
+def test_the_kept_adapter_of_a_study_at_a_url_reaches_every_machine(config, monkeypatch, tmp_path):
+    store = fsspec.filesystem("memory")
+    if store.exists("/standing"):
+        store.rm("/standing", recursive=True)
+    store.put(f"{config.study}/", "/standing/study", recursive=True)
+    config = config.model_copy(update={"study": "memory://standing/study"})
+    for name in ("here", "there"):
+        monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / name))
+        pull(config.study)
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "here"))
+    keep(config, first(config), PAIR, "after")
+    store.pipe_file(f"/standing/study/{FINAL}/{WEIGHTS}", b"after")
+    store.pipe_file("/standing/study/revisions/002/revision.json", b"{}")  # adapters of older revisions are not fetched
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "there"))
+    pull(config.study)
+    assert standing_weights(config) == "before"
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "new"))
+    pull(config.study)
+    assert standing_weights(config) == "before"

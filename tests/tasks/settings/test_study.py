@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tasks.settings.study import StudyConfig, read_study, require_full_paths, write_study
+
+MINIMAL = "study: out\nmodel: some/model\ndata: {train: train.json}\n"
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "study.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_defaults_are_the_papers(tmp_path):
+    config = read_study(written(tmp_path, MINIMAL))
+    assert config.calibration.ranks == (8, 16, 32, 64)  # appendix G.2
+    assert (config.recipe.learning_rate, config.recipe.batch_size, config.recipe.warmup_ratio) == (1e-5, 8, 0.1)  # G.1
+    assert config.calibration.samples == 2**11
+    assert config.calibration.reference_rank == 16  # lower middle of the grid
+    assert config.data.validation_samples == 500
+
+
+def test_paths_are_relative_to_the_study_file(tmp_path):
+    config = read_study(written(tmp_path, MINIMAL))
+    assert config.study == str(tmp_path / "out")
+    assert config.data.train == str(tmp_path / "train.json")
+    assert config.model == "some/model"  # no such folder: a hub id
+
+
+def test_a_model_folder_beside_the_file_is_that_folder(tmp_path):
+    (tmp_path / "some" / "model").mkdir(parents=True)
+    assert read_study(written(tmp_path, MINIMAL)).model == str(tmp_path / "some" / "model")
+
+
+def test_written_study_reads_back(tmp_path):
+    config = read_study(written(tmp_path, MINIMAL + "calibration: {ranks: [2, 4], samples: 64}\n"))
+    write_study(config, tmp_path / "again" / "study.yaml")
+    assert read_study(tmp_path / "again" / "study.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ("family: {me: a}", r"family\.llm: Field required"),
+        ("family: {me: a, llm: b, unused: ['(']}", r"unused: '\(' is no regular expression"),
+        ("loading: {attn_implementation: fast}", r"loading\.attn_implementation: .*'fast'"),
+        ("loading: {spread: true}\ndevice: cpu", r"loading\.spread is for GPUs, and device is cpu"),
+        ("recipe: {learning_rate: 0}", r"recipe\.learning_rate.*greater than 0.*got 0"),
+        (
+            "recipe: {learningrate: 1}",
+            r"recipe\.learningrate: there is no such key, did you mean recipe\.learning_rate\? `recipe` has learning_r",
+        ),
+        (
+            "calibraton: {ranks: [2, 4]}",
+            r"calibraton: there is no such key, did you mean calibration\? a study has ",
+        ),
+        ("epochs: 3", r"epochs: there is no such key, did you mean final\.epochs\?"),
+        ("family: {me: a, llm: b, unusd: []}", r"family\.unusd: there is no such key, did you mean family\.unused\?"),
+        ("recipe: {zzz: 1}", r"recipe\.zzz: there is no such key\. `recipe` has "),
+        ("calibration: {ranks: [8]}", "at least 2 different ranks"),
+        ("calibration: {ranks: [8, 8]}", "must not repeat"),
+        ("calibration: {ranks: [0, 8]}", "rank 0"),
+        ("fit: {eps: 1}", r"fit\.eps: .*less than 1, got 1"),
+        ("calibration: {runs: two}", r"calibration\.runs: .*'one' or 'per_size', got 'two'"),
+        ("calibration: {samples: 32, smallest_size: 64}", "smallest_size 64 is above samples 32"),
+        ("search: {ranks: [0, 4]}", "rank 0"),
+    ],
+)
+def test_bad_values_are_named(tmp_path, extra, message):
+    with pytest.raises(ValueError, match=message):
+        read_study(written(tmp_path, MINIMAL + extra + "\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("- a\n- b\n", "expected a mapping"), ("a: [", "not readable YAML"), ("study: x\n", "model: Field required")],
+)
+def test_files_that_are_no_studies(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        read_study(written(tmp_path, text))
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(ValueError, match="there is no study file"):
+        read_study(tmp_path / "none.yaml")
+
+
+def test_config_is_hashable():
+    # Loaded data and models are cached by configuration.
+    one = StudyConfig(study="s", model="m", data={"train": "t"})
+    assert hash(one) == hash(StudyConfig(study="s", model="m", data={"train": "t"}))
+
+
+def sections(schema):
+    return [schema, *schema["$defs"].values()]
+
+
+def test_every_field_of_the_form_has_one_type_and_a_description():
+    for section in sections(StudyConfig.model_json_schema()):
+        for name, field in section["properties"].items():
+            kinds = field.get("anyOf", [])  # the Prefect UI shows tabs: only for a whole section that may be absent
+            assert not kinds or any("$ref" in kind for kind in kinds), name
+            assert "$ref" in field or field.get("description"), name
+            assert "_" not in field.get("title", ""), name
+
+
+def test_fields_emptied_in_the_form_count_as_absent():
+    config = StudyConfig(study="/s", model="m", data={"train": "/t", "images": ""}, search={"ranks": []})
+    assert config.data.images is None
+    assert config.search.ranks is None
+
+
+def test_workers_refuse_relative_paths():
+    require_full_paths(StudyConfig(study="/s", model="some/hub-id", data={"train": "/t"}))
+    with pytest.raises(ValueError, match=r"study = 's', data\.images = 'pictures'"):
+        require_full_paths(StudyConfig(study="s", model="m", data={"train": "/t", "images": "pictures"}))
+
+
+def test_a_family_that_was_left_empty_in_a_form_is_none(tmp_path):
+    config = read_study(written(tmp_path, MINIMAL))
+    for empty in ({}, {"me": "", "projector": [], "llm": "", "unused": []}):
+        assert StudyConfig.model_validate(config.model_dump() | {"family": empty}) == config
