@@ -30,8 +30,9 @@ from typing import Any
 import pandas as pd
 import torch
 
+from flows.calibrate import calibrate_flow
 from flows.cli.temporary_server import start_temporary_server
-from flows.stages import calibrate_flow, finetune_flow
+from flows.stages import finetune_flow
 from mars_core import __version__
 from mars_core.models.lora import RankPair
 from mars_core.training.evaluation import Evaluation, evaluate

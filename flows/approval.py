@@ -14,8 +14,7 @@ from tasks.choice.approval import is_approved, record_approval
 from tasks.choice.markdown import question_markdown
 from tasks.choice.search import chosen_pair
 from tasks.running.progress import say
-from tasks.settings.study import StudyConfig
-from tasks.study.revision import current_revision
+from tasks.study.opened import Study
 
 AfterChoice = Literal["train", "ask", "stop"]
 APPROVAL_TIMEOUT_SECONDS = 7 * 24 * 3600
@@ -45,19 +44,21 @@ def approval_form(values: Mapping[str, Any], question: str) -> type[FinalApprova
     return FinalApproval.with_initial_data(description=question, **fields)
 
 
-def may_train(config: StudyConfig, after_choice: AfterChoice) -> bool:
+def may_train(study: Study, after_choice: AfterChoice) -> bool:
     """Whether the final run shall start: at once, after a person's word, or not at all.
 
     An approval of the present choice is asked for once and kept with the study.
     """
     if after_choice == "stop":
         return False
-    return after_choice == "train" or is_approved(current_revision(config)) or _ask(config)
+    if after_choice == "train":
+        return True
+    study.pull()  # a person may have answered another machine
+    return is_approved(study.revision) or _ask(study)
 
 
-def _ask(config: StudyConfig) -> bool:
-    revision = current_revision(config)
-    pair, question = chosen_pair(revision), question_markdown(revision)
+def _ask(study: Study) -> bool:
+    pair, question = chosen_pair(study.revision), question_markdown(study.revision)
     form = approval_form({"r_me": pair.r_me, "r_llm": pair.r_llm}, question)
     while True:
         answer = pause_flow_run(wait_for_input=form, timeout=APPROVAL_TIMEOUT_SECONDS, poll_interval=2)
@@ -66,7 +67,7 @@ def _ask(config: StudyConfig) -> bool:
             return False
         try:
             wanted = _wanted(answer, pair)
-            record_approval(config, revision, wanted, answer.reason)
+            record_approval(study, wanted, answer.reason)
         except ValueError as error:  # ask again, with what was answered filled in
             form = approval_form(answer.model_dump(), f"**{error}**\n\n{question}")
             continue

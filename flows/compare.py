@@ -5,26 +5,27 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.results import JSON_RESULTS
-from flows.stages import evaluate_flow, final_pairs, finetune_flow, parent_run, report_flow, run_stage
-from mars_core.metrics.identity import content_hash
+from flows.stages import evaluate_flow, finetune_flow, report_flow
 from tasks.final.compare import (
-    baseline_outputs,
     check_baselines,
+    compare_stage,
     compared_before,
     comparison_path,
     score_baseline,
-    score_outputs,
+    score_stage,
     train_baseline,
+    training_stage,
     write_comparison,
 )
-from tasks.final.run import run_folder, run_inputs
+from tasks.final.pairs import final_pairs
+from tasks.final.run import run_folder
 from tasks.service.timeouts import bounded
 from tasks.settings.baselines import Baseline, read_baseline
 from tasks.settings.study import StudyConfig
-from tasks.storage.folder import Revision, is_finished, outputs_hash
-from tasks.storage.location import address, working_folder
+from tasks.storage.location import working_folder
 from tasks.study.lock import at_work_on
-from tasks.study.revision import open_revision
+from tasks.study.opened import Study, kept_open, open_study
+from tasks.study.parent_run import parent_run
 from tasks.tracking import runs as tracking
 
 
@@ -42,77 +43,55 @@ def compare_flow(config: StudyConfig, baselines: list[str], command: str = "mars
 
 
 def _compare(config: StudyConfig, baselines: list[str], command: str) -> str:
-    revision = open_revision(config, new=False)
-    asked = [read_baseline(text) for text in baselines]
-    check_baselines(config, asked)
-    finals = final_pairs(config, revision)
-    for role, pair in finals.items():
-        finetune_flow(config, pair.r_me, pair.r_llm, role)
-    evaluate_flow(config)
-    for baseline in asked:
-        baseline_flow(config, baseline)
-    together = [*_still_there(config, revision, asked), *asked]
-    stages = ["evaluate", *(score_stage(baseline) for baseline in together)]
+    with kept_open():
+        study = open_study(config)
+        asked = [read_baseline(text) for text in baselines]
+        check_baselines(config, asked)
+        finals = final_pairs(study)
+        for role, pair in finals.items():
+            finetune_flow(config, pair.r_me, pair.r_llm, role)
+        evaluate_flow(config)
+        for baseline in asked:
+            baseline_flow(config, baseline)
+        together = [*_still_there(study, asked), *asked]
 
-    def work() -> None:
-        with parent_run(config, revision) as parent:
-            write_comparison(config, revision, finals["chosen"], together, parent)
+        def work() -> None:
+            with parent_run(study) as parent:
+                write_comparison(study, finals["chosen"], together, parent)
 
-    inputs = content_hash([[baseline.name for baseline in together], outputs_hash(revision, *stages)])
-    run_stage(config, revision, "compare", inputs, [comparison_path(revision)], work)
-    report_flow(config, command)
-    return address(config.study, comparison_path(revision))
+        compare_stage(together).run(study, work)
+        report_flow(config, command)
+        return study.address(comparison_path(study.revision))
 
 
 @flow(name="mars-baseline", flow_run_name="baseline {baseline.name} {config.study}", **JSON_RESULTS)
 def baseline_flow(config: StudyConfig, baseline: Baseline) -> str:
     """Train a baseline and test it; returns its folder."""
-    revision = open_revision(config, new=False)
+    study = open_study(config)
     if baseline.pair is not None:
         finetune_flow(config, baseline.pair.r_me, baseline.pair.r_llm, "baseline")
     else:
-        _train(config, revision, baseline)
-    settings = [config.recipe.max_tokens, config.evaluation.model_dump(mode="json")]
-    scored = content_hash([outputs_hash(revision, training_stage(baseline)), *settings])
+        _train(study, baseline)
 
     def score() -> None:
-        tracking.open_experiment(working_folder(config.study))
-        bounded(score_baseline, config.timeouts.evaluation_hours, "timeouts.evaluation_hours")(
-            config, revision, baseline
-        )
+        tracking.open_experiment(study.folder)
+        bounded(score_baseline, config.timeouts.evaluation_hours, "timeouts.evaluation_hours")(study, baseline)
 
-    run_stage(config, revision, score_stage(baseline), scored, score_outputs(revision, baseline), score)
-    return address(config.study, run_folder(revision, baseline))
+    score_stage(baseline).run(study, score)
+    return study.address(run_folder(study.revision, baseline))
 
 
-def _train(config: StudyConfig, revision: Revision, baseline: Baseline) -> None:
+def _train(study: Study, baseline: Baseline) -> None:
+    limit = study.config.timeouts.final_run_hours
+
     def work() -> None:
-        with parent_run(config, revision) as parent:
-            bounded(train_baseline, config.timeouts.final_run_hours, "timeouts.final_run_hours")(
-                config, revision, baseline, parent
-            )
+        with parent_run(study) as parent:
+            bounded(train_baseline, limit, "timeouts.final_run_hours")(study, baseline, parent)
 
-    inputs, outputs = run_inputs(config, baseline), baseline_outputs(revision, baseline)
-    run_stage(config, revision, training_stage(baseline), inputs, outputs, work)
+    training_stage(baseline).run(study, work)
 
 
-def training_stage(baseline: Baseline) -> str:
-    """Name of the stage that trains a baseline; of a pair, the final run's."""
-    return f"finetune-{baseline.slug}"
-
-
-def score_stage(baseline: Baseline) -> str:
-    """Name of the stage that tests a baseline."""
-    return f"score-{baseline.slug}"
-
-
-def _still_there(config: StudyConfig, revision: Revision, asked: list[Baseline]) -> list[Baseline]:
+def _still_there(study: Study, asked: list[Baseline]) -> list[Baseline]:
     """Baselines compared earlier whose runs are those of the present settings."""
     names = {baseline.name for baseline in asked}
-    return [
-        baseline
-        for baseline in compared_before(revision)
-        if baseline.name not in names
-        and is_finished(revision, training_stage(baseline), run_inputs(config, baseline))
-        and revision.manifest(score_stage(baseline)).is_file()
-    ]
+    return [baseline for baseline in compared_before(study) if baseline.name not in names]

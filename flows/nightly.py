@@ -10,12 +10,14 @@ from typing import Any, Literal
 from prefect import flow
 from prefect.states import Completed
 
-from flows.finals import EVALUATORS, FINAL_TRAINERS
-from flows.packs import Where
+from flows.calibrate import calibrate_flow
+from flows.place import Where, place_of
 from flows.results import JSON_RESULTS
-from flows.stages import accept_flow, calibrate_flow, final_pairs, fit_flow, report_flow, search_flow
+from flows.stages import fit_flow, search_flow
+from flows.study import train_and_report
 from mars_core.drift import ChoiceDrift, Night, quiet_night_as_markdown
 from mars_core.models.lora import RankPair
+from tasks.final.pairs import final_pairs
 from tasks.inputs.data import check_data
 from tasks.nightly.run import Seen, find_drift, last_findings, look, publish_night, show_night, stored_runs
 from tasks.nightly.standing import Standing, read_acceptance, read_standing
@@ -23,10 +25,11 @@ from tasks.running.progress import say
 from tasks.settings.find import find_study, require_full
 from tasks.settings.study import StudyConfig
 from tasks.storage.folder import Revision, revisions
-from tasks.storage.location import address, working_folder
+from tasks.storage.location import working_folder
 from tasks.study.lock import StudyBusyError, at_work_on
+from tasks.study.opened import Study, kept_open, open_study, reopen_study
+from tasks.study.parent_run import parent_run
 from tasks.study.revision import current_revision
-from tasks.tracking import runs as tracking
 
 Trigger = Literal["propose", "run"]
 Outcome = Literal["kept", "proposed", "refused", "accepted", "triggered"]
@@ -51,7 +54,8 @@ def nightly_flow(study: str, trigger: Trigger = "propose", where: Where = "here"
         with at_work_on(working_folder(config.study)):
             return _night(config, trigger, where)
     except StudyBusyError as error:
-        return _skipped(str(error))
+        skipped: dict[str, Any] = _skipped(str(error))
+        return skipped
 
 
 def _skipped(why: str) -> Any:
@@ -63,15 +67,16 @@ def _skipped(why: str) -> Any:
 def _night(config: StudyConfig, trigger: Trigger, where: Where) -> dict[str, Any]:
     started = time.perf_counter()
     seen = look(config)
-    night = None if seen.unchanged else _recalibrate(config, seen, where)
-    revision = current_revision(config)
-    choice = night.choice if night else _stored_findings(config, revision, seen)
-    outcome, done = _act(config, revision, choice, trigger, where)
-    report = _publish(config, revision, night, choice, done)
+    with kept_open():
+        night = None if seen.unchanged else _recalibrate(config, seen, where)
+        study = reopen_study(config) if night is None else open_study(config)
+        choice = night.choice if night else _stored_findings(study, seen)
+        outcome, done = _act(study, choice, trigger, where)
+    report = _publish(study, night, choice, done)
     say(f"nightly: {outcome}. {choice.reason} {done}")
     return {
         "changes": list(seen.changes),
-        "revision": revision.number,
+        "revision": study.revision.number,
         "trained_runs": night.trained if night else 0,
         "adopted_runs": night.adopted if night else 0,
         "standing": list(choice.standing) if choice.standing else None,
@@ -85,15 +90,6 @@ def _night(config: StudyConfig, trigger: Trigger, where: Where) -> dict[str, Any
     }
 
 
-def final_run(config: StudyConfig, where: Where) -> None:
-    """Make the final runs of the newest revision's choice: train, score, accept, report."""
-    revision = current_revision(config)
-    FINAL_TRAINERS[where](config, revision, final_pairs(config, revision))
-    EVALUATORS[where](config)
-    accept_flow(config)
-    report_flow(config, command="mars nightly")
-
-
 def _recalibrate(config: StudyConfig, seen: Seen, where: Where) -> Night:
     study = working_folder(config.study)
     check_data(config.data).raise_if_bad()  # before anything expensive
@@ -101,28 +97,26 @@ def _recalibrate(config: StudyConfig, seen: Seen, where: Where) -> Night:
     calibrate_flow(config, seen.opens_revision, where)
     fit_flow(config)
     search_flow(config)
-    revision = current_revision(config)
-    return find_drift(config, revision, seen, stored_runs(revision) - before)
+    opened = open_study(config)
+    return find_drift(opened, seen, stored_runs(opened.revision) - before)
 
 
-def _stored_findings(config: StudyConfig, revision: Revision, seen: Seen) -> ChoiceDrift:
+def _stored_findings(study: Study, seen: Seen) -> ChoiceDrift:
     """What the last night found; found again where another final run has been accepted since."""
-    return last_findings(revision) or find_drift(config, revision, seen, set()).choice
+    return last_findings(study.revision) or find_drift(study, seen, set()).choice
 
 
-def _act(
-    config: StudyConfig, revision: Revision, choice: ChoiceDrift, trigger: Trigger, where: Where
-) -> tuple[Outcome, str]:
+def _act(study: Study, choice: ChoiceDrift, trigger: Trigger, where: Where) -> tuple[Outcome, str]:
     if not choice.needs_final_run:
         return "kept", "No final run is needed."
-    standing, pair = read_standing(revision.study), final_pairs(config, revision)["chosen"]
-    before = _decided(revision, pair, standing)
+    standing, pair = read_standing(study.folder), final_pairs(study)["chosen"]
+    before = _decided(study.revision, pair, standing)
     if before is not None and before[0] == "refused":
         return before
     if trigger == "propose":
         return "proposed", f"A final run of {pair} is proposed; `mars nightly --trigger run` makes it."
-    final_run(config, where)
-    return _decided(revision, pair, standing) or ("triggered", f"A final run of {pair} was set off.")
+    train_and_report(study, place_of(where), "mars nightly")
+    return _decided(study.revision, pair, standing) or ("triggered", f"A final run of {pair} was set off.")
 
 
 def _decided(revision: Revision, pair: RankPair, standing: Standing | None) -> tuple[Outcome, str] | None:
@@ -135,9 +129,9 @@ def _decided(revision: Revision, pair: RankPair, standing: Standing | None) -> t
     return "refused", f"The final run of {pair} was not accepted: {decision.reason}."
 
 
-def _publish(config: StudyConfig, revision: Revision, night: Night | None, choice: ChoiceDrift, done: str) -> str:
+def _publish(study: Study, night: Night | None, choice: ChoiceDrift, done: str) -> str:
     if night is None:
-        show_night(quiet_night_as_markdown(revision.study.name, revision.number, choice, done))
-        return address(config.study, revision.path("drift.md"))
-    with tracking.study_run(working_folder(config.study), revision.number, config.model_dump(mode="json")) as parent:
-        return address(config.study, Path(publish_night(config, revision, night, done, parent)))
+        show_night(quiet_night_as_markdown(study.folder.name, study.revision.number, choice, done))
+        return study.address(study.path("drift.md"))
+    with parent_run(study) as parent:
+        return study.address(Path(publish_night(study, night, done, parent)))

@@ -8,23 +8,23 @@ from typing import Any
 from prefect import flow
 
 from flows.approval import AfterChoice, may_train
-from flows.finals import trigger_finals
-from flows.packs import bounded_pack
+from flows.here import bounded_pack
 from flows.results import JSON_RESULTS
-from flows.stages import accept_flow, evaluate_flow, final_pairs, finetune_flow, fit_flow, search_flow
+from flows.stages import accept_flow, evaluate_flow, finetune_flow, fit_flow, search_flow
+from flows.workers import trigger_finals
 from mars_core import __version__
 from mars_core.models.lora import RankPair
-from tasks.calibration.plan import CalibrationPlan, PlannedPack, plan_calibration
 from tasks.calibration.stored import missing_runs
 from tasks.choice.approval import pair_to_train
 from tasks.choice.search import choice_path
+from tasks.final.pairs import final_pairs
 from tasks.running.progress import say
 from tasks.service.device_slot import device_slot
 from tasks.settings.study import StudyConfig
 from tasks.storage.folder import Revision
 from tasks.storage.location import working_folder
-from tasks.storage.transfer import pull
-from tasks.study.revision import current_revision
+from tasks.study.opened import Study, kept_open, open_study, reopen_study
+from tasks.study.plan import CalibrationPlan, PlannedPack
 
 ASKED_FOR = "asked for"
 
@@ -47,14 +47,14 @@ def calibrate_pack_flow(
             f"this worker runs MARS {__version__}, the calibration that asked for the pack {code_version}: "
             "install the same version on all machines"
         )
-    pull(config.study)
-    opened, plan = Revision(working_folder(config.study), revision), plan_calibration(config)
-    pack = _planned_pack(plan, runs)
-    if not missing_runs(opened, plan, pack.runs):
+    study = Study(config, Revision(working_folder(config.study), revision))
+    study.pull()
+    pack = _planned_pack(study.plan, runs)
+    if not missing_runs(study, pack.runs):
         say("calibrate-pack: already done")
         return []
     with device_slot(config.device):
-        return bounded_pack(config)(config, opened, plan, pack, parent, pack.name)
+        return bounded_pack(config)(study, pack, parent, pack.name)
 
 
 def _planned_pack(plan: CalibrationPlan, runs: list[str]) -> PlannedPack:
@@ -79,10 +79,10 @@ def final_flow(config: StudyConfig, r_me: int | None = None, r_llm: int | None =
         r_me: Rank of the vision encoder, by default the chosen one.
         r_llm: Rank of the language model, by default the chosen one.
     """
-    revision = current_revision(config)
-    pair = _asked_for(revision, r_me, r_llm)
-    role = _role(config, revision, pair)
-    with device_slot(config.device):
+    study = reopen_study(config)
+    pair = _asked_for(study.revision, r_me, r_llm)
+    role = _role(study, pair)
+    with device_slot(config.device), kept_open():
         adapter = finetune_flow(config, pair.r_me, pair.r_llm, role)
         if role == "chosen":  # here, where there is a GPU: the standing adapter may have to be scored again
             accept_flow(config)
@@ -97,10 +97,10 @@ def _asked_for(revision: Revision, r_me: int | None, r_llm: int | None) -> RankP
     return pair_to_train(revision)
 
 
-def _role(config: StudyConfig, revision: Revision, pair: RankPair) -> str:
-    if not choice_path(revision).is_file():
+def _role(study: Study, pair: RankPair) -> str:
+    if not choice_path(study.revision).is_file():
         return ASKED_FOR
-    roles = {known: role for role, known in final_pairs(config, revision).items()}
+    roles = {known: role for role, known in final_pairs(study).items()}
     return roles.get(pair, ASKED_FOR)
 
 
@@ -123,8 +123,10 @@ def fit_and_search_flow(config: StudyConfig, after_choice: AfterChoice = "train"
         config: The study; its calibration must have finished.
         after_choice: Train the chosen pair at once, ask a person first (this run pauses), or stop.
     """
-    fit_flow(config)
-    chosen = search_flow(config)
-    if not may_train(config, after_choice):
-        return {"chosen": chosen, "triggered": []}
-    return {"chosen": chosen, "triggered": trigger_finals(config)}
+    with kept_open():
+        fit_flow(config)
+        chosen = search_flow(config)
+        study = open_study(config)
+        if not may_train(study, after_choice):
+            return {"chosen": chosen, "triggered": []}
+        return {"chosen": chosen, "triggered": trigger_finals(study)}

@@ -7,15 +7,15 @@ from typing import Any
 from prefect import flow
 
 from flows.approval import AfterChoice, may_train
-from flows.finals import EVALUATORS, FINAL_TRAINERS
-from flows.packs import Where
+from flows.calibrate import calibrate_flow
+from flows.place import Place, Where, place_of
 from flows.results import JSON_RESULTS
-from flows.stages import accept_flow, calibrate_flow, final_pairs, fit_flow, report_flow, search_flow
+from flows.stages import accept_flow, fit_flow, report_flow, search_flow
+from tasks.final.pairs import final_pairs
 from tasks.report.summary import summarise
 from tasks.settings.study import StudyConfig
-from tasks.storage.location import working_folder
 from tasks.study.lock import at_work_on
-from tasks.study.revision import current_revision
+from tasks.study.opened import Study, kept_open, open_study
 
 
 @flow(name="mars-study", flow_run_name="study {config.study}", **JSON_RESULTS)
@@ -35,16 +35,23 @@ def study_flow(
         where: Train in this process, or in runs of their own on the workers of pool mars-gpu.
         command: How the report says that the study was started.
     """
-    calibrate_flow(config, new_revision, where)
-    fit_flow(config)
-    chosen = search_flow(config)
-    if not may_train(config, after_choice):
-        return {"pair": chosen, "stopped": "after the choice"}
-    # Not before: a person who is asked may take days.
-    with at_work_on(working_folder(config.study)):
-        revision = current_revision(config)
-        FINAL_TRAINERS[where](config, revision, final_pairs(config, revision))
-        EVALUATORS[where](config)
-        accept_flow(config)
-        report_flow(config, command)
-    return summarise(config, revision)
+    with kept_open():
+        calibrate_flow(config, new_revision, where)
+        fit_flow(config)
+        chosen = search_flow(config)
+        study = open_study(config)
+        if not may_train(study, after_choice):
+            return {"pair": chosen, "stopped": "after the choice"}
+        # Not before: a person who is asked may take days.
+        with at_work_on(study.folder):
+            train_and_report(study, place_of(where), command)
+        return summarise(study)
+
+
+def train_and_report(study: Study, place: Place, command: str) -> None:
+    """Make the final runs of the present choice: train, score, accept, report."""
+    study.pull()
+    place.train_finals(study, final_pairs(study))
+    place.evaluate(study)
+    accept_flow(study.config)
+    report_flow(study.config, command)

@@ -39,7 +39,7 @@ def list_laws(as_json: AsJson = False) -> None:
     for row in rows:
         console.print(f"[bold]{row['name']}[/bold]  {row['title']}")
         console.print(f"  {row['equation']}", markup=False, highlight=False)
-        columns = ", ".join([*row["inputs"], row["target"]])  # type: ignore[misc]
+        columns = ", ".join([*row["inputs"], row["target"]])  # type: ignore
         console.print(f"  columns {columns}; from {row['source']}", markup=False, highlight=False)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -76,7 +77,7 @@ def calibrate(
     config = load_study(study)
     if dry_run:
         from tasks.calibration.packs import forecast
-        from tasks.calibration.plan import describe_plan, plan_calibration
+        from tasks.study.plan import describe_plan, plan_calibration
 
         plan = plan_calibration(config)
         expected = forecast(config, plan, plan.runs)
@@ -86,7 +87,7 @@ def calibrate(
             _print_plan(describe_plan(plan), str(expected))
         return
     start_temporary_server()
-    from flows.stages import calibrate_flow
+    from flows.calibrate import calibrate_flow
 
     print_result({"revision": calibrate_flow(config, new_revision, where)}, as_json)
 
@@ -184,15 +185,17 @@ def finetune(
 ) -> None:
     """Train the chosen pair at the full budget and save its adapter; the uniform-rank default too, to compare."""
     config = load_for_flow(study, accelerate)
-    from flows.stages import final_pairs, finetune_flow
+    from flows.stages import finetune_flow
+    from tasks.final.pairs import final_pairs
     from tasks.storage.location import working_folder
     from tasks.study.lock import at_work_on
+    from tasks.study.opened import kept_open, open_study
 
-    with at_work_on(working_folder(config.study)):
+    with at_work_on(working_folder(config.study)), kept_open():
         if ranks is not None:
             adapters = {"asked for": finetune_flow(config, *ranks, role="asked for")}
         else:
-            finals = final_pairs(config, _newest_revision(config))
+            finals = final_pairs(open_study(config))
             adapters = {role: finetune_flow(config, pair.r_me, pair.r_llm, role) for role, pair in finals.items()}
     print_result(adapters, as_json)
 
@@ -232,7 +235,6 @@ def load_study(where: str, accelerate: str | None = None) -> StudyConfig:
 
     accelerate: configuration of accelerate that takes the place of the study's.
     """
-    from tasks.calibration.plan import plan_calibration
     from tasks.inputs.data import check_data
     from tasks.running.progress import say
     from tasks.settings.accelerate import acceleration_of, require_one_process
@@ -240,6 +242,7 @@ def load_study(where: str, accelerate: str | None = None) -> StudyConfig:
     from tasks.storage.folder import revisions
     from tasks.storage.location import is_remote, working_folder
     from tasks.storage.transfer import pull
+    from tasks.study.plan import plan_calibration
 
     require_one_process()
     config = find_study(where)
@@ -263,7 +266,7 @@ def _newest_revision(config: StudyConfig) -> Revision:
     return newest_revision(working_folder(config.study))
 
 
-def print_result(result: dict[str, object], as_json: bool) -> None:
+def print_result(result: Mapping[str, object], as_json: bool) -> None:
     """Print a small result."""
     if as_json:
         print_json(result)

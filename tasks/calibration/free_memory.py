@@ -17,7 +17,7 @@ def free_memory(control_groups: Path = CONTROL_GROUPS, own_group: Path = OWN_GRO
     In a container the machine's free memory says nothing: a process that goes beyond its group's limit is killed.
     """
     rooms = [room for group in _groups_around(control_groups, own_group) if (room := _room(group)) is not None]
-    return max(0, min([psutil.virtual_memory().available, *rooms]))
+    return max(0, min([int(psutil.virtual_memory().available), *rooms]))
 
 
 def _groups_around(control_groups: Path, own_group: Path) -> Iterator[Path]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,12 @@ import pyarrow.parquet as pq
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks.calibration.plan import CalibrationPlan, PlannedRun
-from tasks.calibration.stored import calibration_outputs
+from tasks.calibration.stored import run_files
 from tasks.running.retrying import SENDING
-from tasks.settings.study import StudyConfig
 from tasks.storage.files import read_json
 from tasks.storage.folder import Revision
+from tasks.study.opened import Study
+from tasks.study.plan import PlannedRun
 from tasks.tracking import runs as tracking
 from tasks.tracking.datasets import log_datasets
 
@@ -55,16 +54,14 @@ def _run_hours(summary: Mapping[str, Any], metrics: Path) -> dict[str, float]:
 
 
 @task(name="publish-calibration", cache_policy=NO_CACHE, persist_result=False, **SENDING)
-def publish_calibration(
-    config: StudyConfig, revision: Revision, plan: CalibrationPlan, trained: Sequence[PlannedRun], parent: str
-) -> None:
+def publish_calibration(study: Study, trained: Sequence[PlannedRun], parent: str) -> None:
     """Put datasets and hours on the MLflow runs of what was just trained, and the revision's on its parent run."""
-    log_datasets(parent, config)
-    tracking.log_values(parent, revision_hours(revision))
+    log_datasets(parent, study.config)
+    tracking.log_values(parent, revision_hours(study.revision))
     for run in trained:
-        metrics, summary = calibration_outputs(revision, replace(plan, runs=(run,)))
+        metrics, summary = run_files(study.revision, [run])
         record = read_json(summary)
         if not tracking.is_tracked(record["mlflow_run_id"]):  # another machine trained it meanwhile
             continue
-        log_datasets(record["mlflow_run_id"], config, ("train", "validation"))
+        log_datasets(record["mlflow_run_id"], study.config, ("train", "validation"))
         tracking.log_values(record["mlflow_run_id"], _run_hours(record, metrics))

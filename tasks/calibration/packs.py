@@ -18,7 +18,6 @@ from mars_core.packing.cost import ACTIVATION_MARGIN, Cost, measure_cost
 from mars_core.packing.footprint import adapter_bytes
 from mars_core.packing.lanes import Lanes
 from tasks.calibration.free_memory import free_memory
-from tasks.calibration.plan import CalibrationPlan, PlannedPack, PlannedRun, RunSchedule
 from tasks.calibration.state import read_state
 from tasks.inputs.base_model import base_model, device_name, resolve_device
 from tasks.inputs.data import calibration_set, scored_batches, step_batches, validation_set
@@ -26,7 +25,8 @@ from tasks.inputs.used_layers import check_layers_are_used
 from tasks.running.progress import say
 from tasks.settings.study import StudyConfig
 from tasks.storage.files import read_json, write_json
-from tasks.storage.folder import Revision
+from tasks.study.opened import Study
+from tasks.study.plan import CalibrationPlan, PlannedPack, PlannedRun, RunSchedule
 
 # Where workers share the packs: enough runs for the frozen backbone to pay off, few enough to keep several GPUs busy.
 RUNS_PER_PACK_ON_WORKERS = 4
@@ -106,22 +106,20 @@ def forecast(config: StudyConfig, plan: CalibrationPlan, runs: Sequence[PlannedR
     )
 
 
-def begin_packs(
-    config: StudyConfig, revision: Revision, plan: CalibrationPlan, missing: Sequence[PlannedRun]
-) -> tuple[list[PlannedPack], dict[str, Any]]:
+def begin_packs(study: Study, missing: Sequence[PlannedRun]) -> tuple[list[PlannedPack], dict[str, Any]]:
     """The packs that train `missing`, those begun earlier first, and what they are expected to take (also told)."""
-    begun, fresh = _begun_and_fresh(revision, plan, missing)
+    begun, fresh = _begun_and_fresh(study, missing)
     if begun:
         runs = sum(len(pack.runs) for pack in begun)
         say(f"calibrate: going on with {len(begun)} unfinished packs of {runs} runs")
     if not fresh:
         return begun, {}
-    if resolve_device(config.device).type == "cuda" and torch.cuda.device_count() > 1:
+    if resolve_device(study.config.device).type == "cuda" and torch.cuda.device_count() > 1:
         say(
             f"note: calibration here takes one of {torch.cuda.device_count()} GPUs; "
             "`mars up`, then `--where workers`, takes all of them"
         )
-    expected = forecast(config, plan, fresh)
+    expected = forecast(study.config, study.plan, fresh)
     say(f"calibrate: expected to take {expected}")
     return [*begun, *expected.packs], {
         "expected_runs": [run.run_id for run in fresh],
@@ -130,16 +128,14 @@ def begin_packs(
     }
 
 
-def _begun_and_fresh(
-    revision: Revision, plan: CalibrationPlan, missing: Sequence[PlannedRun]
-) -> tuple[list[PlannedPack], list[PlannedRun]]:
-    begun = unfinished_packs(revision, plan, missing)
+def _begun_and_fresh(study: Study, missing: Sequence[PlannedRun]) -> tuple[list[PlannedPack], list[PlannedRun]]:
+    begun = unfinished_packs(study, missing)
     taken = {run.run_id for pack in begun for run in pack.runs}
     return begun, [run for run in missing if run.run_id not in taken]
 
 
 def packs_for_workers(
-    config: StudyConfig, revision: Revision, plan: CalibrationPlan, missing: Sequence[PlannedRun], workers: int | None
+    study: Study, missing: Sequence[PlannedRun], workers: int | None
 ) -> tuple[list[PlannedPack], dict[str, Any]]:
     """The packs that workers train, those begun earlier first. Nothing is measured: this machine may have no GPU.
 
@@ -148,10 +144,10 @@ def packs_for_workers(
 
     workers: how many there are, None where that is not known.
     """
-    begun, fresh = _begun_and_fresh(revision, plan, missing)
-    limit = config.calibration.pack_runs or _runs_per_pack(len(fresh), workers)
-    asked = revision.path("calibration", "packs", f"of-{config.calibration.pack_runs or 'workers'}.json")
-    return [*begun, *_asked_for(asked, plan, limit, fresh)], {}
+    begun, fresh = _begun_and_fresh(study, missing)
+    limit = study.config.calibration.pack_runs or _runs_per_pack(len(fresh), workers)
+    asked = study.revision.path("calibration", "packs", f"of-{study.config.calibration.pack_runs or 'workers'}.json")
+    return [*begun, *_asked_for(asked, study.plan, limit, fresh)], {}
 
 
 def _runs_per_pack(runs: int, workers: int | None) -> int:
@@ -269,12 +265,12 @@ PACK_FILE = "runs.json"
 """Beside the state of a pack: the ids of its runs."""
 
 
-def unfinished_packs(revision: Revision, plan: CalibrationPlan, missing: Sequence[PlannedRun]) -> list[PlannedPack]:
+def unfinished_packs(study: Study, missing: Sequence[PlannedRun]) -> list[PlannedPack]:
     """Packs of planned runs that were begun, with runs that are still missing: they go on where they stopped."""
-    known = {run.run_id: run for run in plan.runs}
+    known = {run.run_id: run for run in study.plan.runs}
     left = {run.run_id for run in missing}
     found = []
-    for path in sorted(revision.path("calibration", "state").glob(f"*/{PACK_FILE}")):
+    for path in sorted(study.revision.path("calibration", "state").glob(f"*/{PACK_FILE}")):
         ids = read_json(path)
         if not (left.intersection(ids) and known.keys() >= set(ids)):
             continue

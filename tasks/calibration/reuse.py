@@ -2,47 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
-
 import pyarrow.parquet as pq
 
 from mars_core.metrics.schema import to_table
-from tasks.calibration.plan import CalibrationPlan, PlannedRun
-from tasks.calibration.stored import calibration_outputs, missing_runs, read_metrics
+from tasks.calibration.stored import missing_runs, read_metrics, run_files
 from tasks.storage.files import read_json, replacing, write_json
 from tasks.storage.folder import Revision, revisions
+from tasks.study.opened import Study
+from tasks.study.plan import PlannedRun
 
 
-def adopt_runs(revision: Revision, plan: CalibrationPlan) -> list[PlannedRun]:
+def adopt_runs(study: Study) -> list[PlannedRun]:
     """Copy planned runs that are missing here and whole in an older revision; returns them.
 
     A run_id is a hash of everything that decides a run, so a run that carries it is the run that would be trained.
     The rows get this revision's number; the run's record says where it comes from. Nothing is taken twice.
     """
     adopted: list[PlannedRun] = []
-    for older in reversed([known for known in revisions(revision.study) if known.number != revision.number]):
-        missing = missing_runs(revision, plan)
+    others = [known for known in revisions(study.folder) if known.number != study.revision.number]
+    for older in reversed(others):
+        missing = missing_runs(study)
         if not missing:
             break
-        elsewhere = {run.run_id for run in missing_runs(older, plan)}
+        elsewhere = {run.run_id for run in missing_runs(study.at(older))}
         available = [run for run in missing if run.run_id not in elsewhere]
         for run in available:
-            _copy(older, revision, plan, run)
+            _copy(older, study.revision, run)
         adopted += available
     return adopted
 
 
-def _copy(older: Revision, revision: Revision, plan: CalibrationPlan, run: PlannedRun) -> None:
-    metrics, summary = _files(older, plan, run)
-    to_metrics, to_summary = _files(revision, plan, run)
+def _copy(older: Revision, revision: Revision, run: PlannedRun) -> None:
+    metrics, summary = run_files(older, [run])
+    to_metrics, to_summary = run_files(revision, [run])
     rows = read_metrics(metrics).assign(revision=revision.number)
     with replacing(to_metrics) as temporary:
         pq.write_table(to_table(rows), temporary)
     record = read_json(summary)  # last: a run counts as stored only once both files are there
     write_json(to_summary, {**record, "adopted_from": record.get("adopted_from", older.number)})
-
-
-def _files(revision: Revision, plan: CalibrationPlan, run: PlannedRun) -> tuple[Path, Path]:
-    metrics, summary = calibration_outputs(revision, replace(plan, runs=(run,)))
-    return metrics, summary

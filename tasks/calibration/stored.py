@@ -10,16 +10,15 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from mars_core.metrics.schema import from_table
-from tasks.calibration.plan import CalibrationPlan, PlannedRun
 from tasks.storage.files import read_json
 from tasks.storage.folder import Revision
+from tasks.study.opened import Study
+from tasks.study.plan import PlannedRun
 
 
-def missing_runs(
-    revision: Revision, plan: CalibrationPlan, runs: Sequence[PlannedRun] | None = None
-) -> list[PlannedRun]:
+def missing_runs(study: Study, runs: Sequence[PlannedRun] | None = None) -> list[PlannedRun]:
     """Those of the planned runs (or of some of them) whose metrics are not there yet or not whole."""
-    return [run for run in (plan.runs if runs is None else runs) if not _is_stored(revision, run)]
+    return [run for run in (study.plan.runs if runs is None else runs) if not _is_stored(study.revision, run)]
 
 
 def _is_stored(revision: Revision, run: PlannedRun) -> bool:
@@ -39,13 +38,13 @@ def read_metrics(path: Path) -> pd.DataFrame:
     return from_table(pq.read_table(path))
 
 
-def collect_metrics(revision: Revision, plan: CalibrationPlan) -> tuple[pd.DataFrame, list[str]]:
+def collect_metrics(study: Study) -> tuple[pd.DataFrame, list[str]]:
     """Metrics of all planned runs that did not diverge, and a note on each that did."""
     frames, notes = [], []
-    for run in plan.runs:
-        diverged_at = read_json(summary_path(revision, run.run_id))["diverged_at"]
+    for run in study.plan.runs:
+        diverged_at = read_json(summary_path(study.revision, run.run_id))["diverged_at"]
         if diverged_at is None:
-            frames.append(read_metrics(metrics_path(revision, run.run_id)))
+            frames.append(read_metrics(metrics_path(study.revision, run.run_id)))
         else:
             notes.append(f"run {run.name} diverged at step {diverged_at} and is left out of the laws")
     if not frames:
@@ -53,14 +52,14 @@ def collect_metrics(revision: Revision, plan: CalibrationPlan) -> tuple[pd.DataF
     return pd.concat(frames, ignore_index=True), notes
 
 
-def diverged_pairs(revision: Revision, plan: CalibrationPlan) -> dict[tuple[int, int], str]:
+def diverged_pairs(study: Study) -> dict[tuple[int, int], str]:
     """Pairs with a planned run that diverged, each with the words for those runs.
 
     A pair of several seeds is among them with one: what its other seeds reached is what it reaches where it holds.
     """
     found: dict[tuple[int, int], list[str]] = {}
-    for run in plan.runs:
-        diverged_at = read_json(summary_path(revision, run.run_id))["diverged_at"]
+    for run in study.plan.runs:
+        diverged_at = read_json(summary_path(study.revision, run.run_id))["diverged_at"]
         if diverged_at is not None:
             size = "" if run.schedule.size is None else f" and size {run.schedule.size}"
             words = f"seed {run.seed}{size} at step {diverged_at}"
@@ -84,9 +83,9 @@ def stored_metrics(revision: Revision) -> pd.DataFrame:
     return pd.concat([read_metrics(path) for path in kept], ignore_index=True)
 
 
-def calibration_outputs(revision: Revision, plan: CalibrationPlan) -> list[Path]:
+def calibration_outputs(study: Study) -> list[Path]:
     """Files that a finished calibration consists of."""
-    return run_files(revision, plan.runs)
+    return run_files(study.revision, study.plan.runs)
 
 
 def run_files(revision: Revision, runs: Sequence[PlannedRun]) -> list[Path]:
@@ -94,15 +93,15 @@ def run_files(revision: Revision, runs: Sequence[PlannedRun]) -> list[Path]:
     return [path(revision, run.run_id) for run in runs for path in (metrics_path, summary_path)]
 
 
-def calibration_cost(revision: Revision, plan: CalibrationPlan) -> dict[str, Any]:
+def calibration_cost(study: Study) -> dict[str, Any]:
     """What the planned runs took in training and evaluation, as they recorded it."""
-    summaries = [read_json(summary_path(revision, run.run_id)) for run in plan.runs]
+    summaries = [read_json(summary_path(study.revision, run.run_id)) for run in study.plan.runs]
     return {
         "seconds": sum(summary["wall_seconds"] for summary in summaries),
         "peak_memory_bytes": max(summary["peak_memory_bytes"] for summary in summaries),
-        "runs": len(plan.runs),
-        "steps": plan.steps,
-        "notes": list(plan.notes),
+        "runs": len(study.plan.runs),
+        "steps": study.plan.steps,
+        "notes": list(study.plan.notes),
     }
 
 

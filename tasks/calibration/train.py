@@ -28,7 +28,6 @@ from mars_core.packing.state import PackState
 from mars_core.packing.train import TrainedPack, train_pack
 from mars_core.training.calibration import CalibrationRun, Checkpoint
 from tasks.calibration.packs import PACK_FILE, lanes_at_once, memory_budget
-from tasks.calibration.plan import CalibrationPlan, PlannedPack, PlannedRun
 from tasks.calibration.state import drop_state, has_state, read_state, state_folder, write_state
 from tasks.calibration.stored import metrics_path, missing_runs, run_files, summary_path
 from tasks.inputs.base_model import base_model, device_name, resolve_device
@@ -39,8 +38,9 @@ from tasks.running.progress import progress_bar, say
 from tasks.settings.study import StudyConfig
 from tasks.storage.files import replacing, replacing_folder, write_json
 from tasks.storage.folder import Revision
-from tasks.storage.location import working_folder
-from tasks.storage.transfer import publish_part, pull
+from tasks.storage.transfer import publish_part
+from tasks.study.opened import Study
+from tasks.study.plan import PlannedPack, PlannedRun
 from tasks.study.revision import recipe_hash
 from tasks.tracking import runs as tracking
 from tasks.tracking.machine_load import machine_load
@@ -53,44 +53,41 @@ from tasks.tracking.machine_load import machine_load
     persist_result=False,
     tags=["calibration"],
 )
-def calibrate_pack(
-    config: StudyConfig, revision: Revision, plan: CalibrationPlan, pack: PlannedPack, parent: str, label: str | None
-) -> list[str]:
+def calibrate_pack(study: Study, pack: PlannedPack, parent: str, label: str | None) -> list[str]:
     """Train the runs of a pack that are still missing and store their metrics; returns the paths of the Parquet files.
 
     label: of the progress bar, None for none.
     """
-    tracking.use_store(working_folder(config.study))
-    pull(config.study)  # another machine may have trained some of them since the packs were planned
-    missing = missing_runs(revision, plan, pack.runs)
+    tracking.use_store(study.folder)
+    study.pull()  # another machine may have trained some of them since the packs were planned
+    missing = missing_runs(study, pack.runs)
     if missing:
         # A pack with a state goes on as it was, even if some of its runs were stored before it was killed.
-        state = state_folder(revision, pack.pack_id)
+        state = state_folder(study.revision, pack.pack_id)
         begun = read_state(state, pack.schedule.checkpoint_steps) is not None
         if has_state(state) and not begun:
             say(f"pack {pack.name}: starts anew, its state is damaged or was made with other checkpoint steps")
         whole = pack if begun else PlannedPack(tuple(missing))
-        _train_and_store(config, revision, whole, missing, parent, label)
-    publish_part(config.study, revision, "calibrate", run_files(revision, pack.runs))
-    return [str(metrics_path(revision, run.run_id)) for run in pack.runs]
+        _train_and_store(study, whole, missing, parent, label)
+    publish_part(study.config.study, study.revision, "calibrate", run_files(study.revision, pack.runs))
+    return [str(metrics_path(study.revision, run.run_id)) for run in pack.runs]
 
 
 def _train_and_store(
-    config: StudyConfig,
-    revision: Revision,
+    study: Study,
     pack: PlannedPack,
     missing: Sequence[PlannedRun],
     parent: str,
     label: str | None,
 ) -> None:
-    folder = state_folder(revision, pack.pack_id)
+    folder = state_folder(study.revision, pack.pack_id)
     write_json(folder / PACK_FILE, [run.run_id for run in pack.runs])
-    base = base_model(config)
-    check_layers_are_used(config, base)
-    tracked = {run: _begin(config, revision, base, run, pack, parent) for run in missing}
+    base = base_model(study.config)
+    check_layers_are_used(study.config, base)
+    tracked = {run: _begin(study, base, run, pack, parent) for run in missing}
     try:
         with machine_load(list(tracked.values())):
-            trained = _train(config, revision, pack, tracked, label)
+            trained = _train(study, pack, tracked, label)
     except BaseException as error:
         # A run that was killed outright stays open, and the next process goes on with it; this one is going on no more.
         status = "KILLED" if isinstance(error, (KeyboardInterrupt, CancelledError)) else "FAILED"
@@ -100,39 +97,38 @@ def _train_and_store(
     for run, result in zip(pack.runs, trained.runs, strict=True):
         if run not in tracked:
             continue
-        rows = _rows(config, revision, pack, run, result.checkpoints)
+        rows = _rows(study, pack, run, result.checkpoints)
         _log_new(tracked[run], rows)
-        _store(revision, run, rows, result, tracked[run])
+        _store(study.revision, run, rows, result, tracked[run])
         tracking.end_child(tracked[run], "FINISHED" if result.diverged_at is None else "FAILED")
     drop_state(folder)
 
 
 def _train(
-    config: StudyConfig,
-    revision: Revision,
+    study: Study,
     pack: PlannedPack,
     tracked: Mapping[PlannedRun, str],
     label: str | None,
 ) -> TrainedPack:
-    base = base_model(config)
-    folder = state_folder(revision, pack.pack_id)
-    validation = scored_batches(validation_set(config), base, config.evaluation_batch_size)
-    samples = calibration_set(config, pack.data_seed)
-    steps = partial(step_batches, samples, base, config.recipe.batch_size, config.micro_batch_size)
+    base = base_model(study.config)
+    folder = state_folder(study.revision, pack.pack_id)
+    validation = scored_batches(validation_set(study.config), base, study.config.evaluation_batch_size)
+    samples = calibration_set(study.config, pack.data_seed)
+    steps = partial(step_batches, samples, base, study.config.recipe.batch_size, study.config.micro_batch_size)
     horizon, checkpoint_steps = pack.schedule.horizon, pack.schedule.checkpoint_steps
     begun = read_state(folder, checkpoint_steps)
     if begun is not None:
         say(f"pack {pack.name}: going on after step {begun.step} of {horizon}")
 
     def keep(state: PackState) -> None:
-        if config.calibration.snapshots:
-            _keep_snapshots(revision, base, pack, state)
+        if study.config.calibration.snapshots:
+            _keep_snapshots(study.revision, base, pack, state)
         for run, member in zip(pack.runs, state.members, strict=True):
             if run not in tracked:
                 continue
             checkpoints = [Checkpoint(**checkpoint) for checkpoint in member["checkpoints"]]
             if checkpoints:
-                _log_new(tracked[run], _rows(config, revision, pack, run, checkpoints))
+                _log_new(tracked[run], _rows(study, pack, run, checkpoints))
         write_state(folder, state)  # last: what is repeated after a kill in between replaces its equal
 
     with progress_bar(label, horizon) if label else nullcontext() as advance:
@@ -142,11 +138,11 @@ def _train(
             [PackMember(run.pair, run.seed) for run in pack.runs],
             train_steps=steps,
             validation=validation,
-            recipe=config.recipe.as_recipe(),
+            recipe=study.config.recipe.as_recipe(),
             horizon=horizon,
             checkpoint_steps=checkpoint_steps,
-            lanes=_lanes(config, base, pack),
-            measurement=measurement(config),
+            lanes=_lanes(study.config, base, pack),
+            measurement=measurement(study.config),
             resume=begun,
             on_step=advance,
             on_checkpoint=keep,
@@ -171,21 +167,21 @@ def _lanes(config: StudyConfig, base: Base, pack: PlannedPack) -> Lanes:
     )
 
 
-def _begin(config: StudyConfig, revision: Revision, base: Base, run: PlannedRun, pack: PlannedPack, parent: str) -> str:
+def _begin(study: Study, base: Base, run: PlannedRun, pack: PlannedPack, parent: str) -> str:
     parameters = {
         "r_me": run.pair.r_me,
         "r_llm": run.pair.r_llm,
         "seed": run.seed,
         "data_seed": run.data_seed,
         "trainable_parameters": trainable_parameters(base.partition, run.pair),
-        "data_hash": load_data(config.data).data_hash,
+        "data_hash": load_data(study.config.data).data_hash,
         "pack_runs": len(pack.runs),
-        "recipe": config.recipe.model_dump(mode="json"),
+        "recipe": study.config.recipe.model_dump(mode="json"),
         **({} if run.schedule.size is None else {"size": run.schedule.size}),
     }
     tags = {
         "mars.kind": "calibration",
-        "mars.revision": str(revision.number),
+        "mars.revision": str(study.revision.number),
         "mars.run_id": run.run_id,
         "mars.pack_id": pack.pack_id,
     }
@@ -208,33 +204,32 @@ def _log_new(tracked: str, rows: pd.DataFrame) -> None:
 
 
 def _rows(
-    config: StudyConfig,
-    revision: Revision,
+    study: Study,
     pack: PlannedPack,
     run: PlannedRun,
     checkpoints: Sequence[Checkpoint],
 ) -> pd.DataFrame:
-    data = load_data(config.data)
+    data = load_data(study.config.data)
     shared = {
         "schema_version": SCHEMA_VERSION,
-        "study_id": revision.study.name,
-        "revision": revision.number,
+        "study_id": study.folder.name,
+        "revision": study.revision.number,
         "run_id": run.run_id,
         "pack_id": pack.pack_id,
         "r_me": run.pair.r_me,
         "r_llm": run.pair.r_llm,
         "seed": run.seed,
         "data_seed": run.data_seed,
-        "device": device_name(resolve_device(config.device)),
-        "objective": config.search.objective,
-        "recipe_hash": recipe_hash(config),
+        "device": device_name(resolve_device(study.config.device)),
+        "objective": study.config.search.objective,
+        "recipe_hash": recipe_hash(study.config),
         "data_hash": data.data_hash,
-        "model_id": config.model,
+        "model_id": study.config.model,
         "code_version": __version__,
     }
     rows = []
     for checkpoint in checkpoints:
-        seen = checkpoint.step * config.recipe.batch_size
+        seen = checkpoint.step * study.config.recipe.batch_size
         sizes = {"samples_seen": seen, "unique_samples": min(seen, len(data.splits.train))}
         rows.append(shared | sizes | asdict(checkpoint) | {"val_perplexity": math.exp(checkpoint.val_loss)})
     return pd.DataFrame(rows, columns=SCHEMA.names)
@@ -244,8 +239,8 @@ def _curves(rows: pd.DataFrame) -> list[Mapping[str, float]]:
     names = ["train_loss", "val_loss", "val_perplexity", "val_accuracy", "lr", "grad_norm_me", "grad_norm_llm"]
     if rows["val_objective"].notna().any():
         names.append("val_objective")
-    curves: list[Mapping[str, float]] = rows[["step", *names]].to_dict("records")
-    return curves
+    table = rows[["step", *names]].to_dict("records")
+    return [{str(name): value for name, value in row.items()} for row in table]
 
 
 def _store(revision: Revision, run: PlannedRun, rows: pd.DataFrame, result: CalibrationRun, tracked: str) -> None:

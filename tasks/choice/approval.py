@@ -7,10 +7,10 @@ from pathlib import Path
 from mars_core.models.lora import RankPair, check_ranks
 from tasks.choice.search import choice_path, chosen_pair
 from tasks.inputs.base_model import study_partition
-from tasks.settings.study import StudyConfig
 from tasks.storage.files import file_hash, read_json, write_json
 from tasks.storage.folder import Revision
 from tasks.storage.transfer import publish_files
+from tasks.study.opened import Study
 
 
 def approval_path(revision: Revision) -> Path:
@@ -18,16 +18,16 @@ def approval_path(revision: Revision) -> Path:
     return revision.path("approval.json")
 
 
-def record_approval(config: StudyConfig, revision: Revision, pair: RankPair, reason: str) -> None:
+def record_approval(study: Study, pair: RankPair, reason: str) -> None:
     """Record that a person wants this pair trained, be it the chosen one or another.
 
     Raises:
         ValueError: the model has no room for these ranks.
     """
-    check_ranks(study_partition(config), pair)
-    approval = {"choice": file_hash(choice_path(revision)), "pair": [pair.r_me, pair.r_llm], "reason": reason}
-    write_json(approval_path(revision), approval)
-    publish_files(config.study, [approval_path(revision)])
+    check_ranks(study_partition(study.config), pair)
+    approval = {"choice": file_hash(choice_path(study.revision)), "pair": [pair.r_me, pair.r_llm], "reason": reason}
+    write_json(approval_path(study.revision), approval)
+    publish_files(study.config.study, [approval_path(study.revision)])
 
 
 def is_approved(revision: Revision) -> bool:

@@ -12,40 +12,43 @@ from prefect.cache_policies import NO_CACHE
 from mars_core import __version__
 from mars_core.convergence import LossLevels, NoConvergenceTimes, freeze_levels
 from mars_core.metrics.effective_size import effective_samples
+from mars_core.metrics.identity import content_hash
 from mars_core.search import both_laws
 from mars_core.search.both_laws import LawSettings, times_from_curves
 from mars_core.search.choice import json_safe
 from mars_core.search.objective import objective_named
 from mars_core.search.points import read_points
-from tasks.calibration.plan import CalibrationPlan
+from tasks.calibration.stage import CALIBRATE
 from tasks.calibration.stored import collect_metrics
 from tasks.inputs.data import usable_samples
 from tasks.running.retrying import IO_RETRIES
 from tasks.settings.study import StudyConfig
 from tasks.storage.files import read_json, write_json
 from tasks.storage.folder import Revision
+from tasks.study.opened import Study
+from tasks.study.stage import Stage
 
 
-def fit_inputs(config: StudyConfig, plan: CalibrationPlan) -> dict[str, Any]:
-    """What decides the fitted laws, beside the metrics: settings, and the code, whose mistakes a new version mends."""
-    reference = config.calibration.reference_rank
-    return {
-        "fit": config.fit.model_dump(mode="json"),
-        "reference": reference,
-        "plan": plan.inputs_hash,
-        "objective": config.search.objective,
+def _inputs(study: Study, metrics_hash: str) -> str:
+    """What decides the fitted laws: metrics, settings, and the code, whose mistakes a new version mends."""
+    settings = {
+        "fit": study.config.fit.model_dump(mode="json"),
+        "reference": study.config.calibration.reference_rank,
+        "plan": study.plan.inputs_hash,
+        "objective": study.config.search.objective,
         "code_version": __version__,
     }
+    return content_hash([metrics_hash, settings])
 
 
 @task(name="fit-laws", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
-def fit_laws(config: StudyConfig, revision: Revision, plan: CalibrationPlan) -> str:
+def fit_laws(study: Study) -> str:
     """Fit both laws and store coefficients, intervals and diagnostics; returns the path of laws.json."""
-    metrics, notes = collect_metrics(revision, plan)
-    laws = laws_from(metrics, config, frozen_levels(config, revision, plan, metrics))
+    metrics, notes = collect_metrics(study)
+    laws = laws_from(metrics, study.config, frozen_levels(study, metrics))
     told = [*notes, *laws["objective_notes"]]
-    write_json(laws_path(revision), json_safe(laws | {"notes": told}))
-    return str(laws_path(revision))
+    write_json(laws_path(study.revision), json_safe(laws | {"notes": told}))
+    return str(laws_path(study.revision))
 
 
 def laws_from(metrics: pd.DataFrame, config: StudyConfig, levels: LossLevels | None) -> dict[str, Any]:
@@ -67,21 +70,23 @@ def law_settings(config: StudyConfig) -> LawSettings:
     return LawSettings(reference, **config.fit.model_dump())
 
 
-def frozen_levels(
-    config: StudyConfig, revision: Revision, plan: CalibrationPlan, metrics: pd.DataFrame
-) -> LossLevels | None:
+def frozen_levels(study: Study, metrics: pd.DataFrame) -> LossLevels | None:
     """Loss levels of the revision's first fit: pairs added or diverged later must move no other pair's time."""
-    path = levels_path(revision)
-    reference = (config.calibration.reference_rank,) * 2
-    longest, *others = plan.schedules
-    design: dict[str, Any] = {"signal": config.fit.signal, "horizon": longest.horizon, "reference": list(reference)}
+    path = levels_path(study.revision)
+    reference = (study.config.calibration.reference_rank,) * 2
+    longest, *others = study.plan.schedules
+    design: dict[str, Any] = {
+        "signal": study.config.fit.signal,
+        "horizon": longest.horizon,
+        "reference": list(reference),
+    }
     design["steps"] = list(longest.checkpoint_steps)
     if others:
         design["shorter"] = [list(one.checkpoint_steps) for one in others]
     if path.is_file() and (stored := read_json(path))["design"] == design:
         return LossLevels.from_json(stored["levels"])
     try:
-        levels = freeze_levels(metrics, signal=config.fit.signal, reference=reference)
+        levels = freeze_levels(metrics, signal=study.config.fit.signal, reference=reference)
     except NoConvergenceTimes:  # reading the times will fail alike, and say why
         return None
     write_json(path, {"design": design, "levels": levels.to_json()})
@@ -96,6 +101,14 @@ def levels_path(revision: Revision) -> Path:
 def laws_path(revision: Revision) -> Path:
     """Where the fitted laws lie."""
     return revision.path("laws.json")
+
+
+FIT = Stage(
+    "fit",
+    reads=lambda _: (CALIBRATE,),
+    inputs=_inputs,
+    outputs=lambda study: (laws_path(study.revision), levels_path(study.revision)),
+)
 
 
 def read_laws(revision: Revision) -> dict[str, Any]:

@@ -4,48 +4,51 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from mars_core import __version__
+from mars_core.metrics.identity import content_hash
 from mars_core.models.lora import RankPair, trainable_parameters
 from mars_core.search import Choice, Diverged, Question, choose_from, read_points
 from mars_core.search.objective import objective_named
-from tasks.calibration.plan import CalibrationPlan
+from tasks.calibration.stage import CALIBRATE
 from tasks.calibration.stored import collect_metrics, diverged_pairs
-from tasks.choice.fit import read_laws, target_note, target_size
+from tasks.choice.fit import FIT, read_laws, target_note, target_size
 from tasks.inputs.base_model import study_partition
 from tasks.running.retrying import IO_RETRIES
 from tasks.settings.study import StudyConfig
 from tasks.storage.files import read_json, write_json
 from tasks.storage.folder import Revision
+from tasks.study.opened import Study
+from tasks.study.stage import Stage
 
 METHOD = "posterior"  # how a pair is chosen: a choice made in another way is made again
 
 
-def search_inputs(config: StudyConfig) -> dict[str, Any]:
-    """What decides the choice, beside the laws."""
-    return {
-        "search": config.search.model_dump(mode="json"),
-        "ranks": config.available_ranks,
-        "target_size": target_size(config),
+def _inputs(study: Study, measured: str) -> str:
+    """What decides the choice; measured: hash of metrics and laws."""
+    settings = {
+        "search": study.config.search.model_dump(mode="json"),
+        "ranks": study.config.available_ranks,
+        "target_size": target_size(study.config),
         "code_version": __version__,
         "method": METHOD,
     }
+    return content_hash([measured, settings])
 
 
 @task(name="choose-ranks", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
-def choose_ranks(config: StudyConfig, revision: Revision, plan: CalibrationPlan) -> str:
+def choose_ranks(study: Study) -> str:
     """Choose from the runs and their laws, and store the choice with its reasons; returns its path."""
-    metrics, _ = collect_metrics(revision, plan)
-    question = _question(config, Diverged(diverged_pairs(revision, plan)))
+    metrics, _ = collect_metrics(study)
+    question = _question(study.config, Diverged(diverged_pairs(study)))
     points = read_points(metrics, question.objective)
-    told = replace(points, notes=(*points.notes, target_note(config)))
-    choice = choose_from(read_laws(revision), told, question)
-    write_json(choice_path(revision), choice.to_json())
-    return str(choice_path(revision))
+    told = replace(points, notes=(*points.notes, target_note(study.config)))
+    choice = choose_from(read_laws(study.revision), told, question)
+    write_json(choice_path(study.revision), choice.to_json())
+    return str(choice_path(study.revision))
 
 
 def _question(config: StudyConfig, diverged: Diverged) -> Question:
@@ -67,6 +70,14 @@ def _question(config: StudyConfig, diverged: Diverged) -> Question:
 def choice_path(revision: Revision) -> Path:
     """Where the choice lies."""
     return revision.path("choice.json")
+
+
+SEARCH = Stage(
+    "search",
+    reads=lambda _: (CALIBRATE, FIT),
+    inputs=_inputs,
+    outputs=lambda study: (choice_path(study.revision),),
+)
 
 
 def read_choice(revision: Revision) -> Choice:

@@ -26,6 +26,7 @@ from tasks.running.retrying import REQUESTS
 from tasks.settings.study import StudyConfig
 from tasks.storage.files import read_json, replacing
 from tasks.storage.folder import Revision
+from tasks.study.opened import Study
 from tasks.study.revision import recipe_hash
 from tasks.tracking import runs as tracking
 
@@ -49,39 +50,39 @@ def card_stage(pair: RankPair) -> str:
     return f"card-{pair.slug}"
 
 
-def card_text(config: StudyConfig, revision: Revision, pair: RankPair, finals: Mapping[str, RankPair] | None) -> str:
+def card_text(study: Study, pair: RankPair, finals: Mapping[str, RankPair] | None) -> str:
     """The card of a finished final run.
 
     finals: the pairs by role that the stored test scores are of, None where the test split has not been scored.
     """
-    scores = {role: entry["overall"] for role, entry in read_evaluation(revision).items()} if finals else {}
-    role = _role(revision, pair, finals or {})
+    scores = {role: entry["overall"] for role, entry in read_evaluation(study.revision).items()} if finals else {}
+    role = _role(study.revision, pair, finals or {})
     facts = CardFacts(
-        study=revision.study.name,
-        revision=revision.number,
-        model=config.model,
-        is_folder=Path(config.model).expanduser().exists(),
-        model_type=read_model_type(config.model, trust_remote_code=config.loading.trust_remote_code),
-        model_fingerprint=model_fingerprint(config),
-        four_bit=config.loading.four_bit,
-        trust_remote_code=config.loading.trust_remote_code,
-        dtype=config.recipe.dtype,
+        study=study.folder.name,
+        revision=study.revision.number,
+        model=study.config.model,
+        is_folder=Path(study.config.model).expanduser().exists(),
+        model_type=read_model_type(study.config.model, trust_remote_code=study.config.loading.trust_remote_code),
+        model_fingerprint=model_fingerprint(study.config),
+        four_bit=study.config.loading.four_bit,
+        trust_remote_code=study.config.loading.trust_remote_code,
+        dtype=study.config.recipe.dtype,
         pair=(pair.r_me, pair.r_llm),
         role=role,
-        layers=len(read_json(final_folder(revision, pair) / "adapter" / "adapter_config.json")["rank_pattern"]),
-        recipe=config.recipe.model_dump(mode="json"),
-        recipe_hash=recipe_hash(config),
-        epochs=config.final.epochs,
-        seed=config.final.seed,
-        data_hash=load_data(config.data).data_hash,
-        counts={name: len(samples) for name, samples in load_data(config.data).parts.items()},
-        datasets=_hub_datasets(config),
-        training=read_final(revision, pair),
+        layers=len(read_json(final_folder(study.revision, pair) / "adapter" / "adapter_config.json")["rank_pattern"]),
+        recipe=study.config.recipe.model_dump(mode="json"),
+        recipe_hash=recipe_hash(study.config),
+        epochs=study.config.final.epochs,
+        seed=study.config.final.seed,
+        data_hash=load_data(study.config.data).data_hash,
+        counts={name: len(samples) for name, samples in load_data(study.config.data).parts.items()},
+        datasets=_hub_datasets(study.config),
+        training=read_final(study.revision, pair),
         scores=scores if role in scores else {},
         pairs={name: (final.r_me, final.r_llm) for name, final in (finals or {}).items()},
-        laws=read_laws(revision) if laws_path(revision).is_file() else None,
-        choice=_choice(revision),
-        notes=tuple(approval_notes(revision)) if choice_path(revision).is_file() else (),
+        laws=read_laws(study.revision) if laws_path(study.revision).is_file() else None,
+        choice=_choice(study.revision),
+        notes=tuple(approval_notes(study.revision)) if choice_path(study.revision).is_file() else (),
         versions={name: version(name) for name in VERSIONED},
     )
     return adapter_card(facts)

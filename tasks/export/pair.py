@@ -32,7 +32,8 @@ from tasks.running.progress import progress_bar, say
 from tasks.settings.study import StudyConfig
 from tasks.storage.files import read_json, replacing, replacing_folder
 from tasks.storage.folder import Revision, is_finished
-from tasks.study.revision import changes_since, current_revision, identity
+from tasks.study.opened import Study, reopen_study
+from tasks.study.revision import changes_since, identity
 
 SPLITS = {"train.jsonl": "train", "validation.jsonl": "validation"}
 
@@ -49,17 +50,18 @@ def merge(config: StudyConfig, ranks: tuple[int, int] | None, out: Path) -> dict
     if out.exists():
         raise ValueError(f"{out} exists already: give the path of a folder to be made")
     _refuse_four_bit(config)
-    revision = current_revision(config)
+    study = reopen_study(config)
+    revision = study.revision
     pair = _pair(revision, ranks)
     adapter = _finished_adapter(revision, pair)
-    _require_same_base(config, revision)
+    _require_same_base(study)
     dtype = str(read_json(revision.path("revision.json"))["recipe"]["dtype"])
     say(f"merging the adapter of {pair} into {config.model} on the CPU, in {dtype}")
     base = load_base(
         config.model,
         device=torch.device("cpu"),
         dtype=DTYPES[dtype],
-        family=config.family and config.family.as_family(),
+        family=config.family.as_family() if config.family else None,
         loading=Loading(trust_remote_code=config.loading.trust_remote_code),
     )
     with replacing_folder(out) as temporary:
@@ -94,17 +96,17 @@ def export_config(config: StudyConfig, ranks: tuple[int, int] | None, tool: str,
     taken = [path for path in (out, folder) if path.exists()]
     if taken:
         raise ValueError(f"{taken[0]} exists already: remove it, or give another file with --output")
-    revision = current_revision(config)
-    pair = _pair(revision, ranks)
-    _require_same_settings(config, revision)
+    study = reopen_study(config)
+    pair = _pair(study.revision, ranks)
+    _require_same_settings(study)
     _, partition = skeleton(
         config.model,
-        family=config.family and config.family.as_family(),
+        family=config.family.as_family() if config.family else None,
         trust_remote_code=config.loading.trust_remote_code,
     )
     splits = {file: usable_samples(config, split) for file, split in SPLITS.items()}
     readable = all(image_files(samples) for samples in splits.values())
-    run = _tool_run(config, revision, partition, pair, folder if readable else None, folder)
+    run = _tool_run(study, partition, pair, folder if readable else None, folder)
     rendered = TOOLS[tool].render(run)
     with replacing_folder(folder) as temporary:
         (temporary / START).mkdir()
@@ -120,7 +122,7 @@ def export_config(config: StudyConfig, ranks: tuple[int, int] | None, tool: str,
         "config": str(out),
         "folder": str(folder),
         "pair": [pair.r_me, pair.r_llm],
-        "revision": revision.number,
+        "revision": study.revision.number,
         "rows": {file: len(samples) for file, samples in splits.items()} if readable else None,
         "notes": list(rendered.notes),
     }
@@ -139,25 +141,23 @@ def companion(out: Path) -> Path:
     return out.with_name(f"{out.stem}-files")
 
 
-def _tool_run(
-    config: StudyConfig, revision: Revision, partition: Partition, pair: RankPair, rows: Path | None, folder: Path
-) -> ToolRun:
+def _tool_run(study: Study, partition: Partition, pair: RankPair, rows: Path | None, folder: Path) -> ToolRun:
     ranks = {layer.name: pair.rank(group) for group in GROUPS for layer in partition.group(group) if pair.rank(group)}
-    local = Path(config.model).expanduser()
+    local = Path(study.config.model).expanduser()
     return ToolRun(
-        study=revision.study.name,
-        model=str(local.resolve()) if local.exists() else config.model,
-        model_type=read_model_type(config.model, trust_remote_code=config.loading.trust_remote_code),
-        trust_remote_code=config.loading.trust_remote_code,
-        four_bit=config.loading.four_bit,
-        gradient_checkpointing=config.loading.gradient_checkpointing,
+        study=study.folder.name,
+        model=str(local.resolve()) if local.exists() else study.config.model,
+        model_type=read_model_type(study.config.model, trust_remote_code=study.config.loading.trust_remote_code),
+        trust_remote_code=study.config.loading.trust_remote_code,
+        four_bit=study.config.loading.four_bit,
+        gradient_checkpointing=study.config.loading.gradient_checkpointing,
         pair=pair,
         ranks=ranks,
-        recipe=config.recipe.as_recipe(),
-        steps=final_steps(config),
-        epochs=config.final.epochs,
-        seed=config.final.seed,
-        micro_batch_size=config.micro_batch_size or config.recipe.batch_size,
+        recipe=study.config.recipe.as_recipe(),
+        steps=final_steps(study.config),
+        epochs=study.config.final.epochs,
+        seed=study.config.final.seed,
+        micro_batch_size=study.config.micro_batch_size or study.config.recipe.batch_size,
         rows=rows and rows.resolve(),
         start=folder.resolve() / START,
         output=folder.resolve() / "output",
@@ -207,19 +207,20 @@ def _finished_adapter(revision: Revision, pair: RankPair) -> Path:
     return final_folder(revision, pair) / "adapter"
 
 
-def _require_same_settings(config: StudyConfig, revision: Revision) -> None:
-    changed = changes_since(revision, identity(config))
+def _require_same_settings(study: Study) -> None:
+    changed = changes_since(study.revision, identity(study.config))
     if changed:
         raise ValueError(
-            f"revision {revision.number} was made with other settings: {'; '.join(changed)}. Give the study file "
+            f"revision {study.revision.number} was made with other settings: {'; '.join(changed)}. Give the study file "
             "and the data that it was made with, or open a new revision"
         )
 
 
-def _require_same_base(config: StudyConfig, revision: Revision) -> None:
-    stored = read_json(revision.path("revision.json"))
-    if stored["model_fingerprint"] != model_fingerprint(config):
+def _require_same_base(study: Study) -> None:
+    stored = read_json(study.revision.path("revision.json"))
+    if stored["model_fingerprint"] != model_fingerprint(study.config):
         raise ValueError(
-            f"{config.model} is not the base model that revision {revision.number} was made with ({stored['model']}, "
+            f"{study.config.model} is not the base model that revision {study.revision.number} was made with "
+            f"({stored['model']}, "
             f"fingerprint {stored['model_fingerprint']}): give that checkpoint, or open a new revision"
         )

@@ -25,6 +25,7 @@ from tasks.running.progress import progress_bar
 from tasks.settings.study import StudyConfig
 from tasks.storage.files import file_hash, replacing
 from tasks.storage.folder import Revision
+from tasks.study.opened import Study
 
 PART_ANSWERS = 128
 """Answers stored at a time: what a kill can lose."""
@@ -40,8 +41,7 @@ def asked_questions(config: StudyConfig) -> QuestionSet:
 
 
 def generate_answers(
-    config: StudyConfig,
-    revision: Revision,
+    study: Study,
     base: Base,
     model: nn.Module,
     role: str,
@@ -49,7 +49,7 @@ def generate_answers(
     asked: QuestionSet,
 ) -> dict[str, Any] | None:
     """`write_answers` for a model of the evaluation, by its role, into the evaluation's own folder."""
-    return write_answers(answers_path(revision, role), config, base, model, role, adapter, asked)
+    return write_answers(answers_path(study.revision, role), study.config, base, model, role, adapter, asked)
 
 
 def write_answers(

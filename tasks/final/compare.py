@@ -16,11 +16,13 @@ from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
+from mars_core.metrics.identity import content_hash
 from mars_core.models.lora import RankPair
 from mars_core.training.evaluation import evaluate
 from tasks.final.answers import asked_questions, write_answers
-from tasks.final.evaluate import as_json, evaluation_path, generated_values, read_evaluation
-from tasks.final.run import Described, run_folder, train_final
+from tasks.final.evaluate import EVALUATE, as_json, evaluation_path, generated_values, read_evaluation
+from tasks.final.pair import finetune_stage
+from tasks.final.run import Described, run_folder, run_inputs, train_final
 from tasks.inputs.base_model import final_base_model, study_partition
 from tasks.inputs.data import scored_batches, test_set
 from tasks.running.progress import progress_bar
@@ -30,6 +32,8 @@ from tasks.settings.baselines import SETTINGS, Baseline, of_pair
 from tasks.settings.study import StudyConfig
 from tasks.storage.files import file_hash, read_json, write_json
 from tasks.storage.folder import Revision
+from tasks.study.opened import Study
+from tasks.study.stage import Stage
 from tasks.tracking import runs as tracking
 
 
@@ -63,7 +67,7 @@ def check_baselines(config: StudyConfig, baselines: Sequence[Baseline]) -> None:
     cache_policy=NO_CACHE,
     persist_result=False,
 )
-def train_baseline(config: StudyConfig, revision: Revision, baseline: Baseline, parent: str) -> str:
+def train_baseline(study: Study, baseline: Baseline, parent: str) -> str:
     """Train a baseline at the full budget and save what it gives; returns the folder.
 
     Raises:
@@ -77,22 +81,22 @@ def train_baseline(config: StudyConfig, revision: Revision, baseline: Baseline, 
         parameters={"baseline": settings},
         record={"baseline": baseline.name, "settings": settings},
     )
-    train_final(config, revision, baseline, described, parent)
-    return str(run_folder(revision, baseline))
+    train_final(study, baseline, described, parent)
+    return str(run_folder(study.revision, baseline))
 
 
 @task(name="test-baseline", task_run_name="test {baseline.name}", cache_policy=NO_CACHE, persist_result=False)
-def score_baseline(config: StudyConfig, revision: Revision, baseline: Baseline) -> str:
+def score_baseline(study: Study, baseline: Baseline) -> str:
     """Score a trained baseline on the test split and mark its generated answers; returns the path of its scores."""
-    test, folder = test_set(config), run_folder(revision, baseline)
-    base, asked = final_base_model(config), asked_questions(config)
-    weights, answers = folder / baseline.method.result, baseline_answers(revision, baseline)
+    test, folder = test_set(study.config), run_folder(study.revision, baseline)
+    base, asked = final_base_model(study.config), asked_questions(study.config)
+    weights, answers = folder / baseline.method.result, baseline_answers(study.revision, baseline)
     loaded = baseline.method.load(base.model, weights)
-    batches = scored_batches(test, base, config.evaluation_batch_size)
+    batches = scored_batches(test, base, study.config.evaluation_batch_size)
     try:
         with progress_bar(f"testing {baseline.name}", len(test)) as advance:
             scores = as_json(evaluate(loaded, batches(), on_batch=_sum(advance)))
-        scores["generated"] = write_answers(answers, config, base, loaded, baseline.name, weights, asked)
+        scores["generated"] = write_answers(answers, study.config, base, loaded, baseline.name, weights, asked)
     finally:
         baseline.method.unwrap(loaded)
     overall = {f"test_{key}": value for key, value in scores["overall"].items()}
@@ -115,24 +119,24 @@ def _sum(advance: Any) -> Any:
 
 
 @task(name="write-comparison", cache_policy=NO_CACHE, persist_result=False, **REQUESTS)
-def write_comparison(
-    config: StudyConfig, revision: Revision, chosen: RankPair, baselines: Sequence[Baseline], parent: str
-) -> str:
+def write_comparison(study: Study, chosen: RankPair, baselines: Sequence[Baseline], parent: str) -> str:
     """Put base model, chosen pair and baselines into one table, in the study, MLflow and the Prefect UI."""
-    evaluation = read_evaluation(revision)
+    evaluation = read_evaluation(study.revision)
     rows = [
         {"name": "base model", "role": "base", "trainable_parameters": 0, "test": evaluation["base"]},
-        _row(revision, of_pair(chosen), "MARS", "chosen", evaluation["chosen"]),
+        _row(study.revision, of_pair(chosen), "MARS", "chosen", evaluation["chosen"]),
     ]
     for baseline in baselines:
-        test = read_json(run_folder(revision, baseline) / "test.json")
-        rows.append(_row(revision, baseline, baseline.name, "baseline", test))
-    write_json(comparison_path(revision), {"evaluation": file_hash(evaluation_path(revision)), "rows": rows})
+        test = read_json(run_folder(study.revision, baseline) / "test.json")
+        rows.append(_row(study.revision, baseline, baseline.name, "baseline", test))
+    write_json(
+        comparison_path(study.revision), {"evaluation": file_hash(evaluation_path(study.revision)), "rows": rows}
+    )
     values = {f"test_perplexity_{row['name']}": row["test"]["overall"]["perplexity"] for row in rows[2:]}
     tracking.log_values(parent, values)
-    tracking.log_file(parent, comparison_path(revision))
+    tracking.log_file(parent, comparison_path(study.revision))
     create_table_artifact([_shown(row) for row in rows], key="mars-comparison", description="Baselines on the test set")
-    return str(comparison_path(revision))
+    return str(comparison_path(study.revision))
 
 
 def _row(revision: Revision, baseline: Baseline, name: str, role: str, test: dict[str, Any]) -> dict[str, Any]:
@@ -159,10 +163,11 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def compared_before(revision: Revision) -> list[Baseline]:
-    """Baselines that the revision's table already has."""
-    rows = [row for row in read_comparison(revision) if row["role"] == "baseline"]
-    return [Baseline(row["name"], SETTINGS.validate_python(row["settings"])) for row in rows]
+def compared_before(study: Study) -> list[Baseline]:
+    """Baselines that the table already has and whose runs are those of the present settings."""
+    rows = [row for row in read_comparison(study.revision) if row["role"] == "baseline"]
+    known = [Baseline(row["name"], SETTINGS.validate_python(row["settings"])) for row in rows]
+    return [one for one in known if training_stage(one).is_finished(study) and score_stage(one).is_finished(study)]
 
 
 def read_comparison(revision: Revision) -> list[dict[str, Any]]:
@@ -189,12 +194,39 @@ def baseline_answers(revision: Revision, baseline: Baseline) -> Path:
     return run_folder(revision, baseline) / "answers.parquet"
 
 
-def score_outputs(revision: Revision, baseline: Baseline) -> list[Path]:
-    """Files of a baseline's test."""
-    return [run_folder(revision, baseline) / "test.json", baseline_answers(revision, baseline)]
+def training_stage(baseline: Baseline) -> Stage:
+    """A baseline's training as a stage; of a rank pair, its final run."""
+    if baseline.pair is not None:
+        return finetune_stage(baseline.pair)
+
+    def outputs(study: Study) -> list[Path]:
+        folder = run_folder(study.revision, baseline)
+        return [folder / baseline.method.result, folder / "training.json"]
+
+    return Stage(
+        f"finetune-{baseline.slug}", inputs=lambda study, _: run_inputs(study.config, baseline), outputs=outputs
+    )
 
 
-def baseline_outputs(revision: Revision, baseline: Baseline) -> list[Path]:
-    """Files that a trained baseline consists of."""
-    folder = run_folder(revision, baseline)
-    return [folder / baseline.method.result, folder / "training.json"]
+def score_stage(baseline: Baseline) -> Stage:
+    """A baseline's test as a stage."""
+
+    def inputs(study: Study, trained: str) -> str:
+        return content_hash([trained, study.config.recipe.max_tokens, study.config.evaluation.model_dump(mode="json")])
+
+    def outputs(study: Study) -> list[Path]:
+        folder = run_folder(study.revision, baseline)
+        return [folder / "test.json", baseline_answers(study.revision, baseline)]
+
+    return Stage(f"score-{baseline.slug}", reads=lambda _: (training_stage(baseline),), inputs=inputs, outputs=outputs)
+
+
+def compare_stage(baselines: Sequence[Baseline]) -> Stage:
+    """The table of these baselines as a stage."""
+    names = [baseline.name for baseline in baselines]
+    return Stage(
+        "compare",
+        reads=lambda _: (EVALUATE, *map(score_stage, baselines)),
+        inputs=lambda _, scored: content_hash([names, scored]),
+        outputs=lambda study: (comparison_path(study.revision),),
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -13,26 +13,30 @@ from peft import PeftModel
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from mars_core.metrics.identity import content_hash
 from mars_core.models.lora import RankPair, remove_adapters
 from mars_core.training.evaluation import Evaluation, Score, evaluate
+from tasks.choice.search import choice_path
 from tasks.final.answers import answers_path, asked_questions, generate_answers
-from tasks.final.pair import final_folder, read_final
+from tasks.final.pair import final_folder, finetune_stage, read_final
+from tasks.final.pairs import final_pairs, untrained_pairs
 from tasks.inputs.base_model import final_base_model
 from tasks.inputs.data import scored_batches, test_set
 from tasks.running.progress import progress_bar
 from tasks.running.retrying import IO_RETRIES
-from tasks.settings.study import StudyConfig
 from tasks.storage.files import read_json, write_json
 from tasks.storage.folder import Revision
+from tasks.study.opened import Study
+from tasks.study.stage import Stage
 from tasks.tracking import runs as tracking
 
 
 @task(name="evaluate-on-test", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
-def evaluate_finals(config: StudyConfig, revision: Revision, finals: Mapping[str, RankPair]) -> str:
+def evaluate_finals(study: Study, finals: Mapping[str, RankPair]) -> str:
     """Score the base model and each final adapter, by role, on the test split; returns the path of the scores."""
-    base = final_base_model(config)
-    test = test_set(config)
-    batches = scored_batches(test, base, config.evaluation_batch_size)
+    base = final_base_model(study.config)
+    test = test_set(study.config)
+    batches = scored_batches(test, base, study.config.evaluation_batch_size)
     scores: dict[str, Any] = {}
     with progress_bar("evaluating on the test split", len(test) * (1 + len(finals))) as advance:
         done = 0
@@ -44,28 +48,26 @@ def evaluate_finals(config: StudyConfig, revision: Revision, finals: Mapping[str
 
         scores["base"] = as_json(evaluate(base.model, batches(), on_batch=count))
         for role, pair in finals.items():
-            with _adapted(base.model, final_folder(revision, pair) / "adapter") as wrapped:
+            with _adapted(base.model, final_folder(study.revision, pair) / "adapter") as wrapped:
                 scores[role] = as_json(evaluate(wrapped, batches(), on_batch=count))
-    _add_generated(config, revision, finals, scores)
+    _add_generated(study, finals, scores)
     for role, pair in finals.items():
         overall = {f"test_{key}": value for key, value in scores[role]["overall"].items()}
-        tracked = read_final(revision, pair)["mlflow_run_id"]
+        tracked = read_final(study.revision, pair)["mlflow_run_id"]
         tracking.log_values_if_known(tracked, overall | generated_values(scores[role]))
-        tracking.log_file_if_known(tracked, answers_path(revision, role), "answers")
-    write_json(evaluation_path(revision), scores)
-    return str(evaluation_path(revision))
+        tracking.log_file_if_known(tracked, answers_path(study.revision, role), "answers")
+    write_json(evaluation_path(study.revision), scores)
+    return str(evaluation_path(study.revision))
 
 
-def _add_generated(
-    config: StudyConfig, revision: Revision, finals: Mapping[str, RankPair], scores: dict[str, Any]
-) -> None:
+def _add_generated(study: Study, finals: Mapping[str, RankPair], scores: dict[str, Any]) -> None:
     """Put the accuracies of generated answers beside each model's other scores."""
-    base, asked = final_base_model(config), asked_questions(config)
-    scores["base"]["generated"] = generate_answers(config, revision, base, base.model, "base", None, asked)
+    base, asked = final_base_model(study.config), asked_questions(study.config)
+    scores["base"]["generated"] = generate_answers(study, base, base.model, "base", None, asked)
     for role, pair in finals.items():
-        adapter = final_folder(revision, pair) / "adapter"
+        adapter = final_folder(study.revision, pair) / "adapter"
         with _adapted(base.model, adapter) as wrapped:
-            found = generate_answers(config, revision, base, wrapped, role, adapter, asked)
+            found = generate_answers(study, base, wrapped, role, adapter, asked)
         scores[role]["generated"] = found
 
 
@@ -107,9 +109,30 @@ def _score(score: Score) -> dict[str, float]:
     return asdict(score) | {"perplexity": score.perplexity}
 
 
-def evaluation_outputs(revision: Revision, finals: Iterable[str]) -> list[Path]:
-    """Files of a finished evaluation; those of generated answers are only there where answers were short enough."""
-    return [evaluation_path(revision), *(answers_path(revision, role) for role in ("base", *finals))]
+def _inputs(study: Study, finals_hash: str) -> str:
+    settings = study.config.evaluation.model_dump(mode="json")
+    return content_hash([sorted(final_pairs(study)), settings, finals_hash])
+
+
+def _outputs(study: Study) -> list[Path]:
+    """Those of generated answers are only there where answers were short enough."""
+    roles = ("base", *final_pairs(study))
+    return [evaluation_path(study.revision), *(answers_path(study.revision, role) for role in roles)]
+
+
+EVALUATE = Stage(
+    "evaluate",
+    reads=lambda study: [finetune_stage(pair) for pair in final_pairs(study).values()],
+    inputs=_inputs,
+    outputs=_outputs,
+)
+
+
+def is_evaluated(study: Study) -> bool:
+    """Whether the stored test scores are those of the present final runs."""
+    if not choice_path(study.revision).is_file() or untrained_pairs(study):
+        return False
+    return EVALUATE.is_finished(study)
 
 
 def evaluation_path(revision: Revision) -> Path:

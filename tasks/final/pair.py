@@ -12,18 +12,14 @@ from prefect.cache_policies import NO_CACHE
 from mars_core.models.lora import RankPair
 from tasks.final.run import Described, run_folder, run_inputs, train_final
 from tasks.settings.baselines import of_pair
-from tasks.settings.study import StudyConfig
 from tasks.storage.files import read_json
 from tasks.storage.folder import Revision
-
-
-def final_inputs(config: StudyConfig, pair: RankPair) -> str:
-    """Hash of everything that decides a pair's final run."""
-    return run_inputs(config, of_pair(pair))
+from tasks.study.opened import Study
+from tasks.study.stage import Stage
 
 
 @task(name="final-fine-tune", task_run_name="fine-tune {pair}", cache_policy=NO_CACHE, persist_result=False)
-def finetune_pair(config: StudyConfig, revision: Revision, pair: RankPair, role: str, parent: str) -> str:
+def finetune_pair(study: Study, pair: RankPair, role: str, parent: str) -> str:
     """Train one pair at the full budget and save its adapter; returns the adapter's path.
 
     Raises:
@@ -35,9 +31,9 @@ def finetune_pair(config: StudyConfig, revision: Revision, pair: RankPair, role:
         role=role,
         parameters={"r_me": pair.r_me, "r_llm": pair.r_llm},
         record={"pair": [pair.r_me, pair.r_llm]},
-        attached={"adapter": final_folder(revision, pair) / "adapter"},  # what the model registry gets
+        attached={"adapter": final_folder(study.revision, pair) / "adapter"},  # what the model registry gets
     )
-    return str(train_final(config, revision, of_pair(pair), described, parent))
+    return str(train_final(study, of_pair(pair), described, parent))
 
 
 def final_folder(revision: Revision, pair: RankPair) -> Path:
@@ -45,12 +41,19 @@ def final_folder(revision: Revision, pair: RankPair) -> Path:
     return run_folder(revision, of_pair(pair))
 
 
-def final_outputs(revision: Revision, pair: RankPair) -> Iterator[Path]:
-    """Files that a finished final run consists of; its checkpoints, only for resuming, are gone by then.
+def finetune_stage(pair: RankPair) -> Stage:
+    """A pair's final run as a stage. Its checkpoints, only for resuming, are gone once it has finished.
 
-    The model card is left out: later stages complete it, and it is a stage of its own (`tasks.export.card`).
+    The model card is none of its outputs: later stages complete it, and it is a stage of its own (`tasks.export.card`).
     """
-    folder = final_folder(revision, pair)
+    return Stage(
+        f"finetune-{pair.slug}",
+        inputs=lambda study, _: run_inputs(study.config, of_pair(pair)),
+        outputs=lambda study: _outputs(final_folder(study.revision, pair)),
+    )
+
+
+def _outputs(folder: Path) -> Iterator[Path]:
     yield from (path for path in sorted((folder / "adapter").iterdir()) if path.name != "README.md")
     yield folder / "training.json"
 

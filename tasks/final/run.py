@@ -26,6 +26,7 @@ from tasks.settings.baselines import Baseline
 from tasks.settings.study import StudyConfig
 from tasks.storage.files import replacing_folder, write_json
 from tasks.storage.folder import Revision
+from tasks.study.opened import Study
 from tasks.tracking import runs as tracking
 from tasks.tracking.datasets import log_datasets
 from tasks.tracking.live_curves import LiveCurves
@@ -75,36 +76,38 @@ def run_folder(revision: Revision, baseline: Baseline) -> Path:
     return revision.path("final", baseline.slug)
 
 
-def train_final(config: StudyConfig, revision: Revision, baseline: Baseline, described: Described, parent: str) -> Path:
+def train_final(study: Study, baseline: Baseline, described: Described, parent: str) -> Path:
     """Train at the full budget, save the result and make sure of it, record the run; returns the result's folder.
 
     Raises:
         RuntimeError: what was saved, loaded again, does not give the same logits.
     """
-    method, partition = baseline.method, study_partition(config)
+    method, partition = baseline.method, study_partition(study.config)
     method.check(partition)
-    steps, folder = final_steps(config), run_folder(revision, baseline)
+    steps, folder = final_steps(study.config), run_folder(study.revision, baseline)
     result, count = folder / method.result, method.trainable_parameters(partition)
     parameters = {
         **described.parameters,
         "role": described.role,
         "steps": steps,
-        "seed": config.final.seed,
+        "seed": study.config.final.seed,
         "trainable_parameters": count,
-        "data_hash": load_data(config.data).data_hash,
-        "recipe": config.recipe.model_dump(mode="json"),
+        "data_hash": load_data(study.config.data).data_hash,
+        "recipe": study.config.recipe.model_dump(mode="json"),
     }
-    tags = {"mars.kind": "final", "mars.role": described.role, "mars.revision": str(revision.number)}
+    tags = {"mars.kind": "final", "mars.role": described.role, "mars.revision": str(study.revision.number)}
     with (
         tracking.child_run(parent, described.name, parameters, tags) as tracked,
         progress_bar(described.label, steps) as advance,
     ):
-        log_datasets(tracked, config, ("train", "validation"))
+        log_datasets(tracked, study.config, ("train", "validation"))
         curves = LiveCurves(tracked)
         # Named after what decides the run, so that another run's checkpoints are never resumed.
-        checkpoints = folder / f"checkpoints-{run_inputs(config, baseline)}"
-        wrapped, run = train(config, baseline, steps=steps, checkpoints=checkpoints, on_step=advance, on_log=curves.log)
-        difference = _save_and_compare(config, baseline, wrapped, result)
+        checkpoints = folder / f"checkpoints-{run_inputs(study.config, baseline)}"
+        wrapped, run = train(
+            study.config, baseline, steps=steps, checkpoints=checkpoints, on_step=advance, on_log=curves.log
+        )
+        difference = _save_and_compare(study.config, baseline, wrapped, result)
         curves.end()
         for name, path in described.attached.items():
             tracking.log_file(tracked, path, name)
@@ -112,7 +115,7 @@ def train_final(config: StudyConfig, revision: Revision, baseline: Baseline, des
             **described.record,
             "role": described.role,
             **_as_json(run),
-            "device": device_name(next(final_base_model(config).model.parameters()).device),
+            "device": device_name(next(final_base_model(study.config).model.parameters()).device),
             "trainable_parameters": count,
             "reload_difference": difference,
             "mlflow_run_id": tracked,

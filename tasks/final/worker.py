@@ -124,7 +124,7 @@ def _on_step(job: Job, tell: Callable[[Mapping[str, Any]], None] | None) -> Call
 
 def _owner_lives(job: Job) -> bool:
     try:
-        return psutil.Process(job.owner).create_time() == job.owner_created
+        return bool(psutil.Process(job.owner).create_time() == job.owner_created)
     except psutil.NoSuchProcess:
         return False
 

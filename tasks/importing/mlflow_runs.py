@@ -178,7 +178,7 @@ def _rows(
     seeds = _seeds(runs, names)
     rows, where = [], []
     for run in runs:
-        shared = {name: _parameter(run, name, names) for name in FROM_PARAMETERS}
+        shared: dict[str, Any] = {name: _parameter(run, name, names) for name in FROM_PARAMETERS}
         shared |= {"run_id": run.data.tags.get(OWN_RUN_ID, run.info.run_id), "seed": seeds[run.info.run_id]}
         rate = _last_of_each_step(rates[run.info.run_id])
         for step, loss in _last_of_each_step(histories[run.info.run_id]).items():

@@ -30,7 +30,7 @@ def final_base_model(config: StudyConfig) -> Base:
 
 def load_study_base(config: StudyConfig, device: torch.device, dtype: torch.dtype) -> Base:
     """The frozen base model of a study, loaded anew for one process of several."""
-    family = config.family and config.family.as_family()
+    family = config.family.as_family() if config.family else None
     return load_base(config.model, device=device, dtype=dtype, family=family, loading=config.loading.as_loading())
 
 
@@ -41,7 +41,7 @@ def study_partition(config: StudyConfig) -> Partition:
 
 @lru_cache(maxsize=4)
 def _partition(model: str, family: FamilyConfig | None, trust_remote_code: bool) -> Partition:
-    return skeleton(model, family=family and family.as_family(), trust_remote_code=trust_remote_code)[1]
+    return skeleton(model, family=family.as_family() if family else None, trust_remote_code=trust_remote_code)[1]
 
 
 def _settings(config: StudyConfig) -> tuple[str, str, str, FamilyConfig | None, Loading]:
@@ -51,7 +51,9 @@ def _settings(config: StudyConfig) -> tuple[str, str, str, FamilyConfig | None, 
 @lru_cache(maxsize=1)
 def _on_one_device(model: str, device: str, dtype: str, family: FamilyConfig | None, loading: Loading) -> Base:
     where = resolve_device(device)
-    return load_base(model, device=where, dtype=DTYPES[dtype], family=family and family.as_family(), loading=loading)
+    return load_base(
+        model, device=where, dtype=DTYPES[dtype], family=family.as_family() if family else None, loading=loading
+    )
 
 
 @lru_cache(maxsize=1)
@@ -61,7 +63,7 @@ def _over_all_gpus(model: str, device: str, dtype: str, family: FamilyConfig | N
         model,
         device=resolve_device(device),
         dtype=DTYPES[dtype],
-        family=family and family.as_family(),
+        family=family.as_family() if family else None,
         loading=loading,
         spread=True,
     )

@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from mars_core.models.loading import skeleton
+from mars_core.models.loading import read_model_type, skeleton
 from mars_core.models.lora import RankPair, trainable_parameters
 from mars_core.models.partition import GROUPS, Group, Partition
 from mars_core.packing.footprint import adapter_bytes, frozen_bytes
@@ -26,12 +26,12 @@ def inspect_model(target: str, ranks: Sequence[int], *, trust_remote_code: bool 
     model, family = target, None
     if target.endswith((".yaml", ".yml")):
         config = read_study(Path(target))
-        model, family = config.model, config.family and config.family.as_family()
+        model, family = config.model, config.family.as_family() if config.family else None
         trust_remote_code = trust_remote_code or config.loading.trust_remote_code
     network, partition = skeleton(model, family=family, trust_remote_code=trust_remote_code)
     return {
         "model": model,
-        "model_type": network.config.model_type,
+        "model_type": read_model_type(model, trust_remote_code=trust_remote_code),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "groups": {group: _group(partition, group, ranks) for group in GROUPS},
         "excluded": list(partition.excluded),

@@ -40,6 +40,7 @@ from tasks.storage.files import read_json, replacing, write_json
 from tasks.storage.folder import Revision, is_finished, revisions
 from tasks.storage.location import working_folder
 from tasks.storage.transfer import NIGHT_FILE, publish_files, publish_newest, pull
+from tasks.study.opened import Study
 from tasks.study.revision import changes_since, differences, identity
 from tasks.study.snapshot import read_snapshot
 from tasks.tracking import runs as tracking
@@ -130,29 +131,29 @@ def adopted_runs(revision: Revision, runs: set[str]) -> set[str]:
 
 
 @task(name="compare-with-standing-choice", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
-def find_drift(config: StudyConfig, revision: Revision, seen: Seen, new_runs: set[str]) -> Night:
+def find_drift(study: Study, seen: Seen, new_runs: set[str]) -> Night:
     """Compare the revision's data, laws and choice with the standing ones, and keep the findings.
 
     With them the night's look is kept, so that the next night need not calibrate, fit or choose again.
     """
-    standing = read_standing(working_folder(config.study))
-    adopted = adopted_runs(revision, new_runs)
-    older = _older_state(revision, standing)
+    standing = read_standing(study.folder)
+    adopted = adopted_runs(study.revision, new_runs)
+    older = _older_state(study.revision, standing)
     night = Night(
-        study=revision.study.name,
-        revision=revision.number,
+        study=study.folder.name,
+        revision=study.revision.number,
         changes=seen.changes,
         trained=len(new_runs - adopted),
         adopted=len(adopted),
         compared_with=older.name,
-        data=_compare_data(older.revision, revision),
-        laws=compare_laws(older.laws, summaries(read_laws(revision))),
-        choice=_compare_choice(config, revision, standing),
+        data=_compare_data(older.revision, study.revision),
+        laws=compare_laws(older.laws, summaries(read_laws(study.revision))),
+        choice=_compare_choice(study, standing),
     )
-    write_json(_findings_path(revision), json_safe(night.to_json() | {"standing": standing_hash(standing)}))
-    publish_files(config.study, [_findings_path(revision)])
-    write_json(_night_path(revision.study), {"inputs": seen.inputs, "revision": revision.number})
-    publish_newest(config.study, NIGHT_FILE)
+    write_json(_findings_path(study.revision), json_safe(night.to_json() | {"standing": standing_hash(standing)}))
+    publish_files(study.config.study, [_findings_path(study.revision)])
+    write_json(_night_path(study.folder), {"inputs": seen.inputs, "revision": study.revision.number})
+    publish_newest(study.config.study, NIGHT_FILE)
     return night
 
 
@@ -166,11 +167,11 @@ def last_findings(revision: Revision) -> ChoiceDrift | None:
     return ChoiceDrift.from_json(stored["choice"]) if same else None
 
 
-def _compare_choice(config: StudyConfig, revision: Revision, standing: Standing | None) -> ChoiceDrift:
+def _compare_choice(study: Study, standing: Standing | None) -> ChoiceDrift:
     return compare_choices(
         standing.pair if standing else None,
-        read_choice(revision),
-        objection_to_standing=_objection_to(config, standing) if standing else None,
+        read_choice(study.revision),
+        objection_to_standing=_objection_to(study.config, standing) if standing else None,
     )
 
 
@@ -212,14 +213,14 @@ def _compare_data(before: Revision | None, revision: Revision) -> DataDrift | No
 
 
 @task(name="publish-night", cache_policy=NO_CACHE, persist_result=False, **REQUESTS)
-def publish_night(config: StudyConfig, revision: Revision, night: Night, done: str, parent: str) -> str:
+def publish_night(study: Study, night: Night, done: str, parent: str) -> str:
     """Write the night's report, attach it to the revision's MLflow run and show it in Prefect; returns its path."""
     text = night_as_markdown(night, done)
-    path = revision.path("drift.md")
+    path = study.revision.path("drift.md")
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    publish_files(config.study, [path])
-    for file in (path, _findings_path(revision)):
+    publish_files(study.config.study, [path])
+    for file in (path, _findings_path(study.revision)):
         tracking.log_file(parent, file)
     show_night(text)
     return str(path)

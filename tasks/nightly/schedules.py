@@ -11,7 +11,7 @@ from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import DeploymentSchedule, FlowRun, StateType
 from prefect.client.schemas.responses import DeploymentResponse
-from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule, RRuleSchedule
+from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule, NoSchedule, RRuleSchedule
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
 from pydantic import ValidationError
@@ -145,7 +145,7 @@ def _described(one: DeploymentSchedule, deployment: DeploymentResponse, planned:
     return NightlySchedule(
         study=study,
         when=_when(one.schedule),
-        timezone=str(one.schedule.timezone or "UTC"),
+        timezone=str(getattr(one.schedule, "timezone", None) or "UTC"),
         trigger=str(parameters.get("trigger", "propose")),
         active=fires,
         upcoming=runs[0] if runs else None,
@@ -156,7 +156,9 @@ def _study(parameters: dict[str, Any]) -> str | None:
     return parameters.get("study")
 
 
-def _when(schedule: CronSchedule | IntervalSchedule | RRuleSchedule) -> str:
+def _when(schedule: CronSchedule | IntervalSchedule | RRuleSchedule | NoSchedule) -> str:
     if isinstance(schedule, CronSchedule):
         return schedule.cron
+    if isinstance(schedule, NoSchedule):
+        return "never"
     return f"every {schedule.interval}" if isinstance(schedule, IntervalSchedule) else schedule.rrule

@@ -30,8 +30,9 @@ from tasks.running.retrying import IO_RETRIES, SENDING
 from tasks.settings.study import StudyConfig
 from tasks.storage.files import read_json, replacing_folder, write_json
 from tasks.storage.folder import Revision
-from tasks.storage.location import is_remote, working_folder
+from tasks.storage.location import is_remote
 from tasks.storage.transfer import STANDING_FILE, publish_files, publish_newest
+from tasks.study.opened import Study
 from tasks.study.revision import recipe_hash
 from tasks.study.snapshot import read_snapshot
 from tasks.tracking import runs as tracking
@@ -102,29 +103,31 @@ def standing_hash(standing: Standing | None) -> str:
 
 
 @task(name="keep-standing-adapter", cache_policy=NO_CACHE, persist_result=False, **SENDING)
-def keep_standing_adapter(config: StudyConfig, revision: Revision, pair: RankPair, inputs: str) -> None:
+def keep_standing_adapter(study: Study, pair: RankPair, inputs: str) -> None:
     """Set the standing adapter aside if a final run of the same pair with other inputs is about to take its folder.
 
     Copied first, then named by the standing choice: at no time does that name another run's adapter.
 
     inputs: hash of what decides the run to come. With the same, it makes the same adapter again.
     """
-    study, folder = working_folder(config.study), final_folder(revision, pair)
-    standing, kept = read_standing(study), kept_folder(revision, pair)
+    folder, kept = final_folder(study.revision, pair), kept_folder(study.revision, pair)
+    standing = read_standing(study.folder)
     if standing is None:
         return
-    if study / standing.adapter == folder / "adapter" and _inputs_of(revision, pair) != inputs:
+    if study.folder / standing.adapter == folder / "adapter" and _inputs_of(study.revision, pair) != inputs:
         with replacing_folder(kept) as temporary:
             if (folder / "adapter").is_dir():  # else it is gone, and must not come back as another run's
                 shutil.copytree(folder / "adapter", temporary / "adapter")
             if (folder / "training.json").is_file():
                 shutil.copy2(folder / "training.json", temporary)
-        standing = replace(standing, adapter=(kept / "adapter").relative_to(study).as_posix())
-        write_json(standing_path(study), standing.to_json())
+        standing = replace(standing, adapter=(kept / "adapter").relative_to(study.folder).as_posix())
+        write_json(standing_path(study.folder), standing.to_json())
         say(f"the standing adapter of {pair} is kept in {kept}: a final run with other settings takes its place")
-    if study / standing.adapter == kept / "adapter":  # asked again: it may have been killed before all of it was up
-        publish_files(config.study, sorted(path for path in kept.rglob("*") if path.is_file()))
-        publish_newest(config.study, STANDING_FILE)
+    if (
+        study.folder / standing.adapter == kept / "adapter"
+    ):  # asked again: it may have been killed before all of it was up
+        publish_files(study.config.study, sorted(path for path in kept.rglob("*") if path.is_file()))
+        publish_newest(study.config.study, STANDING_FILE)
 
 
 def kept_folder(revision: Revision, pair: RankPair) -> Path:
@@ -139,29 +142,28 @@ def _inputs_of(revision: Revision, pair: RankPair) -> str | None:
 
 
 @task(name="accept-final-run", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
-def accept_if_better(config: StudyConfig, revision: Revision, pair: RankPair) -> dict[str, Any]:
+def accept_if_better(study: Study, pair: RankPair) -> dict[str, Any]:
     """Let a finished final run take the standing one's place if it is better on validation; returns the decision.
 
     The decision is kept beside the final run and is not made twice against the same standing choice.
     """
-    study = working_folder(config.study)
-    tracking.use_store(study)
-    standing = read_standing(study)
-    if standing is not None and _is(standing, revision, pair):
+    tracking.use_store(study.folder)
+    standing = read_standing(study.folder)
+    if standing is not None and _is(standing, study.revision, pair):
         return Acceptance(True, standing.accepted_because).to_json()
-    known = read_acceptance(revision, pair, standing)
+    known = read_acceptance(study.revision, pair, standing)
     if known is not None and not known.accepted:  # an accepted one that does not stand was lost: decide again
         return known.to_json()
-    if is_remote(config.study) and not tracking.is_tracked(read_final(revision, pair)["mlflow_run_id"]):
+    if is_remote(study.config.study) and not tracking.is_tracked(read_final(study.revision, pair)["mlflow_run_id"]):
         return Acceptance(False, NOT_TRACKED_HERE).to_json()  # not kept: the machine that has the run decides
-    return _decide(config, revision, pair, standing, _judge(config, revision, pair, standing))
+    return _decide(study, pair, standing, _judge(study, pair, standing))
 
 
 @task(name="accept-final-run-by-hand", cache_policy=NO_CACHE, persist_result=False, **SENDING)
-def accept_by_hand(config: StudyConfig, revision: Revision, pair: RankPair) -> dict[str, Any]:
+def accept_by_hand(study: Study, pair: RankPair) -> dict[str, Any]:
     """Let a finished final run take the standing one's place because a person says so."""
-    standing = read_standing(working_folder(config.study))
-    return _decide(config, revision, pair, standing, Acceptance(True, "accepted by hand"))
+    standing = read_standing(study.folder)
+    return _decide(study, pair, standing, Acceptance(True, "accepted by hand"))
 
 
 def read_acceptance(revision: Revision, pair: RankPair, standing: Standing | None) -> Acceptance | None:
@@ -174,29 +176,29 @@ def read_acceptance(revision: Revision, pair: RankPair, standing: Standing | Non
     return Acceptance.from_json(stored["decision"]) if stored["against"] == against else None
 
 
-def _judge(config: StudyConfig, revision: Revision, pair: RankPair, standing: Standing | None) -> Acceptance:
+def _judge(study: Study, pair: RankPair, standing: Standing | None) -> Acceptance:
     if standing is None:
         return Acceptance(True, "the first final run of this study")
-    if standing.model_fingerprint != model_fingerprint(config):
+    if standing.model_fingerprint != model_fingerprint(study.config):
         return _not_comparable("they are adapters of different base models")
-    standing_adapter = working_folder(config.study) / standing.adapter
+    standing_adapter = study.folder / standing.adapter
     if not standing_adapter.is_dir():
         return _not_comparable(f"the standing adapter is gone from {standing_adapter}")
-    new_loss, samples = read_final(revision, pair)["best_val_loss"], usable_samples(config, "validation")
-    if standing.validation_hash == validation_hash(config):
+    new_loss, samples = read_final(study.revision, pair)["best_val_loss"], usable_samples(study.config, "validation")
+    if standing.validation_hash == validation_hash(study.config):
         return judge_final(ValidationScore(new_loss, standing.validation_loss, len(samples), len(samples)))
-    seen = _training_samples(Revision(revision.study, standing.revision))
+    seen = _training_samples(Revision(study.folder, standing.revision))
     if seen is None:
         return _not_comparable("the validation data changed, and what the standing adapter was trained on is not known")
-    unseen = _not_in(seen, samples, usable_digests(config, "validation"))
+    unseen = _not_in(seen, samples, usable_digests(study.config, "validation"))
     if len(unseen) < min(FEWEST_UNSEEN, len(samples)):
         return _not_comparable(
             f"the standing adapter was trained on all but {len(unseen)} of the {len(samples)} validation samples, "
             f"fewer than {FEWEST_UNSEEN}"
         )
     # Both afresh: the loss that training kept is the lowest of several checkpoints, and may be autocast's.
-    new_loss = _loss(config, final_folder(revision, pair) / "adapter", unseen)
-    standing_loss = _loss(config, standing_adapter, unseen)
+    new_loss = _loss(study.config, final_folder(study.revision, pair) / "adapter", unseen)
+    standing_loss = _loss(study.config, standing_adapter, unseen)
     return judge_final(ValidationScore(new_loss, standing_loss, len(unseen), len(samples)))
 
 
@@ -229,49 +231,50 @@ def _loss(config: StudyConfig, adapter: Path, samples: Sequence[Sample]) -> floa
         remove_adapters(wrapped)
 
 
-def _decide(
-    config: StudyConfig, revision: Revision, pair: RankPair, standing: Standing | None, decision: Acceptance
-) -> dict[str, Any]:
-    study, record = working_folder(config.study), read_final(revision, pair)
-    tags = {"mars.revision": str(revision.number), "mars.pair": pair.slug, "mars.accepted": str(decision.accepted)}
-    name = standing.registered_model if standing else model_name(study)  # kept where the folder moves
-    version = register_adapter(study, name, record["mlflow_run_id"], tags, f"{pair}: {decision.reason}")
+def _decide(study: Study, pair: RankPair, standing: Standing | None, decision: Acceptance) -> dict[str, Any]:
+    record = read_final(study.revision, pair)
+    tags = {
+        "mars.revision": str(study.revision.number),
+        "mars.pair": pair.slug,
+        "mars.accepted": str(decision.accepted),
+    }
+    name = standing.registered_model if standing else model_name(study.folder)  # kept where the folder moves
+    version = register_adapter(study.folder, name, record["mlflow_run_id"], tags, f"{pair}: {decision.reason}")
     if decision.accepted:  # the file last: a crash before it repeats all of this
-        move_champion(study, name, version)
-        accepted = _standing(config, revision, pair, record, (name, version), decision)
-        write_json(standing_path(study), accepted.to_json())
-        publish_newest(config.study, STANDING_FILE)
+        move_champion(study.folder, name, version)
+        accepted = _standing(study, pair, record, (name, version), decision)
+        write_json(standing_path(study.folder), accepted.to_json())
+        publish_newest(study.config.study, STANDING_FILE)
     against = {"standing": standing_hash(standing), "run": record["mlflow_run_id"]}
-    write_json(_acceptance_path(revision, pair), {"decision": decision.to_json(), "against": against})
-    publish_files(config.study, [_acceptance_path(revision, pair)])
+    write_json(_acceptance_path(study.revision, pair), {"decision": decision.to_json(), "against": against})
+    publish_files(study.config.study, [_acceptance_path(study.revision, pair)])
     return decision.to_json()
 
 
 def _standing(
-    config: StudyConfig,
-    revision: Revision,
+    study: Study,
     pair: RankPair,
     record: Mapping[str, Any],
     registered: tuple[str, str],
     decision: Acceptance,
 ) -> Standing:
     return Standing(
-        revision=revision.number,
+        revision=study.revision.number,
         pair=(pair.r_me, pair.r_llm),
-        adapter=(final_folder(revision, pair) / "adapter").relative_to(revision.study).as_posix(),
+        adapter=(final_folder(study.revision, pair) / "adapter").relative_to(study.folder).as_posix(),
         registered_model=registered[0],
         model_version=registered[1],
         mlflow_run_id=record["mlflow_run_id"],
         validation_loss=record["best_val_loss"],
-        validation_hash=validation_hash(config),
-        model_fingerprint=model_fingerprint(config),
-        recipe_hash=recipe_hash(config),
-        data_hash=load_data(config.data).data_hash,
-        laws=summaries(read_laws(revision)) if laws_path(revision).is_file() else {},
-        choice_reason=read_choice(revision).reason if choice_path(revision).is_file() else "",
+        validation_hash=validation_hash(study.config),
+        model_fingerprint=model_fingerprint(study.config),
+        recipe_hash=recipe_hash(study.config),
+        data_hash=load_data(study.config.data).data_hash,
+        laws=summaries(read_laws(study.revision)) if laws_path(study.revision).is_file() else {},
+        choice_reason=read_choice(study.revision).reason if choice_path(study.revision).is_file() else "",
         accepted_because=decision.reason,
         accepted_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        evaluation=_test_scores(revision, pair),
+        evaluation=_test_scores(study.revision, pair),
     )
 
 

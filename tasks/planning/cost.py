@@ -15,12 +15,12 @@ from mars_core.planning.devices import UTILISATION, device_named
 from mars_core.planning.estimate import Budget, Passes, estimate
 from mars_core.planning.shapes import SampleShape, patch_size_of, shape_of
 from mars_core.training.finetune import EVALUATIONS_PER_RUN
-from tasks.calibration.plan import calibration_pairs, calibration_schedules
 from tasks.final.run import final_steps
 from tasks.inputs.base_model import base_processor
 from tasks.inputs.data import calibration_set, token_measure, usable_samples
 from tasks.running.progress import progress_bar
 from tasks.settings.study import StudyConfig
+from tasks.study.plan import calibration_pairs, calibration_schedules
 
 SAMPLES_LOOKED_AT = 64
 
@@ -34,7 +34,7 @@ def cost_on(config: StudyConfig, device: str, utilisation: float = UTILISATION) 
         ValueError: the device is not in the table, data or model cannot be used, or a rank does not fit the model.
     """
     target = device_named(device)
-    family = config.family and config.family.as_family()
+    family = config.family.as_family() if config.family else None
     network, partition = skeleton(config.model, family=family, trust_remote_code=config.loading.trust_remote_code)
     architecture = architecture_of(network, partition)
     pairs = calibration_pairs(config)
@@ -105,7 +105,7 @@ def _budgets(config: StudyConfig, pairs: Sequence[RankPair], final: RankPair) ->
     recipe, loading = config.recipe, config.loading
     runs = [pair for pair in pairs for _ in config.calibration.seeds]
     validation, test = (len(usable_samples(config, split)) for split in ("validation", "test"))
-    shared = {
+    shared: dict[str, Any] = {
         "batch": recipe.batch_size,
         "micro_batch": config.micro_batch_size or recipe.batch_size,
         "scored_batch": config.evaluation_batch_size,

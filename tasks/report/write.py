@@ -15,28 +15,31 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from mars_core.markdown import markdown_table
+from mars_core.metrics.identity import content_hash
 from mars_core.models.loading import read_model_type
 from mars_core.models.lora import RankPair
 from mars_core.models.partition import GROUPS, Partition
 from mars_core.report import ReportData, render_figures, render_report
 from mars_core.search import Choice
 from tasks.calibration.hours import revision_hours
-from tasks.calibration.plan import CalibrationPlan
+from tasks.calibration.stage import CALIBRATE
 from tasks.calibration.stored import calibration_cost, collect_metrics
 from tasks.choice.approval import approval_notes
-from tasks.choice.fit import laws_path, read_laws, target_size
+from tasks.choice.fit import FIT, laws_path, read_laws, target_size
 from tasks.choice.markdown import choice_markdown, decision_text
-from tasks.choice.search import choice_path, read_choice
+from tasks.choice.search import SEARCH, choice_path, read_choice
 from tasks.final.compare import present_comparison
-from tasks.final.evaluate import generated_values, read_evaluation
-from tasks.final.pair import final_folder, read_final
+from tasks.final.evaluate import EVALUATE, generated_values, is_evaluated, read_evaluation
+from tasks.final.pair import final_folder, finetune_stage, read_final
+from tasks.final.pairs import trained_pairs
 from tasks.inputs.base_model import study_partition
 from tasks.inputs.data import dropped_samples, load_data
 from tasks.running.retrying import IO_RETRIES, REQUESTS, SENDING
 from tasks.settings.study import StudyConfig
 from tasks.storage.files import replacing, replacing_folder
 from tasks.storage.folder import Revision, stage_details
-from tasks.storage.location import address
+from tasks.study.opened import Study
+from tasks.study.stage import Stage
 from tasks.tracking import runs as tracking
 
 VERSIONED = ("mars-rank-search", "torch", "transformers", "peft", "accelerate", "prefect", "mlflow", "scipy", "numpy")
@@ -47,21 +50,20 @@ WARNING = "WARNING: "  # how a plan's note begins that is a warning
 
 @dataclass(frozen=True)
 class Results:
-    """What there is to report of a revision.
+    """What there is to report of a study.
 
     finals: the final runs that have finished, by role. evaluated: whether the stored test scores are theirs.
     """
 
-    revision: Revision
-    plan: CalibrationPlan
+    study: Study
     finals: Mapping[str, RankPair]
     evaluated: bool
 
 
 @task(name="write-report", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
-def write_report(config: StudyConfig, results: Results, command: str) -> str:
+def write_report(results: Results, command: str) -> str:
     """Write a revision's report as one HTML file; returns its path."""
-    data, revision = gather(config, results, command), results.revision
+    data, revision = gather(results, command), results.study.revision
     with replacing_folder(figures_path(revision)) as temporary:
         for name, picture in render_figures(data).items():
             (temporary / f"{name}.svg").write_text(picture, encoding="utf-8")
@@ -71,10 +73,11 @@ def write_report(config: StudyConfig, results: Results, command: str) -> str:
     return str(path)
 
 
-def gather(config: StudyConfig, results: Results, command: str) -> ReportData:
+def gather(results: Results, command: str) -> ReportData:
     """Read everything that the report shows; stages that have not run are left out."""
-    revision, plan, finals = results.revision, results.plan, results.finals
-    metrics, diverged = collect_metrics(revision, plan)
+    study, finals = results.study, results.finals
+    config, revision = study.config, study.revision
+    metrics, diverged = collect_metrics(study)
     laws = read_laws(revision) | {"D_target": target_size(config)}
     choice = read_choice(revision) if choice_path(revision).is_file() else None
     trained = [read_final(revision, pair) | {"role": role} for role, pair in finals.items()]
@@ -91,37 +94,39 @@ def gather(config: StudyConfig, results: Results, command: str) -> ReportData:
         metrics=metrics,
         laws=laws,
         choice=choice.to_json() if choice else None,
-        adapter=address(config.study, final_folder(revision, chosen) / "adapter") if chosen else None,
+        adapter=study.address(final_folder(revision, chosen) / "adapter") if chosen else None,
         finals=trained,
         evaluation=read_evaluation(revision) if results.evaluated else None,
         comparison=present_comparison(revision),
-        costs=costs(revision, plan, trained),
-        warnings=_warnings(revision, plan, diverged),
-        notes=[note for note in _notes(config, plan, laws, choice) if note not in diverged],
+        costs=costs(study, trained),
+        warnings=_warnings(study, diverged),
+        notes=[note for note in _notes(study, laws, choice) if note not in diverged],
     )
 
 
-def _warnings(revision: Revision, plan: CalibrationPlan, diverged: list[str]) -> list[str]:
+def _warnings(study: Study, diverged: list[str]) -> list[str]:
     """What may change the decision: runs that diverged, very much data left out, another pair trained by a person."""
-    left_out = [note.removeprefix(WARNING) for note in plan.notes if note.startswith(WARNING)]
-    return [*diverged, *left_out, *approval_notes(revision)]
+    left_out = [note.removeprefix(WARNING) for note in study.plan.notes if note.startswith(WARNING)]
+    return [*diverged, *left_out, *approval_notes(study.revision)]
 
 
-def _notes(config: StudyConfig, plan: CalibrationPlan, laws: Mapping[str, Any], choice: Choice | None) -> list[str]:
+def _notes(study: Study, laws: Mapping[str, Any], choice: Choice | None) -> list[str]:
     """How the results came about: sentences that are no warning, each once."""
     told = [
-        *(note for note in plan.notes if not note.startswith(WARNING)),
-        *load_data(config.data).splits.notes,
+        *(note for note in study.plan.notes if not note.startswith(WARNING)),
+        *load_data(study.config.data).splits.notes,
         *laws["notes"],
         *(choice.diagnostics.get("notes", ()) if choice else ()),
     ]
     return list(dict.fromkeys(told))
 
 
-def costs(revision: Revision, plan: CalibrationPlan, finals: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def costs(study: Study, finals: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Seconds of each costly part, as the runs recorded them."""
-    calibration = calibration_cost(revision, plan)
-    detail = f"{calibration['runs']} runs of {plan.run_lengths}, peak memory {_gib(calibration['peak_memory_bytes'])}"
+    calibration = calibration_cost(study)
+    detail = (
+        f"{calibration['runs']} runs of {study.plan.run_lengths}, peak memory {_gib(calibration['peak_memory_bytes'])}"
+    )
     rows = [{"stage": "calibration", "seconds": calibration["seconds"], "detail": detail}]
     for final in finals:
         detail = f"{final['steps']} steps, peak memory {_gib(final['peak_memory_bytes'])}"
@@ -130,8 +135,8 @@ def costs(revision: Revision, plan: CalibrationPlan, finals: list[dict[str, Any]
             {"stage": f"final fine-tune {pair} ({final['role']})", "seconds": final["seconds"], "detail": detail}
         )
     for stage in ("fit", "search", "evaluate"):
-        if revision.manifest(stage).is_file():
-            rows.append({"stage": stage, "seconds": stage_details(revision, stage)["seconds"], "detail": ""})
+        if study.revision.manifest(stage).is_file():
+            rows.append({"stage": stage, "seconds": stage_details(study.revision, stage)["seconds"], "detail": ""})
     return rows
 
 
@@ -160,7 +165,7 @@ def publish_to_mlflow(revision: Revision, evaluated: bool, parent: str) -> None:
     """Put choice, laws, report with its figures, test scores and hours on the study's parent run."""
     choice = read_choice(revision) if choice_path(revision).is_file() else None
     if choice is not None:
-        values = {"chosen_r_me": choice.pair[0], "chosen_r_llm": choice.pair[1]}
+        values: dict[str, float] = {"chosen_r_me": choice.pair[0], "chosen_r_llm": choice.pair[1]}
         stated = {"regret": choice.regret, "regret_bound": choice.regret_bound}
         values |= {name: value for name, value in stated.items() if value is not None}
         tracking.tag(parent, {"mars.verdict": choice.verdict, "mars.reason": choice.reason})
@@ -200,18 +205,18 @@ def publish_artifacts(revision: Revision) -> None:
 
 
 @task(name="show-report", cache_policy=NO_CACHE, persist_result=False, **REQUESTS)
-def show_report(config: StudyConfig, results: Results, parent: str) -> None:
+def show_report(results: Results, parent: str) -> None:
     """Show in the Prefect UI what the study comes down to, and where its report is."""
-    text = report_markdown(config, results, tracking.page_of(parent, report_path(results.revision).name))
+    text = report_markdown(results, tracking.page_of(parent, report_path(results.study.revision).name))
     create_markdown_artifact(text, key="mars-report", description="The report, the test scores and the adapter")
 
 
-def report_markdown(config: StudyConfig, results: Results, page: str | None) -> str:
+def report_markdown(results: Results, page: str | None) -> str:
     """The study in short, for the Prefect UI.
 
     page: where MLflow shows the report.
     """
-    revision, chosen = results.revision, results.finals.get("chosen")
+    study, revision, chosen = results.study, results.study.revision, results.finals.get("chosen")
     lines = [f"# Study {revision.study.name}, revision {revision.number:03d}"]
     if choice_path(revision).is_file():
         choice = read_choice(revision)
@@ -221,9 +226,9 @@ def report_markdown(config: StudyConfig, results: Results, page: str | None) -> 
         lines.append(_scores_markdown(read_evaluation(revision), results.finals))
     if page:
         lines.append(f"[Report in MLflow]({page})")
-    lines.append(f"Report: `{address(config.study, report_path(revision))}`")
+    lines.append(f"Report: `{study.address(report_path(revision))}`")
     if chosen:
-        lines.append(f"Adapter: `{address(config.study, final_folder(revision, chosen) / 'adapter')}`")
+        lines.append(f"Adapter: `{study.address(final_folder(revision, chosen) / 'adapter')}`")
     return "\n\n".join(lines)
 
 
@@ -262,6 +267,20 @@ def _law_rows(laws: dict[str, Any]) -> list[dict[str, Any]]:
         if fit
         for symbol, value in fit["coefficients"].items()
     ]
+
+
+def _stages(study: Study) -> list[Stage]:
+    """Stages that a report shows, as far as they have finished."""
+    finals = [finetune_stage(pair) for pair in trained_pairs(study).values()]
+    return [CALIBRATE, FIT, SEARCH, *finals, *([EVALUATE] if is_evaluated(study) else [])]
+
+
+def _inputs(study: Study, shown: str) -> str:
+    compared = study.outputs_hash("compare") if study.has_finished_once("compare") else None
+    return content_hash([shown, [stage.name for stage in _stages(study)], compared])
+
+
+REPORT = Stage("report", reads=_stages, inputs=_inputs, outputs=lambda study: (report_path(study.revision),))
 
 
 def figures_path(revision: Revision) -> Path:

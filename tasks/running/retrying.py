@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
-from prefect.states import State
+from prefect.client.schemas.objects import State
 from prefect.task_engine import TaskRunTimeoutError
 
 DELAYS_SECONDS = [1, 10, 60]

@@ -102,7 +102,7 @@ def _known(client: SyncPrefectClient, key: str) -> FlowRun | None:
 
 def _start(request: Request, attempt: int) -> FlowRun:
     try:
-        run: FlowRun = run_deployment(
+        started = run_deployment(
             request.deployment,
             parameters=dict(request.parameters),
             timeout=0,
@@ -115,8 +115,10 @@ def _start(request: Request, attempt: int) -> FlowRun:
             f"the Prefect server has no deployment {request.deployment!r}: "
             "register them with `python -m deployments.register`"
         ) from error
-    say(f"{request.name}: {flow_run_url(run)}")
-    return run
+    if not isinstance(started, FlowRun):  # run_deployment is a coroutine inside an event loop
+        raise RuntimeError(f"{request.deployment} was triggered from an event loop: trigger it from synchronous code")
+    say(f"{request.name}: {flow_run_url(started)}")
+    return started
 
 
 def flow_run_url(run: FlowRun) -> str:

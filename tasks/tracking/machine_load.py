@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import mlflow
 from mlflow.entities import Metric
@@ -70,7 +71,9 @@ class _Recorder:
         self._client = mlflow.MlflowClient()
         self._points: list[_Point] = []
         self._sent = dict.fromkeys(runs, 0)
-        self._probes = SystemMetricsMonitor(runs[0])  # knows what can be measured here; its own thread stays unused
+        self._probes: Any = SystemMetricsMonitor(
+            runs[0]
+        )  # knows what can be measured here; its own thread stays unused
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._record, name="machine-load", daemon=True)
         self._told = False

@@ -78,7 +78,10 @@ def open_experiment(study: Path) -> str:
     except MlflowException as error:  # another process of the study was faster
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-        return str(mlflow.get_experiment_by_name(name).experiment_id)
+        made = mlflow.get_experiment_by_name(name)
+        if made is None:
+            raise
+        return str(made.experiment_id)
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from tasks.nightly.standing import accept_if_better, read_acceptance, read_stand
 from tasks.settings.study import StudyConfig, write_study
 from tasks.storage.files import read_json, write_json
 from tasks.storage.folder import Revision
+from tasks.study.opened import Study
 from tasks.study.revision import open_revision
 from tasks.tracking import runs as tracking
 
@@ -238,11 +239,11 @@ def another_recipe(config: StudyConfig) -> StudyConfig:
 def test_champion_moves_only_to_a_lower_validation_loss_on_the_same_samples(own, change, accepted):
     config = another_recipe(own)
     revision, pair = second_final(config, read_standing(Path(own.study)).validation_loss + change)
-    decision = Acceptance.from_json(accept_if_better.fn(config, revision, pair))
+    decision = Acceptance.from_json(accept_if_better.fn(Study(config, revision), pair))
     assert decision.accepted == accepted
     assert champion(own) == ("2" if accepted else "1")
     assert read_standing(Path(own.study)).revision == (2 if accepted else 1)
-    assert accept_if_better.fn(config, revision, pair)["accepted"] == accepted  # decided once
+    assert accept_if_better.fn(Study(config, revision), pair)["accepted"] == accepted  # decided once
 
 
 def test_a_worse_run_of_the_standing_pair_leaves_its_weights_standing(copied):
@@ -268,7 +269,7 @@ def test_on_other_validation_data_both_adapters_are_scored_again_alike(own):
     rewrite(own.data.validation, lambda rows: rows[:-3])
     forget_data()
     revision, pair = second_final(own, 0.0)
-    decision = Acceptance.from_json(accept_if_better.fn(own, revision, pair))
+    decision = Acceptance.from_json(accept_if_better.fn(Study(own, revision), pair))
     base = resources.base_model(own)
     network = PeftModel.from_pretrained(base.model, str(Path(own.study, "revisions/001/final", pair.slug, "adapter")))
     batches = scored_batches(validation_set(own), base, 4)
@@ -287,7 +288,7 @@ def test_samples_that_the_standing_adapter_was_trained_on_judge_nothing(own):
     rewrite(own.data.validation, lambda rows: rows + moved)
     forget_data()
     revision, pair = second_final(own, 0.0)
-    decision = Acceptance.from_json(accept_if_better.fn(own, revision, pair))
+    decision = Acceptance.from_json(accept_if_better.fn(Study(own, revision), pair))
     assert not decision.accepted
     assert "cannot be compared" in decision.reason
     assert champion(own) == "1"

@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 
 from flows.on_workers import calibrate_pack_flow
-from flows.stages import parent_run
 from tasks.calibration import train as packs
-from tasks.calibration.plan import plan_calibration
 from tasks.settings.study import StudyConfig
 from tasks.storage.folder import Revision
+from tasks.study.parent_run import parent_run
+from tasks.study.plan import plan_calibration
 
 
 @pytest.fixture

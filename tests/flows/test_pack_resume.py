@@ -15,12 +15,12 @@ import pandas as pd
 import pytest
 
 from flows import stages
-from flows.stages import calibrate_flow
+from flows.calibrate import calibrate_flow
 from tasks.calibration import train as packs
-from tasks.calibration.plan import plan_calibration
 from tasks.calibration.state import write_state
 from tasks.settings.study import CalibrationConfig, read_study, write_study
 from tasks.storage.folder import Revision, is_finished
+from tasks.study.plan import plan_calibration
 from tasks.tracking.runs import tracking_uri
 
 MEASURED = ["r_me", "r_llm", "step", "train_loss", "val_loss", "val_accuracy", "lr", "grad_norm_me", "grad_norm_llm"]

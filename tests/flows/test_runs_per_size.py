@@ -9,12 +9,14 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from flows.calibrate import calibrate_flow
 from flows.cli.main import app
-from flows.stages import calibrate_flow, fit_flow, report_flow, search_flow
-from tasks.calibration.plan import plan_calibration
+from flows.stages import fit_flow, report_flow, search_flow
 from tasks.calibration.stored import collect_metrics, metrics_path, missing_runs, read_metrics, stored_metrics
 from tasks.choice.fit import read_laws
 from tasks.settings.study import FitConfig, SearchConfig, StudyConfig, write_study
+from tasks.study.opened import Study
+from tasks.study.plan import plan_calibration
 from tasks.study.revision import newest_revision
 from tests.flows.conftest import write_small_study
 
@@ -92,20 +94,21 @@ def test_the_stages_after_it_run_and_name_the_lengths(calibrated):
 
 
 def test_only_the_size_that_is_missing_is_trained_again(calibrated, capsys):
-    revision, plan = newest_revision(Path(calibrated.study)), plan_calibration(calibrated)
-    before, _ = collect_metrics(revision, plan)
-    lost = next(run for run in plan.runs if run.schedule.size == 32)
-    kept = next(run for run in plan.runs if run.schedule.size == 64)
+    revision = newest_revision(Path(calibrated.study))
+    study = Study(calibrated, revision)
+    before, _ = collect_metrics(study)
+    lost = next(run for run in study.plan.runs if run.schedule.size == 32)
+    kept = next(run for run in study.plan.runs if run.schedule.size == 64)
     path = metrics_path(revision, lost.run_id)
     whole = read_metrics(path)
     whole[whole.step < 16].to_parquet(path)  # as if it had been measured at other steps
-    assert missing_runs(revision, plan) == [lost]
+    assert missing_runs(study) == [lost]
     times = {run.run_id: metrics_path(revision, run.run_id).stat().st_mtime_ns for run in (lost, kept)}
     calibrate_flow(calibrated)
-    assert missing_runs(revision, plan) == []
+    assert missing_runs(study) == []
     assert "1 of 12 runs to train" in capsys.readouterr().err
     assert metrics_path(revision, kept.run_id).stat().st_mtime_ns == times[kept.run_id]
-    after, _ = collect_metrics(revision, plan)
+    after, _ = collect_metrics(study)
     np.testing.assert_allclose(after.val_loss, before.val_loss, rtol=1e-5)
 
 

@@ -11,18 +11,20 @@ import pytest
 from typer.testing import CliRunner
 
 import tasks.final.answers
+from flows.calibrate import calibrate_flow
 from flows.cli.main import app
-from flows.stages import calibrate_flow, fit_flow, search_flow
+from flows.stages import fit_flow, search_flow
 from mars_core.metrics.schema import SCHEMA
 from mars_core.models.lora import RankPair
 from mars_core.scoring.choices import given_letter
 from mars_core.scoring.normalise import normalised
-from tasks.calibration.plan import plan_calibration
 from tasks.final.answers import answers_path, asked_questions, generate_answers
 from tasks.final.pair import finetune_pair, read_final
 from tasks.inputs.base_model import base_model
 from tasks.settings.study import StudyConfig
 from tasks.storage.folder import Revision
+from tasks.study.opened import Study
+from tasks.study.plan import plan_calibration
 from tasks.tracking.runs import study_run, tracking_uri
 
 
@@ -81,10 +83,10 @@ def test_an_interrupted_generation_goes_on_where_it_was(copied, monkeypatch):
 
     monkeypatch.setattr(tasks.final.answers, "greedy_tokens", fail_after_a_part)
     with pytest.raises(KeyboardInterrupt):
-        generate_answers(config, revision, base, base.model, "base", None, asked)
+        generate_answers(Study(config, revision), base, base.model, "base", None, asked)
     again = []
     monkeypatch.setattr(tasks.final.answers, "greedy_tokens", lambda *a: again.append(len(a[1])) or generate(*a))
-    generate_answers(config, revision, base, base.model, "base", None, asked)
+    generate_answers(Study(config, revision), base, base.model, "base", None, asked)
     assert sum(again) == len(asked.questions) - 5
     pd.testing.assert_frame_equal(pd.read_parquet(answers_path(revision, "base")), whole)
 
@@ -127,7 +129,7 @@ def test_a_study_may_minimise_a_metric(copied):
     assert all(candidate["perplexity"] is None for candidate in choice["candidates"])
     pair = RankPair(*choice["pair"])
     with study_run(Path(config.study), 1, {}) as parent:
-        finetune_pair(config, revision, pair, "chosen", parent)
+        finetune_pair(Study(config, revision), pair, "chosen", parent)
     final = read_final(revision, pair)
     values = {entry["step"]: entry["eval_objective"] for entry in final["history"] if "eval_objective" in entry}
     assert final["best_objective"] == values[final["best_step"]] == min(values.values())

@@ -14,15 +14,16 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from safetensors.torch import load_file
 
-from flows.stages import calibrate_flow, fit_flow, search_flow
+from flows.calibrate import calibrate_flow
+from flows.stages import fit_flow, search_flow
 from flows.study import study_flow
 from mars_core.demo import demo_backbone_path
 from mars_core.metrics.schema import SCHEMA
 from mars_core.models.loading import load_base
-from tasks.calibration.plan import data_seed_of
 from tasks.inputs.data import calibration_set
 from tasks.settings.study import StudyConfig
 from tasks.storage.folder import Revision
+from tasks.study.plan import data_seed_of
 from tasks.tracking.runs import tracking_uri
 
 

@@ -12,12 +12,15 @@ import mlflow
 import pandas as pd
 import pytest
 
-from flows.stages import calibrate_flow, finetune_flow
+from flows.calibrate import calibrate_flow
+from flows.stages import finetune_flow
 from mars_core.models.lora import RankPair
-from tasks.calibration.plan import plan_calibration
-from tasks.final.pair import final_folder, final_inputs
+from tasks.final.pair import final_folder
+from tasks.final.run import run_inputs
+from tasks.settings.baselines import of_pair
 from tasks.settings.study import FinalConfig, StudyConfig, TimeoutConfig, read_study
 from tasks.storage.folder import Revision
+from tasks.study.plan import plan_calibration
 from tasks.study.revision import identity, open_revision
 from tasks.tracking.runs import experiment_name, tracking_uri
 
@@ -63,7 +66,7 @@ def test_a_time_limit_is_no_part_of_what_identifies_results(study):
     limited = within(plain, calibration_pack_hours=1, final_run_hours=2, evaluation_hours=3)
     assert identity(limited) == identity(plain)
     assert plan_calibration(limited).inputs_hash == plan_calibration(plain).inputs_hash
-    assert final_inputs(limited, PAIR) == final_inputs(plain, PAIR)
+    assert run_inputs(limited, of_pair(PAIR)) == run_inputs(plain, of_pair(PAIR))
 
 
 @pytest.mark.slow

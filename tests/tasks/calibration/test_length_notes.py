@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.calibration.plan import plan_calibration
+from tasks.study.plan import plan_calibration
 from tests.flows.conftest import write_small_study
 
 LONG = " ".join(["very"] * 600)  # more tokens than the study's 512, since no token spans two words

@@ -13,11 +13,13 @@ from mars_core.packing.cost import ACTIVATION_MARGIN, BYTES_PER_TRAINABLE, Cost,
 from mars_core.packing.lanes import Lanes
 from mars_core.packing.state import PackState
 from tasks.calibration.packs import plan_packs, unfinished_packs
-from tasks.calibration.plan import CalibrationPlan, PlannedPack, PlannedRun, RunSchedule
 from tasks.calibration.state import drop_state, has_state, read_state, state_folder, write_state
 from tasks.settings.study import CalibrationConfig, DataConfig, StudyConfig
 from tasks.storage.files import write_json
 from tasks.storage.folder import Revision
+from tasks.study.opened import Study
+from tasks.study.plan import CalibrationPlan, PlannedPack, PlannedRun, RunSchedule
+from tests.tasks.calibration.planned import planned_study
 
 STEPS = (2, 4)
 RUNS = [PlannedRun(f"run{number:02d}", RankPair(2, 2 + number), 0, RunSchedule(4, STEPS)) for number in range(10)]
@@ -26,6 +28,10 @@ RUNS = [PlannedRun(f"run{number:02d}", RankPair(2, 2 + number), 0, RunSchedule(4
 def study(**calibration) -> StudyConfig:
     data = DataConfig(train="train.json")
     return StudyConfig(study="study", model="model", data=data, calibration=CalibrationConfig(**calibration))
+
+
+def at(revision: Revision, plan: CalibrationPlan) -> Study:
+    return planned_study(study(), revision, plan)
 
 
 @pytest.mark.parametrize(
@@ -119,12 +125,14 @@ def test_unfinished_packs_go_on_as_they_were(tmp_path):
         if pack is not packs[2]:  # this one was killed before its first checkpoint
             write_state(folder, a_state())
     both = {packs[0].pack_id, packs[1].pack_id}
-    assert {pack.pack_id for pack in unfinished_packs(revision, plan_of(RUNS), RUNS)} == both
+    assert {pack.pack_id for pack in unfinished_packs(at(revision, plan_of(RUNS)), RUNS)} == both
     # Killed while its runs were being stored: those that are left go on in the pack that they were trained in.
-    assert {pack.pack_id for pack in unfinished_packs(revision, plan_of(RUNS), RUNS[1:])} == both
-    assert unfinished_packs(revision, plan_of(RUNS), RUNS[4:]) == [packs[1]]
-    assert unfinished_packs(revision, plan_of(RUNS[5:]), RUNS[5:]) == []  # a run of it is planned no more
-    assert unfinished_packs(revision, plan_of(RUNS, steps=(1, 2, 4)), RUNS) == []  # they were measured at other steps
+    assert {pack.pack_id for pack in unfinished_packs(at(revision, plan_of(RUNS)), RUNS[1:])} == both
+    assert unfinished_packs(at(revision, plan_of(RUNS)), RUNS[4:]) == [packs[1]]
+    assert unfinished_packs(at(revision, plan_of(RUNS[5:])), RUNS[5:]) == []  # a run of it is planned no more
+    assert (
+        unfinished_packs(at(revision, plan_of(RUNS, steps=(1, 2, 4))), RUNS) == []
+    )  # they were measured at other steps
 
 
 def plan_of(runs, steps=STEPS) -> CalibrationPlan:

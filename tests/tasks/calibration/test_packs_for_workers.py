@@ -13,12 +13,13 @@ from mars_core.demo import demo_backbone_path
 from mars_core.models.lora import RankPair
 from mars_core.packing.state import PackState
 from tasks.calibration.packs import PACK_FILE, packs_for_workers
-from tasks.calibration.plan import CalibrationPlan, PlannedRun, RunSchedule, plan_calibration
 from tasks.calibration.state import state_folder, write_state
 from tasks.settings.study import CalibrationConfig, DataConfig, StudyConfig
 from tasks.storage.files import write_json
 from tasks.storage.folder import Revision
+from tasks.study.plan import CalibrationPlan, PlannedRun, RunSchedule, plan_calibration
 from tests.flows.conftest import write_small_study
+from tests.tasks.calibration.planned import planned_study
 
 SCHEDULE = RunSchedule(8, (4, 8))
 RUNS = tuple(PlannedRun(f"run{number:02d}", RankPair(2, number), 0, SCHEDULE) for number in range(1, 11))
@@ -35,7 +36,7 @@ def packed(
         data=DataConfig(train="none.json"),
         calibration=CalibrationConfig(ranks=(2, 4), **calibration),
     )
-    packs, expected = packs_for_workers(config, Revision(tmp_path, 1), PLAN, missing, workers)
+    packs, expected = packs_for_workers(planned_study(config, Revision(tmp_path, 1), PLAN), missing, workers)
     assert expected == {}
     return [[run.run_id for run in pack.runs] for pack in packs]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from mars_core.metrics.identity import content_hash
-from tasks.calibration.plan import describe_plan, plan_calibration
 from tasks.planning.cost import cost_on
 from tasks.settings.study import StudyConfig
+from tasks.study.plan import describe_plan, plan_calibration
 from tests.flows.conftest import write_small_study
 
 

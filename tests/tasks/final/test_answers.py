@@ -18,6 +18,7 @@ from tasks.inputs.base_model import base_model
 from tasks.inputs.data import forget_data
 from tasks.settings.study import DataConfig, EvaluationConfig, StudyConfig
 from tasks.storage.folder import Revision
+from tasks.study.opened import Study
 
 SUBJECTS = ("natural science", "social science", "language science")
 
@@ -60,7 +61,7 @@ def config(tmp_path):
 def test_scienceqa_is_scored_over_full_and_image_split_and_by_subgroup(config):
     """Counts from the problems as they were written; test problems are 2, 5, 8, ... 23."""
     revision, asked, base = Revision(Path(config.study), 1), asked_questions(config), base_model(config)
-    found = generate_answers(config, revision, base, base.model, "base", None, asked)
+    found = generate_answers(Study(config, revision), base, base.model, "base", None, asked)
     rows = pd.read_parquet(answers_path(revision, "base")).set_index("sample_id")
     numbers = range(2, 24, 3)
     assert sorted(map(int, rows.index)) == list(numbers)
@@ -121,4 +122,4 @@ def test_long_answers_are_counted_and_nothing_is_asked_at_0(config):
         8,
     )  # a letter and its end are 2
     revision, base = Revision(Path(config.study), 1), base_model(config)
-    assert generate_answers(none, revision, base, base.model, "base", None, asked_questions(none)) is None
+    assert generate_answers(Study(none, revision), base, base.model, "base", None, asked_questions(none)) is None

@@ -9,7 +9,7 @@ import pytest
 import requests
 from prefect import flow, task
 
-from flows.finals import trigger_final
+from flows.workers import trigger_final
 from tasks.calibration.hours import publish_calibration
 from tasks.calibration.train import calibrate_pack
 from tasks.export.card import write_card

@@ -1,0 +1,76 @@
+"""Calibration as a flow: train the runs that are missing, here or on workers."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.place import Place, Where, place_of
+from flows.results import JSON_RESULTS
+from tasks.calibration.hours import publish_calibration
+from tasks.calibration.reuse import adopt_runs
+from tasks.calibration.stage import CALIBRATE
+from tasks.calibration.stored import (
+    beside_taken,
+    calibration_cost,
+    calibration_outputs,
+    describe_cost,
+    missing_runs,
+)
+from tasks.running.progress import say
+from tasks.settings.study import StudyConfig
+from tasks.storage.location import working_folder
+from tasks.study.lock import at_work_on
+from tasks.study.opened import Study, open_study
+from tasks.study.parent_run import parent_run
+from tasks.study.plan import plan_calibration
+
+
+@flow(name="mars-calibrate", flow_run_name="calibrate {config.study}", **JSON_RESULTS)
+def calibrate_flow(config: StudyConfig, new_revision: bool = False, where: Where = "here") -> str:
+    """Train the calibration runs that are missing; returns the revision's folder.
+
+    Args:
+        config: The study.
+        new_revision: Open a new revision in the study folder, for a new model, new data or a new recipe.
+        where: Train in this process, or each pack in a run of its own on the workers of pool mars-gpu.
+    """
+    place = place_of(where)
+    place.check(config)
+    with at_work_on(working_folder(config.study)):
+        plan_calibration(config)  # refuses what cannot be planned before a revision is opened for it
+        study = open_study(config, new=new_revision)
+        _calibrate(study, place)
+    return study.address(study.revision.folder)
+
+
+def _calibrate(study: Study, place: Place) -> None:
+    for note in study.plan.notes:
+        say(f"note: {note}")
+    if CALIBRATE.is_finished(study):
+        say("calibrate: already done")
+        study.publish(CALIBRATE.name)
+        return
+    adopted = adopt_runs(study)
+    if adopted:
+        say(f"calibrate: {len(adopted)} runs taken over from older revisions")
+    missing = missing_runs(study)
+    say(f"calibrate: {len(missing)} of {len(study.plan.runs)} runs to train, {study.plan.run_lengths} each")
+    packs, expected = place.plan_packs(study, missing)
+    with parent_run(study) as parent:
+        place.train_packs(study, packs, parent)
+        study.pull()  # the runs that other machines trained
+        _insist_on_every_run(study)
+        publish_calibration(study, missing, parent)
+    cost = calibration_cost(study) | beside_taken(study.revision, expected)
+    say(f"calibrate: took {describe_cost(cost)}")
+    study.finish(CALIBRATE.name, CALIBRATE.inputs_hash(study), calibration_outputs(study), cost)
+
+
+def _insist_on_every_run(study: Study) -> None:
+    missing = missing_runs(study)
+    if missing:
+        raise RuntimeError(
+            f"{len(missing)} of {len(study.plan.runs)} calibration runs are missing or not measured at steps "
+            f"{list(missing[0].schedule.checkpoint_steps)} after all packs have ended, first {missing[0].name} in "
+            f"{study.path('calibration')}: run `mars calibrate` again, it trains those"
+        )

@@ -1,0 +1,130 @@
+"""An open study: its settings, its revision, its plan, and which of its stages have finished."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tasks.settings.study import StudyConfig
+from tasks.storage import folder as storage
+from tasks.storage import location, transfer
+from tasks.storage.folder import Revision
+from tasks.study.plan import CalibrationPlan, plan_calibration
+from tasks.study.revision import current_revision, open_revision
+
+
+class Study:
+    """A study and the revision of it that a command works on.
+
+    Outputs of a stage are hashed once: what was found finished stays so until it is finished again or pulled anew.
+    """
+
+    def __init__(self, config: StudyConfig, revision: Revision) -> None:
+        self.config, self.revision = config, revision
+        self._finished: dict[str, str] = {}
+
+    @property
+    def folder(self) -> Path:
+        """The folder on this machine that the stages work on."""
+        return self.revision.study
+
+    @cached_property
+    def plan(self) -> CalibrationPlan:
+        """All calibration runs."""
+        return plan_calibration(self.config)
+
+    def at(self, revision: Revision) -> Study:
+        """The same study and plan at another revision."""
+        other = Study(self.config, revision)
+        other.plan = self.plan
+        return other
+
+    def path(self, *parts: str) -> Path:
+        """A path within the revision."""
+        return self.revision.path(*parts)
+
+    def address(self, path: Path) -> str:
+        """What to tell the user about a file: its URL where the study is remote, else its path."""
+        return location.address(self.config.study, path)
+
+    def pull(self) -> None:
+        """Bring down what other machines have published."""
+        transfer.pull(self.config.study)
+        self._finished.clear()
+
+    def is_finished(self, stage: str, inputs: str) -> bool:
+        """Whether a stage has finished with these inputs and its outputs are all still as it left them."""
+        if self._finished.get(stage) == inputs:
+            return True
+        finished = storage.is_finished(self.revision, stage, inputs)
+        if finished:
+            self._finished[stage] = inputs
+        return finished
+
+    def has_finished_once(self, stage: str) -> bool:
+        """Whether a stage has finished, with whatever inputs."""
+        return self.revision.manifest(stage).is_file()
+
+    def finish(self, stage: str, inputs: str, outputs: Iterable[Path], details: dict[str, Any]) -> None:
+        """Record that a stage has finished, and publish what it wrote."""
+        storage.finish(self.revision, stage, inputs, outputs, details)
+        self._finished[stage] = inputs
+        self.publish(stage)
+
+    def publish(self, stage: str) -> None:
+        """Bring a finished stage's outputs up to a remote study folder, as far as they are not there."""
+        transfer.publish_stage(self.config.study, self.revision, stage)
+
+    def outputs_hash(self, *stages: str) -> str:
+        """Hash of what some finished stages wrote.
+
+        Raises:
+            ValueError: one of the stages has not finished.
+        """
+        return storage.outputs_hash(self.revision, *stages)
+
+
+_KEPT: ContextVar[list[Study] | None] = ContextVar("kept", default=None)
+
+
+@contextmanager
+def kept_open() -> Iterator[None]:
+    """Open each study once in the block, however many flows in it ask for it; a block in a block shares the outer's."""
+    if _KEPT.get() is not None:
+        yield
+        return
+    token = _KEPT.set([])
+    try:
+        yield
+    finally:
+        _KEPT.reset(token)
+
+
+def open_study(config: StudyConfig, *, new: bool = False) -> Study:
+    """Open a study at its newest revision, or at a new one where there is none or `new` asks for it.
+
+    Raises:
+        ValueError: the newest revision was made with another model, data or recipe.
+    """
+    kept = _KEPT.get()
+    if kept is not None and not new:
+        for study in kept:
+            if study.config == config:
+                return study
+    study = Study(config, open_revision(config, new=new))
+    if kept is not None:
+        kept[:] = [study, *(other for other in kept if other.config != config)]
+    return study
+
+
+def reopen_study(config: StudyConfig) -> Study:
+    """Open the newest revision as it is, whatever its model, data and recipe are now.
+
+    Raises:
+        ValueError: the study holds none.
+    """
+    return Study(config, current_revision(config))
