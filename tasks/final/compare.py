@@ -16,8 +16,8 @@ from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
+from mars_core.evaluation.scores import evaluate
 from mars_core.models.lora import RankPair
-from mars_core.training.evaluation import evaluate
 from tasks.final.answers import asked_questions, write_answers
 from tasks.final.evaluate import as_json, evaluation_path, generated_values, read_evaluation
 from tasks.final.run import Described, run_folder, train_final

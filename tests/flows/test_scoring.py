@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 import tasks.final.answers
 from flows.cli.main import app
 from flows.stages import calibrate_flow, fit_flow, search_flow
+from mars_core.evaluation.choices import given_letter
+from mars_core.evaluation.generation.normalise import normalised
 from mars_core.metrics.schema import SCHEMA
 from mars_core.models.lora import RankPair
-from mars_core.scoring.choices import given_letter
-from mars_core.scoring.normalise import normalised
 from tasks.calibration.plan import plan_calibration
 from tasks.final.answers import answers_path, asked_questions, generate_answers
 from tasks.final.pair import finetune_pair, read_final
