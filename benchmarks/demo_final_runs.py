@@ -34,8 +34,8 @@ from flows.calibrate import calibrate_flow
 from flows.cli.temporary_server import start_temporary_server
 from flows.stages import finetune_flow
 from mars_core import __version__
+from mars_core.evaluation.scores import Evaluation, evaluate
 from mars_core.models.lora import RankPair
-from mars_core.training.evaluation import Evaluation, evaluate
 from mars_core.training.finetune import scores_at
 from tasks.calibration.stored import stored_metrics
 from tasks.final.pair import final_folder, read_final

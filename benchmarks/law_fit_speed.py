@@ -25,6 +25,7 @@ from scipy.optimize import minimize
 from mars_core.fitting import fit_law
 from mars_core.fitting.bootstrap import bootstrap, resampled_counts, warm_starts
 from mars_core.fitting.solve import Solution, solve
+from mars_core.fitting.starts import projected_starts
 from mars_core.fitting.table import Table, read_table
 from mars_core.laws import get_law
 
@@ -91,7 +92,7 @@ def compare(points: pd.DataFrame, n_loop_draws: int) -> dict[str, Any]:
     table = read_table(LAW, points, "run_id")
     solution = solve(LAW, table, DELTA, N_STARTS, 0)
     loop = Loop(table, solution)
-    starts = solution.problem.centring.centred(LAW.starts(table.inputs, table.y, N_STARTS, 0))
+    starts = solution.problem.centring.centred(projected_starts(LAW, table.inputs, table.y, N_STARTS, 0))
     began = time.perf_counter()
     _, fit_objective = loop.best(starts, np.ones(table.n_points))
     fit_seconds = time.perf_counter() - began

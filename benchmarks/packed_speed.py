@@ -42,6 +42,7 @@ from mars_core.data.collate import collate
 from mars_core.data.encode import encode_sample
 from mars_core.data.readers import read_samples
 from mars_core.demo import build_demo_data, demo_backbone_path
+from mars_core.evaluation.answer_loss import token_losses
 from mars_core.models.families import family_of
 from mars_core.models.loading import load_base
 from mars_core.models.lora import RankPair, add_adapters, remove_adapters, trainable_parameters
@@ -57,7 +58,6 @@ from mars_core.packing.lanes import Lanes
 from mars_core.packing.member import PackMember
 from mars_core.packing.train import train_pack
 from mars_core.packing.wiring import wired
-from mars_core.training.answer_loss import token_losses
 from mars_core.training.optimizer import make_schedule
 from mars_core.training.recipe import Recipe
 

@@ -46,7 +46,9 @@ POOLS = (
 )
 
 # What a flow run's process is told, whatever worker starts it: the `mars` logger's lines belong in the UI.
+# And it imports nothing from where the worker was started: a `tasks.py` there would be taken for this project's.
 RUN_ENVIRONMENT = {
+    "PYTHONSAFEPATH": "1",
     "PREFECT_LOGGING_EXTRA_LOGGERS": "mars",
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
     "TOKENIZERS_PARALLELISM": "false",

@@ -30,8 +30,8 @@ def correlate(
 
     Nothing is trained: calibration has measured both on its validation set.
     """
-    from mars_core.scoring.correlation import correlate as correlate_points
-    from mars_core.scoring.correlation import in_words
+    from mars_core.evaluation.correlation import correlate as correlate_points
+    from mars_core.evaluation.correlation import in_words
 
     points = _points(study, data)
     found = correlate_points(points)
@@ -50,7 +50,7 @@ def _points(study: str | None, data: str | None) -> pd.DataFrame:
         from flows.cli.laws import read_points
 
         return read_points(Path(data))
-    from mars_core.scoring.correlation import last_scores
+    from mars_core.evaluation.correlation import last_scores
     from tasks.calibration.stored import stored_metrics
     from tasks.settings.find import find_study
     from tasks.storage.location import working_folder

@@ -14,6 +14,8 @@ DEFAULTS = {
     # The temporary server applies its database migrations on the first start.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    # For Prefect's temporary server: it imports nothing from where the command was started.
+    "PYTHONSAFEPATH": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
     "PYTHONWARNINGS": "ignore::FutureWarning:transformers.modeling_utils",  # for the processes of parallel runs

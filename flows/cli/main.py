@@ -16,7 +16,7 @@ from flows.cli import (
     demo,
     doctor,
     export,
-    imports,
+    importing,
     init,
     model,
     nightly,
@@ -69,7 +69,7 @@ app.command("init")(init.init)
 app.command("compare")(compare.compare)
 app.command("export")(export.export)
 app.command("correlate")(correlate.correlate)
-app.command("import")(imports.import_)
+app.command("import")(importing.import_)
 app.command("clean")(clean.clean)
 app.command("nightly")(nightly.nightly)
 app.command("accept")(nightly.accept)

@@ -3,14 +3,13 @@
 Law C (Eq. 2) is fitted to these times. Imports no torch.
 """
 
-from mars_core.convergence.adapter_distance import relative_distance
+from mars_core.convergence.curves import has_runs_per_size
 from mars_core.convergence.errors import NoConvergenceTimes
-from mars_core.convergence.loss_levels import LossLevel, LossLevels, freeze_levels
-from mars_core.convergence.reference import lower_middle, reference_pair
-from mars_core.convergence.run_sizes import has_runs_per_size
-from mars_core.convergence.schedule import steps_at_peak
+from mars_core.convergence.levels import LossLevel, LossLevels, freeze_levels
 from mars_core.convergence.separability import Separability, separability, with_separability
+from mars_core.convergence.signals import lower_middle, reference_pair
 from mars_core.convergence.times import convergence_times
+from mars_core.convergence.trajectory import relative_distance, steps_at_peak
 
 __all__ = [
     "LossLevel",

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 
 import pandas as pd
 
-from mars_core.convergence.selection import Module, ModuleCurve
+from mars_core.convergence.signals import Module, ModuleCurve
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,12 @@ from typing import Literal
 
 import pandas as pd
 
-from mars_core.convergence.curve import read_curves
+from mars_core.convergence.curves import CHECKPOINTS_BEFORE, STEPS_BEFORE, read_curves
 from mars_core.convergence.errors import NoConvergenceTimes
-from mars_core.convergence.level_common import common_times
-from mars_core.convergence.level_own import own_times
-from mars_core.convergence.loss_levels import LossLevels, levels_of
+from mars_core.convergence.levels import LossLevels, common_times, levels_of, own_times
 from mars_core.convergence.rows import TimeRow, table_of
-from mars_core.convergence.signal_trajectory import trajectory_times
 from mars_core.convergence.signals import select
-from mars_core.convergence.sizes import CHECKPOINTS_BEFORE, STEPS_BEFORE
+from mars_core.convergence.trajectory import trajectory_times
 
 SignalName = Literal["slice", "isolated", "trajectory"]
 LevelName = Literal["common", "own"]

@@ -11,6 +11,7 @@ from mars_core.fitting.conditional import minimise_along_floor
 from mars_core.fitting.huber import noise_scale
 from mars_core.fitting.newton import Minima, minimise
 from mars_core.fitting.problem import Problem, build_problem
+from mars_core.fitting.starts import projected_starts
 from mars_core.fitting.table import Table
 from mars_core.laws.law import Floats, Law
 
@@ -55,7 +56,7 @@ def solve(law: Law, table: Table, delta: float, n_starts: int, seed: int) -> Sol
     residuals and the fit repeated until both agree (a few rounds suffice; the scale enters weakly).
     """
     problem = build_problem(law, table.inputs, table.y, table.censored, delta, _first_scale(delta))
-    starts = law.starts(table.inputs, table.y, n_starts, seed)
+    starts = projected_starts(law, table.inputs, table.y, n_starts, seed)
     solution = _solve_once(problem, problem.centring.centred(starts))
     if not table.censored.any():
         return solution

@@ -202,16 +202,6 @@ class Law:
             upper[at] = np.log(targets.max() * (LARGEST_MULTIPLE if term.factors else 1.0))
         return lower, upper
 
-    def starts(self, X: Columns, y: Any, n_starts: int, seed: int) -> Floats:
-        """Starting points in internal coefficients on the uncentred inputs, shape (n_starts, n_params).
-
-        Exponents are spread over `start_ranges`; for each set of exponents the scales are linear and
-        solved in closed form (variable projection), so that every start already has the data's size.
-        """
-        from mars_core.laws.starts import projected_starts
-
-        return projected_starts(self, X, np.asarray(y, dtype=np.float64), n_starts, seed)
-
     def _log_inputs(self, X: Columns) -> dict[str, Floats]:
         missing = [column for column in self.inputs if column not in X]
         if missing:

@@ -1,1 +1,1 @@
-"""Objectives of the search beside perplexity: metrics of the validation answers, shipped or from a user's package."""
+"""The old address of `mars_core.evaluation.objectives`: metrics in users' packages import `record` from here."""

@@ -10,7 +10,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from mars_core.training.answer_loss import IGNORE
+from mars_core.evaluation.answer_loss import IGNORE
 
 
 @dataclass(frozen=True)

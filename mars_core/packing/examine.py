@@ -17,18 +17,18 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from mars_core.evaluation.answer_loss import answer_logits
 from mars_core.models.lora import RankPair
 from mars_core.models.partition import Partition
 from mars_core.packing.adapters import layout_of
 from mars_core.packing.banks import zero_vectors
 from mars_core.packing.batch import PackedBatch, pack_batch
 from mars_core.packing.forward import lane_logits
-from mars_core.packing.gate import silu_gate
+from mars_core.packing.kernels.gate import silu_gate
+from mars_core.packing.kernels.norm import rms_norm
+from mars_core.packing.kernels.rotary import FUNCTION, rotate
 from mars_core.packing.lane import Lane, Pass, make_lane
-from mars_core.packing.norm import rms_norm
-from mars_core.packing.rotary import FUNCTION, rotate
 from mars_core.packing.wiring import Structure, wired
-from mars_core.training.answer_loss import answer_logits
 
 # Logits of the same pass with sums in another order: several units in the last place per layer.
 LOGIT_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 1e-1, torch.float16: 2e-2}

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mars_core.evaluation.objectives.measurement import Measurement
+from mars_core.evaluation.scores import LARGEST_LOSS, Score, Totals, add_answers, overall
 from mars_core.models.partition import Partition
-from mars_core.objective.measurement import Measurement
 from mars_core.packing.adapters import Parts, flatten, initial_weights, layout_of
 from mars_core.packing.batch import PackedBatch, pack_batch
 from mars_core.packing.examine import examined
@@ -25,7 +26,6 @@ from mars_core.packing.member import PackMember, TrainedMember, gradient_norms, 
 from mars_core.packing.state import PackState, restore_state, take_state
 from mars_core.packing.wiring import Structure, wired
 from mars_core.training.calibration import CalibrationRun, Checkpoint
-from mars_core.training.evaluation import LARGEST_LOSS, Score, Totals, add_answers, overall
 from mars_core.training.memory import peak_memory_bytes
 from mars_core.training.recipe import Recipe
 

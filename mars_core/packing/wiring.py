@@ -21,12 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from mars_core.models.partition import GROUPS, Partition
-from mars_core.packing.attention import MARK, attention_within_sequences
-from mars_core.packing.gate import silu_gate
+from mars_core.packing.kernels.attention import MARK, attention_within_sequences
+from mars_core.packing.kernels.gate import silu_gate
+from mars_core.packing.kernels.linear import add_low_rank, merged_linear, merging_pays
+from mars_core.packing.kernels.norm import rms_norm
+from mars_core.packing.kernels.rotary import FUNCTION, fits, rotate
 from mars_core.packing.lane import Pass, Stacks, current_pass
-from mars_core.packing.linear import add_low_rank, merged_linear, merging_pays
-from mars_core.packing.norm import rms_norm
-from mars_core.packing.rotary import FUNCTION, fits, rotate
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Structure:
     in `answer_tails`: modules that work row by row and are read at the answer rows alone, as a whole.
     shared: modules with parameters whose input is the same for every member (patch embeddings).
     projector_doors: projector layers that read what the vision tower gives, the first ones there.
-    norms, gates: modules that compute what `mars_core.packing.norm` does, MLPs with that of `mars_core.packing.gate`.
-    rotary: source modules whose rotary embedding is that of `mars_core.packing.rotary`.
+    norms, gates: modules that compute what `kernels.norm` does, MLPs with that of `kernels.gate`.
+    rotary: source modules whose rotary embedding is that of `kernels.rotary`.
     distinct_pictures: the vision tower works row by row on what it is given, so that equal rows (a picture asked about
     twice, or equal to its own crop) need be seen once.
     """

@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from mars_core.evaluation.correlation import in_words
 from mars_core.report import formatting, tables
 from mars_core.report.answer import answer_of
 from mars_core.report.data import ReportData
@@ -26,7 +27,6 @@ from mars_core.report.figures.svg import inline_svg, standalone_svg
 from mars_core.report.findings import LAW_NAMES, findings, fit_details, fits
 from mars_core.report.spread import spread_sentence
 from mars_core.report.study_results import StudyResults, read_results
-from mars_core.scoring.correlation import in_words
 
 TEMPLATE = "report.html.j2"
 

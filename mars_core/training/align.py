@@ -11,7 +11,7 @@ from transformers import get_cosine_schedule_with_warmup
 
 from mars_core.data.collate import collate
 from mars_core.data.dataset import EncodedDataset
-from mars_core.training.answer_loss import token_losses
+from mars_core.evaluation.answer_loss import token_losses
 
 WARMUP_RATIO = 0.03
 """As LLaVA's own first stage."""

@@ -15,9 +15,9 @@ from transformers import TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from mars_core.evaluation.answer_loss import answer_logits
+from mars_core.evaluation.objectives.measurement import Measurement
 from mars_core.models.partition import Partition
-from mars_core.objective.measurement import Measurement
-from mars_core.training.answer_loss import answer_logits
 from mars_core.training.methods.method import Method
 from mars_core.training.recipe import Recipe
 from mars_core.training.trainer import AnswerTrainer, Batches, FinetuneDiverged, LogCallback, StepCallback

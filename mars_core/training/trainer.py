@@ -17,10 +17,10 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from transformers import PrinterCallback, Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from mars_core.evaluation.answer_loss import token_losses
+from mars_core.evaluation.objectives.measurement import Measurement
+from mars_core.evaluation.scores import added, overall, totals_of
 from mars_core.models.partition import Partition
-from mars_core.objective.measurement import Measurement
-from mars_core.training.answer_loss import token_losses
-from mars_core.training.evaluation import added, overall, totals_of
 from mars_core.training.memory import peak_memory_bytes
 from mars_core.training.methods.lora import Lora
 from mars_core.training.methods.method import Method, trained

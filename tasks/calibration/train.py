@@ -20,10 +20,10 @@ from mars_core.metrics.schema import SCHEMA, SCHEMA_VERSION, to_table
 from mars_core.models.loading import Base
 from mars_core.models.lora import trainable_parameters
 from mars_core.packing.cost import activation_bytes, lanes_for, scoring_of
-from mars_core.packing.export import save_adapter
 from mars_core.packing.footprint import adapter_bytes
 from mars_core.packing.lanes import Lanes
 from mars_core.packing.member import PackMember
+from mars_core.packing.saving import save_adapter
 from mars_core.packing.state import PackState
 from mars_core.packing.train import TrainedPack, train_pack
 from mars_core.training.calibration import CalibrationRun, Checkpoint

@@ -11,7 +11,7 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from mars_core.delivery.card import CardFacts, adapter_card
+from mars_core.export.card import CardFacts, adapter_card
 from mars_core.models.loading import read_model_type
 from mars_core.models.lora import RankPair
 from mars_core.report.decision import decision_sentences

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from mars_core.data.records import Sample
-from mars_core.delivery.card import merged_card
-from mars_core.delivery.exports import TOOLS
-from mars_core.delivery.merge import merge_adapter
-from mars_core.delivery.probe import probe_batch
-from mars_core.delivery.rows import image_files
-from mars_core.delivery.start import save_start
-from mars_core.delivery.tool import ToolRun
+from mars_core.export.card import merged_card
+from mars_core.export.merge import merge_adapter
+from mars_core.export.probe import probe_batch
+from mars_core.export.rows import image_files
+from mars_core.export.start import save_start
+from mars_core.export.tool import ToolRun
+from mars_core.export.tools import TOOLS
 from mars_core.models.load_options import Loading
 from mars_core.models.loading import load_base, read_model_type, skeleton
 from mars_core.models.lora import RankPair

@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 from torch import nn
 
 from mars_core.data.encode import encode_sample
+from mars_core.evaluation.generation.accuracy import summary
+from mars_core.evaluation.generation.greedy import Decoding, decoding_for, greedy_tokens, prompt_of
+from mars_core.evaluation.generation.marking import SCHEMA, mark
+from mars_core.evaluation.generation.questions import Question, QuestionSet, batches, short_questions
+from mars_core.evaluation.generation.scienceqa import subgroups
 from mars_core.metrics.identity import content_hash
 from mars_core.models.loading import Base
-from mars_core.scoring.accuracy import summary
-from mars_core.scoring.greedy import Decoding, decoding_for, greedy_tokens, prompt_of
-from mars_core.scoring.marking import SCHEMA, mark
-from mars_core.scoring.questions import Question, QuestionSet, batches, short_questions
-from mars_core.scoring.scienceqa import subgroups
 from tasks.inputs.base_model import base_processor, model_fingerprint
 from tasks.inputs.data import load_data, usable_samples
 from tasks.running.progress import progress_bar
@@ -126,5 +126,5 @@ def _rows(questions: list[Question], base: Base, model: nn.Module, decoding: Dec
 
 
 def answers_path(revision: Revision, role: str) -> Path:
-    """Every generated answer of a model, one row each (`mars_core.scoring.marking.SCHEMA`)."""
+    """Every generated answer of a model, one row each (`mars_core.evaluation.generation.marking.SCHEMA`)."""
     return revision.path("evaluation", f"answers-{role}.parquet")

@@ -16,9 +16,9 @@ from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
+from mars_core.evaluation.scores import evaluate
 from mars_core.metrics.identity import content_hash
 from mars_core.models.lora import RankPair
-from mars_core.training.evaluation import evaluate
 from tasks.final.answers import asked_questions, write_answers
 from tasks.final.evaluate import EVALUATE, as_json, evaluation_path, generated_values, read_evaluation
 from tasks.final.pair import finetune_stage

@@ -26,6 +26,7 @@ from tasks.inputs.base_model import final_base_model, forget_models
 from tasks.inputs.data import scored_batches, training_set, usable_samples, validation_set
 from tasks.inputs.objective import measurement
 from tasks.inputs.used_layers import check_layers_are_used
+from tasks.running.child import path_safe
 from tasks.service.stack.processes import last_lines
 from tasks.settings.accelerate import Acceleration, acceleration_of
 from tasks.settings.baselines import Baseline
@@ -175,16 +176,22 @@ def launch_command(acceleration: Acceleration, job: Path) -> list[str]:
     return [*launch, "--module", MODULE, str(job)]
 
 
-@contextmanager
-def _launched(acceleration: Acceleration, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+def start_launch(acceleration: Acceleration, folder: Path) -> subprocess.Popen[bytes]:
+    """Start the processes that do the job in a folder; what they print goes into a log there."""
     with (folder / LOG).open("wb") as log:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             launch_command(acceleration, folder / "job.json"),
+            env=path_safe(os.environ),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+
+
+@contextmanager
+def _launched(acceleration: Acceleration, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    process = start_launch(acceleration, folder)
     try:
         yield process
     finally:

@@ -13,7 +13,7 @@ import pandas as pd
 from mlflow.entities import Experiment, Metric, Run
 from mlflow.exceptions import MlflowException
 
-from mars_core.imported.cells import LARGEST
+from mars_core.importing.cells import LARGEST
 from tasks.storage.addresses import without_password
 
 PAGE = 500

@@ -26,9 +26,9 @@ from mars_core.data.shared import SharedImage, shared_images
 from mars_core.data.splits import TEST_SIZE, Splits, join_splits, split_samples
 from mars_core.data.subsets import nested_order
 from mars_core.data.tables import forget_tables
+from mars_core.evaluation.answer_loss import IGNORE
 from mars_core.metrics.identity import content_hash
 from mars_core.models.loading import Base
-from mars_core.training.answer_loss import IGNORE
 from tasks.inputs.base_model import base_processor, model_fingerprint
 from tasks.inputs.image_cache import look_at_all, remembered_looks
 from tasks.inputs.near_cache import find_near_labels

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import partial
 
 from mars_core.data.encode import encode_sample
+from mars_core.evaluation.objectives.measurement import Measurement, first_answer_tokens, known_answers, letter_tokens
+from mars_core.evaluation.objectives.registry import NamedMetric, find_metric
 from mars_core.metrics.schema import PERPLEXITY
-from mars_core.objective.measurement import Measurement, first_answer_tokens, known_answers, letter_tokens
-from mars_core.objective.registry import NamedMetric, find_metric
 from tasks.inputs.base_model import base_processor
 from tasks.inputs.data import usable_samples
 from tasks.settings.study import StudyConfig

@@ -16,9 +16,9 @@ from prefect.cache_policies import NO_CACHE
 from mars_core.data.dataset import EncodedDataset
 from mars_core.data.records import Sample
 from mars_core.drift import Acceptance, LawSummary, ValidationScore, judge_final
+from mars_core.evaluation.scores import evaluate
 from mars_core.metrics.identity import content_hash
 from mars_core.models.lora import RankPair, remove_adapters
-from mars_core.training.evaluation import evaluate
 from tasks.choice.fit import laws_path, read_laws
 from tasks.choice.search import choice_path, read_choice
 from tasks.final.evaluate import evaluation_path, read_evaluation

@@ -71,7 +71,7 @@ class _Recorder:
         self._client = mlflow.MlflowClient()
         self._points: list[_Point] = []
         self._sent = dict.fromkeys(runs, 0)
-        self._probes: Any = SystemMetricsMonitor(
+        self._probes: Any = SystemMetricsMonitor(  # type: ignore[no-untyped-call]
             runs[0]
         )  # knows what can be measured here; its own thread stays unused
         self._ended = threading.Event()

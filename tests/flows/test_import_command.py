@@ -126,7 +126,7 @@ def test_a_finished_study_gives_its_own_laws_and_choice_again(finished, tmp_path
 
 
 def test_the_command_imports_no_torch():
-    modules = "flows.cli.imports, tasks.importing.runs, tasks.importing.mlflow_runs"
+    modules = "flows.cli.importing, tasks.importing.runs, tasks.importing.mlflow_runs"
     code = f"import sys, {modules}; print('torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "False"

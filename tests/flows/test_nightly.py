@@ -18,8 +18,8 @@ from flows.nightly import nightly_flow
 from flows.stages import accept_flow, finetune_flow
 from flows.study import study_flow
 from mars_core.drift import Acceptance
+from mars_core.evaluation.scores import evaluate
 from mars_core.models.lora import RankPair
-from mars_core.training.evaluation import evaluate
 from tasks.choice.search import chosen_pair
 from tasks.inputs import base_model as resources
 from tasks.inputs.data import forget_data, scored_batches, validation_set

@@ -14,10 +14,10 @@ import tasks.final.answers
 from flows.calibrate import calibrate_flow
 from flows.cli.main import app
 from flows.stages import fit_flow, search_flow
+from mars_core.evaluation.choices import given_letter
+from mars_core.evaluation.generation.normalise import normalised
 from mars_core.metrics.schema import SCHEMA
 from mars_core.models.lora import RankPair
-from mars_core.scoring.choices import given_letter
-from mars_core.scoring.normalise import normalised
 from tasks.final.answers import answers_path, asked_questions, generate_answers
 from tasks.final.pair import finetune_pair, read_final
 from tasks.inputs.base_model import base_model

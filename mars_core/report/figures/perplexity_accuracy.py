@@ -5,9 +5,9 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from mars_core.evaluation.correlation import Correlation, correlate, last_scores
 from mars_core.report.figures import style
 from mars_core.report.study_results import StudyResults
-from mars_core.scoring.correlation import Correlation, correlate, last_scores
 
 FEWEST = 3
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from tasks.running.child import path_safe
 from tasks.running.progress import say
 from tasks.service.stack.processes import Started, last_lines, port_taken_by, running, start, stop
 from tasks.service.stack.services import HOST, Service, Stack, servers, workers
@@ -105,7 +106,7 @@ def _register(stack: Stack, environment: Mapping[str, str]) -> None:
     with log.open("wb") as output:
         done = subprocess.run(
             [sys.executable, "-m", "deployments.register"],
-            env={**environment, **stack.settings},
+            env=path_safe({**environment, **stack.settings}),
             stdout=output,
             stderr=subprocess.STDOUT,
             check=False,

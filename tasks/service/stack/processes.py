@@ -10,6 +10,8 @@ from pathlib import Path
 
 import psutil
 
+from tasks.running.child import path_safe
+
 STOP_SECONDS = 20.0
 
 
@@ -29,7 +31,7 @@ def start(name: str, command: Sequence[str], environment: Mapping[str, str], log
     with log.open("ab") as output:
         process = subprocess.Popen(
             list(command),
-            env=dict(environment),
+            env=path_safe(environment),
             cwd=log.parent,
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mars_core.convergence.crossing import first_step_at
+from mars_core.convergence.curves import first_step_at
 
 STEPS = np.array([8.0, 16.0, 32.0, 64.0])
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.optimize import LinearConstraint, minimize
 
-from mars_core.convergence.smoothing import falling_curve
+from mars_core.convergence.curves import falling_curve
 
 losses = arrays(np.float64, st.integers(2, 12), elements=st.floats(0.1, 10))
 

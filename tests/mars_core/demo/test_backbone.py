@@ -2,8 +2,8 @@ import torch
 from transformers import LlavaOnevisionForConditionalGeneration
 
 from mars_core.demo import build_demo_data, demo_backbone_path
+from mars_core.evaluation.answer_loss import token_losses
 from mars_core.models.processor import load_processor
-from mars_core.training.answer_loss import token_losses
 
 FOLDER = demo_backbone_path()
 TURNS = [

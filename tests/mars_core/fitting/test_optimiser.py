@@ -7,6 +7,7 @@ from scipy.optimize import minimize
 
 from mars_core.fitting.newton import minimise
 from mars_core.fitting.problem import build_problem
+from mars_core.fitting.starts import projected_starts
 from mars_core.laws import get_law
 
 THETA = {
@@ -34,7 +35,7 @@ def planted(name, noise=0.01, seed=0, n_points=80, censored=0.0):
 @pytest.mark.parametrize("name", list(THETA))
 def test_gradient_of_the_objective_agrees_with_finite_differences(name, censored):
     law, X, y, problem = planted(name, censored=censored)
-    phi = problem.centring.centred(law.starts(X, y, 3, 0))
+    phi = problem.centring.centred(projected_starts(law, X, y, 3, 0))
     weights = np.random.default_rng(1).integers(0, 3, (3, 80)).astype(float)
     analytic = problem.evaluate(phi, weights).gradient
     for j in range(law.n_params):
@@ -58,7 +59,7 @@ def test_newton_matrix_is_the_gauss_newton_hessian():
 @pytest.mark.parametrize("name", list(THETA))
 def test_no_scipy_run_from_the_same_starts_ends_lower(name):
     law, X, y, problem = planted(name, noise=0.02)
-    starts = np.clip(problem.centring.centred(law.starts(X, y, 12, 0)), problem.lower, problem.upper)
+    starts = np.clip(problem.centring.centred(projected_starts(law, X, y, 12, 0)), problem.lower, problem.upper)
     weights = np.ones((1, 80))
 
     def value_and_gradient(x):
@@ -77,7 +78,7 @@ def test_no_scipy_run_from_the_same_starts_ends_lower(name):
 
 def test_rows_of_a_batch_do_not_influence_each_other():
     law, X, y, problem = planted("performance")
-    starts = problem.centring.centred(law.starts(X, y, 5, 0))
+    starts = problem.centring.centred(projected_starts(law, X, y, 5, 0))
     weights = np.random.default_rng(1).integers(0, 3, (5, 80)).astype(float)
     together = minimise(problem, starts, weights)
     alone = [minimise(problem, starts[i : i + 1], weights[i : i + 1]).objective[0] for i in range(5)]
@@ -97,7 +98,7 @@ def test_seeds_of_one_cell_share_a_prediction_but_not_a_residual():
 
 def test_equal_bounds_hold_a_coefficient():
     law, X, y, problem = planted("performance")
-    starts = problem.centring.centred(law.starts(X, y, 4, 0))
+    starts = problem.centring.centred(projected_starts(law, X, y, 4, 0))
     lower, upper = np.tile(problem.lower, (4, 1)), np.tile(problem.upper, (4, 1))
     lower[:, 3] = upper[:, 3] = 0.25
     found = minimise(problem, starts, np.ones((1, 80)), lower=lower, upper=upper)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mars_core.models.small_instances import BATCHES, MODELS, llava_onevision, small_model
+from tests.mars_core.models.small_instances import BATCHES, MODELS, llava_onevision, small_model
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import torch
 
 from mars_core.data.encode import TOKEN_KEYS, Encoded
 from mars_core.data.records import Sample, Source, Turn
-from mars_core.scoring.greedy import Decoding, greedy_tokens
+from mars_core.evaluation.generation.greedy import Decoding, greedy_tokens
 
 DECODING = Decoding(max_new_tokens=6, ends=frozenset({30}), pad_token_id=0)
 SAMPLE = Sample("1", (), (Turn("user", "?"), Turn("assistant", "!")), "t", Source(Path("d.json"), 1))

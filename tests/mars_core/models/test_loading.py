@@ -13,6 +13,7 @@ from transformers import AutoModelForImageTextToText
 from transformers.utils import is_flash_attn_2_available
 
 from mars_core.demo.shipped import demo_backbone_path
+from mars_core.evaluation.answer_loss import token_losses
 from mars_core.models.load_options import Loading
 from mars_core.models.loading import four_bit_config, load_base, read_model_type, skeleton
 from mars_core.models.lora import RankPair, add_adapters
@@ -24,7 +25,6 @@ from mars_core.packing.examine import examine
 from mars_core.packing.forward import lane_losses
 from mars_core.packing.lane import Pass, make_lane
 from mars_core.packing.wiring import wired
-from mars_core.training.answer_loss import token_losses
 
 CPU = torch.device("cpu")
 

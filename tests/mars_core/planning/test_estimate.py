@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mars_core.evaluation.answer_loss import token_losses
 from mars_core.models.families import family_of
 from mars_core.models.loading import skeleton
 from mars_core.models.lora import RankPair, add_adapters, remove_adapters
@@ -27,7 +28,6 @@ from mars_core.planning.memory import (
     weights_bytes,
 )
 from mars_core.planning.shapes import SampleShape, patch_size_of, pictures_of
-from mars_core.training.answer_loss import token_losses
 from mars_core.training.recipe import Recipe
 
 PUBLISHED = Path(__file__).parents[3] / "benchmarks" / "published"

@@ -12,7 +12,7 @@ from PIL import Image
 
 import tasks.final.answers
 from mars_core.demo import demo_backbone_path
-from mars_core.scoring.choices import given_letter
+from mars_core.evaluation.choices import given_letter
 from tasks.final.answers import answers_path, asked_questions, generate_answers, write_answers
 from tasks.inputs.base_model import base_model
 from tasks.inputs.data import forget_data

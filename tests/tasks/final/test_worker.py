@@ -18,6 +18,7 @@ from tasks.final.train import release, train
 from tasks.settings.accelerate import acceleration_of
 from tasks.settings.baselines import read_baseline
 from tasks.settings.study import CalibrationConfig, DataConfig, FinalConfig, RecipeConfig, StudyConfig, write_study
+from tests.conftest import ROOT
 
 TWO_ON_THE_CPU = "distributed_type: MULTI_GPU\nuse_cpu: true\nnum_processes: 2\n"
 STEPS = 8
@@ -122,6 +123,7 @@ fsdp_config:
 @pytest.mark.parametrize("name", ["pair-2-4", "full-rank"])
 def test_two_processes_that_share_one_model_train_what_one_does(config, tmp_path, name, monkeypatch):
     one, weights, _, _ = run_of(config, name, tmp_path / "one")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # where the module below is found
     monkeypatch.setattr("tasks.final.train.MODULE", "tests.tasks.final.fsdp_on_cpu")
     two, others, _, _ = run_of(accelerated(config, tmp_path, SHARDED), name, tmp_path / "two")
     assert two.processes == 2

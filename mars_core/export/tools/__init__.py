@@ -1,0 +1,13 @@
+"""The chosen pair as configuration of other fine-tuning tools: one module per tool."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from mars_core.export.tool import Tool
+from mars_core.export.tools import axolotl, llama_factory, ms_swift
+
+TOOLS: Mapping[str, Tool] = MappingProxyType(
+    {tool.name: tool for tool in (llama_factory.TOOL, ms_swift.TOOL, axolotl.TOOL)}
+)

@@ -1,0 +1,104 @@
+"""Axolotl: `lora_rank_pattern` and `lora_alpha_pattern` go to PEFT as they are, so it expresses both ranks itself.
+
+They came with its pull request 3673 (July 2026); a version before it drops unknown options without a word. The same
+untrained adapter is therefore named as well (`lora_model_dir`), which every version reads.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+
+from mars_core.export.rows import block_row
+from mars_core.export.tool import Rendered, Tool, ToolRun, header
+
+# From docs/multimodal.qmd; None: listed there, with the model's own template.
+CHAT_TEMPLATES: dict[str, str | None] = {
+    "gemma3": "gemma3",
+    "internvl": None,
+    "qwen2_vl": "qwen2_vl",
+    "qwen2_5_vl": "qwen2_vl",
+    "qwen3_vl": "qwen2_vl",
+    "smolvlm": None,
+}
+
+
+def render(run: ToolRun) -> Rendered:
+    """The YAML file."""
+    notes = _notes(run)
+    text = header(run, "Axolotl", "axolotl train THIS_FILE", notes)
+    return Rendered(text + yaml.safe_dump(_settings(run), sort_keys=False, allow_unicode=True, width=1000), {}, notes)
+
+
+def _notes(run: ToolRun) -> tuple[str, ...]:
+    notes = [
+        "Both ranks stand in lora_rank_pattern and lora_alpha_pattern, by layer (Axolotl's pull request 3673, July "
+        "2026). Older versions ignore these options without a word: lora_model_dir names an untrained adapter with the "
+        "same ranks, which they continue from.",
+        "Axolotl neither cuts nor drops samples by sequence_len where there are images.",
+        "Which tokens the loss goes on is Axolotl's choice by chat template; MARS trains on answer tokens only.",
+    ]
+    if run.model_type not in CHAT_TEMPLATES:
+        notes.insert(1, f"Axolotl's list of multimodal models does not name {run.model_type!r}: try it first.")
+    return tuple(notes)
+
+
+def _settings(run: ToolRun) -> dict[str, Any]:
+    template = CHAT_TEMPLATES.get(run.model_type)
+    return {
+        "base_model": run.model,
+        "processor_type": "AutoProcessor",
+        "trust_remote_code": run.trust_remote_code,
+        "skip_prepare_dataset": True,
+        "remove_unused_columns": False,
+        "sample_packing": False,
+        **({"chat_template": template} if template else {}),
+        **_data(run),
+        "sequence_len": run.recipe.max_tokens,
+        "output_dir": str(run.output),
+        "adapter": "qlora" if run.four_bit else "lora",
+        "load_in_4bit": run.four_bit,
+        "lora_model_dir": str(run.start),
+        "lora_r": run.largest,
+        "lora_alpha": max(run.alphas.values()),
+        "lora_dropout": run.recipe.lora_dropout,
+        "micro_batch_size": run.micro_batch_size,
+        "gradient_accumulation_steps": run.accumulation,
+        "gradient_checkpointing": run.gradient_checkpointing,
+        "num_epochs": run.epochs,
+        "optimizer": "adamw_torch",
+        "adam_beta1": 0.9,
+        "adam_beta2": 0.999,
+        "adam_epsilon": 1e-8,
+        "learning_rate": run.recipe.learning_rate,
+        "lr_scheduler": "cosine",
+        "warmup_steps": run.recipe.warmup_steps(run.steps),
+        "weight_decay": 0.0,
+        "max_grad_norm": run.recipe.max_grad_norm,
+        "bf16": run.half,
+        "seed": run.seed,
+        "lora_target_modules": sorted(run.ranks),
+        "lora_rank_pattern": _exact(run.ranks),
+        "lora_alpha_pattern": _exact(run.alphas),
+    }
+
+
+def _data(run: ToolRun) -> dict[str, Any]:
+    if run.rows is None:
+        return {}
+
+    def dataset(name: str) -> list[dict[str, str]]:
+        return [{"path": str(run.rows / name), "ds_type": "json", "type": "chat_template"}]  # type: ignore[operator]
+
+    scored = {"evals_per_epoch": 1, "saves_per_epoch": 1, "load_best_model_at_end": True}
+    return {"datasets": dataset("train.jsonl"), "test_datasets": dataset("validation.jsonl")} | scored
+
+
+def _exact(values: Any) -> dict[str, int]:
+    # PEFT matches patterns as regular expressions.
+    return {re.escape(name): value for name, value in sorted(values.items())}
+
+
+TOOL = Tool("axolotl", ".yaml", block_row, render)

@@ -1,0 +1,110 @@
+"""LLaMA-Factory: one `lora_rank` for all layers, so it continues from the pair's untrained adapter.
+
+Its `adapter_name_or_path` makes `PeftModel.from_pretrained(..., is_trainable=True)` of the adapter, whose own
+configuration then decides every rank (src/llamafactory/model/adapter.py).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import yaml
+
+from mars_core.export.rows import marked_row
+from mars_core.export.tool import Rendered, Tool, ToolRun, header
+
+# Names in src/llamafactory/data/template.py, for the model types that model_utils/visual.py registers.
+TEMPLATES = {
+    "gemma3": "gemma3",
+    "internvl": "intern_vl",
+    "qwen2_vl": "qwen2_vl",
+    "qwen2_5_vl": "qwen2_vl",
+    "qwen3_vl": "qwen3_vl_nothink",
+}
+DATASETS = {"dataset": ("mars_train", "train.jsonl"), "eval_dataset": ("mars_validation", "validation.jsonl")}
+
+
+def render(run: ToolRun) -> Rendered:
+    """The YAML file, and the dataset_info.json that it reads."""
+    notes = _notes(run)
+    settings = _settings(run)
+    text = header(run, "LLaMA-Factory", "llamafactory-cli train THIS_FILE", notes)
+    text += yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=1000)
+    files = {} if run.rows is None else {"dataset_info.json": json.dumps(_dataset_info(), indent=2) + "\n"}
+    return Rendered(text, files, notes)
+
+
+def _notes(run: ToolRun) -> tuple[str, ...]:
+    notes = [
+        "LLaMA-Factory has one lora_rank for all modules and cannot express two. Both ranks come from the untrained "
+        "adapter in adapter_name_or_path, which it continues from; do not set create_new_adapter, and lora_rank is not "
+        "read.",
+        "image_max_pixels (768 x 768 by default) shrinks pictures before the model's own processor sees them; MARS "
+        "does not.",
+    ]
+    if run.model_type not in TEMPLATES:
+        notes.insert(
+            1,
+            f"LLaMA-Factory has no template for model type {run.model_type!r}: register one, or use another tool "
+            "(ms-swift knows it if its model list does).",
+        )
+    return tuple(notes)
+
+
+def _settings(run: ToolRun) -> dict[str, Any]:
+    template = TEMPLATES.get(run.model_type)
+    return {
+        "model_name_or_path": run.model,
+        "adapter_name_or_path": str(run.start),
+        "trust_remote_code": run.trust_remote_code,
+        **({"quantization_bit": 4, "quantization_method": "bnb"} if run.four_bit else {}),
+        "stage": "sft",
+        "do_train": True,
+        "finetuning_type": "lora",
+        "freeze_vision_tower": False,
+        "freeze_multi_modal_projector": False,
+        **_data(run),
+        **({"template": template} if template else {}),
+        "cutoff_len": run.recipe.max_tokens,
+        "output_dir": str(run.output),
+        "report_to": "none",
+        "per_device_train_batch_size": run.micro_batch_size,
+        "gradient_accumulation_steps": run.accumulation,
+        "disable_gradient_checkpointing": not run.gradient_checkpointing,
+        "num_train_epochs": run.epochs,
+        "optim": "adamw_torch",
+        "learning_rate": run.recipe.learning_rate,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": run.recipe.warmup_steps(run.steps),
+        "weight_decay": 0.0,
+        "max_grad_norm": run.recipe.max_grad_norm,
+        "bf16": run.half,
+        "seed": run.seed,
+    }
+
+
+def _data(run: ToolRun) -> dict[str, Any]:
+    if run.rows is None:
+        return {}
+    named = {option: name for option, (name, _) in DATASETS.items()}
+    scored = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
+    return named | {"dataset_dir": str(run.rows), "media_dir": str(run.rows)} | scored
+
+
+def _dataset_info() -> dict[str, Any]:
+    tags = {
+        "role_tag": "role",
+        "content_tag": "content",
+        "user_tag": "user",
+        "assistant_tag": "assistant",
+        "system_tag": "system",
+    }
+    columns = {"messages": "messages", "images": "images"}
+    return {
+        name: {"file_name": file, "formatting": "sharegpt", "columns": columns, "tags": tags}
+        for name, file in DATASETS.values()
+    }
+
+
+TOOL = Tool("llama-factory", ".yaml", marked_row, render)

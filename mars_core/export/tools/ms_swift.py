@@ -1,0 +1,94 @@
+"""ms-swift: one `lora_rank` for all modules (its issue 4223 asks for two), so it continues from the untrained adapter.
+
+Its `--adapters` loads an adapter's weights as trainable before the first step (swift/pipelines/train/tuner.py); the
+adapter's own configuration then decides every rank.
+"""
+
+from __future__ import annotations
+
+import shlex
+
+from mars_core.export.rows import marked_row
+from mars_core.export.tool import Rendered, Tool, ToolRun, header
+
+# Names in swift/model/constant.py.
+MODEL_TYPES = {
+    "gemma3": "gemma3_vision",
+    "idefics3": "idefics3",
+    "internvl": "internvl_hf",
+    "llava_onevision": "llava_onevision_hf",
+    "qwen2_vl": "qwen2_vl",
+    "qwen2_5_vl": "qwen2_5_vl",
+    "qwen3_vl": "qwen3_vl",
+}
+
+
+def render(run: ToolRun) -> Rendered:
+    """A shell script with the `swift sft` command."""
+    notes = _notes(run)
+    flags = [f"    --{name} {' '.join(shlex.quote(value) for value in values)}" for name, values in _flags(run).items()]
+    command = " \\\n".join(["swift sft", *flags])
+    text = "#!/bin/sh\n" + header(run, "ms-swift", "sh THIS_FILE", notes) + command + "\n"
+    return Rendered(text, {}, notes)
+
+
+def _notes(run: ToolRun) -> tuple[str, ...]:
+    notes = [
+        "ms-swift has one --lora_rank for all modules and cannot express two (its issue 4223). Both ranks come from "
+        "the untrained adapter in --adapters, which it continues from; --lora_rank, --lora_alpha and --freeze_vit are "
+        "not read then.",
+        "MAX_PIXELS and the like shrink pictures before the model's own processor sees them; MARS does not.",
+    ]
+    if run.model_type not in MODEL_TYPES:
+        notes.insert(1, f"ms-swift lists no model type for {run.model_type!r}: see its list of supported models.")
+    return tuple(notes)
+
+
+def _flags(run: ToolRun) -> dict[str, tuple[str, ...]]:
+    recipe = run.recipe
+    flags: dict[str, tuple[str, ...]] = {"model": (run.model,)}
+    if run.model_type in MODEL_TYPES:
+        flags["model_type"] = (MODEL_TYPES[run.model_type],)
+    flags |= {"use_hf": ("true",), "adapters": (str(run.start),), "load_args": ("false",)}
+    if run.four_bit:
+        flags |= {"quant_method": ("bnb",), "quant_bits": ("4",), "bnb_4bit_compute_dtype": (recipe.dtype,)}
+    flags |= _data(run)
+    flags |= {
+        "torch_dtype": (recipe.dtype,),
+        "max_length": (str(recipe.max_tokens),),
+        "truncation_strategy": ("delete",),
+        "output_dir": (str(run.output),),
+        "per_device_train_batch_size": (str(run.micro_batch_size),),
+        "gradient_accumulation_steps": (str(run.accumulation),),
+        "gradient_checkpointing": (_word(run.gradient_checkpointing),),
+        "num_train_epochs": (f"{run.epochs:g}",),
+        "optim": ("adamw_torch",),
+        "learning_rate": (repr(recipe.learning_rate),),
+        "lr_scheduler_type": ("cosine",),
+        "warmup_steps": (str(recipe.warmup_steps(run.steps)),),
+        "weight_decay": ("0",),
+        "adam_beta2": ("0.999",),
+        "max_grad_norm": (f"{recipe.max_grad_norm:g}",),
+        "seed": (str(run.seed),),
+    }
+    return flags
+
+
+def _data(run: ToolRun) -> dict[str, tuple[str, ...]]:
+    if run.rows is None:
+        return {}
+    return {
+        "dataset": (str(run.rows / "train.jsonl"),),
+        "val_dataset": (str(run.rows / "validation.jsonl"),),
+        "split_dataset_ratio": ("0",),
+        "eval_strategy": ("epoch",),
+        "save_strategy": ("epoch",),
+        "load_best_model_at_end": ("true",),
+    }
+
+
+def _word(value: bool) -> str:
+    return "true" if value else "false"
+
+
+TOOL = Tool("ms-swift", ".sh", marked_row, render)

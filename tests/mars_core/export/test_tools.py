@@ -1,0 +1,194 @@
+"""Configuration of other tools: real options, both ranks, rows that say what the samples say."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from peft import LoraConfig, PeftModel, get_peft_model
+
+from mars_core.data.readers import read_samples
+from mars_core.data.records import BytesImage
+from mars_core.demo.shipped import demo_backbone_path
+from mars_core.export.probe import probe_batch
+from mars_core.export.rows import block_row, image_files, marked_row
+from mars_core.export.start import save_start
+from mars_core.export.tool import ToolRun
+from mars_core.export.tools import TOOLS
+from mars_core.models.loading import load_base
+from mars_core.models.lora import RankPair, adapter_ranks, lora_config
+from mars_core.models.partition import GROUPS
+from mars_core.training.finetune import all_logits
+from mars_core.training.recipe import Recipe
+
+OPTIONS = json.loads(Path(__file__).with_name("options.json").read_text())
+PAIRS = [RankPair(2, 4), RankPair(8, 2), RankPair(0, 4), RankPair(4, 4)]
+
+
+@pytest.fixture
+def demo():
+    return load_base(str(demo_backbone_path()), device=torch.device("cpu"), dtype=torch.float32)
+
+
+@pytest.fixture
+def run_of(demo, tmp_path):
+    """A final run of a pair, as another tool gets it; some of its settings may be others."""
+
+    def make(pair: RankPair = RankPair(2, 4), **others) -> ToolRun:  # noqa: B008 - frozen
+        groups = {layer.name: pair.rank(group) for group in GROUPS for layer in demo.partition.group(group)}
+        settings = {
+            "study": "my study",
+            "model": "llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
+            "model_type": "llava_onevision",
+            "trust_remote_code": False,
+            "four_bit": False,
+            "gradient_checkpointing": True,
+            "pair": pair,
+            "ranks": {name: rank for name, rank in groups.items() if rank},
+            "recipe": Recipe(dtype="bfloat16"),
+            "steps": 100,
+            "epochs": 1.5,
+            "seed": 3,
+            "micro_batch_size": 2,
+            "rows": tmp_path / "with space",
+            "start": tmp_path / "with space" / "start",
+            "output": tmp_path / "output",
+        }
+        return ToolRun(**(settings | others))
+
+    return make
+
+
+def settings_of(text: str) -> dict:
+    """Options of a YAML file, or of the flags of a shell script."""
+    if not text.startswith("#!"):
+        return yaml.safe_load(text)
+    words = shlex.split(text, comments=True)
+    assert words[:2] == ["swift", "sft"]
+    flags = [place for place, word in enumerate(words) if word.startswith("--")]
+    return {words[place][2:]: words[place + 1] for place in flags}
+
+
+@pytest.mark.parametrize("four_bit", [False, True])
+@pytest.mark.parametrize("model_type", ["qwen2_5_vl", "llava_onevision", "of_tomorrow"])
+@pytest.mark.parametrize("tool", TOOLS)
+def test_every_option_is_one_that_the_tool_has(run_of, tool, model_type, four_bit):
+    rendered = TOOLS[tool].render(run_of(model_type=model_type, four_bit=four_bit))
+    options = settings_of(rendered.text)
+    assert options.keys() <= set(OPTIONS[tool]["options"])
+    assert all(f"# - {note}" in rendered.text for note in rendered.notes)
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=str)
+def test_axolotls_patterns_give_peft_both_ranks(run_of, demo, pair):
+    options = settings_of(TOOLS["axolotl"].render(run_of(pair)).text)
+    config = LoraConfig(
+        r=options["lora_r"],
+        lora_alpha=options["lora_alpha"],
+        target_modules=options["lora_target_modules"],
+        rank_pattern=options["lora_rank_pattern"],
+        alpha_pattern=options["lora_alpha_pattern"],
+    )
+    wanted = lora_config(demo.partition, pair)
+    assert (config.rank_pattern, config.alpha_pattern) == (wanted.rank_pattern, wanted.alpha_pattern)
+    assert per_group(get_peft_model(demo.model, config), demo.partition) == counted(demo.partition, pair)
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=str)
+def test_the_untrained_adapter_has_both_ranks_and_changes_nothing(demo, pair, tmp_path):
+    probe = probe_batch(demo)
+    before = all_logits(demo.model, probe)
+    save_start(demo.partition, pair, 0, tmp_path, model_id="some/base")
+    wrapped = PeftModel.from_pretrained(demo.model, str(tmp_path), is_trainable=True)
+    assert torch.equal(all_logits(wrapped, probe), before)
+    assert per_group(wrapped, demo.partition) == counted(demo.partition, pair)
+    stored = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert (stored["base_model_name_or_path"], stored["r"]) == ("some/base", max(pair.r_me, pair.r_llm))
+    first = [parameter for name, parameter in wrapped.named_parameters() if "lora_A" in name]
+    for a in first:  # Kaiming's uniform distribution with a = sqrt(5) is U(-1/sqrt(in), 1/sqrt(in))
+        bound = a.shape[1] ** -0.5
+        assert 0.8 * bound < a.abs().max() <= bound
+
+
+def per_group(wrapped, partition) -> Counter:
+    group_of = {layer.name: group for group in GROUPS for layer in partition.group(group)}
+    assert {scale for _, scale in adapter_ranks(wrapped).values()} == {2}
+    return Counter((group_of[name], rank) for name, (rank, _) in adapter_ranks(wrapped).items())
+
+
+def counted(partition, pair) -> Counter:
+    ranks = {"me": pair.r_me, "projector": pair.r_llm, "llm": pair.r_llm}
+    return Counter({(group, rank): len(partition.group(group)) for group, rank in ranks.items() if rank})
+
+
+@pytest.mark.parametrize(("tool", "option"), [("llama-factory", "adapter_name_or_path"), ("ms-swift", "adapters")])
+def test_a_tool_of_one_rank_says_so_and_starts_from_the_adapter(run_of, tool, option):
+    run = run_of()
+    rendered = TOOLS[tool].render(run)
+    options = settings_of(rendered.text)
+    assert options[option] == str(run.start)
+    assert "lora_rank" not in options
+    assert "cannot express two" in rendered.notes[0]
+    assert "r_me = 2 and r_llm = 4" in rendered.text.splitlines()[0 if tool == "llama-factory" else 1]
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_a_step_is_the_recipes_batch(run_of, tool):
+    options = settings_of(TOOLS[tool].render(run_of()).text)
+    micro = options.get("micro_batch_size", options.get("per_device_train_batch_size"))
+    assert int(micro) * int(options["gradient_accumulation_steps"]) == 8
+    assert float(options["learning_rate"]) == 1e-5
+    assert int(options["warmup_steps"]) == 10
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_without_rows_no_dataset_is_named_and_the_header_says_why(run_of, tool):
+    rendered = TOOLS[tool].render(run_of(rows=None))
+    assert not {"dataset", "datasets"} & settings_of(rendered.text).keys()
+    assert not rendered.files
+    assert "No dataset was written" in rendered.text
+
+
+def test_llama_factory_finds_the_rows_by_its_dataset_info(run_of):
+    rendered = TOOLS["llama-factory"].render(run_of())
+    options, info = settings_of(rendered.text), json.loads(rendered.files["dataset_info.json"])
+    assert info[options["dataset"]]["file_name"] == "train.jsonl"
+    assert info[options["eval_dataset"]]["file_name"] == "validation.jsonl"
+    assert info["mars_train"]["columns"] == {"messages": "messages", "images": "images"}
+
+
+def test_rows_say_what_the_samples_say(samples, tmp_path):
+    """Read back by MARS's own reader of messages, from the text alone."""
+    file = tmp_path / "train.jsonl"
+    file.write_text("".join(json.dumps(marked_row(sample)) + "\n" for sample in samples))
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    for row, sample in zip(rows, samples, strict=True):
+        assert [Path(path).read_bytes() for path in row["images"]] == [
+            (image.folder / image.path).read_bytes() for image in sample.images
+        ]
+        row["images"] = [Path(path).name for path in row["images"]]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    again = read_samples(file, samples[0].images[0].folder, "messages")
+    assert [list(sample.turns) for sample in again] == [list(sample.turns) for sample in samples]
+
+
+def test_blocks_carry_the_images_paths_in_order(samples):
+    for sample in samples:
+        blocks = [block for message in block_row(sample)["messages"] for block in message["content"]]
+        paths = [block["path"] for block in blocks if block["type"] == "image"]
+        assert paths == [str((image.folder / image.path).resolve()) for image in sample.images]
+
+
+def test_images_inside_tables_are_no_files(samples):
+    from dataclasses import replace
+
+    inside = replace(samples[0], images=(BytesImage(b"", "x"),))
+    assert image_files(samples)
+    assert not image_files([*samples, inside])
+    with pytest.raises(ValueError, match="lies inside a table file"):
+        marked_row(inside)
