@@ -35,7 +35,7 @@ from flows.cli.temporary_server import start_temporary_server
 from flows.stages import finetune_flow
 from mars_core import __version__
 from mars_core.evaluation.scores import Evaluation, evaluate
-from mars_core.models.lora import RankPair
+from mars_core.ranks import RankPair
 from mars_core.training.finetune import scores_at
 from tasks.calibration.stored import stored_metrics
 from tasks.final.pair import final_folder, read_final
@@ -96,7 +96,7 @@ def add_final(demo: StudyConfig, work: Path, out: Path, pair: RankPair, seed: in
     if any(identity.items() <= run.items() for run in result["runs"]):
         return
     with at_work_on(working_folder(config.study)):
-        finetune_flow(config, pair.r_me, pair.r_llm, role="asked for")
+        finetune_flow(config, *pair, role="asked for")
     revision = newest_revision(working_folder(config.study))
     result["runs"].append(identity | final_record(config, revision, pair))
     result["command"] = command_of(result["runs"])

@@ -35,7 +35,8 @@ from mars_core.demo import DemoData, build_demo_data, demo_backbone_path
 from mars_core.evaluation.answer_loss import token_losses
 from mars_core.evaluation.scores import Evaluation, evaluate
 from mars_core.models.loading import Base, load_base
-from mars_core.models.lora import RankPair, add_adapters, remove_adapters
+from mars_core.models.lora import add_adapters, remove_adapters
+from mars_core.ranks import RankPair
 from mars_core.training.optimizer import make_optimizer, make_schedule
 from mars_core.training.recipe import Recipe
 

@@ -32,13 +32,14 @@ from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 from mars_core.evaluation.answer_loss import token_losses
 from mars_core.evaluation.scores import evaluate
 from mars_core.models.families import FAMILIES, Family, family_of
-from mars_core.models.lora import RankPair, add_adapters, remove_adapters
+from mars_core.models.lora import add_adapters, remove_adapters
 from mars_core.models.partition import GROUPS, check_against_forward, layers_used_by_forward, partition_of
 from mars_core.packing.adapters import layout_of, to_peft
 from mars_core.packing.lanes import Lanes
 from mars_core.packing.member import PackMember
 from mars_core.packing.state import PackState
 from mars_core.packing.train import train_pack
+from mars_core.ranks import RankPair
 from mars_core.training.finetune import all_logits, finetune
 from mars_core.training.optimizer import make_optimizer, make_schedule
 from mars_core.training.recipe import Recipe

@@ -45,7 +45,7 @@ from mars_core.demo import build_demo_data, demo_backbone_path
 from mars_core.evaluation.answer_loss import token_losses
 from mars_core.models.families import family_of
 from mars_core.models.loading import load_base
-from mars_core.models.lora import RankPair, add_adapters, remove_adapters, trainable_parameters
+from mars_core.models.lora import add_adapters, remove_adapters, trainable_parameters
 from mars_core.models.partition import Partition, partition_of
 from mars_core.packing.adapters import by_group, initial_weights, layout_of
 from mars_core.packing.banks import zero_vectors
@@ -58,6 +58,7 @@ from mars_core.packing.lanes import Lanes
 from mars_core.packing.member import PackMember
 from mars_core.packing.train import train_pack
 from mars_core.packing.wiring import wired
+from mars_core.ranks import RankPair
 from mars_core.training.optimizer import make_schedule
 from mars_core.training.recipe import Recipe
 

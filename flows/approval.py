@@ -9,7 +9,7 @@ from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
 from pydantic import Field
 
-from mars_core.models.lora import RankPair
+from mars_core.ranks import RankPair
 from tasks.choice.approval import is_approved, record_approval
 from tasks.choice.markdown import question_markdown
 from tasks.choice.search import chosen_pair
@@ -59,7 +59,7 @@ def may_train(study: Study, after_choice: AfterChoice) -> bool:
 
 def _ask(study: Study) -> bool:
     pair, question = chosen_pair(study.revision), question_markdown(study.revision)
-    form = approval_form({"r_me": pair.r_me, "r_llm": pair.r_llm}, question)
+    form = approval_form(pair._asdict(), question)
     while True:
         answer = pause_flow_run(wait_for_input=form, timeout=APPROVAL_TIMEOUT_SECONDS, poll_interval=2)
         if answer.decision == "stop":

@@ -49,7 +49,7 @@ def _compare(config: StudyConfig, baselines: list[str], command: str) -> str:
         check_baselines(config, asked)
         finals = final_pairs(study)
         for role, pair in finals.items():
-            finetune_flow(config, pair.r_me, pair.r_llm, role)
+            finetune_flow(config, *pair, role)
         evaluate_flow(config)
         for baseline in asked:
             baseline_flow(config, baseline)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from flows.stages import evaluate_flow, finetune_flow
-from mars_core.models.lora import RankPair
+from mars_core.ranks import RankPair
 from tasks.calibration.packs import begin_packs
 from tasks.calibration.train import calibrate_pack
 from tasks.running.progress import progress_artifact
@@ -39,7 +39,7 @@ class Here:
     def train_finals(self, study: Study, finals: Mapping[str, RankPair]) -> None:
         """Train them one after the other."""
         for role, pair in finals.items():
-            finetune_flow(study.config, pair.r_me, pair.r_llm, role)
+            finetune_flow(study.config, *pair, role)
 
     def evaluate(self, study: Study) -> None:
         """Score them in this process."""

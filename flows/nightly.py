@@ -16,7 +16,7 @@ from flows.results import JSON_RESULTS
 from flows.stages import fit_flow, search_flow
 from flows.study import train_and_report
 from mars_core.drift import ChoiceDrift, Night, quiet_night_as_markdown
-from mars_core.models.lora import RankPair
+from mars_core.ranks import RankPair
 from tasks.final.pairs import final_pairs
 from tasks.inputs.data import check_data
 from tasks.nightly.run import Seen, find_drift, last_findings, look, publish_night, show_night, stored_runs

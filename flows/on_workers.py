@@ -13,7 +13,7 @@ from flows.results import JSON_RESULTS
 from flows.stages import accept_flow, evaluate_flow, finetune_flow, fit_flow, search_flow
 from flows.workers import trigger_finals
 from mars_core import __version__
-from mars_core.models.lora import RankPair
+from mars_core.ranks import RankPair
 from tasks.calibration.stored import missing_runs
 from tasks.choice.approval import pair_to_train
 from tasks.choice.search import choice_path
@@ -83,7 +83,7 @@ def final_flow(config: StudyConfig, r_me: int | None = None, r_llm: int | None =
     pair = _asked_for(study.revision, r_me, r_llm)
     role = _role(study, pair)
     with device_slot(config.device), kept_open():
-        adapter = finetune_flow(config, pair.r_me, pair.r_llm, role)
+        adapter = finetune_flow(config, *pair, role)
         if role == "chosen":  # here, where there is a GPU: the standing adapter may have to be scored again
             accept_flow(config)
     return adapter

@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol
 
 from flows.here import Here
 from flows.workers import Workers
-from mars_core.models.lora import RankPair
+from mars_core.ranks import RankPair
 from tasks.settings.study import StudyConfig
 from tasks.study.opened import Study
 from tasks.study.plan import PlannedPack, PlannedRun

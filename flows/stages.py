@@ -10,7 +10,7 @@ from prefect import flow
 
 from flows.results import JSON_RESULTS
 from mars_core.metrics.identity import content_hash
-from mars_core.models.lora import RankPair
+from mars_core.ranks import RankPair
 from tasks.choice.fit import FIT, fit_laws, laws_path
 from tasks.choice.search import SEARCH, choose_ranks, chosen_pair
 from tasks.export.card import card_path, card_stage, card_text, has_adapter, write_card
@@ -54,7 +54,7 @@ def search_flow(config: StudyConfig) -> dict[str, int]:
 
     SEARCH.run(study, work)
     pair = chosen_pair(study.revision)
-    return {"r_me": pair.r_me, "r_llm": pair.r_llm}
+    return pair._asdict()
 
 
 @flow(name="mars-final-fine-tune", flow_run_name="fine-tune me{r_me}-llm{r_llm} {config.study}", **JSON_RESULTS)

@@ -13,7 +13,7 @@ from prefect.client.schemas.objects import FlowRun
 from flows.here import CALIBRATION_KEY
 from mars_core import __version__
 from mars_core.metrics.identity import content_hash
-from mars_core.models.lora import RankPair
+from mars_core.ranks import RankPair
 from tasks.calibration.packs import packs_for_workers
 from tasks.choice.search import choice_path
 from tasks.final.evaluate import EVALUATE
@@ -93,7 +93,7 @@ def final_request(study: Study, role: str, pair: RankPair) -> Request:
         "data_hash": load_data(study.config.data).data_hash,
         "recipe_hash": recipe_hash(study.config),
         "choice": file_hash(choice_path(study.revision)),
-        "pair": [pair.r_me, pair.r_llm],
+        "pair": list(pair),
         "final": finetune_stage(pair).inputs_hash(study),
     }
     return Request(

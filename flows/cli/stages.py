@@ -196,7 +196,7 @@ def finetune(
             adapters = {"asked for": finetune_flow(config, *ranks, role="asked for")}
         else:
             finals = final_pairs(open_study(config))
-            adapters = {role: finetune_flow(config, pair.r_me, pair.r_llm, role) for role, pair in finals.items()}
+            adapters = {role: finetune_flow(config, *pair, role) for role, pair in finals.items()}
     print_result(adapters, as_json)
 
 

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from mars_core.search.choice import Candidate, Choice, Pair, json_safe
+from mars_core.ranks import Pair
+from mars_core.search.choice import Candidate, Choice, json_safe
 
 Verdict = Literal["first", "same pair", "immaterial", "uncertain", "unknown", "material"]
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mars_core.models.lora import RankPair
 from mars_core.models.partition import Partition
 from mars_core.packing.adapters import PEFT_A, PEFT_B, from_peft, layout_of
 from mars_core.packing.saving import save_adapter
+from mars_core.ranks import RankPair
 
 
 def save_start(partition: Partition, pair: RankPair, seed: int, folder: Path, *, model_id: str) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mars_core.data.records import Sample
-from mars_core.models.lora import ALPHA_PER_RANK, RankPair
+from mars_core.models.lora import ALPHA_PER_RANK
+from mars_core.ranks import RankPair
 from mars_core.training.recipe import Recipe
 
 

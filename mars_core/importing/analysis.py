@@ -14,6 +14,7 @@ import pandas as pd
 from mars_core.convergence import LossLevels, NoConvergenceTimes, freeze_levels, reference_pair
 from mars_core.importing.rows import ImportedRuns
 from mars_core.importing.times import given_times
+from mars_core.ranks import Pair
 from mars_core.search import Choice, choose_from, read_points
 from mars_core.search import Question as Choosing
 from mars_core.search.both_laws import LawSettings, Times, laws_from, times_from_curves
@@ -21,7 +22,6 @@ from mars_core.search.choice import json_safe
 from mars_core.search.constraints import CountParameters
 from mars_core.search.objective import PERPLEXITY_OBJECTIVE
 
-Pair = tuple[int, int]
 # LoRA parameters are exactly linear in the ranks; what is recorded may be rounded.
 COUNT_TOLERANCE = 1e-3
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -16,28 +15,9 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from mars_core.models.partition import GROUPS, WHERE, Group, Partition
+from mars_core.ranks import RankPair
 
 ALPHA_PER_RANK = 2
-
-
-@dataclass(frozen=True, order=True)
-class RankPair:
-    """LoRA ranks of the modality encoder and of the LLM; 0 means no adapter there."""
-
-    r_me: int
-    r_llm: int
-
-    def __str__(self) -> str:
-        return f"({self.r_me}, {self.r_llm})"
-
-    @property
-    def slug(self) -> str:
-        """The pair as a folder name, for example `me8-llm16`."""
-        return f"me{self.r_me}-llm{self.r_llm}"
-
-    def rank(self, group: Group) -> int:
-        """Rank of one group; the projector follows the LLM."""
-        return self.r_me if group == "me" else self.r_llm
 
 
 def check_ranks(partition: Partition, pair: RankPair) -> None:

@@ -13,8 +13,9 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from mars_core.models.lora import RankPair, adapter_state, add_adapters, check_ranks, remove_adapters
+from mars_core.models.lora import adapter_state, add_adapters, check_ranks, remove_adapters
 from mars_core.models.partition import GROUPS, Group, LinearLayer, Partition
+from mars_core.ranks import RankPair
 
 PEFT_A = "base_model.model.{}.lora_A.default.weight"
 PEFT_B = "base_model.model.{}.lora_B.default.weight"

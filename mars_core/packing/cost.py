@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mars_core.evaluation.answer_loss import IGNORE
-from mars_core.models.lora import RankPair, trainable_parameters
+from mars_core.models.lora import trainable_parameters
 from mars_core.models.partition import Partition
 from mars_core.packing.adapters import layout_of
 from mars_core.packing.banks import zero_vectors
@@ -25,6 +25,7 @@ from mars_core.packing.lanes import Lanes
 from mars_core.packing.member import PackMember
 from mars_core.packing.train import Batch, Step, train_pack
 from mars_core.packing.wiring import wired
+from mars_core.ranks import RankPair
 from mars_core.training.recipe import Recipe
 
 # Buffers of the backward pass, and what allocators round up, on top of what the forward pass keeps.

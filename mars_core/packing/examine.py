@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from mars_core.evaluation.answer_loss import answer_logits
-from mars_core.models.lora import RankPair
 from mars_core.models.partition import Partition
 from mars_core.packing.adapters import layout_of
 from mars_core.packing.banks import zero_vectors
@@ -29,6 +28,7 @@ from mars_core.packing.kernels.norm import rms_norm
 from mars_core.packing.kernels.rotary import FUNCTION, rotate
 from mars_core.packing.lane import Lane, Pass, make_lane
 from mars_core.packing.wiring import Structure, wired
+from mars_core.ranks import RankPair
 
 # Logits of the same pass with sums in another order: several units in the last place per layer.
 LOGIT_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 1e-1, torch.float16: 2e-2}

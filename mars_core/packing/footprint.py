@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from mars_core.models.lora import RankPair, trainable_parameters
+from mars_core.models.lora import trainable_parameters
 from mars_core.models.partition import GROUPS, Partition
+from mars_core.ranks import RankPair
 
 # Weights, gradient and Adam's two moments, each in 4 bytes (adapters are kept in full precision).
 BYTES_PER_TRAINABLE = 16

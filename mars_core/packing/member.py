@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mars_core.models.lora import RankPair
 from mars_core.models.partition import Group
 from mars_core.packing.adapters import Layout, Parts, by_group
 from mars_core.packing.banks import zero_vectors
+from mars_core.ranks import RankPair
 from mars_core.training.calibration import Checkpoint
 from mars_core.training.optimizer import make_optimizer, make_schedule
 from mars_core.training.recipe import Recipe

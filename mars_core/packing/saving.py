@@ -7,9 +7,10 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mars_core.models.lora import RankPair, lora_config
+from mars_core.models.lora import lora_config
 from mars_core.models.partition import Partition
 from mars_core.packing.adapters import layout_of, to_peft
+from mars_core.ranks import RankPair
 
 
 def save_adapter(flat: Tensor, partition: Partition, pair: RankPair, folder: Path, *, model_id: str) -> None:

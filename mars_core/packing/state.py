@@ -86,7 +86,7 @@ def _restore_tensors(state: PackState, number: int, one: TrainedMember) -> None:
 
 def _describe(one: TrainedMember) -> dict[str, Any]:
     return {
-        "pair": [one.member.pair.r_me, one.member.pair.r_llm],
+        "pair": list(one.member.pair),
         "seed": one.member.seed,
         "checkpoints": [asdict(checkpoint) for checkpoint in one.checkpoints],
         "diverged_at": one.diverged_at,

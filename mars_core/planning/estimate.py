@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mars_core.models.lora import RankPair, trainable_parameters
+from mars_core.models.lora import trainable_parameters
 from mars_core.packing.cost import ACTIVATION_MARGIN, WIDEST_LANE
 from mars_core.planning.architecture import Architecture
 from mars_core.planning.devices import Device
@@ -20,6 +20,7 @@ from mars_core.planning.memory import (
     weights_bytes,
 )
 from mars_core.planning.shapes import SampleShape
+from mars_core.ranks import RankPair
 
 USABLE = 0.9
 """Share of a device's memory that a run may take; the rest is the driver's and the allocator's."""

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mars_core.models.lora import RankPair
 from mars_core.models.partition import GROUPS, Group, LinearLayer
 from mars_core.planning.architecture import Architecture
 from mars_core.planning.shapes import SampleShape
+from mars_core.ranks import RankPair
 
 
 @dataclass(frozen=True)

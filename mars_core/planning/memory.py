@@ -17,12 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mars_core.models.lora import RankPair
 from mars_core.models.partition import GROUPS, Group
 from mars_core.packing.footprint import adapter_bytes
 from mars_core.planning.architecture import Architecture
 from mars_core.planning.flops import group_tokens
 from mars_core.planning.shapes import SampleShape
+from mars_core.ranks import RankPair
 
 BYTES = {"float32": 4, "bfloat16": 2}
 # Of an adapter's r features a token: kept as they are, or under autocast with copies in both dtypes.

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from mars_core.metrics.schema import PERPLEXITY
+from mars_core.ranks import Pair
 from mars_core.report import formatting as f
 from mars_core.report.data import ReportData
 from mars_core.report.decision import VERDICTS, decision_sentences
 from mars_core.report.spread import seed_deviation
-from mars_core.report.study_results import Pair, StudyResults
+from mars_core.report.study_results import StudyResults
 from mars_core.search import Candidate
 
 SEARCH_STAGES = ("calib", "fit", "search")

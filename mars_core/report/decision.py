@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mars_core.ranks import Pair
 from mars_core.report import formatting as f
 from mars_core.search import Choice, Rival
-from mars_core.search.choice import Pair
 
 # verdict: tone of the headline, badge, meaning. The last four are of choices that earlier versions stored.
 VERDICTS = {

@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 
 from mars_core.fitting import LawFit
+from mars_core.ranks import Pair
 from mars_core.report.data import ReportData
 from mars_core.search import Candidate, Choice
 from mars_core.search.objective import Objective
 from mars_core.search.run_ends import run_ends
 from mars_core.search.stored_laws import objective_of
 
-Pair = tuple[int, int]
 MODULES = ("me", "llm")
 MODULE_NAMES = {"me": "Vision encoder (ME)", "llm": "LLM"}
 

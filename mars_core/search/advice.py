@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mars_core.search.choice import Pair
+from mars_core.ranks import Pair
 from mars_core.search.observed import Measured
 from mars_core.search.outlook import INTERVAL, Calibration, Outlook
 

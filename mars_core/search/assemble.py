@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mars_core.ranks import Pair
 from mars_core.search.balance import BalancePoint
-from mars_core.search.choice import Candidate, Interval, Pair, Rival, Source
+from mars_core.search.choice import Candidate, Interval, Rival, Source
 from mars_core.search.constraints import CountParameters
 from mars_core.search.decide import Decision
 from mars_core.search.objective import Objective

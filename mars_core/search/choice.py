@@ -8,9 +8,9 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 
 from mars_core.metrics.schema import PERPLEXITY
+from mars_core.ranks import Pair
 from mars_core.search.balance import BalancePoint
 
-Pair = tuple[int, int]
 Interval = tuple[float, float]
 Verdict = Literal["best", "as good and cheaper", "cannot tell", "paper"]
 

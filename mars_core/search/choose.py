@@ -9,11 +9,12 @@ from typing import Any, Literal
 import pandas as pd
 
 from mars_core.fitting import LawFit
+from mars_core.ranks import Pair
 from mars_core.search.advice import warnings_of
 from mars_core.search.assemble import Scene, our_answer, paper_answer, regret_of, rivals_of
 from mars_core.search.balance import BalancePoint, balance_curve
 from mars_core.search.both_laws import LawSettings, laws_from, times_from_curves
-from mars_core.search.choice import Choice, Dropped, Pair
+from mars_core.search.choice import Choice, Dropped
 from mars_core.search.constraints import (
     Constraint,
     CountParameters,

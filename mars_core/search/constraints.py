@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-Pair = tuple[int, int]
+from mars_core.ranks import Pair
+
 CountParameters = Callable[[Pair], int]
 
 

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mars_core.search.choice import Pair, Verdict
+from mars_core.ranks import Pair
+from mars_core.search.choice import Verdict
 from mars_core.search.outlook import Outlook
 
 SURE = 0.9  # posterior probability at which the promise "within the margin" is made

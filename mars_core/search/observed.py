@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-Pair = tuple[int, int]
+from mars_core.ranks import Pair
+
 RankRange = tuple[int, int] | None
 
 

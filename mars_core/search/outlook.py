@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mars_core.search.constraints import Pair
+from mars_core.ranks import Pair
 from mars_core.search.objective import Objective
 from mars_core.surface import Curves, Level, Surface, fit_level, fit_surface, read_curves, without_differences
 

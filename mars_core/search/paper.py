@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from mars_core.fitting import LawFit
+from mars_core.ranks import Pair
 from mars_core.search.balance import BalancePoint
-from mars_core.search.choice import Pair
 from mars_core.search.ranks import nearest_or_clamped
 
 

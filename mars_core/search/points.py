@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from mars_core.search.constraints import Pair
+from mars_core.ranks import Pair
 from mars_core.search.objective import Objective
 
 KEYS = ["r_me", "r_llm", "step", "unique_samples", "val_loss"]

@@ -22,9 +22,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mars_core.ranks import Pair
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Pair = tuple[int, int]
 
 # Sizes below the largest by more than this factor are left out. What a run does there is mostly its start, which is
 # over by the end; read as a part of a power law it turned the order of real pairs at twice the largest size. Without

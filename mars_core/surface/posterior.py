@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mars_core.surface.curves import Curves, Floats, Pair
+from mars_core.ranks import Pair
+from mars_core.surface.curves import Curves, Floats
 from mars_core.surface.equations import KNOTS, Equations, build_equations, designs, features, features_at
 from mars_core.surface.noise import Scatter, estimate_scatter
 from mars_core.surface.prior import NAMES, Distances, bounds, distances, factors

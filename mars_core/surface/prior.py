@@ -18,7 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mars_core.surface.curves import Floats, Pair
+from mars_core.ranks import Pair
+from mars_core.surface.curves import Floats
 
 JITTER = 1e-6
 OWN = 0.02  # largest offset of a single pair that its ranks do not explain

@@ -63,7 +63,7 @@ def diverged_pairs(study: Study) -> dict[tuple[int, int], str]:
         if diverged_at is not None:
             size = "" if run.schedule.size is None else f" and size {run.schedule.size}"
             words = f"seed {run.seed}{size} at step {diverged_at}"
-            found.setdefault((run.pair.r_me, run.pair.r_llm), []).append(words)
+            found.setdefault(run.pair, []).append(words)
     return {pair: ", ".join(runs) for pair, runs in found.items()}
 
 

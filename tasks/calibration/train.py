@@ -249,7 +249,7 @@ def _store(revision: Revision, run: PlannedRun, rows: pd.DataFrame, result: Cali
     last = result.checkpoints[-1] if result.checkpoints else None
     summary = {
         "run_id": run.run_id,
-        "pair": [run.pair.r_me, run.pair.r_llm],
+        "pair": list(run.pair),
         "seed": run.seed,
         "diverged_at": result.diverged_at,
         "wall_seconds": last.wall_seconds if last else 0.0,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mars_core.models.lora import RankPair, check_ranks
+from mars_core.models.lora import check_ranks
+from mars_core.ranks import RankPair
 from tasks.choice.search import choice_path, chosen_pair
 from tasks.inputs.base_model import study_partition
 from tasks.storage.files import file_hash, read_json, write_json
@@ -25,7 +26,7 @@ def record_approval(study: Study, pair: RankPair, reason: str) -> None:
         ValueError: the model has no room for these ranks.
     """
     check_ranks(study_partition(study.config), pair)
-    approval = {"choice": file_hash(choice_path(study.revision)), "pair": [pair.r_me, pair.r_llm], "reason": reason}
+    approval = {"choice": file_hash(choice_path(study.revision)), "pair": list(pair), "reason": reason}
     write_json(approval_path(study.revision), approval)
     publish_files(study.config.study, [approval_path(study.revision)])
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mars_core.markdown import markdown_table
+from mars_core.ranks import Pair
 from mars_core.report.decision import decision_sentences
 from mars_core.search import Choice, read_points
-from mars_core.search.choice import Pair
 from mars_core.search.objective import objective_named
 from tasks.calibration.stored import stored_metrics
 from tasks.choice.search import read_choice

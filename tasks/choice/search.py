@@ -10,7 +10,8 @@ from prefect.cache_policies import NO_CACHE
 
 from mars_core import __version__
 from mars_core.metrics.identity import content_hash
-from mars_core.models.lora import RankPair, trainable_parameters
+from mars_core.models.lora import trainable_parameters
+from mars_core.ranks import RankPair
 from mars_core.search import Choice, Diverged, Question, choose_from, read_points
 from mars_core.search.objective import objective_named
 from tasks.calibration.stage import CALIBRATE

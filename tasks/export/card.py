@@ -13,7 +13,7 @@ from prefect.cache_policies import NO_CACHE
 
 from mars_core.export.card import CardFacts, adapter_card
 from mars_core.models.loading import read_model_type
-from mars_core.models.lora import RankPair
+from mars_core.ranks import RankPair
 from mars_core.report.decision import decision_sentences
 from tasks.choice.approval import approval_notes
 from tasks.choice.fit import laws_path, read_laws
@@ -67,7 +67,7 @@ def card_text(study: Study, pair: RankPair, finals: Mapping[str, RankPair] | Non
         four_bit=study.config.loading.four_bit,
         trust_remote_code=study.config.loading.trust_remote_code,
         dtype=study.config.recipe.dtype,
-        pair=(pair.r_me, pair.r_llm),
+        pair=pair,
         role=role,
         layers=len(read_json(final_folder(study.revision, pair) / "adapter" / "adapter_config.json")["rank_pattern"]),
         recipe=study.config.recipe.model_dump(mode="json"),
@@ -79,7 +79,7 @@ def card_text(study: Study, pair: RankPair, finals: Mapping[str, RankPair] | Non
         datasets=_hub_datasets(study.config),
         training=read_final(study.revision, pair),
         scores=scores if role in scores else {},
-        pairs={name: (final.r_me, final.r_llm) for name, final in (finals or {}).items()},
+        pairs=dict(finals or {}),
         laws=read_laws(study.revision) if laws_path(study.revision).is_file() else None,
         choice=_choice(study.revision),
         notes=tuple(approval_notes(study.revision)) if choice_path(study.revision).is_file() else (),

@@ -19,8 +19,8 @@ from mars_core.export.tool import ToolRun
 from mars_core.export.tools import TOOLS
 from mars_core.models.load_options import Loading
 from mars_core.models.loading import load_base, read_model_type, skeleton
-from mars_core.models.lora import RankPair
 from mars_core.models.partition import GROUPS, Partition
+from mars_core.ranks import RankPair
 from tasks.choice.approval import pair_to_train
 from tasks.choice.search import choice_path
 from tasks.export.card import CARD, card_path
@@ -72,7 +72,7 @@ def merge(config: StudyConfig, ranks: tuple[int, int] | None, out: Path) -> dict
             (temporary / CARD).write_text(card, encoding="utf-8")
     return {
         "merged": str(out),
-        "pair": [pair.r_me, pair.r_llm],
+        "pair": list(pair),
         "revision": revision.number,
         "dtype": dtype,
         "parameters": merged.parameters,
@@ -121,7 +121,7 @@ def export_config(config: StudyConfig, ranks: tuple[int, int] | None, tool: str,
         "tool": tool,
         "config": str(out),
         "folder": str(folder),
-        "pair": [pair.r_me, pair.r_llm],
+        "pair": list(pair),
         "revision": study.revision.number,
         "rows": {file: len(samples) for file, samples in splits.items()} if readable else None,
         "notes": list(rendered.notes),

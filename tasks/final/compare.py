@@ -18,7 +18,7 @@ from prefect.cache_policies import NO_CACHE
 
 from mars_core.evaluation.scores import evaluate
 from mars_core.metrics.identity import content_hash
-from mars_core.models.lora import RankPair
+from mars_core.ranks import RankPair
 from tasks.final.answers import asked_questions, write_answers
 from tasks.final.evaluate import EVALUATE, as_json, evaluation_path, generated_values, read_evaluation
 from tasks.final.pair import finetune_stage

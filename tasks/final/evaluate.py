@@ -15,7 +15,8 @@ from prefect.cache_policies import NO_CACHE
 
 from mars_core.evaluation.scores import Evaluation, Score, evaluate
 from mars_core.metrics.identity import content_hash
-from mars_core.models.lora import RankPair, remove_adapters
+from mars_core.models.lora import remove_adapters
+from mars_core.ranks import RankPair
 from tasks.choice.search import choice_path
 from tasks.final.answers import answers_path, asked_questions, generate_answers
 from tasks.final.pair import final_folder, finetune_stage, read_final

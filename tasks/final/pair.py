@@ -9,7 +9,7 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from mars_core.models.lora import RankPair
+from mars_core.ranks import RankPair
 from tasks.final.run import Described, run_folder, run_inputs, train_final
 from tasks.settings.baselines import of_pair
 from tasks.storage.files import read_json
@@ -29,8 +29,8 @@ def finetune_pair(study: Study, pair: RankPair, role: str, parent: str) -> str:
         name=f"final {pair.slug} ({role})",
         label=f"final fine-tune {pair} ({role})",
         role=role,
-        parameters={"r_me": pair.r_me, "r_llm": pair.r_llm},
-        record={"pair": [pair.r_me, pair.r_llm]},
+        parameters=pair._asdict(),
+        record={"pair": list(pair)},
         attached={"adapter": final_folder(study.revision, pair) / "adapter"},  # what the model registry gets
     )
     return str(train_final(study, of_pair(pair), described, parent))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mars_core.models.lora import RankPair
+from mars_core.ranks import RankPair
 from tasks.choice.approval import pair_to_train
 from tasks.choice.search import choice_path
 from tasks.final.pair import finetune_stage

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from mars_core.models.loading import read_model_type, skeleton
-from mars_core.models.lora import RankPair, trainable_parameters
+from mars_core.models.lora import trainable_parameters
 from mars_core.models.partition import GROUPS, Group, Partition
 from mars_core.packing.footprint import adapter_bytes, frozen_bytes
+from mars_core.ranks import RankPair
 from tasks.settings.study import read_study
 
 

@@ -26,7 +26,8 @@ from mars_core.drift import (
     compare_laws,
     night_as_markdown,
 )
-from mars_core.models.lora import RankPair, trainable_parameters
+from mars_core.models.lora import trainable_parameters
+from mars_core.ranks import RankPair
 from mars_core.search.choice import json_safe
 from mars_core.search.constraints import objection_of
 from tasks.choice.fit import read_laws

@@ -18,7 +18,8 @@ from mars_core.data.records import Sample
 from mars_core.drift import Acceptance, LawSummary, ValidationScore, judge_final
 from mars_core.evaluation.scores import evaluate
 from mars_core.metrics.identity import content_hash
-from mars_core.models.lora import RankPair, remove_adapters
+from mars_core.models.lora import remove_adapters
+from mars_core.ranks import RankPair
 from tasks.choice.fit import laws_path, read_laws
 from tasks.choice.search import choice_path, read_choice
 from tasks.final.evaluate import evaluation_path, read_evaluation
@@ -260,7 +261,7 @@ def _standing(
 ) -> Standing:
     return Standing(
         revision=study.revision.number,
-        pair=(pair.r_me, pair.r_llm),
+        pair=pair,
         adapter=(final_folder(study.revision, pair) / "adapter").relative_to(study.folder).as_posix(),
         registered_model=registered[0],
         model_version=registered[1],
@@ -291,7 +292,7 @@ def _test_scores(revision: Revision, pair: RankPair) -> dict[str, Any] | None:
 
 
 def _is(standing: Standing, revision: Revision, pair: RankPair) -> bool:
-    return (standing.revision, standing.pair) == (revision.number, (pair.r_me, pair.r_llm)) and (
+    return (standing.revision, standing.pair) == (revision.number, pair) and (
         standing.mlflow_run_id == read_final(revision, pair)["mlflow_run_id"]
     )
 

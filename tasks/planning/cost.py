@@ -9,11 +9,12 @@ from typing import Any
 from mars_core.data.dataset import EncodedDataset
 from mars_core.data.records import Sample
 from mars_core.models.loading import skeleton
-from mars_core.models.lora import RankPair, check_ranks
+from mars_core.models.lora import check_ranks
 from mars_core.planning.architecture import architecture_of
 from mars_core.planning.devices import UTILISATION, device_named
 from mars_core.planning.estimate import Budget, Passes, estimate
 from mars_core.planning.shapes import SampleShape, patch_size_of, shape_of
+from mars_core.ranks import RankPair
 from mars_core.training.finetune import EVALUATIONS_PER_RUN
 from tasks.final.run import final_steps
 from tasks.inputs.base_model import base_processor

@@ -20,7 +20,7 @@ def summarise(study: Study) -> dict[str, Any]:
     calibration = calibration_cost(study)
     uniform = study.config.calibration.reference_rank
     return {
-        "pair": {"r_me": pair.r_me, "r_llm": pair.r_llm},
+        "pair": pair._asdict(),
         "uniform_pair": {"r_me": uniform, "r_llm": uniform},
         "verdict": choice.verdict,
         "reason": choice.reason,

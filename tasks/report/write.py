@@ -17,8 +17,8 @@ from prefect.cache_policies import NO_CACHE
 from mars_core.markdown import markdown_table
 from mars_core.metrics.identity import content_hash
 from mars_core.models.loading import read_model_type
-from mars_core.models.lora import RankPair
 from mars_core.models.partition import GROUPS, Partition
+from mars_core.ranks import RankPair
 from mars_core.report import ReportData, render_figures, render_report
 from mars_core.search import Choice
 from tasks.calibration.hours import revision_hours

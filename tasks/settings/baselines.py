@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from mars_core.models.lora import RankPair
+from mars_core.ranks import RankPair
 from mars_core.training.methods import AdaLora, Dora, FullRank, LearningRates, Lora, Method, RsLora
 
 Rank = Annotated[int, Field(ge=0, le=4096)]
@@ -170,7 +170,7 @@ class Baseline:
     def identity(self) -> dict[str, Any]:
         """What of it decides its run: ranks alone of a rank pair."""
         pair = self.pair
-        return {"pair": [pair.r_me, pair.r_llm]} if pair else {"baseline": self.settings.model_dump(mode="json")}
+        return {"pair": list(pair)} if pair else {"baseline": self.settings.model_dump(mode="json")}
 
 
 def of_pair(pair: RankPair) -> Baseline:

@@ -8,8 +8,9 @@ from functools import partial
 from typing import Any
 
 from mars_core.metrics.identity import content_hash, run_id
-from mars_core.models.lora import RankPair, check_ranks, trainable_parameters
+from mars_core.models.lora import check_ranks, trainable_parameters
 from mars_core.models.partition import GROUPS, Partition
+from mars_core.ranks import RankPair
 from mars_core.search.constraints import allowed_pairs
 from mars_core.training.schedule import geometric_steps
 from tasks.inputs.base_model import model_fingerprint, study_partition
@@ -272,7 +273,7 @@ def describe_plan(plan: CalibrationPlan) -> dict[str, Any]:
     shared = ("steps_per_run", "checkpoint_steps") if len(schedules) == 1 else ()
     return {
         "runs": len(plan.runs),
-        "pairs": sorted({(run.pair.r_me, run.pair.r_llm) for run in plan.runs}),
+        "pairs": sorted({run.pair for run in plan.runs}),
         "steps": plan.steps,
         **{name: schedules[0][name] for name in shared},
         "schedules": schedules,

@@ -10,7 +10,7 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from flows.stages import finetune_flow
 from mars_core.evaluation.answer_loss import IGNORE
-from mars_core.models.lora import RankPair
+from mars_core.ranks import RankPair
 from tasks.final.pair import read_final
 from tasks.inputs.base_model import final_base_model
 from tasks.inputs.data import training_set, validation_set

@@ -19,7 +19,7 @@ from flows.stages import accept_flow, finetune_flow
 from flows.study import study_flow
 from mars_core.drift import Acceptance
 from mars_core.evaluation.scores import evaluate
-from mars_core.models.lora import RankPair
+from mars_core.ranks import RankPair
 from tasks.choice.search import chosen_pair
 from tasks.inputs import base_model as resources
 from tasks.inputs.data import forget_data, scored_batches, validation_set

@@ -17,7 +17,7 @@ from flows.stages import fit_flow, search_flow
 from mars_core.evaluation.choices import given_letter
 from mars_core.evaluation.generation.normalise import normalised
 from mars_core.metrics.schema import SCHEMA
-from mars_core.models.lora import RankPair
+from mars_core.ranks import RankPair
 from tasks.final.answers import answers_path, asked_questions, generate_answers
 from tasks.final.pair import finetune_pair, read_final
 from tasks.inputs.base_model import base_model

@@ -14,7 +14,7 @@ import pytest
 
 from flows.calibrate import calibrate_flow
 from flows.stages import finetune_flow
-from mars_core.models.lora import RankPair
+from mars_core.ranks import RankPair
 from tasks.final.pair import final_folder
 from tasks.final.run import run_inputs
 from tasks.settings.baselines import of_pair

@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
+from mars_core.ranks import Pair
 from mars_core.report.figures import style
-from mars_core.report.study_results import Pair, StudyResults
+from mars_core.report.study_results import StudyResults
 
 DARK_TEXT, LIGHT_TEXT = "#10202b", "#ffffff"
 COLOURS = LinearSegmentedColormap.from_list("perplexity", colormaps["YlGnBu"](np.linspace(0.02, 0.82, 64)))

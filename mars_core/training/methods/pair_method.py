@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mars_core.models.lora import RankPair, check_ranks, trainable_parameters
+from mars_core.models.lora import check_ranks, trainable_parameters
 from mars_core.models.partition import Partition
+from mars_core.ranks import RankPair
 from mars_core.training.methods.peft_method import PeftMethod
 
 

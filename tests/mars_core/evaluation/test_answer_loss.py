@@ -7,7 +7,8 @@ import torch
 from torch.nn import functional
 
 from mars_core.evaluation.answer_loss import answer_logits, token_losses
-from mars_core.models.lora import RankPair, add_adapters, remove_adapters
+from mars_core.models.lora import add_adapters, remove_adapters
+from mars_core.ranks import RankPair
 
 # One row; unequal lengths; several turns; several images; text only; all of them together.
 BATCHES = [(0,), (0, 4), (1, 6), (2, 0), (3,), (3, 1), (0, 1, 2, 3, 4)]

@@ -9,7 +9,8 @@ import torch
 
 from mars_core.evaluation.answer_loss import answer_numbers, token_losses
 from mars_core.evaluation.scores import Score, evaluate
-from mars_core.models.lora import RankPair, add_adapters, remove_adapters
+from mars_core.models.lora import add_adapters, remove_adapters
+from mars_core.ranks import RankPair
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from mars_core.export.merge import TOLERANCES, MergeChangedLogitsError, merge_adapter, relative_difference
 from mars_core.export.probe import probe_batch
 from mars_core.models.loading import load_base
-from mars_core.models.lora import RankPair, add_adapters
+from mars_core.models.lora import add_adapters
 from mars_core.models.processor import load_processor
+from mars_core.ranks import RankPair
 from mars_core.training.finetune import all_logits
 
 CPU = torch.device("cpu")

@@ -21,8 +21,9 @@ from mars_core.export.start import save_start
 from mars_core.export.tool import ToolRun
 from mars_core.export.tools import TOOLS
 from mars_core.models.loading import load_base
-from mars_core.models.lora import RankPair, adapter_ranks, lora_config
+from mars_core.models.lora import adapter_ranks, lora_config
 from mars_core.models.partition import GROUPS
+from mars_core.ranks import RankPair
 from mars_core.training.finetune import all_logits
 from mars_core.training.recipe import Recipe
 

@@ -14,10 +14,10 @@ from mars_core.demo.shipped import demo_backbone_path
 from mars_core.models.families import EXAMPLE, Family
 from mars_core.models.load_options import Loading
 from mars_core.models.loading import load_base, skeleton
-from mars_core.models.lora import RankPair
 from mars_core.models.partition import GROUPS
 from mars_core.packing.member import PackMember
 from mars_core.packing.train import train_pack
+from mars_core.ranks import RankPair
 from mars_core.training.recipe import Recipe
 from tasks.settings.study import FamilyConfig
 from tests.mars_core.models.small_instances import DESCRIBED, DESCRIBED_CODE, DESCRIBED_CONFIG

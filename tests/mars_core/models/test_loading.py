@@ -16,7 +16,7 @@ from mars_core.demo.shipped import demo_backbone_path
 from mars_core.evaluation.answer_loss import token_losses
 from mars_core.models.load_options import Loading
 from mars_core.models.loading import four_bit_config, load_base, read_model_type, skeleton
-from mars_core.models.lora import RankPair, add_adapters
+from mars_core.models.lora import add_adapters
 from mars_core.models.partition import GROUPS
 from mars_core.models.processor import load_processor, save_processor
 from mars_core.packing.adapters import by_group, from_peft, layout_of, to_peft
@@ -25,6 +25,7 @@ from mars_core.packing.examine import examine
 from mars_core.packing.forward import lane_losses
 from mars_core.packing.lane import Pass, make_lane
 from mars_core.packing.wiring import wired
+from mars_core.ranks import RankPair
 
 CPU = torch.device("cpu")
 

@@ -12,7 +12,6 @@ from torch import nn
 
 from mars_core.models.families import family_of
 from mars_core.models.lora import (
-    RankPair,
     adapter_state,
     add_adapters,
     check_adapters,
@@ -23,6 +22,7 @@ from mars_core.models.lora import (
     trainable_parameters,
 )
 from mars_core.models.partition import GROUPS, LinearLayer, Partition, partition_of
+from mars_core.ranks import RankPair
 
 PAIRS = [RankPair(2, 8), RankPair(8, 2), RankPair(4, 4), RankPair(0, 4), RankPair(4, 0)]
 

@@ -9,7 +9,7 @@ import torch
 
 from mars_core.evaluation.answer_loss import token_losses
 from mars_core.models.families import FAMILIES, family_of
-from mars_core.models.lora import RankPair, add_adapters, remove_adapters
+from mars_core.models.lora import add_adapters, remove_adapters
 from mars_core.models.partition import partition_of
 from mars_core.packing.adapters import PEFT_A, PEFT_B, by_group, initial_weights, layout_of
 from mars_core.packing.banks import zero_vectors
@@ -20,6 +20,7 @@ from mars_core.packing.lane import Pass, make_lane
 from mars_core.packing.member import PackMember
 from mars_core.packing.train import train_pack
 from mars_core.packing.wiring import wired
+from mars_core.ranks import RankPair
 from mars_core.training.recipe import Recipe
 from tests.mars_core.models.small_instances import two_rows
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mars_core.models.families import FAMILIES, Family, family_of
-from mars_core.models.lora import RankPair, lora_config
+from mars_core.models.lora import lora_config
 from mars_core.models.partition import (
     GROUPS,
     LinearLayer,
@@ -13,6 +13,7 @@ from mars_core.models.partition import (
     layers_used_by_forward,
     partition_of,
 )
+from mars_core.ranks import RankPair
 
 # Linear layers counted by hand from the published architectures, for two blocks in each module: SigLIP has q, k, v,
 # out and two in the MLP; Qwen2-VL's tower has qkv, proj and two in the MLP, Qwen2.5-VL's three in its gated MLP;

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mars_core.models.lora import RankPair
 from mars_core.packing.lanes import Lanes
 from mars_core.packing.train import refuse_dropout
+from mars_core.ranks import RankPair
 
 MEMBERS = [(RankPair(2, 4), 3), (RankPair(4, 2), 4)]
 

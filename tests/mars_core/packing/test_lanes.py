@@ -8,12 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mars_core.models.lora import RankPair
 from mars_core.packing.adapters import layout_of
 from mars_core.packing.cost import Scoring, activation_bytes, measure_cost, scoring_of
 from mars_core.packing.lane import make_lane
 from mars_core.packing.lanes import split_into_lanes
 from mars_core.packing.member import PackMember, start_members
+from mars_core.ranks import RankPair
 from mars_core.training.recipe import Recipe
 
 pairs = st.builds(RankPair, st.integers(0, 4), st.integers(1, 4))

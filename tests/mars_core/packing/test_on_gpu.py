@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mars_core.models.lora import RankPair
 from mars_core.packing.lanes import Lanes
+from mars_core.ranks import RankPair
 
 pytestmark = [
     pytest.mark.gpu,

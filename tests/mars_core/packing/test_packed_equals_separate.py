@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mars_core.evaluation.answer_loss import token_losses
-from mars_core.models.lora import RankPair, add_adapters, remove_adapters
+from mars_core.models.lora import add_adapters, remove_adapters
 from mars_core.packing.adapters import by_group, from_peft, layout_of, to_peft
 from mars_core.packing.batch import pack_batch
 from mars_core.packing.examine import examine
@@ -17,6 +17,7 @@ from mars_core.packing.forward import lane_losses
 from mars_core.packing.lane import Pass, make_lane
 from mars_core.packing.lanes import Lanes
 from mars_core.packing.wiring import wired
+from mars_core.ranks import RankPair
 
 # Unequal ranks, rank 0 on either side, one pair with two seeds.
 MEMBERS = [(RankPair(2, 4), 3), (RankPair(8, 2), 3), (RankPair(0, 4), 5), (RankPair(4, 0), 3), (RankPair(2, 4), 4)]

@@ -5,9 +5,10 @@ import torch
 from peft import PeftModel
 
 from mars_core.evaluation.scores import evaluate
-from mars_core.models.lora import RankPair, add_adapters, remove_adapters
+from mars_core.models.lora import add_adapters, remove_adapters
 from mars_core.packing.adapters import from_peft, initial_weights, layout_of, to_peft
 from mars_core.packing.saving import save_adapter
+from mars_core.ranks import RankPair
 
 
 def test_fresh_weights_are_pefts(base):

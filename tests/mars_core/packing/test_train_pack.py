@@ -8,10 +8,10 @@ from itertools import count
 import pytest
 import torch
 
-from mars_core.models.lora import RankPair
 from mars_core.packing import train
 from mars_core.packing.lanes import Lanes
 from mars_core.packing.state import PackState
+from mars_core.ranks import RankPair
 
 MEMBERS = [(RankPair(2, 4), 3), (RankPair(4, 2), 3), (RankPair(0, 2), 3), (RankPair(2, 2), 4)]
 

@@ -12,7 +12,7 @@ import torch
 from mars_core.evaluation.answer_loss import token_losses
 from mars_core.models.families import family_of
 from mars_core.models.loading import skeleton
-from mars_core.models.lora import RankPair, add_adapters, remove_adapters
+from mars_core.models.lora import add_adapters, remove_adapters
 from mars_core.models.partition import partition_of
 from mars_core.packing.cost import activation_bytes as packed_activation_bytes
 from mars_core.planning.architecture import architecture_of
@@ -28,6 +28,7 @@ from mars_core.planning.memory import (
     weights_bytes,
 )
 from mars_core.planning.shapes import SampleShape, patch_size_of, pictures_of
+from mars_core.ranks import RankPair
 from mars_core.training.recipe import Recipe
 
 PUBLISHED = Path(__file__).parents[3] / "benchmarks" / "published"

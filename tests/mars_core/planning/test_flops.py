@@ -8,11 +8,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mars_core.evaluation.answer_loss import token_losses
 from mars_core.models.families import FAMILIES, family_of
-from mars_core.models.lora import RankPair, add_adapters, remove_adapters
+from mars_core.models.lora import add_adapters, remove_adapters
 from mars_core.models.partition import partition_of
 from mars_core.planning.architecture import architecture_of
 from mars_core.planning.flops import forward_work, training_flops
 from mars_core.planning.shapes import SampleShape, patch_size_of, pictures_of
+from mars_core.ranks import RankPair
 from tests.mars_core.models.small_instances import BATCHES, small_model
 
 ANSWERS = 3

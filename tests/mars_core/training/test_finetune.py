@@ -17,10 +17,11 @@ from transformers import TrainingArguments
 from mars_core.data.collate import collate
 from mars_core.evaluation.answer_loss import token_losses
 from mars_core.evaluation.scores import evaluate
-from mars_core.models.lora import RankPair, adapter_state, add_adapters
+from mars_core.models.lora import adapter_state, add_adapters
 from mars_core.packing.adapters import layout_of, to_peft
 from mars_core.packing.member import PackMember
 from mars_core.packing.train import train_pack
+from mars_core.ranks import RankPair
 from mars_core.training.finetune import FinetuneDiverged, all_logits, finetune
 from mars_core.training.recipe import Recipe
 from mars_core.training.trainer import ELAPSED, AnswerTrainer

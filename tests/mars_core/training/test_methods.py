@@ -18,8 +18,8 @@ from torch.nn import functional
 from mars_core.data.collate import collate
 from mars_core.evaluation.answer_loss import token_losses
 from mars_core.models.loading import load_base
-from mars_core.models.lora import RankPair
 from mars_core.models.partition import GROUPS
+from mars_core.ranks import RankPair
 from mars_core.training.finetune import all_logits, finetune
 from mars_core.training.methods import AdaLora, Dora, FullRank, LearningRates, Lora, RsLora
 from mars_core.training.methods.method import trained

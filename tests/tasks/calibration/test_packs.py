@@ -8,10 +8,11 @@ import torch
 
 from mars_core.demo import demo_backbone_path
 from mars_core.models.loading import load_base
-from mars_core.models.lora import RankPair, trainable_parameters
+from mars_core.models.lora import trainable_parameters
 from mars_core.packing.cost import ACTIVATION_MARGIN, BYTES_PER_TRAINABLE, Cost, Scoring, lanes_for
 from mars_core.packing.lanes import Lanes
 from mars_core.packing.state import PackState
+from mars_core.ranks import RankPair
 from tasks.calibration.packs import plan_packs, unfinished_packs
 from tasks.calibration.state import drop_state, has_state, read_state, state_folder, write_state
 from tasks.settings.study import CalibrationConfig, DataConfig, StudyConfig

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from mars_core.demo import demo_backbone_path
-from mars_core.models.lora import RankPair
 from mars_core.packing.state import PackState
+from mars_core.ranks import RankPair
 from tasks.calibration.packs import PACK_FILE, packs_for_workers
 from tasks.calibration.state import state_folder, write_state
 from tasks.settings.study import CalibrationConfig, DataConfig, StudyConfig

@@ -7,7 +7,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from mars_core.models.lora import RankPair
+from mars_core.ranks import RankPair
 from tasks.nightly.standing import Standing, keep_standing_adapter, read_standing, standing_hash, standing_path
 from tasks.settings.study import DataConfig, StudyConfig
 from tasks.storage.files import write_json

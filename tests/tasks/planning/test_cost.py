@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from mars_core.demo import demo_backbone_path
-from mars_core.models.lora import RankPair
+from mars_core.ranks import RankPair
 from tasks.inputs.data import forget_data, validation_set
 from tasks.inputs.data import test_set as held_out
 from tasks.planning.cost import cost_on, extreme_shapes, final_pair, sample_shapes

@@ -11,7 +11,8 @@ from mars_core.data.encode import encode_sample
 from mars_core.data.records import Turn
 from mars_core.evaluation.generation.greedy import decoding_for, greedy_tokens, prompt_of
 from mars_core.evaluation.generation.questions import batches, short_questions
-from mars_core.models.lora import RankPair, add_adapters, remove_adapters
+from mars_core.models.lora import add_adapters, remove_adapters
+from mars_core.ranks import RankPair
 
 
 @pytest.fixture(scope="module")

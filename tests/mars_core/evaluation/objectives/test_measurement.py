@@ -15,10 +15,11 @@ from mars_core.evaluation.objectives.measurement import Measurement, first_answe
 from mars_core.evaluation.objectives.record import AnswerRecord
 from mars_core.evaluation.objectives.registry import SHIPPED, NamedMetric
 from mars_core.evaluation.scores import evaluate
-from mars_core.models.lora import RankPair, add_adapters, remove_adapters
+from mars_core.models.lora import add_adapters, remove_adapters
 from mars_core.packing.lanes import Lanes
 from mars_core.packing.member import PackMember
 from mars_core.packing.train import train_pack
+from mars_core.ranks import RankPair
 from mars_core.training.recipe import Recipe
 
 OPTIONS = "<image>\nWhat colour is the ground?\nA. red\nB. yellow\nC. green\nAnswer with a letter."
