@@ -150,8 +150,6 @@ def import_(
 
 
 def _print(done: Import, files: dict[str, str]) -> None:
-    from mars_core.search.stored_laws import fits_of
-
     found = done.summary()
     console.print(
         f"{found['name']}: {found['runs']} runs of {found['pairs']} pairs, {found['rows']} checkpoints, "
@@ -161,7 +159,7 @@ def _print(done: Import, files: dict[str, str]) -> None:
     for note in found["laws"]["notes"]:
         console.print(f"note: {note}", markup=False, highlight=False)
     titles = {"performance": "law P", "me": "law C, vision encoder", "llm": "law C, LLM"}
-    for (key, title), fit in zip(titles.items(), fits_of(done.result.laws), strict=True):
+    for (key, title), fit in zip(titles.items(), done.result.laws.by_name.values(), strict=True):
         if fit is None:
             console.print(f"{title}: no fit: {found['laws']['causes'][key]}", markup=False, highlight=False)
         else:

@@ -131,7 +131,7 @@ def fit(study: Study, as_json: AsJson = False) -> None:
 
     path = fit_flow(config)
     if as_json:
-        print_json(read_laws(_newest_revision(config)))
+        print_json(read_laws(_newest_revision(config)).to_json())
     else:
         print_result({"laws": path}, as_json)
 

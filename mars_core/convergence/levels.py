@@ -6,7 +6,6 @@ own floor at a size plus a share of its total drop.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,10 +13,11 @@ import pandas as pd
 from mars_core.convergence.curves import Curve, first_step_at, read_curves, starts_at, step_of_sizes
 from mars_core.convergence.rows import TimeRow, time_row
 from mars_core.convergence.signals import ModuleCurve, Selection, select
+from mars_core.records import Record
 
 
 @dataclass(frozen=True)
-class LossLevel:
+class LossLevel(Record):
     """The loss to come down to for one size: D unique samples, reached at step S_D; loss in nats per token."""
 
     D: int
@@ -26,7 +26,7 @@ class LossLevel:
 
 
 @dataclass(frozen=True)
-class LossLevels:
+class LossLevels(Record):
     """Frozen common levels, per scope (`pairs` for slices; `me` and `llm` for isolated runs) and size.
 
     Where runs were made for one size each, every size has a scope of its own (`pairs, D = 256`).
@@ -36,25 +36,6 @@ class LossLevels:
     quantile: float
     reference: tuple[int, int] | None
     by_scope: Mapping[str, tuple[LossLevel, ...]]
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON-safe form, to be stored with the study so that later pairs meet the same levels."""
-        return {
-            "quantile": self.quantile,
-            "reference": None if self.reference is None else list(self.reference),
-            "by_scope": {scope: [vars(level) for level in levels] for scope, levels in self.by_scope.items()},
-        }
-
-    @staticmethod
-    def from_json(stored: Mapping[str, Any]) -> "LossLevels":
-        """Read what `to_json` wrote."""
-        by_scope = {
-            scope: tuple(LossLevel(int(x["D"]), float(x["S_D"]), float(x["loss"])) for x in levels)
-            for scope, levels in stored["by_scope"].items()
-        }
-        reference = stored["reference"]
-        pair = None if reference is None else (int(reference[0]), int(reference[1]))
-        return LossLevels(float(stored["quantile"]), pair, by_scope)
 
 
 def freeze_levels(

@@ -6,7 +6,7 @@ Student's t says whether the slope changes with the rank.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.stats import linregress, t
 
 from mars_core.fitting import LawFit, Status
+from mars_core.records import Record
 
 Floats = NDArray[np.float64]
 Separable = Literal["separable", "not separable", "undecided"]
@@ -24,7 +25,7 @@ FEWEST_RUNS, FEWEST_RANKS, FEWEST_SIZES = 4, 3, 3
 
 
 @dataclass(frozen=True)
-class Separability:
+class Separability(Record):
     """Whether a module's lines are parallel.
 
     `slope_change`: how much larger d ln t / d ln D is at the largest rank than at the smallest; `interval` its
@@ -37,11 +38,6 @@ class Separability:
     slopes: dict[int, float]
     n_runs: int
     message: str
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON-safe form."""
-        interval = None if self.interval is None else list(self.interval)
-        return {**vars(self), "interval": interval, "slopes": {str(r): slope for r, slope in self.slopes.items()}}
 
 
 def separability(times: pd.DataFrame, floor: float = 0.0) -> Separability:

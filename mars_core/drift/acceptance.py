@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+
+from mars_core.records import Record
 
 
 @dataclass(frozen=True)
-class ValidationScore:
+class ValidationScore(Record):
     """Validation losses (nats per answer token) of two adapters on the same samples.
 
     `samples`: how many samples both were scored on, of `of` in the validation set.
@@ -21,22 +21,12 @@ class ValidationScore:
 
 
 @dataclass(frozen=True)
-class Acceptance:
+class Acceptance(Record):
     """Whether a final run was accepted, why, and by which scores."""
 
     accepted: bool
     reason: str
     score: ValidationScore | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON-safe form."""
-        return asdict(self)
-
-    @staticmethod
-    def from_json(stored: Mapping[str, Any]) -> Acceptance:
-        """Read what `to_json` wrote."""
-        score = stored["score"]
-        return Acceptance(stored["accepted"], stored["reason"], None if score is None else ValidationScore(**score))
 
 
 def judge_final(score: ValidationScore) -> Acceptance:

@@ -5,18 +5,18 @@ The new choice already holds the answer: the posterior's excess of every candida
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from mars_core.ranks import Pair
-from mars_core.search.choice import Candidate, Choice, json_safe
+from mars_core.records import Record
+from mars_core.search.choice import Candidate, Choice
 
 Verdict = Literal["first", "same pair", "immaterial", "uncertain", "unknown", "material"]
 
 
 @dataclass(frozen=True)
-class Excess:
+class Excess(Record):
     """What is predicted of both pairs at size D, and the standing pair's relative excess of the search's objective.
 
     `standing_loss`, `chosen_loss`: nats per answer token where perplexity is the objective, else the metric.
@@ -31,7 +31,7 @@ class Excess:
 
 
 @dataclass(frozen=True)
-class ChoiceDrift:
+class ChoiceDrift(Record):
     """What the new choice means for the standing one.
 
     `verdict`: `first` (nothing stands yet), `same pair`, `immaterial` (the predicted excess is within the margin),
@@ -50,25 +50,6 @@ class ChoiceDrift:
     def needs_final_run(self) -> bool:
         """Whether the new choice deserves a final run."""
         return self.verdict in ("first", "material")
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON-safe form."""
-        stored: dict[str, Any] = json_safe(asdict(self))
-        return stored
-
-    @staticmethod
-    def from_json(stored: Mapping[str, Any]) -> ChoiceDrift:
-        """Read what `to_json` wrote."""
-        standing, excess = stored["standing"], stored["excess"]
-        if excess is not None and excess["interval"] is not None:
-            excess = {**excess, "interval": tuple(excess["interval"])}
-        fields = {
-            **stored,
-            "standing": None if standing is None else (standing[0], standing[1]),
-            "chosen": (stored["chosen"][0], stored["chosen"][1]),
-            "excess": None if excess is None else Excess(**excess),
-        }
-        return ChoiceDrift(**fields)
 
 
 def compare_choices(standing: Pair | None, choice: Choice, *, objection_to_standing: str | None = None) -> ChoiceDrift:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+
+from mars_core.records import Record
 
 SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
-class DataSnapshot:
+class DataSnapshot(Record):
     """A dataset as one revision saw it.
 
     Attributes:
@@ -26,23 +27,9 @@ class DataSnapshot:
     tasks: Mapping[str, Mapping[str, int]]
     samples: Mapping[str, Sequence[str]]
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON-safe form."""
-        return {
-            "data_hash": self.data_hash,
-            "hashes": dict(self.hashes),
-            "tasks": {split: dict(counts) for split, counts in self.tasks.items()},
-            "samples": {split: list(digests) for split, digests in self.samples.items()},
-        }
-
-    @staticmethod
-    def from_json(stored: Mapping[str, Any]) -> DataSnapshot:
-        """Read what `to_json` wrote."""
-        return DataSnapshot(stored["data_hash"], stored["hashes"], stored["tasks"], stored["samples"])
-
 
 @dataclass(frozen=True)
-class SplitDrift:
+class SplitDrift(Record):
     """One split: samples before and now, and how many came, went, or came from another split."""
 
     split: str
@@ -54,7 +41,7 @@ class SplitDrift:
 
 
 @dataclass(frozen=True)
-class TaskDrift:
+class TaskDrift(Record):
     """Samples of one task type in one split, before and now."""
 
     split: str
@@ -64,7 +51,7 @@ class TaskDrift:
 
 
 @dataclass(frozen=True)
-class DataDrift:
+class DataDrift(Record):
     """What changed between two snapshots; `tasks` lists only what differs."""
 
     hash_before: str
@@ -76,10 +63,6 @@ class DataDrift:
     def changed(self) -> bool:
         """Whether anything did."""
         return self.hash_before != self.hash_now
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON-safe form."""
-        return {**asdict(self), "splits": [asdict(s) for s in self.splits], "tasks": [asdict(t) for t in self.tasks]}
 
 
 def compare_data(before: DataSnapshot, now: DataSnapshot) -> DataDrift:

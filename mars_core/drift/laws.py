@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar
+
+from mars_core.records import Record
 
 Interval = tuple[float, float]
 
@@ -12,27 +14,16 @@ LAW_NAMES = {"performance": "law P", "me": "law C, vision encoder", "llm": "law 
 
 
 @dataclass(frozen=True)
-class LawSummary:
+class LawSummary(Record):
     """A fitted law without its draws: its form, coefficients and intervals."""
 
     law: str
     coefficients: Mapping[str, float]
     intervals: Mapping[str, Interval]
 
-    @staticmethod
-    def from_json(stored: Mapping[str, Any]) -> LawSummary:
-        """Read it from a stored fit (`LawFit.to_json`) or from what `to_json` wrote."""
-        intervals = {symbol: (bounds[0], bounds[1]) for symbol, bounds in stored["intervals"].items()}
-        return LawSummary(stored["law"], dict(stored["coefficients"]), intervals)
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON-safe form."""
-        intervals = {symbol: list(bounds) for symbol, bounds in self.intervals.items()}
-        return {"law": self.law, "coefficients": dict(self.coefficients), "intervals": intervals}
-
 
 @dataclass(frozen=True)
-class CoefficientDrift:
+class CoefficientDrift(Record):
     """One coefficient before and now; None where a fit or its form lacks it.
 
     `same_form`: both fits have the same form; in another form a coefficient of the same name means something else.
@@ -47,16 +38,14 @@ class CoefficientDrift:
     now_interval: Interval | None
     same_form: bool = True
 
+    stored_too: ClassVar[tuple[str, ...]] = ("apart",)
+
     @property
     def apart(self) -> bool:
         """Whether the intervals do not meet."""
         if not self.same_form or self.before_interval is None or self.now_interval is None:
             return False
         return self.before_interval[1] < self.now_interval[0] or self.now_interval[1] < self.before_interval[0]
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON-safe form."""
-        return {**asdict(self), "apart": self.apart}
 
 
 def compare_laws(

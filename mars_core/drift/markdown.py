@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from mars_core.drift.choice import ChoiceDrift
 from mars_core.drift.data import DataDrift
 from mars_core.drift.laws import LAW_NAMES, CoefficientDrift, Interval
 from mars_core.markdown import markdown_table
+from mars_core.records import Record
 
 
 @dataclass(frozen=True)
-class Night:
+class Night(Record):
     """Everything that a night's report says.
 
     Attributes:
@@ -37,15 +37,6 @@ class Night:
     data: DataDrift | None
     laws: Sequence[CoefficientDrift]
     choice: ChoiceDrift
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON-safe form."""
-        return {
-            **asdict(self),
-            "data": self.data.to_json() if self.data else None,
-            "laws": [drift.to_json() for drift in self.laws],
-            "choice": self.choice.to_json(),
-        }
 
 
 def night_as_markdown(night: Night, done: str) -> str:

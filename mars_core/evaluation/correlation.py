@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
+
+from mars_core.records import Record
 
 Floats = NDArray[np.float64]
 
@@ -24,7 +25,7 @@ ON_A_LINE = 1e-12  # a perfect line's coefficient misses 1 by a few roundings
 
 
 @dataclass(frozen=True)
-class Coefficient:
+class Coefficient(Record):
     """A correlation in [-1, 1], its 95% interval and two-sided p-value.
 
     interval: None for fewer than 4 points and for a value of 1 or -1, where Fisher's z has none.
@@ -36,7 +37,7 @@ class Coefficient:
 
 
 @dataclass(frozen=True)
-class Correlation:
+class Correlation(Record):
     """Perplexity against accuracy over n runs; coefficients are None where one of the two does not vary.
 
     doubts: what keeps these numbers from saying more.
@@ -46,10 +47,6 @@ class Correlation:
     pearson: Coefficient | None
     spearman: Coefficient | None
     doubts: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON values."""
-        return asdict(self) | {"doubts": list(self.doubts)}
 
 
 def last_scores(metrics: pd.DataFrame) -> pd.DataFrame:

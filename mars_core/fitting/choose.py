@@ -19,6 +19,7 @@ from mars_core.fitting.holdout import Split, can_fit, fitted_predictor, largest_
 from mars_core.fitting.table import DEFAULT_GROUP, Table, read_table
 from mars_core.laws import get_law
 from mars_core.laws.law import Floats, Law
+from mars_core.records import Record
 
 DEFAULT_FORMS = ("performance", "performance_imbalance", "performance_overfit")
 DEFAULT_BASELINES = ("performance_no_floor", "performance_no_rank", "log_linear")
@@ -26,7 +27,7 @@ MARGIN_ERRORS = 2.0
 
 
 @dataclass(frozen=True)
-class FormScore:
+class FormScore(Record):
     """Held-out errors of one form.
 
     Attributes:
@@ -44,7 +45,7 @@ class FormScore:
 
 
 @dataclass(frozen=True)
-class FormChoice:
+class FormChoice(Record):
     """Which form was chosen, what every form scored and why.
 
     Attributes:
@@ -65,20 +66,6 @@ class FormChoice:
     beats_trivial: bool
     skipped: Mapping[str, str]
     reason: str
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON-safe form."""
-        return {
-            "law": self.law,
-            "scores": [
-                {"law": s.law, "trivial": s.trivial, "errors": dict(s.errors), "score": s.score} for s in self.scores
-            ],
-            "runner_up": self.runner_up,
-            "lead": self.lead,
-            "beats_trivial": self.beats_trivial,
-            "skipped": dict(self.skipped),
-            "reason": self.reason,
-        }
 
 
 def choose_form(

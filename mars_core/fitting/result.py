@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from mars_core.laws import get_law
 from mars_core.laws.law import Columns, Floats
+from mars_core.records import FloatArray, Record
 
 Severity = Literal["info", "warning", "error"]
 
 
 @dataclass(frozen=True)
-class Status:
+class Status(Record):
     """One thing an engineer should know about a fit; docs/law-diagnostics.md explains each code."""
 
     code: str
@@ -25,7 +26,7 @@ class Status:
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class HeldOut(Record):
     """Error on points that the fit did not see.
 
     Attributes:
@@ -55,6 +56,8 @@ class HeldOut:
     difference_error: float | None = None
     no_difference_error: float | None = None
 
+    stored_too: ClassVar[tuple[str, ...]] = ("best_rival",)
+
     @property
     def best_rival(self) -> str | None:
         """Trivial rival with the smallest held-out error, None where there is none."""
@@ -62,7 +65,7 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
-class Profile:
+class Profile(Record):
     """Best objective for each fixed value of one coefficient."""
 
     symbol: str
@@ -71,7 +74,7 @@ class Profile:
 
 
 @dataclass(frozen=True, eq=False)
-class LawFit:
+class LawFit(Record):
     """A fitted law.
 
     Attributes:
@@ -98,7 +101,7 @@ class LawFit:
     law: str
     coefficients: Mapping[str, float]
     intervals: Mapping[str, tuple[float, float]]
-    draws: Floats
+    draws: FloatArray
     objective: float
     delta: float
     level: float
@@ -110,9 +113,12 @@ class LawFit:
     held_out: HeldOut | None
     start_agreement: float
     condition_number: float | None
-    correlations: Floats
+    correlations: FloatArray
     profiles: tuple[Profile, ...]
     noise_scale: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "draws", self.draws.reshape(-1, len(self.coefficients)))  # also where there are none
 
     @property
     def theta(self) -> Floats:
@@ -137,96 +143,7 @@ class LawFit:
         """Whether a status with this code stands on the fit."""
         return any(status.code == code for status in self.statuses)
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON-safe form; `from_json` restores the fit."""
-        return {
-            "law": self.law,
-            "coefficients": dict(self.coefficients),
-            "intervals": {symbol: [low, high] for symbol, (low, high) in self.intervals.items()},
-            "objective": self.objective,
-            "delta": self.delta,
-            "level": self.level,
-            "n_points": self.n_points,
-            "n_censored": self.n_censored,
-            "n_groups": self.n_groups,
-            "grouped_by": self.grouped_by,
-            "statuses": [asdict(status) for status in self.statuses],
-            "held_out": None if self.held_out is None else _held_out_json(self.held_out),
-            "start_agreement": self.start_agreement,
-            "condition_number": self.condition_number,
-            "correlations": self.correlations.tolist(),
-            "profiles": [asdict(profile) for profile in self.profiles],
-            "noise_scale": self.noise_scale,
-            "draws": self.draws.tolist(),
-        }
-
-    @staticmethod
-    def from_json(data: Mapping[str, Any]) -> LawFit:
-        """Inverse of `to_json`.
-
-        Raises:
-            ValueError: a key is missing.
-        """
-        missing = [key for key in _JSON_KEYS if key not in data]
-        if missing:
-            raise ValueError(f"not a stored law fit, missing keys {missing}; expected what LawFit.to_json wrote")
-        held_out = data["held_out"]
-        return LawFit(
-            law=str(data["law"]),
-            coefficients=dict(data["coefficients"]),
-            intervals={symbol: (low, high) for symbol, (low, high) in data["intervals"].items()},
-            draws=np.array(data["draws"], dtype=np.float64).reshape(-1, len(data["coefficients"])),
-            objective=data["objective"],
-            delta=data["delta"],
-            level=data["level"],
-            n_points=data["n_points"],
-            n_censored=data["n_censored"],
-            n_groups=data["n_groups"],
-            grouped_by=data["grouped_by"],
-            statuses=tuple(Status(**status) for status in data["statuses"]),
-            held_out=None if held_out is None else HeldOut(**_without(held_out, "best_rival")),
-            start_agreement=data["start_agreement"],
-            condition_number=data["condition_number"],
-            correlations=np.array(data["correlations"], dtype=np.float64),
-            profiles=tuple(
-                Profile(entry["symbol"], tuple(entry["values"]), tuple(entry["objectives"]))
-                for entry in data["profiles"]
-            ),
-            noise_scale=data["noise_scale"],
-        )
-
-
-_JSON_KEYS = (
-    "law",
-    "coefficients",
-    "intervals",
-    "objective",
-    "delta",
-    "level",
-    "n_points",
-    "n_censored",
-    "n_groups",
-    "grouped_by",
-    "statuses",
-    "held_out",
-    "start_agreement",
-    "condition_number",
-    "correlations",
-    "profiles",
-    "noise_scale",
-    "draws",
-)
-
 
 def finite_or_none(value: float) -> float | None:
     """JSON has no infinity: None stands for it."""
     return float(value) if math.isfinite(value) else None
-
-
-def _held_out_json(held_out: HeldOut) -> dict[str, Any]:
-    rivals = {"rivals": dict(held_out.rivals), "unseen_rank_rivals": dict(held_out.unseen_rank_rivals)}
-    return {**asdict(held_out), **rivals, "best_rival": held_out.best_rival}
-
-
-def _without(data: Mapping[str, Any], key: str) -> dict[str, Any]:
-    return {name: value for name, value in data.items() if name != key}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -18,8 +18,8 @@ from mars_core.ranks import Pair
 from mars_core.search import Choice, choose_from, read_points
 from mars_core.search import Question as Choosing
 from mars_core.search.both_laws import LawSettings, Times, laws_from, times_from_curves
-from mars_core.search.choice import json_safe
 from mars_core.search.constraints import CountParameters
+from mars_core.search.fitted_laws import FittedLaws
 from mars_core.search.objective import PERPLEXITY_OBJECTIVE
 
 # LoRA parameters are exactly linear in the ranks; what is recorded may be rounded.
@@ -48,9 +48,9 @@ class Question:
 
 @dataclass(frozen=True, eq=False)
 class ImportedLaws:
-    """Fitted laws as JSON values (as a study stores them, with `D_target`), the choice, and notes on both."""
+    """Fitted laws, the choice, and notes on both."""
 
-    laws: Mapping[str, Any]
+    laws: FittedLaws
     choice: Choice
     notes: tuple[str, ...]
 
@@ -71,8 +71,8 @@ def analyse(runs: ImportedRuns, question: Question) -> ImportedLaws:
         target, count, settings.reference, question.ranks_me, question.ranks_llm, question.margin, question.rule
     )
     notes = tuple(note for note in (target_note, count_note) if note)
-    stored = {**laws, "notes": [*runs.notes, *notes], "D_target": target}
-    return ImportedLaws(json_safe(stored), choose_from(laws, points, choosing), notes)
+    described = replace(laws, notes=(*runs.notes, *notes), D_target=target)
+    return ImportedLaws(described, choose_from(laws, points, choosing), notes)
 
 
 def _times(runs: ImportedRuns, settings: LawSettings) -> Times:

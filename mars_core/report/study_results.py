@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 
 from mars_core.fitting import LawFit
+from mars_core.metrics.schema import PERPLEXITY
 from mars_core.ranks import Pair
 from mars_core.report.data import ReportData
 from mars_core.search import Candidate, Choice
-from mars_core.search.objective import Objective
+from mars_core.search.objective import Objective, objective_named
 from mars_core.search.run_ends import run_ends
-from mars_core.search.stored_laws import objective_of
 
 MODULES = ("me", "llm")
 MODULE_NAMES = {"me": "Vision encoder (ME)", "llm": "LLM"}
@@ -123,7 +123,7 @@ def read_results(data: ReportData) -> StudyResults:
         choice=None if data.choice is None else Choice.from_json(data.choice),
         signal=str(laws.get("signal") or "slice"),
         level=str(laws.get("level") or "common"),
-        objective=objective_of(laws),
+        objective=objective_named(str(laws.get("objective") or PERPLEXITY)),
     )
 
 

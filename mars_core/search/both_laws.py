@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
 from mars_core.convergence import LossLevels, NoConvergenceTimes, convergence_times, with_separability
 from mars_core.convergence.times import LevelName, SignalName
-from mars_core.fitting import fit_law
+from mars_core.fitting import LawFit, fit_law
+from mars_core.search.fitted_laws import MODULES, FittedLaws
 from mars_core.search.objective import PERPLEXITY_OBJECTIVE, Objective
 from mars_core.search.points import Points
 from mars_core.search.run_ends import run_ends
 from mars_core.surface import after_warmup
 
-MODULES = ("me", "llm")
 # Seeds of their own: with one seed, the n-th draw of both law C fits would take the same runs by position.
 BOOTSTRAP_SEEDS = {"performance": 0, "me": 1, "llm": 2}
 
@@ -65,7 +64,7 @@ def times_from_curves(metrics: pd.DataFrame, settings: LawSettings, levels: Loss
 
 def laws_from(
     points: Points, times: Times, settings: LawSettings, objective: Objective = PERPLEXITY_OBJECTIVE
-) -> dict[str, Any]:
+) -> FittedLaws:
     """Fit law P (Eq. 1) to the points after the warm-up and law C to `times`; no fit leaves a cause.
 
     objective: what the points' `loss` holds.
@@ -74,24 +73,25 @@ def laws_from(
     performance, causes = _fit_or_cause({"performance": late}, "performance", settings)
     modules = {module: times.cause or times.table[times.table["module"] == module] for module in MODULES}
     convergence, no_convergence = _fit_or_cause(modules, "convergence", settings)
-    return {
-        "performance": performance["performance"],
-        "convergence": convergence,
-        "causes": causes | no_convergence,
-        "convergence_times": times.table.to_dict("records"),
-        "reference": list(settings.reference),
-        "signal": times.signal,
-        "level": times.level,
-        "objective": objective.name,
-        "objective_notes": list(points.notes),
-    }
+    rows = times.table.to_dict("records")
+    return FittedLaws(
+        performance=performance["performance"],
+        convergence=convergence,
+        causes=causes | no_convergence,
+        convergence_times=tuple({str(name): value for name, value in row.items()} for row in rows),
+        reference=settings.reference,
+        signal=times.signal,
+        level=times.level,
+        objective=objective.name,
+        objective_notes=tuple(points.notes),
+    )
 
 
 def _fit_or_cause(
     tables: Mapping[str, pd.DataFrame | str], law: str, settings: LawSettings
-) -> tuple[dict[str, Any], dict[str, str | None]]:
+) -> tuple[dict[str, LawFit | None], dict[str, str | None]]:
     """Fit a law to each table; a table that is a sentence, or cannot be fitted, becomes a cause."""
-    fits: dict[str, Any] = {}
+    fits: dict[str, LawFit | None] = {}
     causes: dict[str, str | None] = {}
     for name, points in tables.items():
         fits[name], causes[name] = None, points if isinstance(points, str) else None
@@ -106,7 +106,7 @@ def _fit_or_cause(
                 n_bootstrap=settings.bootstrap,
                 seed=BOOTSTRAP_SEEDS[name],
             )
-            fits[name] = (with_separability(fit, points) if law == "convergence" else fit).to_json()
+            fits[name] = with_separability(fit, points) if law == "convergence" else fit
         except ValueError as error:  # too few or unusable points: the search falls back and says why
             causes[name] = str(error)
     return fits, causes

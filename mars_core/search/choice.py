@@ -1,14 +1,12 @@
 """The result of a search: the pair, the verdict and everything that explains it. JSON-safe both ways."""
 
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
-
-from pydantic import TypeAdapter
 
 from mars_core.metrics.schema import PERPLEXITY
 from mars_core.ranks import Pair
+from mars_core.records import Record
 from mars_core.search.balance import BalancePoint
 
 Interval = tuple[float, float]
@@ -81,7 +79,7 @@ class Dropped:
 
 
 @dataclass(frozen=True)
-class Choice:
+class Choice(Record):
     """The chosen pair (r_me, r_llm) with its verdict and evidence.
 
     reason: one or two sentences. decided_by: `posterior`, `Algorithm 1` or `default pair`. fallback_cause: why the
@@ -120,29 +118,3 @@ class Choice:
         if not found:
             raise ValueError(f"{pair} is no candidate; got {[c.pair for c in self.candidates]}")
         return found[0]
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON-safe form: tuples become lists, numbers that are not finite become null."""
-        stored: dict[str, Any] = json_safe(asdict(self))
-        return stored
-
-    @staticmethod
-    def from_json(stored: Mapping[str, Any]) -> "Choice":
-        """Read what `to_json` wrote, in this version or an earlier one."""
-        return _READER.validate_python(dict(stored))
-
-
-_READER = TypeAdapter(Choice)
-
-
-def json_safe(value: Any) -> Any:
-    """Nested value with lists for tuples, plain numbers for NumPy's, and None for what is not finite."""
-    if isinstance(value, Mapping):
-        return {str(key): json_safe(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [json_safe(item) for item in value]
-    if hasattr(value, "item"):
-        return json_safe(value.item())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
 
@@ -26,6 +26,7 @@ from mars_core.search.constraints import (
 )
 from mars_core.search.decide import decide
 from mars_core.search.diagnose import diagnostics_of
+from mars_core.search.fitted_laws import FittedLaws
 from mars_core.search.objective import PERPLEXITY_OBJECTIVE, Objective, objective_named
 from mars_core.search.observed import Measured, measured
 from mars_core.search.outlook import Calibration, read_calibration
@@ -33,7 +34,6 @@ from mars_core.search.paper import algorithm_1
 from mars_core.search.points import Points, read_points
 from mars_core.search.ranks import neighbours
 from mars_core.search.soundness import objection_to_law_c
-from mars_core.search.stored_laws import causes_of, fits_of
 
 Rule = Literal["mars", "paper"]
 
@@ -106,14 +106,14 @@ def choose_ranks(
     return choose_from(laws_of(points, LawSettings(reference, bootstrap=bootstrap), wanted), points, question)
 
 
-def laws_of(points: Points, settings: LawSettings, objective: Objective = PERPLEXITY_OBJECTIVE) -> dict[str, Any]:
+def laws_of(points: Points, settings: LawSettings, objective: Objective = PERPLEXITY_OBJECTIVE) -> FittedLaws:
     """Both laws, the times to convergence read off the same points."""
     curves = points.table.rename(columns={"D": "unique_samples"})
     return laws_from(points, times_from_curves(curves, settings, None), settings, objective)
 
 
-def choose_from(laws: Mapping[str, Any], points: Points, question: Question) -> Choice:
-    """Choose from points, with fitted laws as a study stores them.
+def choose_from(laws: FittedLaws, points: Points, question: Question) -> Choice:
+    """Choose from points, with fitted laws.
 
     laws: law P and law C of both modules; they carry `rule="paper"`, the balance curve, and what is reported of them.
     """
@@ -127,12 +127,12 @@ def calibrate(points: Points, question: Question) -> Calibration:
     return read_calibration(points.table, allowed, question.objective)
 
 
-def choose_with(calibration: Calibration, laws: Mapping[str, Any], points: Points, question: Question) -> Choice:
+def choose_with(calibration: Calibration, laws: FittedLaws, points: Points, question: Question) -> Choice:
     """As `choose_from`, where the posterior is at hand: other target sizes and margins take no time."""
     table, count = points.table, question.trainable_parameters
     known = measured(table)
     ranks_me, ranks_llm, constraints, allowed = _pairs(points, question)
-    law_p, law_c_me, law_c_llm = fits_of(laws)
+    law_p, law_c_me, law_c_llm = laws.by_name.values()
     curve = _curve(law_c_me, law_c_llm, ranks_llm, question.target_samples)
     balanced = _balanced(curve, ranks_me, law_c_me, law_c_llm)
     outlook = calibration.at(question.target_samples, allowed)
@@ -140,7 +140,7 @@ def choose_with(calibration: Calibration, laws: Mapping[str, Any], points: Point
     n_seeds = table["run_id"].nunique() / len(known.pairs)
     decision = decide(outlook, [count(pair) for pair in allowed], question.margin, balanced, n_seeds)
     ours = our_answer(scene, decision, question.margin)
-    missing = "; ".join(causes_of(laws)) or None
+    missing = "; ".join(laws.missing) or None
     pick = algorithm_1(law_p, curve, ranks_me, question.target_samples, question.reference, allowed, missing)
     printed = paper_answer(scene, pick, law_p.law if law_p else "no law P")
     chosen, other = (printed, ours) if question.rule == "paper" else (ours, printed)

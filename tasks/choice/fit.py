@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from mars_core.metrics.effective_size import effective_samples
 from mars_core.metrics.identity import content_hash
 from mars_core.search import both_laws
 from mars_core.search.both_laws import LawSettings, times_from_curves
-from mars_core.search.choice import json_safe
+from mars_core.search.fitted_laws import FittedLaws
 from mars_core.search.objective import objective_named
 from mars_core.search.points import read_points
 from tasks.calibration.stage import CALIBRATE
@@ -46,13 +47,12 @@ def fit_laws(study: Study) -> str:
     """Fit both laws and store coefficients, intervals and diagnostics; returns the path of laws.json."""
     metrics, notes = collect_metrics(study)
     laws = laws_from(metrics, study.config, frozen_levels(study, metrics))
-    told = [*notes, *laws["objective_notes"]]
-    write_json(laws_path(study.revision), json_safe(laws | {"notes": told}))
+    write_json(laws_path(study.revision), replace(laws, notes=(*notes, *laws.objective_notes)).to_json())
     return str(laws_path(study.revision))
 
 
-def laws_from(metrics: pd.DataFrame, config: StudyConfig, levels: LossLevels | None) -> dict[str, Any]:
-    """Fit law P to the objective and law C to the convergence times of both modules, as JSON values.
+def laws_from(metrics: pd.DataFrame, config: StudyConfig, levels: LossLevels | None) -> FittedLaws:
+    """Fit law P to the objective and law C to the convergence times of both modules.
 
     The times come from the validation loss whatever the objective is.
 
@@ -111,10 +111,9 @@ FIT = Stage(
 )
 
 
-def read_laws(revision: Revision) -> dict[str, Any]:
-    """The stored laws as JSON values."""
-    laws: dict[str, Any] = read_json(laws_path(revision))
-    return laws
+def read_laws(revision: Revision) -> FittedLaws:
+    """The stored laws."""
+    return FittedLaws.from_json(read_json(laws_path(revision)))
 
 
 def target_size(config: StudyConfig) -> int:

@@ -80,7 +80,7 @@ def card_text(study: Study, pair: RankPair, finals: Mapping[str, RankPair] | Non
         training=read_final(study.revision, pair),
         scores=scores if role in scores else {},
         pairs=dict(finals or {}),
-        laws=read_laws(study.revision) if laws_path(study.revision).is_file() else None,
+        laws=read_laws(study.revision).to_json() if laws_path(study.revision).is_file() else None,
         choice=_choice(study.revision),
         notes=tuple(approval_notes(study.revision)) if choice_path(study.revision).is_file() else (),
         versions={name: version(name) for name in VERSIONED},

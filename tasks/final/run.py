@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mars_core.metrics.identity import content_hash
 from mars_core.models.loading import Base
 from mars_core.models.processor import save_processor
-from mars_core.search.choice import json_safe
+from mars_core.records import json_safe
 from mars_core.training.finetune import FinalRun, logits_at_answers
 from tasks.calibration.hours import final_hours
 from tasks.final.train import release, train

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mars_core.data.collate import collate
-from mars_core.search.choice import json_safe
+from mars_core.records import json_safe
 from mars_core.training.finetune import FinalRun, FinetuneDiverged, finetune
 from tasks.final.train import ERROR, EVENTS, RUN, WEIGHTS, Job
 from tasks.inputs.base_model import DTYPES, load_study_base, resolve_device

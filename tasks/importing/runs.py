@@ -59,7 +59,7 @@ class Import:
             "rows": len(metrics),
             "pairs": len(metrics[["r_me", "r_llm"]].drop_duplicates()),
             "sizes": sorted({int(size) for size in metrics["unique_samples"]}),
-            "laws": _without_draws(self.result.laws),
+            "laws": _without_draws(self.result.laws.to_json()),
             "choice": self.result.choice.to_json(),
         }
 
@@ -138,7 +138,7 @@ def write_import(done: Import, folder: Path, command: str) -> dict[str, str]:
     paths = {name: folder / name for name in ("metrics.parquet", "laws.json", "choice.json", "report.html", RECORD)}
     with replacing(paths["metrics.parquet"]) as temporary:
         pq.write_table(to_imported_table(done.runs.metrics), temporary)
-    write_json(paths["laws.json"], done.result.laws)
+    write_json(paths["laws.json"], done.result.laws.to_json())
     write_json(paths["choice.json"], done.result.choice.to_json())
     with replacing(paths["report.html"]) as temporary:
         temporary.write_text(render_report(_report(done, command)), encoding="utf-8")
@@ -167,7 +167,7 @@ def _report(done: Import, command: str) -> ReportData:
         data={},
         recipe={},
         metrics=done.runs.metrics.assign(train_loss=float("nan")),
-        laws=done.result.laws,
+        laws=done.result.laws.to_json(),
         choice=done.result.choice.to_json(),
         warnings=done.result.notes,  # what was assumed of target and cost: another value may change the pair
         notes=[f"the runs were imported from {without_password(done.source.runs)}", *done.runs.notes],

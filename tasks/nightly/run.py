@@ -28,7 +28,7 @@ from mars_core.drift import (
 )
 from mars_core.models.lora import trainable_parameters
 from mars_core.ranks import RankPair
-from mars_core.search.choice import json_safe
+from mars_core.records import json_safe
 from mars_core.search.constraints import objection_of
 from tasks.choice.fit import read_laws
 from tasks.choice.search import read_choice

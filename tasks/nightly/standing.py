@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from mars_core.evaluation.scores import evaluate
 from mars_core.metrics.identity import content_hash
 from mars_core.models.lora import remove_adapters
 from mars_core.ranks import RankPair
+from mars_core.records import Record
+from mars_core.search.fitted_laws import FittedLaws
 from tasks.choice.fit import laws_path, read_laws
 from tasks.choice.search import choice_path, read_choice
 from tasks.final.evaluate import evaluation_path, read_evaluation
@@ -48,7 +50,7 @@ NOT_TRACKED_HERE = (
 
 
 @dataclass(frozen=True)
-class Standing:
+class Standing(Record):
     """The accepted final run and what it was made with.
 
     `validation_hash`: of the samples that `validation_loss` was measured on, and of how. `laws`: coefficients and
@@ -72,17 +74,6 @@ class Standing:
     accepted_because: str
     accepted_at: str
     evaluation: Mapping[str, Any] | None
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON-safe form."""
-        laws = {name: law.to_json() if law else None for name, law in self.laws.items()}
-        return {**asdict(self), "pair": list(self.pair), "laws": laws}
-
-    @staticmethod
-    def from_json(stored: Mapping[str, Any]) -> Standing:
-        """Read what `to_json` wrote."""
-        laws = {name: LawSummary.from_json(law) if law else None for name, law in stored["laws"].items()}
-        return Standing(**{**stored, "pair": (stored["pair"][0], stored["pair"][1]), "laws": laws})
 
 
 def standing_path(study: Path) -> Path:
@@ -279,10 +270,10 @@ def _standing(
     )
 
 
-def summaries(laws: Mapping[str, Any]) -> dict[str, LawSummary | None]:
-    """Coefficients and intervals of stored laws, by name."""
-    fits = {"performance": laws["performance"], **laws["convergence"]}
-    return {name: LawSummary.from_json(fit) if fit else None for name, fit in fits.items()}
+def summaries(laws: FittedLaws) -> dict[str, LawSummary | None]:
+    """Coefficients and intervals of fitted laws, by name."""
+    fits = laws.by_name.items()
+    return {name: LawSummary(fit.law, fit.coefficients, fit.intervals) if fit else None for name, fit in fits}
 
 
 def _test_scores(revision: Revision, pair: RankPair) -> dict[str, Any] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +21,7 @@ from mars_core.models.partition import GROUPS, Partition
 from mars_core.ranks import RankPair
 from mars_core.report import ReportData, render_figures, render_report
 from mars_core.search import Choice
+from mars_core.search.fitted_laws import FittedLaws
 from tasks.calibration.hours import revision_hours
 from tasks.calibration.stage import CALIBRATE
 from tasks.calibration.stored import calibration_cost, collect_metrics
@@ -78,7 +79,7 @@ def gather(results: Results, command: str) -> ReportData:
     study, finals = results.study, results.finals
     config, revision = study.config, study.revision
     metrics, diverged = collect_metrics(study)
-    laws = read_laws(revision) | {"D_target": target_size(config)}
+    laws = replace(read_laws(revision), D_target=target_size(config))
     choice = read_choice(revision) if choice_path(revision).is_file() else None
     trained = [read_final(revision, pair) | {"role": role} for role, pair in finals.items()]
     chosen = finals.get("chosen")
@@ -92,7 +93,7 @@ def gather(results: Results, command: str) -> ReportData:
         data=load_data(config.data).summary() | {"dropped_too_long": dropped_samples(config, "train")},
         recipe=config.recipe.model_dump(mode="json"),
         metrics=metrics,
-        laws=laws,
+        laws=laws.to_json(),
         choice=choice.to_json() if choice else None,
         adapter=study.address(final_folder(revision, chosen) / "adapter") if chosen else None,
         finals=trained,
@@ -110,12 +111,12 @@ def _warnings(study: Study, diverged: list[str]) -> list[str]:
     return [*diverged, *left_out, *approval_notes(study.revision)]
 
 
-def _notes(study: Study, laws: Mapping[str, Any], choice: Choice | None) -> list[str]:
+def _notes(study: Study, laws: FittedLaws, choice: Choice | None) -> list[str]:
     """How the results came about: sentences that are no warning, each once."""
     told = [
         *(note for note in study.plan.notes if not note.startswith(WARNING)),
         *load_data(study.config.data).splits.notes,
-        *laws["notes"],
+        *laws.notes,
         *(choice.diagnostics.get("notes", ()) if choice else ()),
     ]
     return list(dict.fromkeys(told))
@@ -259,13 +260,13 @@ def _candidate_rows(choice: Choice) -> list[dict[str, Any]]:
     ]
 
 
-def _law_rows(laws: dict[str, Any]) -> list[dict[str, Any]]:
-    fits = {"law P": laws["performance"], **{f"law C {m}": fit for m, fit in laws["convergence"].items()}}
+def _law_rows(laws: FittedLaws) -> list[dict[str, Any]]:
+    fits = {"law P": laws.performance, **{f"law C {m}": fit for m, fit in laws.convergence.items()}}
     return [
-        {"law": name, "coefficient": symbol, "value": value, "95% interval": str(fit["intervals"][symbol])}
+        {"law": name, "coefficient": symbol, "value": value, "95% interval": str(list(fit.intervals[symbol]))}
         for name, fit in fits.items()
         if fit
-        for symbol, value in fit["coefficients"].items()
+        for symbol, value in fit.coefficients.items()
     ]
 
 

@@ -78,7 +78,7 @@ def test_a_run_of_a_size_is_the_run_of_a_calibration_that_has_only_so_many_sampl
 
 def test_times_are_the_step_of_the_lowest_perplexity_of_each_run(calibrated):
     fit_flow(calibrated)
-    times = pd.DataFrame(read_laws(newest_revision(Path(calibrated.study)))["convergence_times"])
+    times = pd.DataFrame(list(read_laws(newest_revision(Path(calibrated.study))).convergence_times))
     rows = table_of(calibrated)
     lowest = rows.sort_values(["val_perplexity", "step"]).groupby("run_id").head(1).set_index("run_id").step
     assert len(times) == 2 * 2 * len(SIZES)  # modules, ranks, sizes

@@ -87,7 +87,7 @@ def test_json_round_trip_is_exact_and_has_no_nan():
 
 
 def test_from_json_names_what_is_missing():
-    with pytest.raises(ValueError, match="missing keys"):
+    with pytest.raises(ValueError, match="Field required"):
         LawFit.from_json({"law": "performance"})
 
 

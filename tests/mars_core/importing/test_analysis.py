@@ -36,9 +36,9 @@ def with_times(table, gamma_me=-0.3, gamma_llm=-0.5, noise=0.01):
 
 def covered(draw):
     """Which planted coefficients lie in their interval, and how far the estimates are off."""
-    fit = analyse(read_runs(losses(draw=draw), Sizes()), FEW).laws["performance"]
-    inside = {s: fit["intervals"][s][0] <= value <= fit["intervals"][s][1] for s, value in PLANTED.items()}
-    return inside, {s: abs(fit["coefficients"][s] / value - 1) for s, value in PLANTED.items()}
+    fit = analyse(read_runs(losses(draw=draw), Sizes()), FEW).laws.performance
+    inside = {s: fit.intervals[s][0] <= value <= fit.intervals[s][1] for s, value in PLANTED.items()}
+    return inside, {s: abs(fit.coefficients[s] / value - 1) for s, value in PLANTED.items()}
 
 
 def test_planted_coefficients_are_recovered_within_their_intervals():
@@ -57,7 +57,7 @@ def test_intervals_cover_the_planted_coefficients_as_often_as_they_say():
 def test_given_times_give_law_c_and_the_balance_worked_out_by_hand():
     """r_me^-0.3 = 16^0.2 r_llm^-0.5 at balance: r_me = 16^(-2/3) r_llm^(5/3), that is 16 at 16 and 5.04 at 8."""
     found = analyse(read_runs(with_times(losses(seeds=(0,))), Sizes()), QUICK)
-    gammas = {m: found.laws["convergence"][m]["coefficients"]["gamma"] for m in ("me", "llm")}
+    gammas = {m: found.laws.convergence[m].coefficients["gamma"] for m in ("me", "llm")}
     assert gammas == pytest.approx({"me": -0.3, "llm": -0.5}, abs=0.02)
     balance = {point.r_llm: point.r_me for point in found.choice.balance_curve}
     for r_llm, r_me in balance.items():
@@ -65,14 +65,14 @@ def test_given_times_give_law_c_and_the_balance_worked_out_by_hand():
     balanced = {candidate.pair for candidate in found.choice.candidates if candidate.source.balanced}
     assert (16, 16) in balanced
     assert (64, 8) not in balanced
-    assert found.laws["signal"] == "given"
+    assert found.laws.signal == "given"
 
 
 def test_one_time_per_run_speaks_for_a_module_on_its_slice_only():
     table = losses(seeds=(0,))
     table["t"] = 0.1 * table["r_me"] ** -0.3 * table["r_llm"] ** -0.2 * table["D"]
     found = analyse(read_runs(table, Sizes()), Question(reference=(16, 32), starts=16, bootstrap=20))
-    times = pd.DataFrame(found.laws["convergence_times"])
+    times = pd.DataFrame(list(found.laws.convergence_times))
     assert set(times.loc[times.module == "me", "r_llm"]) == {32}
     assert set(times.loc[times.module == "llm", "r_me"]) == {16}
 
@@ -92,16 +92,16 @@ def test_curves_with_enough_checkpoints_give_law_c():
     table = pd.DataFrame(rows, columns=["r_me", "r_llm", "seed", "step", "loss"])
     found = analyse(read_runs(table, Sizes(batch_size=8)), QUICK)
     for module, gamma in (("me", -0.3), ("llm", -0.25)):
-        fit = found.laws["convergence"][module]
-        assert fit["coefficients"]["gamma"] == pytest.approx(gamma, abs=0.03)
+        fit = found.laws.convergence[module]
+        assert fit.coefficients["gamma"] == pytest.approx(gamma, abs=0.03)
     assert (found.choice.pair, found.choice.verdict) == ((64, 64), "best")
 
 
 def test_too_few_checkpoints_say_why_there_is_no_law_c():
     table = losses(seeds=(0,))
     found = analyse(read_runs(table[table["D"] >= 1024], Sizes()), QUICK)
-    assert found.laws["convergence"]["me"] is None
-    assert "checkpoints" in found.laws["causes"]["me"]
+    assert found.laws.convergence["me"] is None
+    assert "checkpoints" in found.laws.causes["me"]
     assert found.choice.balance_curve == ()
     assert found.choice.decided_by == "posterior"  # the measurements decide without law C
     assert found.choice.regret >= 0
@@ -125,7 +125,7 @@ def test_without_counts_the_cost_is_said_to_be_assumed():
 def test_later_epochs_leave_one_point_per_size():
     table = losses(seeds=(0,)).rename(columns={"D": "step"}).astype({"step": int})
     found = analyse(read_runs(table, Sizes(batch_size=1, dataset_size=1024)), QUICK)
-    assert found.laws["performance"]["n_points"] == 16 * 5
+    assert found.laws.performance.n_points == 16 * 5
 
 
 def test_a_reference_without_runs_is_refused():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,6 @@ from mars_core.fitting import fit_law
 from mars_core.report import ReportData
 from mars_core.search import Question, choose_from, read_points
 from mars_core.search.both_laws import LawSettings, laws_from, times_from_curves
-from mars_core.search.choice import json_safe
 from mars_core.search.objective import PERPLEXITY_OBJECTIVE
 
 BATCH = 8
@@ -76,7 +76,7 @@ def laws_and_choice(metrics):
     points = read_points(metrics, PERPLEXITY_OBJECTIVE)
     laws = laws_from(points, times_from_curves(metrics, settings, None), settings)
     choice = choose_from(laws, points, Question(D_TARGET, trainable, reference))
-    return json.loads(json.dumps(json_safe(laws | {"D_target": D_TARGET}))), choice  # as the study folder stores them
+    return json.loads(json.dumps(replace(laws, D_target=D_TARGET).to_json())), choice  # as the study folder stores them
 
 
 def final(role, pair, shift=0.0):
