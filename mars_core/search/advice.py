@@ -8,13 +8,14 @@ from mars_core.ranks import Pair
 from mars_core.search.observed import Measured
 from mars_core.search.outlook import INTERVAL, Calibration, Outlook
 
+APART = 0.1  # share of such checkpoints above which it is said
 FAR = 8.0  # times the largest measured size
 LONGER = 4  # how much longer a calibration the warning speaks of
 
 
 def warnings_of(calibration: Calibration, outlook: Outlook, chosen: Pair, measured: Measured) -> tuple[str, ...]:
     """The gravest first."""
-    return (*_unmeasured(chosen, measured), *_far(calibration, outlook, chosen))
+    return (*_unmeasured(chosen, measured), *_apart(calibration), *_far(calibration, outlook, chosen))
 
 
 def _unmeasured(chosen: Pair, measured: Measured) -> list[str]:
@@ -23,6 +24,19 @@ def _unmeasured(chosen: Pair, measured: Measured) -> list[str]:
     if chosen not in measured.pairs:
         return [f"no calibration run has the chosen pair {chosen}: its loss is read off its neighbours"]
     return []
+
+
+def _apart(calibration: Calibration) -> list[str]:
+    """Runs that share too little to be compared at the same point."""
+    doubt = calibration.curves.common.doubt
+    apart = float(np.mean(doubt > 0))
+    if apart <= APART:
+        return []
+    return [
+        f"{apart:.0%} of the checkpoints have no other pair's run of the same seed and step beside them, so pairs are "
+        f"compared across them at a doubt of {float(doubt.max()):.1%} of the loss: give all pairs the same seeds and "
+        "checkpoints"
+    ]
 
 
 def _far(calibration: Calibration, outlook: Outlook, chosen: Pair) -> list[str]:

@@ -25,7 +25,7 @@ class Objective:
 
     excess: share by which predictions exceed others. perplexity: of a predicted value, None where it says nothing.
     value: of the quantity, such that an excess is exp of a difference of values, less 1. log_quantity: log of the
-    quantity from its value. quantity_of: the quantity from its value.
+    quantity from its value. quantity_of: the quantity from its value. level: of values, what noise is a share of.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Objective:
     value: Callable[[Floats], Floats]
     log_quantity: Callable[[Floats], Floats]
     quantity_of: Callable[[Floats], Floats]
+    level: Callable[[Floats], float]
 
 
 def _excess_perplexity(loss: Floats, other: Floats) -> Floats:
@@ -58,8 +59,24 @@ def _exp(values: Floats) -> Floats:
     return np.asarray(np.exp(values))
 
 
+def _median(losses: Floats) -> float:
+    return max(float(np.median(np.abs(losses))), 1e-9)
+
+
+def _one(logs: Floats) -> float:
+    return 1.0  # a difference of logarithms is a share already
+
+
 PERPLEXITY_OBJECTIVE = Objective(
-    PERPLEXITY, "loss", "val_loss", _excess_perplexity, math.exp, value=_same, log_quantity=_log, quantity_of=_same
+    PERPLEXITY,
+    "loss",
+    "val_loss",
+    _excess_perplexity,
+    math.exp,
+    value=_same,
+    log_quantity=_log,
+    quantity_of=_same,
+    level=_median,
 )
 
 
@@ -68,5 +85,13 @@ def objective_named(name: str) -> Objective:
     if name == PERPLEXITY:
         return PERPLEXITY_OBJECTIVE
     return Objective(
-        name, name, "val_objective", _excess, lambda _: None, value=_log, log_quantity=_same, quantity_of=_exp
+        name,
+        name,
+        "val_objective",
+        _excess,
+        lambda _: None,
+        value=_log,
+        log_quantity=_same,
+        quantity_of=_exp,
+        level=_one,
     )

@@ -83,7 +83,7 @@ def read_calibration(table: pd.DataFrame, pairs: Sequence[Pair], objective: Obje
         objective: what is minimised.
         seed: of the draws.
     """
-    curves = read_curves(table)
+    curves = read_curves(table, level=objective.level(table["value"].to_numpy(dtype=np.float64)))
     everything = [*pairs, *(pair for pair in curves.pairs if pair not in pairs)]
     surface = fit_surface(curves, everything, seed)
     common = without_differences(curves, surface)

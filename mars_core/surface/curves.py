@@ -23,6 +23,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mars_core.ranks import Pair
+from mars_core.surface.common import Common, common_effects
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -39,7 +40,7 @@ class Curves:
     """Checkpoints of all runs, sorted by run and step.
 
     value, size, seen, heat: see the module's table. run, pair: index of the row's run and pair, (n_rows,). common:
-    index of what the row shares with others: seed, length of the run, step. pairs: rank pairs. seeds: seed of each run.
+    what the row shares with others. pairs: rank pairs. seeds: seed of each run. level: what noise is a share of.
     largest: largest dataset size measured, samples. annealed: whether the learning rates are known and fall.
     """
 
@@ -49,9 +50,10 @@ class Curves:
     heat: Floats
     run: Ints
     pair: Ints
-    common: Ints
+    common: Common
     pairs: tuple[Pair, ...]
     seeds: tuple[int, ...]
+    level: float
     largest: float
     annealed: bool
 
@@ -61,12 +63,13 @@ class Curves:
         return len(self.seeds)
 
 
-def read_curves(points: pd.DataFrame, pairs: Collection[Pair] | None = None) -> Curves:
+def read_curves(points: pd.DataFrame, pairs: Collection[Pair] | None = None, *, level: float | None = None) -> Curves:
     """Take the checkpoints that count from a table of runs.
 
     Args:
         points: columns r_me, r_llm, step, D, value, seed, run_id; optional: lr. One row per run and step.
         pairs: rank pairs to keep; None keeps all.
+        level: what noise is a share of; None takes the median value, as is right for a loss.
     """
     rows = points.sort_values(["run_id", "step"], kind="stable").reset_index(drop=True)
     if pairs is not None:
@@ -82,7 +85,7 @@ def read_curves(points: pd.DataFrame, pairs: Collection[Pair] | None = None) -> 
     heat = table["heat"].to_numpy(dtype=np.float64)
     pair_labels, pair_of = _labels(list(zip(table["r_me"].astype(int), table["r_llm"].astype(int), strict=True)))
     run_labels, run_of = _labels(list(zip(table["run_id"], table["seed"].astype(int), strict=True)))
-    _, common = _labels(list(zip(table["seed"], table["end"], table["step"], strict=True)))
+    common = common_effects(table.assign(moment=_moments(table, knows_rates)))
     return Curves(
         value=table["value"].to_numpy(dtype=np.float64),
         size=table["size"].to_numpy(dtype=np.float64) / largest,
@@ -91,11 +94,23 @@ def read_curves(points: pd.DataFrame, pairs: Collection[Pair] | None = None) -> 
         run=run_of,
         pair=pair_of,
         common=common,
+        level=max(float(np.median(np.abs(table["value"]))), 1e-9) if level is None else level,
         pairs=tuple(pair_labels),
         seeds=tuple(seed for _, seed in run_labels),
         largest=largest,
         annealed=annealed,
     )
+
+
+def _moments(table: pd.DataFrame, knows_rates: bool) -> list[str]:
+    """Step and schedule of each row: runs are alike at a step where they are at the same learning rate; where none is
+    known, runs that were made for several sizes are alike where they have the same length."""
+    schedules: list[str] = [""] * len(table)
+    if knows_rates:
+        schedules = [f"{rate:.6g}" for rate in table["lr"]]
+    elif table.groupby(["r_me", "r_llm", "seed"])["end"].nunique().max() > 1:
+        schedules = [str(end) for end in table["end"]]
+    return [f"{step} {schedule}" for step, schedule in zip(table["step"], schedules, strict=True)]
 
 
 def after_warmup(points: pd.DataFrame) -> pd.DataFrame:

@@ -13,7 +13,7 @@ by the end. The hinges take them: piecewise linear in log size and 0 at the larg
 the end does not bend what is said of the end and of what lies beyond it.
 
 What all runs of a seed have in common at a step (the schedule, the size, the order of the samples) is free: nothing is
-assumed of it, so neither warm-up nor annealing nor the form of the size dependence can bend the differences.
+assumed of it, so neither warm-up nor annealing nor the form of the size dependence can bend the differences (`common`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from mars_core.surface.common import common_columns
 from mars_core.surface.curves import Curves, Floats
 from mars_core.surface.noise import Scatter, whitened
 
@@ -88,8 +89,7 @@ def designs(curves: Curves, beta: float, n_pairs: int, place: dict[int, int]) ->
         place: index among those of each of the curves' pairs.
     """
     rows = np.arange(len(curves.value))
-    common = np.zeros((len(rows), int(curves.common.max()) + 1))
-    common[rows, curves.common] = 1.0
+    common = common_columns(curves.common, curves.size, curves.heat)
     level = np.zeros((len(rows), curves.n_runs))
     level[rows, curves.run] = 1.0
     F = features(curves, beta)
@@ -101,9 +101,16 @@ def designs(curves: Curves, beta: float, n_pairs: int, place: dict[int, int]) ->
 
 def build_equations(curves: Curves, scatter: Scatter, common: Floats, own: Floats, level: Floats) -> Equations:
     """Whiten, take the common effects off, and turn the run levels into their eigenvectors."""
-    stacked = np.column_stack([common, own, level, curves.value])
+    doubtful = np.flatnonzero(curves.common.doubt)
+    n_common, n_own = common.shape[1] + len(doubtful), own.shape[1]
+    doubts = np.eye(len(curves.value))[:, doubtful]
+    stacked = np.column_stack([common, doubts, own, level, curves.value])
     white, half_determinant = whitened(curves, scatter, stacked)
-    n_common, n_own = common.shape[1], own.shape[1]
+    # A doubt is an effect of one row with a known standard deviation: one more equation says that it is about 0.
+    known = np.zeros((len(doubtful), stacked.shape[1]))
+    sd = curves.level * curves.common.doubt[doubtful]
+    known[np.arange(len(doubtful)), common.shape[1] + np.arange(len(doubtful))] = 1.0 / sd
+    white, half_determinant = np.vstack([white, known]), half_determinant + float(np.sum(np.log(sd)))
     Q, R = np.linalg.qr(white[:, :n_common])
     rest = white[:, n_common:] - Q @ (Q.T @ white[:, n_common:])
     B, U, y = rest[:, :n_own], rest[:, n_own:-1], rest[:, -1]

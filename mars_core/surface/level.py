@@ -67,7 +67,7 @@ def fit_level(curves: Curves, log_quantity: Floats, n_draws: int, seed: int = 0)
     precision = X.T @ X + np.diag([0.0, (USUAL_SHARE / C_PRIOR) ** 2])
     solved = np.linalg.solve(precision, X.T @ Y.T).T  # (n_cells, 2)
     squares = np.sum(Y**2, axis=1) - np.einsum("ij,ij->i", Y @ X, solved)
-    freedom = max(len(y) - 2, 0) + PRIOR_FREEDOM
+    freedom = max(len(y) - 1, 0) + PRIOR_FREEDOM  # only the level has a flat prior
     scale = np.maximum(squares, 0.0) + PRIOR_FREEDOM * USUAL_SHARE**2
     logs = -0.5 * freedom * np.log(scale)
     weights = np.exp(logs - logs.max())

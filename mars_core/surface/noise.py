@@ -17,6 +17,7 @@ from itertools import product
 
 import numpy as np
 
+from mars_core.surface.common import common_columns
 from mars_core.surface.curves import Curves, Floats
 
 PHIS = (0.0, 0.3, 0.6, 0.8)
@@ -37,7 +38,7 @@ class Scatter:
 def estimate_scatter(curves: Curves) -> Scatter:
     """Restricted maximum likelihood over a small grid of phi and growth."""
     design = _no_scatter(curves)
-    usual = USUAL_SHARE * _level(curves)
+    usual = USUAL_SHARE * curves.level
     best, found = -np.inf, Scatter(usual, 0.5, 0.0)
     for phi, growth in product(PHIS, GROWTHS):
         likelihood, sigma = _restricted(curves, design, Scatter(1.0, phi, growth), usual)
@@ -48,7 +49,7 @@ def estimate_scatter(curves: Curves) -> Scatter:
 
 def _no_scatter(curves: Curves) -> Floats:
     """Columns of all effects that are no scatter, (n_rows, n_effects)."""
-    common, level = np.eye(int(curves.common.max()) + 1)[curves.common], np.eye(curves.n_runs)[curves.run]
+    common, level = common_columns(curves.common, curves.size, curves.heat), np.eye(curves.n_runs)[curves.run]
     ranks = np.log(np.array(curves.pairs, dtype=np.float64))
     x, y = (ranks - ranks.mean(axis=0)).T
     n_me, n_llm = (len(np.unique(own)) for own in (x, y))
@@ -82,6 +83,19 @@ def whitened(curves: Curves, scatter: Scatter, columns: Floats) -> tuple[Floats,
     return white, float(np.sum(np.log(sd)) + np.sum(~first) * np.log(root))
 
 
+def spread_of_runs(curves: Curves) -> float:
+    """Standard deviation of the mean deviation of runs of one pair, what all runs of a seed share taken off; 0 where no
+    pair has two runs."""
+    design = np.column_stack(
+        [common_columns(curves.common, curves.size, curves.heat), np.eye(len(curves.pairs))[curves.pair]]
+    )
+    residual = curves.value - design @ np.linalg.lstsq(design, curves.value, rcond=None)[0]
+    runs = np.bincount(curves.run)
+    means = np.bincount(curves.run, weights=residual) / runs
+    freedom = curves.n_runs - len(curves.pairs) - (len(set(curves.seeds)) - 1)
+    return float(np.sqrt(np.sum(means**2) / freedom)) if freedom > 0 else 0.0
+
+
 def _restricted(curves: Curves, design: Floats, unit: Scatter, usual: float) -> tuple[float, float]:
     """Restricted log likelihood with sigma profiled out, and sigma."""
     white, half_determinant = whitened(curves, unit, np.column_stack([design, curves.value]))
@@ -93,8 +107,3 @@ def _restricted(curves: Curves, design: Floats, unit: Scatter, usual: float) -> 
     variance = (squares + PRIOR_FREEDOM * usual**2) / (freedom + PRIOR_FREEDOM)
     likelihood = -half_determinant - float(np.sum(np.log(values[kept])))
     return likelihood - 0.5 * (freedom + PRIOR_FREEDOM) * np.log(variance), float(np.sqrt(variance))
-
-
-def _level(curves: Curves) -> float:
-    """What a share of the value is a share of: the median value of a loss, 1 for a value that is a logarithm."""
-    return max(float(np.median(np.abs(curves.value))), 1e-9)

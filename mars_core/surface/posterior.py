@@ -7,6 +7,7 @@ is. Where the differences shrink as the law says, the first part takes them; whe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,12 +16,14 @@ import numpy as np
 from mars_core.ranks import Pair
 from mars_core.surface.curves import Curves, Floats
 from mars_core.surface.equations import KNOTS, Equations, build_equations, designs, features, features_at
-from mars_core.surface.noise import Scatter, estimate_scatter
+from mars_core.surface.noise import Scatter, estimate_scatter, spread_of_runs
 from mars_core.surface.prior import NAMES, Distances, bounds, distances, factors
 from mars_core.surface.sampler import States, draw_states
 
 BETAS = (0.08, 0.14, 0.22, 0.3, 0.4, 0.55, 0.75, 1.0)
 BETA_PRIOR = (0.08, 0.12, 0.16, 0.18, 0.16, 0.14, 0.1, 0.06)
+DRIFT_ON = 0.1  # how far differences drift beyond the measured sizes, as a share of the variance of the last stretch
+BYTES = 64_000_000  # of the matrices that are factorised at once
 LAST_STRETCH = 2  # block of the hinge over the last stretch
 
 
@@ -47,7 +50,7 @@ class Surface:
         ratio = np.full(len(self.beta), size / self.largest)
         parts = np.stack(features_at(ratio, self.beta), axis=1)
         known = np.einsum("df,dfn->dn", parts, self.coefficients[:, : parts.shape[1]])
-        ahead = np.sqrt(max(float(np.log(ratio[0])), 0.0) / (KNOTS[1] - KNOTS[0]))
+        ahead = np.sqrt(DRIFT_ON * max(float(np.log(ratio[0])), 0.0) / (KNOTS[1] - KNOTS[0]))
         return np.asarray(known + ahead * self.drift)
 
     def luck(self, seed: int) -> Floats:
@@ -68,10 +71,13 @@ def fit_surface(curves: Curves, pairs: Sequence[Pair], seed: int = 0) -> Surface
     scatter = estimate_scatter(curves)
     equations = [build_equations(curves, scatter, *designs(curves, beta, len(pairs), place)) for beta in BETAS]
     between, n_features = distances(pairs, curves.pairs), 6 if curves.annealed else 5
-    limits = bounds(scatter.sigma)
+    limits = bounds(scatter.sigma, spread_of_runs(curves))
+
+    at_once = max(1, BYTES // (8 * (n_features * len(pairs)) ** 2))
 
     def log_likelihood(exponent: int, hyper: Floats) -> Floats:
-        return _log_evidence(equations[exponent], between, n_features, hyper)
+        parts = np.array_split(hyper, math.ceil(len(hyper) / at_once))
+        return np.concatenate([_log_evidence(equations[exponent], between, n_features, part) for part in parts])
 
     states = draw_states(log_likelihood, limits.low, limits.high, np.log(BETA_PRIOR), seed)
     coefficients, drift = _draw_coefficients(equations, between, n_features, states, np.random.default_rng([seed, 1]))

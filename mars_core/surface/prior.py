@@ -38,14 +38,19 @@ class Bounds:
     high: Floats
 
 
-def bounds(sigma: float) -> Bounds:
-    """Ranges. sigma: scatter of one checkpoint, to which that of whole runs is tied within a factor of ten."""
+def bounds(sigma: float, spread: float = 0.0) -> Bounds:
+    """Ranges.
+
+    Args:
+        sigma: scatter of one checkpoint, to which that of whole runs is tied within a factor of ten.
+        spread: how far apart runs of one pair end, which may be much more than their checkpoints scatter.
+    """
     nothing, large = np.log(SMALLEST), np.log(0.3)
     ranges = {
         "me": (nothing, large), "llm": (nothing, large), "shrinking_me": (0.0, 1.0), "shrinking_llm": (0.0, 1.0),
         "together": (np.log(0.02), 0.0), "drift": (nothing, np.log(0.05)), "early": (nothing, np.log(0.5)),
         "own": (nothing, np.log(OWN)), "heat": (nothing, np.log(0.1)), "length": (np.log(0.6), np.log(4.0)),
-        "tau": (np.log(0.15 * sigma), np.log(8.0 * sigma)),
+        "tau": (np.log(0.15 * sigma), np.log(max(8.0 * sigma, 3.0 * spread))),
     }  # fmt: skip
     low, high = zip(*(ranges[name] for name in NAMES), strict=True)
     return Bounds(np.array(low), np.array(high))

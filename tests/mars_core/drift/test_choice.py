@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -12,15 +11,14 @@ import pytest
 
 from mars_core.drift import ChoiceDrift, compare_choices, excess_of
 from mars_core.search import Candidate, Choice, Question, Source, choose_from, read_points
+from mars_core.search.fitted_laws import FittedLaws
 from mars_core.search.objective import PERPLEXITY_OBJECTIVE
 
 STANDING, CHOSEN = (8, 8), (8, 64)
-NO_LAWS = MappingProxyType(
-    {
-        "performance": None,
-        "convergence": {"me": None, "llm": None},
-        "causes": {"performance": "beta ended on its lower bound", "me": "too few points", "llm": "too few points"},
-    }
+NO_LAWS = FittedLaws(
+    performance=None,
+    convergence={"me": None, "llm": None},
+    causes={"performance": "beta ended on its lower bound", "me": "too few points", "llm": "too few points"},
 )
 
 

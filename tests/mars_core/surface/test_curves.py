@@ -41,10 +41,10 @@ def test_order_of_the_rows_does_not_matter(table_of, eq1, schedule):
     table = table_of(eq1, seeds=2, noise=0.01, lr=schedule)
     one, other = read_curves(table), read_curves(table.sample(frac=1.0, random_state=3))
     np.testing.assert_array_equal(one.value, other.value)
-    np.testing.assert_array_equal(one.common, other.common)
+    np.testing.assert_array_equal(one.common.effect, other.common.effect)
 
 
 def test_runs_share_a_checkpoint_within_a_seed_alone(table_of, eq1):
     curves = read_curves(table_of(eq1, seeds=3))
     n_checkpoints = len(np.unique(curves.size))
-    assert int(curves.common.max()) + 1 == 3 * n_checkpoints
+    assert int(curves.common.effect.max()) + 1 == 3 * n_checkpoints

@@ -23,12 +23,20 @@ def covariance(curves):
     return np.where(same, SCATTER.phi**lag, 0.0) * np.outer(sd, sd)
 
 
-@pytest.fixture
-def curves(table_of, eq1, schedule):
+def apart(table):
+    """A seed of its own for every run, and one pair looked at at steps that no other has."""
+    table = table.assign(seed=table["run_id"].factorize()[0])
+    moved = (table["r_me"] == 64) & (table["r_llm"] == 8)
+    return table.assign(step=table["step"] + moved, D=table["D"] + 8 * moved)
+
+
+@pytest.fixture(params=["shared", "apart"])
+def curves(table_of, eq1, schedule, request):
     """Unbalanced on purpose: two seeds, one run without its last checkpoints, one pair with one seed."""
     table = table_of(eq1, ranks_me=(8, 32, 64), ranks_llm=(8, 16), seeds=2, noise=0.01, lr=schedule)
     lost = (table["run_id"] == "8-8-0") & (table["step"] > 128) | (table["run_id"] == "64-16-1")
-    return read_curves(table[~lost])
+    kept = table[~lost]
+    return read_curves(kept if request.param == "shared" else apart(kept))
 
 
 def hypers(seed):
@@ -47,7 +55,8 @@ def dense(curves, hyper):
     for i, block in enumerate(blocks):
         K[i * n : (i + 1) * n, i * n : (i + 1) * n] = block
     tau = np.exp(hyper[NAMES.index("tau")])
-    sigma = own @ K @ own.T + tau**2 * level @ level.T + covariance(curves)
+    doubt = np.diag((curves.level * curves.common.doubt) ** 2)
+    sigma = own @ K @ own.T + tau**2 * level @ level.T + covariance(curves) + doubt
     inverse = np.linalg.inv(sigma)
     information = common.T @ inverse @ common
     P = inverse - inverse @ common @ np.linalg.solve(information, common.T @ inverse)
@@ -82,8 +91,8 @@ def test_evidence_and_mean_equal_the_dense_model(curves, seed):
 def test_a_level_that_all_runs_of_a_seed_share_at_a_step_says_nothing(curves, table_of, eq1, schedule):
     """Whatever the schedule or the order of the samples adds to all runs alike, the posterior is the same."""
     place = {i: i for i in range(len(curves.pairs))}
-    moved = np.random.default_rng(0).normal(0, 1, int(curves.common.max()) + 1)
-    other = type(curves)(**{**vars(curves), "value": curves.value + moved[curves.common]})
+    moved = np.random.default_rng(0).normal(0, 1, int(curves.common.effect.max()) + 1)
+    other = type(curves)(**{**vars(curves), "value": curves.value + moved[curves.common.effect]})
     one, two = (build_equations(c, SCATTER, *designs(c, BETA, len(c.pairs), place)) for c in (curves, other))
     np.testing.assert_allclose(one.score, two.score, atol=1e-6 * np.abs(one.score).max())
     assert two.constant == pytest.approx(one.constant, rel=1e-8)

@@ -64,3 +64,23 @@ def test_level_of_a_power_law_with_a_floor(table_of, eq1):
         low, high = np.percentile(np.exp(level.at(D)), [2.5, 97.5])
         assert low < true < high
     assert np.ptp(np.percentile(level.at(157712), [2.5, 97.5])) > np.ptp(np.percentile(level.at(16384), [2.5, 97.5]))
+
+
+@pytest.mark.parametrize("sigma", [0.0002, 0.001])
+def test_runs_that_differ_far_more_than_their_checkpoints_make_no_one_sure(table_of, sigma):
+    """Without a rank effect, three seeds whose runs end 2% apart on smooth curves: 0 lies inside the intervals."""
+    table, rng = table_of(lambda a, b, D: 1.0 + (D / 256) ** -0.4, seeds=3), np.random.default_rng(5)
+    level = {run: 0.02 * rng.standard_normal() for run in table["run_id"].unique()}
+    own = np.array([level[run] for run in table["run_id"]]) + sigma * rng.standard_normal(len(table))
+    curves = read_curves(table.assign(value=table["value"] + own))
+    low, high = np.percentile(differences(fit_surface(curves, curves.pairs), 2048, (8, 8)), [2.5, 97.5], axis=0)
+    assert np.mean((low <= 1e-9) & (high >= -1e-9)) > 0.8
+
+
+def test_a_factor_on_a_metric_changes_nothing(table_of):
+    """The value of a metric is its logarithm: a factor adds a constant to it, which is nobody's difference."""
+    table = table_of(lambda a, b, D: 1.0 + 0.01 * np.log(a * b), noise=0.01)
+    logs = table.assign(value=np.log(table["value"]))
+    moved = logs.assign(value=logs["value"] + np.log(0.3))
+    one, other = (fit_surface(c, c.pairs) for c in (read_curves(t, level=1.0) for t in (logs, moved)))
+    np.testing.assert_allclose(one.differences(2048), other.differences(2048), atol=1e-6)
