@@ -17,8 +17,8 @@ from flows.stages import accept_flow, calibrate_flow, final_pairs, fit_flow, rep
 from mars_core.drift import ChoiceDrift, Night, quiet_night_as_markdown
 from mars_core.models.lora import RankPair
 from tasks.inputs.data import check_data
+from tasks.nightly.champion import Champion, read_acceptance, read_champion
 from tasks.nightly.run import Seen, find_drift, last_findings, look, publish_night, show_night, stored_runs
-from tasks.nightly.standing import Standing, read_acceptance, read_standing
 from tasks.running.progress import say
 from tasks.settings.find import find_study, require_full
 from tasks.settings.study import StudyConfig
@@ -115,19 +115,19 @@ def _act(
 ) -> tuple[Outcome, str]:
     if not choice.needs_final_run:
         return "kept", "No final run is needed."
-    standing, pair = read_standing(revision.study), final_pairs(config, revision)["chosen"]
-    before = _decided(revision, pair, standing)
+    champion, pair = read_champion(revision.study), final_pairs(config, revision)["chosen"]
+    before = _decided(revision, pair, champion)
     if before is not None and before[0] == "refused":
         return before
     if trigger == "propose":
         return "proposed", f"A final run of {pair} is proposed; `mars nightly --trigger run` makes it."
     final_run(config, where)
-    return _decided(revision, pair, standing) or ("triggered", f"A final run of {pair} was set off.")
+    return _decided(revision, pair, champion) or ("triggered", f"A final run of {pair} was set off.")
 
 
-def _decided(revision: Revision, pair: RankPair, standing: Standing | None) -> tuple[Outcome, str] | None:
+def _decided(revision: Revision, pair: RankPair, champion: Champion | None) -> tuple[Outcome, str] | None:
     """What came of the pair's final run against what stood before it, None where there was none."""
-    decision = read_acceptance(revision, pair, standing)
+    decision = read_acceptance(revision, pair, champion)
     if decision is None:
         return None
     if decision.accepted:

@@ -25,7 +25,7 @@ from tasks.choice.search import choice_path, choose_ranks, chosen_pair, search_i
 from tasks.export.card import card_path, card_stage, card_text, has_adapter, write_card
 from tasks.final.evaluate import evaluate_finals, evaluation_outputs, evaluation_path
 from tasks.final.pair import final_folder, final_inputs, final_outputs, finetune_pair
-from tasks.nightly.standing import accept_by_hand, accept_if_better, keep_standing_adapter
+from tasks.nightly.champion import accept_by_hand, accept_if_better, keep_champion_adapter
 from tasks.report.write import Results, publish_artifacts, publish_to_mlflow, report_path, show_report, write_report
 from tasks.running.progress import say
 from tasks.service.timeouts import bounded
@@ -134,7 +134,7 @@ def finetune_flow(config: StudyConfig, r_me: int, r_llm: int, role: str = "chose
     train = bounded(finetune_pair, config.timeouts.final_run_hours, "timeouts.final_run_hours")
 
     def work() -> None:
-        keep_standing_adapter(config, revision, pair, inputs)
+        keep_champion_adapter(config, revision, pair, inputs)
         with parent_run(config, revision) as parent:
             train(config, revision, pair, role, parent)
 

@@ -9,8 +9,8 @@ import torch
 from mars_core.demo import demo_backbone_path
 from mars_core.models.loading import load_base
 from mars_core.models.lora import RankPair, trainable_parameters
-from mars_core.packing.cost import ACTIVATION_MARGIN, BYTES_PER_TRAINABLE, Cost, Scoring, lanes_for
-from mars_core.packing.lanes import Lanes
+from mars_core.packing.adapter_batches import AdapterBatches
+from mars_core.packing.cost import ACTIVATION_MARGIN, BYTES_PER_TRAINABLE, Cost, Scoring, adapter_batches_for
 from mars_core.packing.state import PackState
 from tasks.calibration.packs import plan_packs, unfinished_packs
 from tasks.calibration.plan import CalibrationPlan, PlannedPack, PlannedRun, RunSchedule
@@ -134,32 +134,34 @@ def plan_of(runs, steps=STEPS) -> CalibrationPlan:
 SMALL = Scoring(100, 0)
 
 
-def test_lanes_are_as_wide_as_memory_allows():
+def test_adapter_batches_are_as_wide_as_memory_allows():
     one = 100
     fit = int(one * ACTIVATION_MARGIN)
-    assert lanes_for(one, SMALL, 1000, 50, 1050 + 8 * fit, at_once=2, device="cpu") == Lanes(4, 2)
-    assert lanes_for(one, SMALL, 1000, 50, 1050 + 80 * fit, at_once=2, device="cpu") == Lanes(
+    assert adapter_batches_for(one, SMALL, 1000, 50, 1050 + 8 * fit, at_once=2, device="cpu") == AdapterBatches(4, 2)
+    assert adapter_batches_for(one, SMALL, 1000, 50, 1050 + 80 * fit, at_once=2, device="cpu") == AdapterBatches(
         4, 2
     )  # wider brings nothing
-    assert lanes_for(one, SMALL, 1000, 50, 1050 + 5 * fit, at_once=2, device="cpu") == Lanes(2, 2)
-    assert lanes_for(one, SMALL, 1000, 50, 1050 + 1 * fit, at_once=2, device="cpu") == Lanes(1, 1)
-    assert lanes_for(one, SMALL, 1000, 50, 1050 + 20 * fit, at_once=1, device="cuda") == Lanes(20, 1)
+    assert adapter_batches_for(one, SMALL, 1000, 50, 1050 + 5 * fit, at_once=2, device="cpu") == AdapterBatches(2, 2)
+    assert adapter_batches_for(one, SMALL, 1000, 50, 1050 + 1 * fit, at_once=2, device="cpu") == AdapterBatches(1, 1)
+    assert adapter_batches_for(one, SMALL, 1000, 50, 1050 + 20 * fit, at_once=1, device="cuda") == AdapterBatches(20, 1)
     with pytest.raises(ValueError, match="lower micro_batch_size"):
-        lanes_for(one, SMALL, 1000, 50, 1050 + fit - 1, at_once=2, device="cpu")
+        adapter_batches_for(one, SMALL, 1000, 50, 1050 + fit - 1, at_once=2, device="cpu")
 
 
-def test_an_evaluation_that_takes_more_goes_in_narrower_lanes():
+def test_an_evaluation_that_takes_more_goes_in_narrower_adapter_batches():
     room = 16 * int(100 * ACTIVATION_MARGIN)
 
-    def lanes(scoring):
-        return lanes_for(100, scoring, 0, 0, room, at_once=2, device="cpu")
+    def adapter_batches(scoring):
+        return adapter_batches_for(100, scoring, 0, 0, room, at_once=2, device="cpu")
 
-    assert lanes(Scoring(room // 8, 0)) == Lanes(4, 2)
-    assert lanes(Scoring(room // 4, 0)) == Lanes(4, 2, score_width=2)
-    assert lanes(Scoring(room // 8, room // 4)) == Lanes(4, 2, score_width=2)  # each lane's copies come on top
-    assert lanes(Scoring(room, 0)) == Lanes(4, 1, score_width=1)
+    assert adapter_batches(Scoring(room // 8, 0)) == AdapterBatches(4, 2)
+    assert adapter_batches(Scoring(room // 4, 0)) == AdapterBatches(4, 2, score_width=2)
+    assert adapter_batches(Scoring(room // 8, room // 4)) == AdapterBatches(
+        4, 2, score_width=2
+    )  # each adapter batch's copies come on top
+    assert adapter_batches(Scoring(room, 0)) == AdapterBatches(4, 1, score_width=1)
     with pytest.raises(ValueError, match="lower evaluation_batch_size"):
-        lanes(Scoring(room, 1))
+        adapter_batches(Scoring(room, 1))
 
 
 def test_the_cost_of_runs_is_that_of_their_steps_and_evaluations():

@@ -1,4 +1,4 @@
-"""The study's standing choice, STUDY/standing.json: the accepted final run. Only accepting another one changes it."""
+"""The study's champion, the accepted final run, in STUDY/standing.json. Only accepting another one changes it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ NOT_TRACKED_HERE = (
 
 
 @dataclass(frozen=True)
-class Standing:
+class Champion:
     """The accepted final run and what it was made with.
 
     `validation_hash`: of the samples that `validation_loss` was measured on, and of how. `laws`: coefficients and
@@ -77,32 +77,32 @@ class Standing:
         return {**asdict(self), "pair": list(self.pair), "laws": laws}
 
     @staticmethod
-    def from_json(stored: Mapping[str, Any]) -> Standing:
+    def from_json(stored: Mapping[str, Any]) -> Champion:
         """Read what `to_json` wrote."""
         laws = {name: LawSummary.from_json(law) if law else None for name, law in stored["laws"].items()}
-        return Standing(**{**stored, "pair": (stored["pair"][0], stored["pair"][1]), "laws": laws})
+        return Champion(**{**stored, "pair": (stored["pair"][0], stored["pair"][1]), "laws": laws})
 
 
-def standing_path(study: Path) -> Path:
+def champion_path(study: Path) -> Path:
     """Where the standing choice lies."""
     return study / STANDING_FILE
 
 
-def read_standing(study: Path) -> Standing | None:
+def read_champion(study: Path) -> Champion | None:
     """The standing choice, None where no final run has been accepted."""
-    path = standing_path(study)
-    return Standing.from_json(read_json(path)) if path.is_file() else None
+    path = champion_path(study)
+    return Champion.from_json(read_json(path)) if path.is_file() else None
 
 
-def standing_hash(standing: Standing | None) -> str:
+def champion_hash(champion: Champion | None) -> str:
     """Hash of the standing choice: what a later decision was made against. Where its files lie is no part of it."""
-    if standing is None:
+    if champion is None:
         return content_hash(None)
-    return content_hash({name: value for name, value in standing.to_json().items() if name != "adapter"})
+    return content_hash({name: value for name, value in champion.to_json().items() if name != "adapter"})
 
 
 @task(name="keep-standing-adapter", cache_policy=NO_CACHE, persist_result=False, **SENDING)
-def keep_standing_adapter(config: StudyConfig, revision: Revision, pair: RankPair, inputs: str) -> None:
+def keep_champion_adapter(config: StudyConfig, revision: Revision, pair: RankPair, inputs: str) -> None:
     """Set the standing adapter aside if a final run of the same pair with other inputs is about to take its folder.
 
     Copied first, then named by the standing choice: at no time does that name another run's adapter.
@@ -110,19 +110,19 @@ def keep_standing_adapter(config: StudyConfig, revision: Revision, pair: RankPai
     inputs: hash of what decides the run to come. With the same, it makes the same adapter again.
     """
     study, folder = working_folder(config.study), final_folder(revision, pair)
-    standing, kept = read_standing(study), kept_folder(revision, pair)
-    if standing is None:
+    champion, kept = read_champion(study), kept_folder(revision, pair)
+    if champion is None:
         return
-    if study / standing.adapter == folder / "adapter" and _inputs_of(revision, pair) != inputs:
+    if study / champion.adapter == folder / "adapter" and _inputs_of(revision, pair) != inputs:
         with replacing_folder(kept) as temporary:
             if (folder / "adapter").is_dir():  # else it is gone, and must not come back as another run's
                 shutil.copytree(folder / "adapter", temporary / "adapter")
             if (folder / "training.json").is_file():
                 shutil.copy2(folder / "training.json", temporary)
-        standing = replace(standing, adapter=(kept / "adapter").relative_to(study).as_posix())
-        write_json(standing_path(study), standing.to_json())
+        champion = replace(champion, adapter=(kept / "adapter").relative_to(study).as_posix())
+        write_json(champion_path(study), champion.to_json())
         say(f"the standing adapter of {pair} is kept in {kept}: a final run with other settings takes its place")
-    if study / standing.adapter == kept / "adapter":  # asked again: it may have been killed before all of it was up
+    if study / champion.adapter == kept / "adapter":  # asked again: it may have been killed before all of it was up
         publish_files(config.study, sorted(path for path in kept.rglob("*") if path.is_file()))
         publish_newest(config.study, STANDING_FILE)
 
@@ -146,46 +146,46 @@ def accept_if_better(config: StudyConfig, revision: Revision, pair: RankPair) ->
     """
     study = working_folder(config.study)
     tracking.use_store(study)
-    standing = read_standing(study)
-    if standing is not None and _is(standing, revision, pair):
-        return Acceptance(True, standing.accepted_because).to_json()
-    known = read_acceptance(revision, pair, standing)
+    champion = read_champion(study)
+    if champion is not None and _is(champion, revision, pair):
+        return Acceptance(True, champion.accepted_because).to_json()
+    known = read_acceptance(revision, pair, champion)
     if known is not None and not known.accepted:  # an accepted one that does not stand was lost: decide again
         return known.to_json()
     if is_remote(config.study) and not tracking.is_tracked(read_final(revision, pair)["mlflow_run_id"]):
         return Acceptance(False, NOT_TRACKED_HERE).to_json()  # not kept: the machine that has the run decides
-    return _decide(config, revision, pair, standing, _judge(config, revision, pair, standing))
+    return _decide(config, revision, pair, champion, _judge(config, revision, pair, champion))
 
 
 @task(name="accept-final-run-by-hand", cache_policy=NO_CACHE, persist_result=False, **SENDING)
 def accept_by_hand(config: StudyConfig, revision: Revision, pair: RankPair) -> dict[str, Any]:
     """Let a finished final run take the standing one's place because a person says so."""
-    standing = read_standing(working_folder(config.study))
-    return _decide(config, revision, pair, standing, Acceptance(True, "accepted by hand"))
+    champion = read_champion(working_folder(config.study))
+    return _decide(config, revision, pair, champion, Acceptance(True, "accepted by hand"))
 
 
-def read_acceptance(revision: Revision, pair: RankPair, standing: Standing | None) -> Acceptance | None:
+def read_acceptance(revision: Revision, pair: RankPair, champion: Champion | None) -> Acceptance | None:
     """The decision about a final run against this standing choice, None where there is none."""
     path = _acceptance_path(revision, pair)
     if not path.is_file():
         return None
     stored = read_json(path)
-    against = {"standing": standing_hash(standing), "run": read_final(revision, pair)["mlflow_run_id"]}
+    against = {"standing": champion_hash(champion), "run": read_final(revision, pair)["mlflow_run_id"]}
     return Acceptance.from_json(stored["decision"]) if stored["against"] == against else None
 
 
-def _judge(config: StudyConfig, revision: Revision, pair: RankPair, standing: Standing | None) -> Acceptance:
-    if standing is None:
+def _judge(config: StudyConfig, revision: Revision, pair: RankPair, champion: Champion | None) -> Acceptance:
+    if champion is None:
         return Acceptance(True, "the first final run of this study")
-    if standing.model_fingerprint != model_fingerprint(config):
+    if champion.model_fingerprint != model_fingerprint(config):
         return _not_comparable("they are adapters of different base models")
-    standing_adapter = working_folder(config.study) / standing.adapter
-    if not standing_adapter.is_dir():
-        return _not_comparable(f"the standing adapter is gone from {standing_adapter}")
+    champion_adapter = working_folder(config.study) / champion.adapter
+    if not champion_adapter.is_dir():
+        return _not_comparable(f"the standing adapter is gone from {champion_adapter}")
     new_loss, samples = read_final(revision, pair)["best_val_loss"], usable_samples(config, "validation")
-    if standing.validation_hash == validation_hash(config):
-        return judge_final(ValidationScore(new_loss, standing.validation_loss, len(samples), len(samples)))
-    seen = _training_samples(Revision(revision.study, standing.revision))
+    if champion.validation_hash == validation_hash(config):
+        return judge_final(ValidationScore(new_loss, champion.validation_loss, len(samples), len(samples)))
+    seen = _training_samples(Revision(revision.study, champion.revision))
     if seen is None:
         return _not_comparable("the validation data changed, and what the standing adapter was trained on is not known")
     unseen = _not_in(seen, samples, usable_digests(config, "validation"))
@@ -196,7 +196,7 @@ def _judge(config: StudyConfig, revision: Revision, pair: RankPair, standing: St
         )
     # Both afresh: the loss that training kept is the lowest of several checkpoints, and may be autocast's.
     new_loss = _loss(config, final_folder(revision, pair) / "adapter", unseen)
-    standing_loss = _loss(config, standing_adapter, unseen)
+    standing_loss = _loss(config, champion_adapter, unseen)
     return judge_final(ValidationScore(new_loss, standing_loss, len(unseen), len(samples)))
 
 
@@ -230,32 +230,32 @@ def _loss(config: StudyConfig, adapter: Path, samples: Sequence[Sample]) -> floa
 
 
 def _decide(
-    config: StudyConfig, revision: Revision, pair: RankPair, standing: Standing | None, decision: Acceptance
+    config: StudyConfig, revision: Revision, pair: RankPair, champion: Champion | None, decision: Acceptance
 ) -> dict[str, Any]:
     study, record = working_folder(config.study), read_final(revision, pair)
     tags = {"mars.revision": str(revision.number), "mars.pair": pair.slug, "mars.accepted": str(decision.accepted)}
-    name = standing.registered_model if standing else model_name(study)  # kept where the folder moves
+    name = champion.registered_model if champion else model_name(study)  # kept where the folder moves
     version = register_adapter(study, name, record["mlflow_run_id"], tags, f"{pair}: {decision.reason}")
     if decision.accepted:  # the file last: a crash before it repeats all of this
         move_champion(study, name, version)
-        accepted = _standing(config, revision, pair, record, (name, version), decision)
-        write_json(standing_path(study), accepted.to_json())
+        accepted = _champion_of(config, revision, pair, record, (name, version), decision)
+        write_json(champion_path(study), accepted.to_json())
         publish_newest(config.study, STANDING_FILE)
-    against = {"standing": standing_hash(standing), "run": record["mlflow_run_id"]}
+    against = {"standing": champion_hash(champion), "run": record["mlflow_run_id"]}
     write_json(_acceptance_path(revision, pair), {"decision": decision.to_json(), "against": against})
     publish_files(config.study, [_acceptance_path(revision, pair)])
     return decision.to_json()
 
 
-def _standing(
+def _champion_of(
     config: StudyConfig,
     revision: Revision,
     pair: RankPair,
     record: Mapping[str, Any],
     registered: tuple[str, str],
     decision: Acceptance,
-) -> Standing:
-    return Standing(
+) -> Champion:
+    return Champion(
         revision=revision.number,
         pair=(pair.r_me, pair.r_llm),
         adapter=(final_folder(revision, pair) / "adapter").relative_to(revision.study).as_posix(),
@@ -287,9 +287,9 @@ def _test_scores(revision: Revision, pair: RankPair) -> dict[str, Any] | None:
     return scores[role]["overall"] if role in scores else None
 
 
-def _is(standing: Standing, revision: Revision, pair: RankPair) -> bool:
-    return (standing.revision, standing.pair) == (revision.number, (pair.r_me, pair.r_llm)) and (
-        standing.mlflow_run_id == read_final(revision, pair)["mlflow_run_id"]
+def _is(champion: Champion, revision: Revision, pair: RankPair) -> bool:
+    return (champion.revision, champion.pair) == (revision.number, (pair.r_me, pair.r_llm)) and (
+        champion.mlflow_run_id == read_final(revision, pair)["mlflow_run_id"]
     )
 
 
