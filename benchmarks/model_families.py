@@ -34,9 +34,9 @@ from mars_core.evaluation.scores import evaluate
 from mars_core.models.families import FAMILIES, Family, family_of
 from mars_core.models.lora import add_adapters, remove_adapters
 from mars_core.models.partition import GROUPS, check_against_forward, layers_used_by_forward, partition_of
+from mars_core.packing.adapter_batches import AdapterBatches
 from mars_core.packing.adapters import layout_of, to_peft
-from mars_core.packing.lanes import Lanes
-from mars_core.packing.member import PackMember
+from mars_core.packing.run import PackRun
 from mars_core.packing.state import PackState
 from mars_core.packing.train import train_pack
 from mars_core.ranks import RankPair
@@ -217,13 +217,13 @@ def packed(subject: Subject, folder: Path) -> Cell:
     trained = train_pack(
         model,
         found,
-        [PackMember(pair, seed) for seed, pair in enumerate(PAIRS)],
+        [PackRun(pair, seed) for seed, pair in enumerate(PAIRS)],
         train_steps=lambda done: [[subject.batch]] * (STEPS - done),
         validation=lambda: [(subject.batch, ["any"] * 2)],
         recipe=RECIPE,
         horizon=STEPS,
         checkpoint_steps=[STEPS],
-        lanes=Lanes(len(PAIRS), 1),
+        adapter_batches=AdapterBatches(len(PAIRS), 1),
         on_checkpoint=states.append,
     )
     largest = 0.0

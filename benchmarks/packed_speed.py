@@ -4,7 +4,7 @@ On a CPU: the demo's backbone and data, 16 pairs, batch 8. In turns, in one call
 
     sequential    plain PEFT, one run after another, one process with all cores
     side by side  plain PEFT, one one-thread process per core
-    packed        all runs as one pack, one thread per lane
+    packed        all runs as one pack, one thread per adapter batch
 
 Plain PEFT gets the same batches, loss at answer tokens alone (no dense logits), Adam, clipping and schedule. Optimizer
 steps are timed; loading, wrapping and the first `WARM_UP` steps of every run are not. Beside the ratios: peak memory,
@@ -47,17 +47,17 @@ from mars_core.models.families import family_of
 from mars_core.models.loading import load_base
 from mars_core.models.lora import add_adapters, remove_adapters, trainable_parameters
 from mars_core.models.partition import Partition, partition_of
+from mars_core.packing.adapter_batch import Pass, make_adapter_batch
+from mars_core.packing.adapter_batches import AdapterBatches
 from mars_core.packing.adapters import by_group, initial_weights, layout_of
-from mars_core.packing.banks import zero_vectors
 from mars_core.packing.batch import pack_batch
-from mars_core.packing.cost import ACTIVATION_MARGIN, BYTES_PER_TRAINABLE, WIDEST_LANE, activation_bytes
+from mars_core.packing.cost import ACTIVATION_MARGIN, BYTES_PER_TRAINABLE, WIDEST_ADAPTER_BATCH, activation_bytes
 from mars_core.packing.examine import examine
-from mars_core.packing.forward import lane_losses
-from mars_core.packing.lane import Pass, make_lane
-from mars_core.packing.lanes import Lanes
-from mars_core.packing.member import PackMember
+from mars_core.packing.flat_buffers import zero_vectors
+from mars_core.packing.forward import adapter_batch_losses
+from mars_core.packing.patching import patched
+from mars_core.packing.run import PackRun
 from mars_core.packing.train import train_pack
-from mars_core.packing.wiring import wired
 from mars_core.ranks import RankPair
 from mars_core.training.optimizer import make_schedule
 from mars_core.training.recipe import Recipe
@@ -208,7 +208,7 @@ def time_plain(bench: Bench, pairs: Iterable[RankPair]) -> list[float]:
     return seconds
 
 
-def time_packed(bench: Bench, lanes: Lanes) -> list[float]:
+def time_packed(bench: Bench, adapter_batches: AdapterBatches) -> list[float]:
     """Seconds of every optimizer step of the whole pack."""
     stamps: list[float] = []
 
@@ -221,13 +221,13 @@ def time_packed(bench: Bench, lanes: Lanes) -> list[float]:
     train_pack(
         bench.model,
         bench.partition,
-        [PackMember(pair, 0) for pair in bench.pairs],
+        [PackRun(pair, 0) for pair in bench.pairs],
         train_steps=steps,
         validation=lambda: [(bench.batches[0], ["any"] * 8)],
         recipe=bench.recipe,
         horizon=last,
         checkpoint_steps=[last],
-        lanes=lanes,
+        adapter_batches=adapter_batches,
         on_step=lambda step: stamps.append(time.perf_counter()) if step < last else None,
     )
     # The last step is followed by the evaluation, which is not timed here.
@@ -282,7 +282,7 @@ def work(options: argparse.Namespace) -> None:
     print("{}", flush=True)
     for _ in sys.stdin:
         if options.work == "packed":
-            seconds = [second / len(bench.pairs) for second in time_packed(bench, _lanes(options))]
+            seconds = [second / len(bench.pairs) for second in time_packed(bench, _adapter_batches(options))]
         else:
             seconds = time_plain(bench, pairs)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -297,8 +297,10 @@ def _bench(options: argparse.Namespace) -> Bench:
     return shape_bench(options.shape, options.device, options.steps)
 
 
-def _lanes(options: argparse.Namespace) -> Lanes:
-    return Lanes(options.width or WIDEST_LANE[options.device], 1 if options.device == "cuda" else CORES)
+def _adapter_batches(options: argparse.Namespace) -> AdapterBatches:
+    return AdapterBatches(
+        options.width or WIDEST_ADAPTER_BATCH[options.device], 1 if options.device == "cuda" else CORES
+    )
 
 
 def _arguments(options: argparse.Namespace) -> list[str]:
@@ -369,30 +371,32 @@ PARTS = {
 }  # fmt: skip
 
 
-def _middle_lane(pairs: Sequence[RankPair], width: int) -> list[RankPair]:
-    """Neighbours in the order of lanes, from the middle: of medium ranks."""
+def _middle_adapter_batch(pairs: Sequence[RankPair], width: int) -> list[RankPair]:
+    """Neighbours in the order of adapter batches, from the middle: of medium ranks."""
     ordered = sorted(pairs, key=lambda pair: (pair.r_llm, pair.r_me))
     start = (len(ordered) - width) // 2 // width * width
     return ordered[start : start + width]
 
 
 def break_down(bench: Bench, width: int) -> dict[str, Any]:
-    """Where the time of a lane's pass goes, in one thread, and what its arithmetic alone would take."""
+    """Where the time of an adapter batch's pass goes, in one thread, and what its arithmetic alone would take."""
     torch.set_num_threads(1)
     structure = examine(bench.model, bench.partition, bench.batches[0])
-    pairs = _middle_lane(bench.pairs, width)
+    pairs = _middle_adapter_batch(bench.pairs, width)
     layouts = [layout_of(bench.partition, pair) for pair in pairs]
     initial = [initial_weights(bench.model, bench.partition, pair, 0) for pair in pairs]
     weights, gradients = (zero_vectors(layouts, initial[0].device, initial[0].dtype) for _ in range(2))
     for layout, flat, vectors in zip(layouts, initial, weights, strict=True):
         for group, value in by_group(flat, layout).items():
             vectors[group].copy_(value)
-    lane = make_lane(layouts, weights, gradients)
+    adapter_batch = make_adapter_batch(layouts, weights, gradients)
 
     def step(batch: Batch) -> None:
-        lane_losses(bench.model, Pass(lane, pack_batch(batch, unpadded=structure.unpadded))).sum().backward()
+        adapter_batch_losses(
+            bench.model, Pass(adapter_batch, pack_batch(batch, unpadded=structure.unpadded))
+        ).sum().backward()
 
-    with wired(bench.model, bench.partition, structure):
+    with patched(bench.model, bench.partition, structure):
         step(bench.batches[0])
         started = time.perf_counter()
         for batch in bench.batches:
@@ -448,7 +452,7 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=16, help="optimizer steps per run and round")
-    parser.add_argument("--width", type=int, default=0, help="members of a lane (default: the planner's)")
+    parser.add_argument("--width", type=int, default=0, help="members of an adapter batch (default: the planner's)")
     parser.add_argument("--data", default="", help=argparse.SUPPRESS)
     parser.add_argument("--work", choices=["plain", "packed"], help=argparse.SUPPRESS)
     parser.add_argument("--part", type=int, default=0, help=argparse.SUPPRESS)
@@ -472,11 +476,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """All figures of one shape on one device."""
     bench = _bench(options)
     compared = compare(options)
-    lanes = _lanes(options)
+    adapter_batches = _adapter_batches(options)
     largest = max(bench.pairs, key=lambda pair: trainable_parameters(bench.partition, pair))
     each = activation_bytes(bench.model, bench.partition, bench.batches[0], largest, bench.recipe)
     adapters = sum(trainable_parameters(bench.partition, pair) for pair in bench.pairs) * BYTES_PER_TRAINABLE
-    under_way = min(lanes.width * lanes.at_once, len(bench.pairs))
+    under_way = min(adapter_batches.width * adapter_batches.at_once, len(bench.pairs))
     one = memory_of_one(options)
     stated = int(under_way * each * ACTIVATION_MARGIN)
     result = {
@@ -490,7 +494,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "batch": 8,
         "tokens": round(statistics.mean(int(batch["attention_mask"].sum()) / 8 for batch in bench.batches)),
         "padded_tokens": round(statistics.mean(batch["input_ids"].shape[1] for batch in bench.batches)),
-        "lanes": {"width": lanes.width, "at_once": lanes.at_once},
+        "lanes": {"width": adapter_batches.width, "at_once": adapter_batches.at_once},
         **compared,
         "memory_megabytes": {
             "one_plain_run": round(one / 1e6),
@@ -501,7 +505,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         },
     }
     if options.device == "cpu":
-        result["where_the_time_goes"] = break_down(bench, lanes.width)
+        result["where_the_time_goes"] = break_down(bench, adapter_batches.width)
     return result
 
 

@@ -19,8 +19,8 @@ from mars_core.drift import ChoiceDrift, Night, quiet_night_as_markdown
 from mars_core.ranks import RankPair
 from tasks.final.pairs import final_pairs
 from tasks.inputs.data import check_data
+from tasks.nightly.champion import Champion, read_acceptance, read_champion
 from tasks.nightly.run import Seen, find_drift, last_findings, look, publish_night, show_night, stored_runs
-from tasks.nightly.standing import Standing, read_acceptance, read_standing
 from tasks.running.progress import say
 from tasks.settings.find import find_study, require_full
 from tasks.settings.study import StudyConfig
@@ -109,19 +109,19 @@ def _stored_findings(study: Study, seen: Seen) -> ChoiceDrift:
 def _act(study: Study, choice: ChoiceDrift, trigger: Trigger, where: Where) -> tuple[Outcome, str]:
     if not choice.needs_final_run:
         return "kept", "No final run is needed."
-    standing, pair = read_standing(study.folder), final_pairs(study)["chosen"]
-    before = _decided(study.revision, pair, standing)
+    champion, pair = read_champion(study.folder), final_pairs(study)["chosen"]
+    before = _decided(study.revision, pair, champion)
     if before is not None and before[0] == "refused":
         return before
     if trigger == "propose":
         return "proposed", f"A final run of {pair} is proposed; `mars nightly --trigger run` makes it."
     train_and_report(study, place_of(where), "mars nightly")
-    return _decided(study.revision, pair, standing) or ("triggered", f"A final run of {pair} was set off.")
+    return _decided(study.revision, pair, champion) or ("triggered", f"A final run of {pair} was set off.")
 
 
-def _decided(revision: Revision, pair: RankPair, standing: Standing | None) -> tuple[Outcome, str] | None:
+def _decided(revision: Revision, pair: RankPair, champion: Champion | None) -> tuple[Outcome, str] | None:
     """What came of the pair's final run against what stood before it, None where there was none."""
-    decision = read_acceptance(revision, pair, standing)
+    decision = read_acceptance(revision, pair, champion)
     if decision is None:
         return None
     if decision.accepted:

@@ -17,7 +17,7 @@ from tasks.export.card import card_path, card_stage, card_text, has_adapter, wri
 from tasks.final.evaluate import EVALUATE, evaluate_finals, evaluation_path, is_evaluated
 from tasks.final.pair import final_folder, finetune_pair, finetune_stage
 from tasks.final.pairs import final_pairs, trained_pairs
-from tasks.nightly.standing import accept_by_hand, accept_if_better, keep_standing_adapter
+from tasks.nightly.champion import accept_by_hand, accept_if_better, keep_champion_adapter
 from tasks.report.write import (
     REPORT,
     Results,
@@ -65,7 +65,7 @@ def finetune_flow(config: StudyConfig, r_me: int, r_llm: int, role: str = "chose
     train = bounded(finetune_pair, config.timeouts.final_run_hours, "timeouts.final_run_hours")
 
     def work() -> None:
-        keep_standing_adapter(study, pair, stage.inputs_hash(study))
+        keep_champion_adapter(study, pair, stage.inputs_hash(study))
         with parent_run(study) as parent:
             train(study, pair, role, parent)
 

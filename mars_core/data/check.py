@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from mars_core.data.conversation_rules import broken_rules
+from mars_core.data.image_fingerprints import ImageFingerprint, fingerprint_of
 from mars_core.data.images import image_size
 from mars_core.data.lengths import Lengths
-from mars_core.data.looks import Look, look_at
 from mars_core.data.records import BadRow, ImageRef, Sample, bad_rows_message
 
 
@@ -75,12 +75,12 @@ class DataReport:
     images: ImageStatistics | None
     tokens: TokenStatistics | None
     notes: tuple[str, ...]
-    looks: Mapping[ImageRef, Look]
+    fingerprints: Mapping[ImageRef, ImageFingerprint]
 
     @property
     def hashes(self) -> dict[ImageRef, str]:
         """Content hash of the images that were decoded."""
-        return {image: look.content for image, look in self.looks.items()}
+        return {image: look.content for image, look in self.fingerprints.items()}
 
     def raise_if_bad(self) -> None:
         """Raise ValueError if the dataset is empty or has bad rows, with the first few and the remedy."""
@@ -96,7 +96,7 @@ def check_samples(
     rows: Iterable[Sample | BadRow],
     *,
     decode: bool = True,
-    look: Callable[[ImageRef], Look] = look_at,
+    look: Callable[[ImageRef], ImageFingerprint] = fingerprint_of,
     measure: Callable[[Sample], Lengths] | None = None,
     max_tokens: int | None = None,
     progress: Callable[[int], Any] | None = None,
@@ -136,7 +136,7 @@ class _Findings:
     lengths: list[Lengths] = field(default_factory=list)
     ids: dict[str, Sample] = field(default_factory=dict)
     repeated: dict[str, Sample] = field(default_factory=dict)
-    looks: dict[ImageRef, Look] = field(default_factory=dict)
+    fingerprints: dict[ImageRef, ImageFingerprint] = field(default_factory=dict)
     sizes: dict[ImageRef, tuple[int, int]] = field(default_factory=dict)
     errors: dict[ImageRef, str] = field(default_factory=dict)
 
@@ -165,7 +165,7 @@ class _Findings:
             images=_image_statistics(list(self.sizes.values())),
             tokens=_token_statistics(self.lengths, max_tokens),
             notes=tuple(self._notes()),
-            looks=self.looks,
+            fingerprints=self.fingerprints,
         )
 
     def _notes(self) -> Iterator[str]:
@@ -175,7 +175,9 @@ class _Findings:
             yield f"{len(self.repeated)} ids stand on more than one row, such as {name!r} ({places})"
 
 
-def _problems(sample: Sample, found: _Findings, look: Callable[[ImageRef], Look] | None) -> Iterator[BadRow]:
+def _problems(
+    sample: Sample, found: _Findings, look: Callable[[ImageRef], ImageFingerprint] | None
+) -> Iterator[BadRow]:
     for reason in broken_rules(sample):
         yield BadRow(sample.source, reason)
     for image in dict.fromkeys(sample.images):
@@ -185,13 +187,13 @@ def _problems(sample: Sample, found: _Findings, look: Callable[[ImageRef], Look]
             yield BadRow(sample.source, found.errors[image])
 
 
-def _look(image: ImageRef, found: _Findings, look: Callable[[ImageRef], Look] | None) -> None:
+def _look(image: ImageRef, found: _Findings, look: Callable[[ImageRef], ImageFingerprint] | None) -> None:
     try:
         if look is None:
             found.sizes[image] = image_size(image)
         else:
-            found.looks[image] = look(image)
-            found.sizes[image] = found.looks[image].size
+            found.fingerprints[image] = look(image)
+            found.sizes[image] = found.fingerprints[image].size
     except ValueError as error:
         found.errors[image] = str(error)
 

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial import cKDTree
 
-from mars_core.data.looks import THUMBNAIL_SIDE, Look
+from mars_core.data.image_fingerprints import THUMBNAIL_SIDE, ImageFingerprint
 from mars_core.data.records import ImageRef, Sample
 from mars_core.data.shared import SharedImage, shared_images
 
@@ -37,7 +37,9 @@ _Bytes = npt.NDArray[np.uint8]
 
 
 def near_labels(
-    looks: Mapping[ImageRef, Look], bits: int = BITS, progress: Callable[[int], object] = lambda done: None
+    fingerprints: Mapping[ImageRef, ImageFingerprint],
+    bits: int = BITS,
+    progress: Callable[[int], object] = lambda done: None,
 ) -> dict[ImageRef, str]:
     """A label for each image, equal for images that are near duplicates, also through others.
 
@@ -48,7 +50,7 @@ def near_labels(
         bits: most bits in which the hashes of near duplicates differ.
         progress: called with the number of different images compared so far, of as many as there are contents.
     """
-    thumbnails = {look.content: look.thumbnail for look in looks.values()}
+    thumbnails = {look.content: look.thumbnail for look in fingerprints.values()}
     contents = sorted(thumbnails)
     if not contents:
         return {}
@@ -59,14 +61,16 @@ def near_labels(
         for other in others:
             groups.join(one, int(other))
     label = {content: contents[groups.root(number)] for number, content in enumerate(contents)}
-    return {image: label[look.content] for image, look in looks.items()}
+    return {image: label[look.content] for image, look in fingerprints.items()}
 
 
 def near_duplicates(
-    splits: Mapping[str, Sequence[Sample]], looks: Mapping[ImageRef, Look], labels: Mapping[ImageRef, str]
+    splits: Mapping[str, Sequence[Sample]],
+    fingerprints: Mapping[ImageRef, ImageFingerprint],
+    labels: Mapping[ImageRef, str],
 ) -> tuple[SharedImage, ...]:
     """Images that stand in more than one split nearly, but not exactly, alike."""
-    exact = {image: look.content for image, look in looks.items()}
+    exact = {image: look.content for image, look in fingerprints.items()}
     return tuple(
         found for found in shared_images(splits, labels) if len({exact[image] for image in found.images.values()}) > 1
     )

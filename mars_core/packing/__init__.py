@@ -1,12 +1,12 @@
 """Packed training: many rank pairs over one frozen backbone in one pass, each as if it were trained alone.
 
 A *pack* is a list of members (rank pair, seed) that share backbone and batch order. Members are trained in
-*lanes*: a lane is one forward and backward pass through the model with the rows of its members one after
-another (run-major), so its width bounds the memory for activations.
+*adapter batches*: an adapter batch is one forward and backward pass through the model with the rows of its members one
+after another (run-major), so its width bounds the memory for activations.
 
 | symbol | meaning | shape |
 |---|---|---|
-| M | members in a lane | |
+| M | members in an adapter batch | |
 | N | rows that one member sends through a linear layer (tokens or patches) | |
 | W | frozen weight of the layer | (out, in) |
 | A, B | adapter weights of one member; alpha/r is 2 everywhere | (r, in), (out, r) |

@@ -19,7 +19,7 @@ class PackedBatch:
 
     inputs: tensors with one block of rows per batch along dimension 0, without labels. labels: shape (B, L), -100 where
     there is no answer token. unpadded: whether the language model gets the real tokens alone. features: what the
-    projector's doors read, by layer, once a pass without vision adapters has computed it.
+    projector's entry layers read, by layer, once a pass without vision adapters has computed it.
     """
 
     inputs: Mapping[str, Tensor]

@@ -14,17 +14,17 @@ from torch import Tensor, nn
 from mars_core.evaluation.answer_loss import IGNORE
 from mars_core.models.lora import trainable_parameters
 from mars_core.models.partition import Partition
+from mars_core.packing.adapter_batch import Dropout, Pass, make_adapter_batch
+from mars_core.packing.adapter_batches import AdapterBatches
 from mars_core.packing.adapters import layout_of
-from mars_core.packing.banks import zero_vectors
 from mars_core.packing.batch import pack_batch
 from mars_core.packing.examine import examined
+from mars_core.packing.flat_buffers import zero_vectors
 from mars_core.packing.footprint import BYTES_PER_TRAINABLE, adapter_bytes
-from mars_core.packing.forward import autocast_of, lane_losses
-from mars_core.packing.lane import Dropout, Pass, make_lane
-from mars_core.packing.lanes import Lanes
-from mars_core.packing.member import PackMember
+from mars_core.packing.forward import adapter_batch_losses, autocast_of
+from mars_core.packing.patching import patched
+from mars_core.packing.run import PackRun
 from mars_core.packing.train import Batch, Step, train_pack
-from mars_core.packing.wiring import wired
 from mars_core.ranks import RankPair
 from mars_core.training.recipe import Recipe
 
@@ -33,7 +33,7 @@ ACTIVATION_MARGIN = 1.5
 # Later evaluation batches may have more answer tokens than the first two.
 SCORING_MARGIN = 1.5
 FULL_PRECISION_BYTES = 4
-WIDEST_LANE = {"cpu": 4, "cuda": 32}
+WIDEST_ADAPTER_BATCH = {"cpu": 4, "cuda": 32}
 """On a CPU more members at once only crowd the caches."""
 
 PROBE_STEPS = 4
@@ -43,15 +43,16 @@ PROBE_STEPS = 4
 class Scoring:
     """Bytes of an evaluation.
 
-    member: logits of one member. lane: the fp32 copies that losses take, made for one member of a lane at a time.
+    member: logits of one member. adapter_batch: the fp32 copies that losses take, made for one member of an adapter
+    batch at a time.
     """
 
     member: int
-    lane: int
+    adapter_batch: int
 
-    def bytes(self, members: int, lanes: int) -> int:
-        """Of so many members in so many lanes."""
-        return members * self.member + lanes * self.lane
+    def bytes(self, members: int, adapter_batches: int) -> int:
+        """Of so many members in so many adapter batches."""
+        return members * self.member + adapter_batches * self.adapter_batch
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Cost:
 
     base_bytes: the frozen model. activation_bytes: what the forward pass of one member and one batch keeps for the
     backward pass. scoring: the evaluation of one batch. step_seconds: one optimizer step of one member,
-    evaluation_seconds: scoring the validation set once for one member; both as a share, with all lanes busy.
+    evaluation_seconds: scoring the validation set once for one member; both as a share, with all adapter batches busy.
     startup_seconds: before the first step.
     """
 
@@ -75,17 +76,17 @@ class Cost:
         """Predicted time of `runs` runs of `steps` steps, scored at `checkpoints` checkpoints."""
         return self.startup_seconds + runs * (steps * self.step_seconds + checkpoints * self.evaluation_seconds)
 
-    def memory_bytes(self, partition: Partition, pairs: Sequence[RankPair], lanes: Lanes) -> int:
-        """Predicted memory of a pack: the model once, every run's adapters, the activations of the lanes under way."""
+    def memory_bytes(self, partition: Partition, pairs: Sequence[RankPair], adapter_batches: AdapterBatches) -> int:
+        """Predicted memory of a pack: the model once, every run's adapters, the activations of what is under way."""
         adapters = adapter_bytes(partition, pairs)
-        under_way = min(lanes.width * lanes.at_once, len(pairs))
-        scored = min((lanes.score_width or lanes.width) * lanes.at_once, len(pairs))
+        under_way = min(adapter_batches.width * adapter_batches.at_once, len(pairs))
+        scored = min((adapter_batches.score_width or adapter_batches.width) * adapter_batches.at_once, len(pairs))
         training = under_way * self.activation_bytes * ACTIVATION_MARGIN
-        scoring = self.scoring.bytes(scored, min(lanes.at_once, len(pairs)))
+        scoring = self.scoring.bytes(scored, min(adapter_batches.at_once, len(pairs)))
         return self.base_bytes + adapters + int(max(training, scoring))
 
 
-def lanes_for(
+def adapter_batches_for(
     activations: int,
     scoring: Scoring,
     base_bytes: int,
@@ -94,8 +95,8 @@ def lanes_for(
     *,
     at_once: int,
     device: str,
-) -> Lanes:
-    """The widest lanes that fit a memory budget.
+) -> AdapterBatches:
+    """The widest adapter batches that fit a memory budget.
 
     Args:
         activations: bytes of one member in training. scoring: of an evaluation. state_bytes: adapters of all runs of
@@ -105,8 +106,8 @@ def lanes_for(
         ValueError: not even one member fits.
     """
     room = memory_bytes - base_bytes - state_bytes
-    fit, lanes_scored = int(room / (activations * ACTIVATION_MARGIN)), int(room / scoring.bytes(1, 1))
-    if min(fit, lanes_scored) < 1:
+    fit, adapter_batches_scored = int(room / (activations * ACTIVATION_MARGIN)), int(room / scoring.bytes(1, 1))
+    if min(fit, adapter_batches_scored) < 1:
         needed = base_bytes + state_bytes + max(activations * ACTIVATION_MARGIN, scoring.bytes(1, 1))
         smaller = "micro_batch_size" if fit < 1 else "evaluation_batch_size"
         raise ValueError(
@@ -114,10 +115,10 @@ def lanes_for(
             f"{memory_bytes / 1e9:.1f} GB are available: lower {smaller}, recipe.max_tokens or calibration."
             "pack_runs, or raise calibration.memory_gigabytes"
         )
-    at_once = min(at_once, fit, lanes_scored)
-    width = min(WIDEST_LANE.get(device, 1), fit // at_once)
-    scored = (room // at_once - scoring.lane) // scoring.member
-    return Lanes(width, at_once, None if scored >= width else int(scored))
+    at_once = min(at_once, fit, adapter_batches_scored)
+    width = min(WIDEST_ADAPTER_BATCH.get(device, 1), fit // at_once)
+    scored = (room // at_once - scoring.adapter_batch) // scoring.member
+    return AdapterBatches(width, at_once, None if scored >= width else int(scored))
 
 
 def scoring_of(model: nn.Module, batches: Iterable[Batch]) -> Scoring:
@@ -137,7 +138,7 @@ def activation_bytes(model: nn.Module, partition: Partition, batch: Batch, pair:
     parameter = next(model.parameters())
     dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
     weights, gradients = (zero_vectors([layout], parameter.device, dtype) for _ in range(2))
-    lane = make_lane([layout], weights, gradients)
+    adapter_batch = make_adapter_batch([layout], weights, gradients)
     frozen = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
     kept: dict[int, int] = {}
 
@@ -149,10 +150,10 @@ def activation_bytes(model: nn.Module, partition: Partition, batch: Batch, pair:
 
     generators = (torch.Generator(device=parameter.device),)
     dropout = Dropout(recipe.lora_dropout, generators) if recipe.lora_dropout else None
-    this = Pass(lane, pack_batch(batch, unpadded=structure.unpadded), dropout)
+    this = Pass(adapter_batch, pack_batch(batch, unpadded=structure.unpadded), dropout)
     keeping = torch.autograd.graph.saved_tensors_hooks(note, lambda t: t)
-    with wired(model, partition, structure), keeping, autocast_of(recipe, model):
-        lane_losses(model, this).mean()
+    with patched(model, partition, structure), keeping, autocast_of(recipe, model):
+        adapter_batch_losses(model, this).mean()
     return sum(kept.values())
 
 
@@ -167,13 +168,13 @@ def measure_cost(
     recipe: Recipe,
     memory_bytes: int,
     at_once: int,
-) -> tuple[Cost, Lanes]:
+) -> tuple[Cost, AdapterBatches]:
     """Train a few steps of as many runs as go at once, and say what one step and one evaluation take.
 
     Args:
         pairs: of all runs; those with the largest ranks are tried.
         validation_samples: size of the validation set, of which only the first batches are scored here.
-        memory_bytes: the budget that the lanes must fit.
+        memory_bytes: the budget that the adapter batches must fit.
 
     Raises:
         ValueError: one run does not fit the budget.
@@ -189,8 +190,12 @@ def measure_cost(
     scoring = scoring_of(model, (batch for batch, _ in some))
     state = trainable_parameters(partition, largest[-1]) * BYTES_PER_TRAINABLE  # packs are cut to the budget later
     device = next(model.parameters()).device.type
-    lanes = lanes_for(each, scoring, base_bytes, state, memory_bytes, at_once=at_once, device=device)
-    members = [PackMember(pair, seed) for seed, pair in enumerate(largest[-lanes.width * lanes.at_once :])]
+    adapter_batches = adapter_batches_for(
+        each, scoring, base_bytes, state, memory_bytes, at_once=at_once, device=device
+    )
+    members = [
+        PackRun(pair, seed) for seed, pair in enumerate(largest[-adapter_batches.width * adapter_batches.at_once :])
+    ]
     probe = list(islice(steps(0), PROBE_STEPS))
     stamps: list[float] = []
     scored = train_pack(
@@ -202,7 +207,7 @@ def measure_cost(
         recipe=recipe,
         horizon=PROBE_STEPS,
         checkpoint_steps=[PROBE_STEPS],
-        lanes=lanes,
+        adapter_batches=adapter_batches,
         on_step=lambda _: stamps.append(time.perf_counter()),
     )
     del scored
@@ -210,7 +215,7 @@ def measure_cost(
     evaluation = max(0.0, stamps[-1] - stamps[-2] - step_seconds * len(members))
     share = sum(len(tasks) for _, tasks in some) / validation_samples
     startup = max(0.0, stamps[0] - started - step_seconds * len(members))
-    return Cost(base_bytes, each, scoring, step_seconds, evaluation / len(members) / share, startup), lanes
+    return Cost(base_bytes, each, scoring, step_seconds, evaluation / len(members) / share, startup), adapter_batches
 
 
 def _differences(stamps: Sequence[float]) -> Iterator[float]:

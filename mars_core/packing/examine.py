@@ -19,15 +19,15 @@ from torch import Tensor, nn
 
 from mars_core.evaluation.answer_loss import answer_logits
 from mars_core.models.partition import Partition
+from mars_core.packing.adapter_batch import AdapterBatch, Pass, make_adapter_batch
 from mars_core.packing.adapters import layout_of
-from mars_core.packing.banks import zero_vectors
 from mars_core.packing.batch import PackedBatch, pack_batch
-from mars_core.packing.forward import lane_logits
-from mars_core.packing.kernels.gate import silu_gate
+from mars_core.packing.flat_buffers import zero_vectors
+from mars_core.packing.forward import adapter_batch_logits
 from mars_core.packing.kernels.norm import rms_norm
 from mars_core.packing.kernels.rotary import FUNCTION, rotate
-from mars_core.packing.lane import Lane, Pass, make_lane
-from mars_core.packing.wiring import Structure, wired
+from mars_core.packing.kernels.swiglu import swiglu
+from mars_core.packing.patching import Structure, patched
 from mars_core.ranks import RankPair
 
 # Logits of the same pass with sums in another order: several units in the last place per layer.
@@ -39,7 +39,8 @@ _EXAMINED: WeakKeyDictionary[nn.Module, dict[Hashable, Structure]] = WeakKeyDict
 def examined(model: nn.Module, partition: Partition, batch: Mapping[str, Tensor]) -> Structure:
     """What `examine` finds; the same model is not asked twice about a batch with the same content.
 
-    A calibration examines its model for its forecast, for its lanes and for every pack, on one batch of each split.
+    A calibration examines its model for its forecast, for its adapter batches and for every pack, on one batch of each
+    split.
     """
     known = _EXAMINED.setdefault(model, {})
     key = (partition, _state_of(model), _content_of(batch))
@@ -86,7 +87,7 @@ def examine(model: nn.Module, partition: Partition, batch: Mapping[str, Tensor])
         ]
         shared = _same_for_all(model, partition, structure, packed, RankPair(1, 1), convolutions)
         projector = [layer.name for layer in partition.projector]
-        doors = _same_for_all(model, partition, structure, packed, RankPair(0, 1), projector)
+        entry_layers = _same_for_all(model, partition, structure, packed, RankPair(0, 1), projector)
         answers_only = _answers_only(model, partition, structure, packed)
         tails = _answer_tails(model, partition, structure, answers_only, batch)
         structure = replace(
@@ -96,9 +97,9 @@ def examine(model: nn.Module, partition: Partition, batch: Mapping[str, Tensor])
             answer_tails=tails,
         )
         structure = _with_fewer_passes(model, partition, structure, batch)
-        with_doors = replace(structure, projector_doors=doors)
-        if _encoder_can_be_shared(model, partition, with_doors, batch):
-            structure = with_doors
+        with_entry_layers = replace(structure, projector_entry_layers=entry_layers)
+        if _encoder_can_be_shared(model, partition, with_entry_layers, batch):
+            structure = with_entry_layers
         distinct = _pictures_can_be_seen_once(model, partition, structure, batch)
         return replace(structure, distinct_pictures=distinct)
     finally:
@@ -130,7 +131,7 @@ def _is_silu_gated(module: Any) -> bool:
     if not gate.weight.is_floating_point():  # a quantized one, whose dtype tells nothing
         return False
     x = _random_rows(gate.in_features, gate.weight)
-    return _near(down(silu_gate(gate(x), up(x))), module(x))
+    return _near(down(swiglu(gate(x), up(x))), module(x))
 
 
 def _random_rows(width: int, like: Tensor) -> Tensor:
@@ -179,8 +180,8 @@ def _with_fewer_passes(
         gates=_named(model, _is_silu_gated),
         rotary=_rotary_sources(model.get_submodule(partition.family.llm)),
     )
-    lane = _random_lane(model, partition, RankPair(1, 1))
-    found, expected = (_logits(model, partition, tried, lane, batch) for tried in (spelled, structure))
+    adapter_batch = _random_adapter_batch(model, partition, RankPair(1, 1))
+    found, expected = (_logits(model, partition, tried, adapter_batch, batch) for tried in (spelled, structure))
     return spelled if _close(found, expected) else structure
 
 
@@ -197,9 +198,9 @@ def _answer_tails(
     parents = {name.rpartition(".")[0] for name in answers_only}
     whole = {parent for parent in parents if all(name in answers_only for name in block if _inside(name, {parent}))}
     tails = frozenset(name for name in whole if _row_by_row(model.get_submodule(name)))
-    lane = _random_lane(model, partition, RankPair(1, 1))
+    adapter_batch = _random_adapter_batch(model, partition, RankPair(1, 1))
     tried = replace(structure, answer_tails=tails)
-    found, expected = (_logits(model, partition, one, lane, batch) for one in (tried, structure))
+    found, expected = (_logits(model, partition, one, adapter_batch, batch) for one in (tried, structure))
     return tails if _close(found, expected) else frozenset()
 
 
@@ -228,18 +229,18 @@ def _below(model: nn.Module, path: str) -> Iterable[tuple[str, nn.Module]]:
     return ((f"{path}.{name}", module) for name, module in model.get_submodule(path).named_modules() if name)
 
 
-def _plain_lane(model: nn.Module) -> Lane:
+def _plain_adapter_batch(model: nn.Module) -> AdapterBatch:
     device = next(model.parameters()).device
-    return Lane(1, {}, False, torch.zeros((), device=device, requires_grad=True))
+    return AdapterBatch(1, {}, False, torch.zeros((), device=device, requires_grad=True))
 
 
 @torch.no_grad()
 def _works_unpadded(model: nn.Module, partition: Partition, batch: Mapping[str, Tensor]) -> bool:
     expected, _ = answer_logits(model, batch)
-    this = Pass(_plain_lane(model), pack_batch(batch, unpadded=True))
+    this = Pass(_plain_adapter_batch(model), pack_batch(batch, unpadded=True))
     try:
-        with wired(model, partition, Structure(unpadded=True)):
-            found = lane_logits(model, this)[0]
+        with patched(model, partition, Structure(unpadded=True)):
+            found = adapter_batch_logits(model, this)[0]
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ValueError, TypeError, IndexError):
@@ -267,10 +268,10 @@ def _same_for_all(
         return hook
 
     handles = [model.get_submodule(name).register_forward_pre_hook(note(name)) for name in names]
-    lane = replace(_random_lane(model, partition, pair), frozen_me=False)
+    adapter_batch = replace(_random_adapter_batch(model, partition, pair), frozen_me=False)
     try:
-        with wired(model, partition, structure):
-            lane_logits(model, Pass(lane, batch))
+        with patched(model, partition, structure):
+            adapter_batch_logits(model, Pass(adapter_batch, batch))
     finally:
         for handle in handles:
             handle.remove()
@@ -282,14 +283,14 @@ def _encoder_can_be_shared(
     model: nn.Module, partition: Partition, structure: Structure, batch: Mapping[str, Tensor]
 ) -> bool:
     """Whether members without vision adapters get the same logits from features that were computed once, and kept."""
-    if not structure.projector_doors:
+    if not structure.projector_entry_layers:
         return False
-    lane = _random_lane(model, partition, RankPair(0, 1))
+    adapter_batch = _random_adapter_batch(model, partition, RankPair(0, 1))
     packed = pack_batch(batch, unpadded=structure.unpadded)
-    with wired(model, partition, structure):
-        expected = lane_logits(model, Pass(replace(lane, frozen_me=False), packed))
+    with patched(model, partition, structure):
+        expected = adapter_batch_logits(model, Pass(replace(adapter_batch, frozen_me=False), packed))
         try:
-            found = [lane_logits(model, Pass(lane, packed)) for _ in range(2)]
+            found = [adapter_batch_logits(model, Pass(adapter_batch, packed)) for _ in range(2)]
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, ValueError, TypeError, IndexError):
@@ -308,10 +309,10 @@ def _pictures_can_be_seen_once(
     changed = pictures.clone()
     changed[1] = changed[0]
     for pair in (RankPair(1, 1), RankPair(0, 1)):
-        lane = _random_lane(model, partition, pair)
+        adapter_batch = _random_adapter_batch(model, partition, pair)
         try:
             expected, found = (
-                _logits(model, partition, tried, lane, dict(batch) | {"pixel_values": changed})
+                _logits(model, partition, tried, adapter_batch, dict(batch) | {"pixel_values": changed})
                 for tried in (structure, replace(structure, distinct_pictures=True))
             )
         except torch.OutOfMemoryError:
@@ -327,11 +328,11 @@ def _logits(
     model: nn.Module,
     partition: Partition,
     structure: Structure,
-    lane: Lane,
+    adapter_batch: AdapterBatch,
     batch: Mapping[str, Tensor],
 ) -> Tensor:
-    with wired(model, partition, structure):
-        return lane_logits(model, Pass(lane, pack_batch(batch, unpadded=structure.unpadded)))
+    with patched(model, partition, structure):
+        return adapter_batch_logits(model, Pass(adapter_batch, pack_batch(batch, unpadded=structure.unpadded)))
 
 
 def _close(found: Tensor, expected: Tensor) -> bool:
@@ -339,7 +340,7 @@ def _close(found: Tensor, expected: Tensor) -> bool:
     return largest <= LOGIT_TOLERANCE[expected.dtype] * max(1.0, float(expected.abs().max()))
 
 
-def _random_lane(model: nn.Module, partition: Partition, pair: RankPair) -> Lane:
+def _random_adapter_batch(model: nn.Module, partition: Partition, pair: RankPair) -> AdapterBatch:
     parameter = next(model.parameters())
     layouts = [layout_of(partition, pair)] * 2
     dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
@@ -348,15 +349,15 @@ def _random_lane(model: nn.Module, partition: Partition, pair: RankPair) -> Lane
     for vectors in weights:
         for vector in vectors.values():
             vector.copy_(torch.randn(vector.shape, generator=generator, dtype=dtype) * 0.1)
-    return make_lane(layouts, weights, gradients)
+    return make_adapter_batch(layouts, weights, gradients)
 
 
 def _answers_only(model: nn.Module, partition: Partition, structure: Structure, batch: PackedBatch) -> frozenset[str]:
     """Layers of the language model's last block whose output reaches the answers' logits from the answer rows alone."""
     zeros: dict[str, Tensor] = {}
     names = _last_block(partition)
-    with wired(model, partition, structure), _zeros_added(model, names, zeros), torch.enable_grad():
-        logits = lane_logits(model, Pass(_plain_lane(model), batch)).float()
+    with patched(model, partition, structure), _zeros_added(model, names, zeros), torch.enable_grad():
+        logits = adapter_batch_logits(model, Pass(_plain_adapter_batch(model), batch)).float()
         weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(0)).to(logits.device)
         gradients = torch.autograd.grad((logits * weights).sum(), tuple(zeros.values()), allow_unused=True)
     found = dict(zip(zeros, gradients, strict=True))

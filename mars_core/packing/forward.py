@@ -1,4 +1,4 @@
-"""Forward passes of a lane: logits and losses at the answer tokens of every member."""
+"""Forward passes of an adapter batch: logits and losses at the answer tokens of every member."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mars_core.packing.lane import Pass, running
+from mars_core.packing.adapter_batch import Pass, running
 from mars_core.training.recipe import Recipe
 
 
-def lane_logits(model: nn.Module, this: Pass) -> Tensor:
-    """Logits at the answer tokens, shape (M, n_answer_tokens, vocabulary); `model` must be wired."""
+def adapter_batch_logits(model: nn.Module, this: Pass) -> Tensor:
+    """Logits at the answer tokens, shape (M, n_answer_tokens, vocabulary); `model` must be patched."""
     with running(this):
-        logits: Tensor = model(**this.batch.repeated(this.lane.width), use_cache=False).logits
+        logits: Tensor = model(**this.batch.repeated(this.adapter_batch.width), use_cache=False).logits
     return logits
 
 
-def lane_losses(model: nn.Module, this: Pass) -> Tensor:
+def adapter_batch_losses(model: nn.Module, this: Pass) -> Tensor:
     """Cross-entropy of every answer token in nats, shape (M, n_answer_tokens), in fp32 or better."""
-    return losses_of(lane_logits(model, this), this.batch.targets)
+    return losses_of(adapter_batch_logits(model, this), this.batch.targets)
 
 
 def losses_of(logits: Tensor, targets: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from mars_core.packing.adapters import by_group, flatten
-from mars_core.packing.member import TrainedMember
+from mars_core.packing.run import TrainedRun
 from mars_core.training.calibration import Checkpoint
 
 FLAT = ("weights", "first_moment", "second_moment")
@@ -32,9 +32,7 @@ class PackState:
     members: Sequence[Mapping[str, Any]]
 
 
-def take_state(
-    step: int, checkpoint_steps: Sequence[int], seconds: float, trained: Sequence[TrainedMember]
-) -> PackState:
+def take_state(step: int, checkpoint_steps: Sequence[int], seconds: float, trained: Sequence[TrainedRun]) -> PackState:
     """Copy the state of a pack to the CPU."""
     tensors: dict[str, Tensor] = {}
     for number, one in enumerate(trained):
@@ -45,7 +43,7 @@ def take_state(
     return PackState(step, tuple(checkpoint_steps), seconds, tensors, [_describe(one) for one in trained])
 
 
-def restore_state(state: PackState, checkpoint_steps: Sequence[int], trained: Sequence[TrainedMember]) -> None:
+def restore_state(state: PackState, checkpoint_steps: Sequence[int], trained: Sequence[TrainedRun]) -> None:
     """Bring fresh members to where `state` was taken.
 
     Raises:
@@ -69,7 +67,7 @@ def restore_state(state: PackState, checkpoint_steps: Sequence[int], trained: Se
             _restore_tensors(state, number, one)
 
 
-def _restore_tensors(state: PackState, number: int, one: TrainedMember) -> None:
+def _restore_tensors(state: PackState, number: int, one: TrainedRun) -> None:
     for name in FLAT:
         stored = by_group(state.tensors[f"{number}.{name}"], one.layout)
         for group, vector in getattr(one, name).items():
@@ -84,7 +82,7 @@ def _restore_tensors(state: PackState, number: int, one: TrainedMember) -> None:
     one.optimizer.param_groups[0]["lr"] = rate
 
 
-def _describe(one: TrainedMember) -> dict[str, Any]:
+def _describe(one: TrainedRun) -> dict[str, Any]:
     return {
         "pair": list(one.member.pair),
         "seed": one.member.seed,

@@ -16,15 +16,22 @@ from torch import Tensor, nn
 from mars_core.evaluation.objectives.measurement import Measurement
 from mars_core.evaluation.scores import LARGEST_LOSS, Score, Totals, add_answers, overall
 from mars_core.models.partition import Partition
+from mars_core.packing.adapter_batch import Dropout, Pass, make_adapter_batch
+from mars_core.packing.adapter_batches import (
+    DEFAULT_ADAPTER_BATCHES,
+    AdapterBatches,
+    Executor,
+    Width,
+    executor_of,
+    over_adapter_batches,
+)
 from mars_core.packing.adapters import Parts, flatten, initial_weights, layout_of
 from mars_core.packing.batch import PackedBatch, pack_batch
 from mars_core.packing.examine import examined
-from mars_core.packing.forward import autocast_of, lane_logits, lane_losses, losses_of
-from mars_core.packing.lane import Dropout, Pass, make_lane
-from mars_core.packing.lanes import DEFAULT_LANES, Crew, Lanes, Width, crew_of, over_lanes
-from mars_core.packing.member import PackMember, TrainedMember, gradient_norms, start_members, take_step
+from mars_core.packing.forward import adapter_batch_logits, adapter_batch_losses, autocast_of, losses_of
+from mars_core.packing.patching import Structure, patched
+from mars_core.packing.run import PackRun, TrainedRun, gradient_norms, start_runs, take_step
 from mars_core.packing.state import PackState, restore_state, take_state
-from mars_core.packing.wiring import Structure, wired
 from mars_core.training.calibration import CalibrationRun, Checkpoint
 from mars_core.training.memory import peak_memory_bytes
 from mars_core.training.recipe import Recipe
@@ -41,8 +48,8 @@ class TrainedPack:
     """Results of a pack.
 
     runs: of each member, in the order given. weights: flat adapter weights at the end (of a diverged member, before the
-    step that broke it). seconds: training and evaluation, of all calls together. width: members in the widest lane at
-    the end, less than asked for where memory ran out.
+    step that broke it). seconds: training and evaluation, of all calls together. width: members in the widest adapter
+    batch at the end, less than asked for where memory ran out.
     """
 
     runs: tuple[CalibrationRun, ...]
@@ -54,14 +61,14 @@ class TrainedPack:
 def train_pack(
     model: nn.Module,
     partition: Partition,
-    members: Sequence[PackMember],
+    members: Sequence[PackRun],
     *,
     train_steps: Callable[[int], Iterable[Step]],
     validation: Callable[[], Iterable[tuple[Batch, Sequence[str]]]],
     recipe: Recipe,
     horizon: int,
     checkpoint_steps: Sequence[int],
-    lanes: Lanes = DEFAULT_LANES,
+    adapter_batches: AdapterBatches = DEFAULT_ADAPTER_BATCHES,
     measurement: Measurement | None = None,
     resume: PackState | None = None,
     on_step: Callable[[int], Any] | None = None,
@@ -93,7 +100,7 @@ def train_pack(
     refuse_dropout(model)
     layouts = [layout_of(partition, member.pair) for member in members]
     initial = (initial_weights(model, partition, member.pair, member.seed) for member in members)
-    trained = start_members(members, layouts, initial, recipe, horizon)
+    trained = start_runs(members, layouts, initial, recipe, horizon)
     if resume is not None:
         restore_state(resume, checkpoint_steps, trained)
     was_training = model.training
@@ -102,9 +109,9 @@ def train_pack(
         structure = _structure(model, partition, validation)
         if recipe.lora_dropout:
             structure = structure.with_every_row()
-        with wired(model, partition, structure), crew_of(lanes.at_once) as crew:
-            widths = Width(lanes.width), Width(lanes.score_width or lanes.width)
-            pack = _Pack(model, structure, recipe, trained, crew, *widths, measurement)
+        with patched(model, partition, structure), executor_of(adapter_batches.at_once) as executor:
+            widths = Width(adapter_batches.width), Width(adapter_batches.score_width or adapter_batches.width)
+            pack = _Pack(model, structure, recipe, trained, executor, *widths, measurement)
             return _train(pack, train_steps, validation, checkpoint_steps, resume, on_step, on_checkpoint)
     finally:
         model.train(was_training)
@@ -146,19 +153,19 @@ def _attention_dropout(module: nn.Module) -> float:
 
 @dataclass(frozen=True)
 class _Pack:
-    """train_width, score_width: of lanes in training and in evaluation, which keep other things in memory."""
+    """train_width, score_width: of adapter batches in training and in evaluation, which keep other things in memory."""
 
     model: nn.Module
     structure: Structure
     recipe: Recipe
-    trained: Sequence[TrainedMember]
-    crew: Crew
+    trained: Sequence[TrainedRun]
+    executor: Executor
     train_width: Width
     score_width: Width
     measurement: Measurement | None
 
     @property
-    def alive(self) -> list[TrainedMember]:
+    def alive(self) -> list[TrainedRun]:
         """Members that have not diverged."""
         return [one for one in self.trained if one.diverged_at is None]
 
@@ -207,44 +214,50 @@ def _train(
 def _train_step(pack: _Pack, step: Step, number: int) -> None:
     batches = [pack_batch(batch, unpadded=pack.structure.unpadded) for batch in step]
     # Steps are taken after all gradients are there: a pass can be repeated where memory runs out, a step cannot.
-    ready = over_lanes(pack.alive, pack.train_width, pack.crew, lambda lane: _gradients(pack, lane, batches))
-    pack.crew.run(lambda one: _step_lane(pack, one, number), ready)
+    ready = over_adapter_batches(
+        pack.alive, pack.train_width, pack.executor, lambda adapter_batch: _gradients(pack, adapter_batch, batches)
+    )
+    pack.executor.run(lambda one: _step_adapter_batch(pack, one, number), ready)
 
 
 def _gradients(
-    pack: _Pack, lane: Sequence[TrainedMember], batches: Sequence[PackedBatch]
-) -> tuple[Sequence[TrainedMember], Tensor, frozenset[str]]:
-    """Add up the gradients of a step; gives the lane, its members' losses, and the layers that the passes reached."""
-    adapters = make_lane([one.layout for one in lane], [_values(one) for one in lane], [one.gradient for one in lane])
+    pack: _Pack, adapter_batch: Sequence[TrainedRun], batches: Sequence[PackedBatch]
+) -> tuple[Sequence[TrainedRun], Tensor, frozenset[str]]:
+    """Add up the gradients of a step; gives the adapter batch, its members' losses, and the layers reached."""
+    adapters = make_adapter_batch(
+        [one.layout for one in adapter_batch],
+        [_values(one) for one in adapter_batch],
+        [one.gradient for one in adapter_batch],
+    )
     probability = pack.recipe.lora_dropout
-    dropout = Dropout(probability, tuple(one.generator for one in lane)) if probability else None
+    dropout = Dropout(probability, tuple(one.generator for one in adapter_batch)) if probability else None
     total = sum(len(batch.targets) for batch in batches)
-    losses = torch.zeros(len(lane), dtype=torch.float64, device=adapters.anchor.device)
-    before = [one.generator.get_state() for one in lane] if dropout else []
+    losses = torch.zeros(len(adapter_batch), dtype=torch.float64, device=adapters.anchor.device)
+    before = [one.generator.get_state() for one in adapter_batch] if dropout else []
     reached: set[str] = set()
     try:
         for batch in batches:
             this = Pass(adapters, batch, dropout, reached)
             with autocast_of(pack.recipe, pack.model):
-                by_member = lane_losses(pack.model, this).sum(dim=1) / total
+                by_member = adapter_batch_losses(pack.model, this).sum(dim=1) / total
             if by_member.requires_grad:  # not where vision adapters alone meet a batch of text alone
                 by_member.sum().backward()  # type: ignore[no-untyped-call]
             losses += by_member.detach().double()
             del by_member
     except RuntimeError:
-        for one, state in zip(lane, before, strict=False):
+        for one, state in zip(adapter_batch, before, strict=False):
             one.generator.set_state(state)  # so that the pass can be made again with the same masks
         raise
-    return lane, losses, frozenset(reached)
+    return adapter_batch, losses, frozenset(reached)
 
 
-def _values(one: TrainedMember) -> Parts:
+def _values(one: TrainedRun) -> Parts:
     return {group: weights.data for group, weights in one.weights.items()}
 
 
-def _step_lane(pack: _Pack, ready: tuple[Sequence[TrainedMember], Tensor, frozenset[str]], number: int) -> None:
-    lane, losses, reached = ready
-    for one, loss, norms in zip(lane, losses.tolist(), gradient_norms(lane), strict=True):
+def _step_adapter_batch(pack: _Pack, ready: tuple[Sequence[TrainedRun], Tensor, frozenset[str]], number: int) -> None:
+    adapter_batch, losses, reached = ready
+    for one, loss, norms in zip(adapter_batch, losses.tolist(), gradient_norms(adapter_batch), strict=True):
         if math.isfinite(loss):
             one.losses.append(loss)
             take_step(one, pack.recipe, norms, reached)
@@ -253,10 +266,14 @@ def _step_lane(pack: _Pack, ready: tuple[Sequence[TrainedMember], Tensor, frozen
 
 
 def _measure(pack: _Pack, kept: _Kept, number: int, seconds: Callable[[], float]) -> None:
-    def score(lane: Sequence[TrainedMember]) -> list[tuple[TrainedMember, tuple[Score, float | None]]]:
-        return list(zip(lane, _evaluate_lane(pack, lane, kept), strict=True))
+    def score(adapter_batch: Sequence[TrainedRun]) -> list[tuple[TrainedRun, tuple[Score, float | None]]]:
+        return list(zip(adapter_batch, _evaluate_adapter_batch(pack, adapter_batch, kept), strict=True))
 
-    scores = [pair for lane in over_lanes(pack.alive, pack.score_width, pack.crew, score) for pair in lane]
+    scores = [
+        pair
+        for adapter_batch in over_adapter_batches(pack.alive, pack.score_width, pack.executor, score)
+        for pair in adapter_batch
+    ]
     share = seconds() / len(pack.trained)
     for one, (found, objective) in scores:
         if found.loss <= LARGEST_LOSS:  # false for NaN
@@ -266,7 +283,7 @@ def _measure(pack: _Pack, kept: _Kept, number: int, seconds: Callable[[], float]
             one.diverged_at = number
 
 
-def _checkpoint(one: TrainedMember, number: int, score: Score, objective: float | None, seconds: float) -> Checkpoint:
+def _checkpoint(one: TrainedRun, number: int, score: Score, objective: float | None, seconds: float) -> Checkpoint:
     last = one.last
     assert last is not None
     return Checkpoint(
@@ -284,13 +301,19 @@ def _checkpoint(one: TrainedMember, number: int, score: Score, objective: float 
 
 
 @torch.no_grad()
-def _evaluate_lane(pack: _Pack, lane: Sequence[TrainedMember], kept: _Kept) -> list[tuple[Score, float | None]]:
-    adapters = make_lane([one.layout for one in lane], [_values(one) for one in lane], [one.gradient for one in lane])
-    totals: list[dict[str, Totals]] = [defaultdict(Totals) for _ in lane]
-    collectors = [pack.measurement.collect() if pack.measurement else None for _ in lane]
+def _evaluate_adapter_batch(
+    pack: _Pack, adapter_batch: Sequence[TrainedRun], kept: _Kept
+) -> list[tuple[Score, float | None]]:
+    adapters = make_adapter_batch(
+        [one.layout for one in adapter_batch],
+        [_values(one) for one in adapter_batch],
+        [one.gradient for one in adapter_batch],
+    )
+    totals: list[dict[str, Totals]] = [defaultdict(Totals) for _ in adapter_batch]
+    collectors = [pack.measurement.collect() if pack.measurement else None for _ in adapter_batch]
     for batch, tasks in kept.batches():
         with autocast_of(pack.recipe, pack.model):
-            logits = lane_logits(pack.model, Pass(adapters, batch))
+            logits = adapter_batch_logits(pack.model, Pass(adapters, batch))
             losses = losses_of(logits, batch.targets)
         right = logits.argmax(dim=-1) == batch.targets
         for total, loss_of_one, right_of_one in zip(totals, losses, right, strict=True):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mars_core.models.lora import trainable_parameters
-from mars_core.packing.cost import ACTIVATION_MARGIN, WIDEST_LANE
+from mars_core.packing.cost import ACTIVATION_MARGIN, WIDEST_ADAPTER_BATCH
 from mars_core.planning.architecture import Architecture
 from mars_core.planning.devices import Device
 from mars_core.planning.flops import forward_work, training_flops
@@ -128,7 +128,7 @@ def estimate(
     room = int(USABLE * device.memory_bytes)
     packs, adapters = _cut(architecture, budget.pairs, room - weights - each)
     runs = -(-len(budget.pairs) // packs)
-    at_once = max(1, min(runs, WIDEST_LANE["cuda"], (room - weights - adapters) // each))
+    at_once = max(1, min(runs, WIDEST_ADAPTER_BATCH["cuda"], (room - weights - adapters) // each))
     memory = {
         "weights": weights,
         "adapters": adapters,

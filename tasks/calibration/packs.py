@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
+from mars_core.packing.adapter_batches import AdapterBatches
 from mars_core.packing.cores import usable_cores
 from mars_core.packing.cost import ACTIVATION_MARGIN, Cost, measure_cost
 from mars_core.packing.footprint import adapter_bytes
-from mars_core.packing.lanes import Lanes
 from tasks.calibration.free_memory import free_memory
 from tasks.calibration.state import read_state
 from tasks.inputs.base_model import base_model, device_name, resolve_device
@@ -38,7 +38,7 @@ class PackForecast:
 
     packs: the packs. pair_steps: optimizer steps of all runs. seconds: on one device, packs one after another, of them
     training_seconds in steps and evaluations, the rest before the first steps. memory_bytes: of the largest pack, the
-    model included. lanes: how it goes through the model.
+    model included. adapter_batches: how it goes through the model.
     """
 
     packs: tuple[PlannedPack, ...]
@@ -46,13 +46,15 @@ class PackForecast:
     seconds: float
     training_seconds: float
     memory_bytes: int
-    lanes: Lanes
+    adapter_batches: AdapterBatches
     device: str
 
     @property
     def runs_side_by_side(self) -> int:
         """Runs under way at a time."""
-        return min(self.lanes.width * self.lanes.at_once, max(len(pack.runs) for pack in self.packs))
+        return min(
+            self.adapter_batches.width * self.adapter_batches.at_once, max(len(pack.runs) for pack in self.packs)
+        )
 
     def as_json(self) -> dict[str, Any]:
         """The forecast in the units that people plan with."""
@@ -91,7 +93,7 @@ def forecast(config: StudyConfig, plan: CalibrationPlan, runs: Sequence[PlannedR
     """
     base = base_model(config)
     check_layers_are_used(config, base)
-    cost, lanes = _measured_cost(config, runs)
+    cost, adapter_batches = _measured_cost(config, runs)
     packs = plan_packs(config, runs, cost)
     largest = max(packs, key=lambda pack: len(pack.runs))
     training = sum(_training_seconds(cost, run.schedule) for run in runs)
@@ -100,8 +102,8 @@ def forecast(config: StudyConfig, plan: CalibrationPlan, runs: Sequence[PlannedR
         pair_steps=sum(run.schedule.horizon for run in runs),
         seconds=training + cost.startup_seconds * len(packs),
         training_seconds=training,
-        memory_bytes=cost.memory_bytes(base.partition, [run.pair for run in largest.runs], lanes),
-        lanes=lanes,
+        memory_bytes=cost.memory_bytes(base.partition, [run.pair for run in largest.runs], adapter_batches),
+        adapter_batches=adapter_batches,
         device=device_name(resolve_device(config.device)),
     )
 
@@ -170,7 +172,7 @@ def _asked_for(path: Path, plan: CalibrationPlan, limit: int, fresh: Sequence[Pl
     return packs
 
 
-def _measured_cost(config: StudyConfig, runs: Sequence[PlannedRun]) -> tuple[Cost, Lanes]:
+def _measured_cost(config: StudyConfig, runs: Sequence[PlannedRun]) -> tuple[Cost, AdapterBatches]:
     base = base_model(config)
     return measure_cost(
         base.model,
@@ -181,7 +183,7 @@ def _measured_cost(config: StudyConfig, runs: Sequence[PlannedRun]) -> tuple[Cos
         validation_samples=len(validation_set(config)),
         recipe=config.recipe.as_recipe(),
         memory_bytes=memory_budget(config),
-        at_once=lanes_at_once(config),
+        at_once=adapter_batches_at_once(config),
     )
 
 
@@ -254,8 +256,8 @@ def _free_on_gpu(device: torch.device) -> int:
     return int(torch.cuda.mem_get_info(device)[0]) + cached
 
 
-def lanes_at_once(config: StudyConfig) -> int:
-    """Lanes trained at the same time: as configured, else one per core on a CPU and one on a GPU."""
+def adapter_batches_at_once(config: StudyConfig) -> int:
+    """Adapter batches trained at the same time: as configured, else one per core on a CPU and one on a GPU."""
     if config.calibration.parallel is not None:
         return config.calibration.parallel
     return 1 if resolve_device(config.device).type == "cuda" else usable_cores()

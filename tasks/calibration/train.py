@@ -19,15 +19,15 @@ from mars_core import __version__
 from mars_core.metrics.schema import SCHEMA, SCHEMA_VERSION, to_table
 from mars_core.models.loading import Base
 from mars_core.models.lora import trainable_parameters
-from mars_core.packing.cost import activation_bytes, lanes_for, scoring_of
+from mars_core.packing.adapter_batches import AdapterBatches
+from mars_core.packing.cost import activation_bytes, adapter_batches_for, scoring_of
 from mars_core.packing.footprint import adapter_bytes
-from mars_core.packing.lanes import Lanes
-from mars_core.packing.member import PackMember
+from mars_core.packing.run import PackRun
 from mars_core.packing.saving import save_adapter
 from mars_core.packing.state import PackState
 from mars_core.packing.train import TrainedPack, train_pack
 from mars_core.training.calibration import CalibrationRun, Checkpoint
-from tasks.calibration.packs import PACK_FILE, lanes_at_once, memory_budget
+from tasks.calibration.packs import PACK_FILE, adapter_batches_at_once, memory_budget
 from tasks.calibration.state import drop_state, has_state, read_state, state_folder, write_state
 from tasks.calibration.stored import metrics_path, missing_runs, run_files, summary_path
 from tasks.inputs.base_model import base_model, device_name, resolve_device
@@ -135,13 +135,13 @@ def _train(
         return train_pack(
             base.model,
             base.partition,
-            [PackMember(run.pair, run.seed) for run in pack.runs],
+            [PackRun(run.pair, run.seed) for run in pack.runs],
             train_steps=steps,
             validation=validation,
             recipe=study.config.recipe.as_recipe(),
             horizon=horizon,
             checkpoint_steps=checkpoint_steps,
-            lanes=_lanes(study.config, base, pack),
+            adapter_batches=_adapter_batches(study.config, base, pack),
             measurement=measurement(study.config),
             resume=begun,
             on_step=advance,
@@ -149,20 +149,20 @@ def _train(
         )
 
 
-def _lanes(config: StudyConfig, base: Base, pack: PlannedPack) -> Lanes:
+def _adapter_batches(config: StudyConfig, base: Base, pack: PlannedPack) -> AdapterBatches:
     pairs, recipe = [run.pair for run in pack.runs], config.recipe.as_recipe()
     validation = islice(scored_batches(validation_set(config), base, config.evaluation_batch_size)(), 2)
     samples = calibration_set(config, pack.data_seed)
     steps = step_batches(samples, base, config.recipe.batch_size, config.micro_batch_size, 0)
     first = max(next(iter(steps)), key=lambda batch: batch["labels"].numel())
     largest = max(pairs, key=partial(trainable_parameters, base.partition))
-    return lanes_for(
+    return adapter_batches_for(
         activation_bytes(base.model, base.partition, first, largest, recipe),
         scoring_of(base.model, (batch for batch, _ in validation)),
         sum(weight.nbytes for weight in base.model.parameters()),
         adapter_bytes(base.partition, pairs),
         memory_budget(config),
-        at_once=lanes_at_once(config),
+        at_once=adapter_batches_at_once(config),
         device=resolve_device(config.device).type,
     )
 

@@ -17,8 +17,8 @@ from mars_core.data.check import DataReport, check_samples
 from mars_core.data.collate import collate
 from mars_core.data.dataset import EncodedDataset
 from mars_core.data.hashing import data_hash
+from mars_core.data.image_fingerprints import content_of, distinct_images
 from mars_core.data.lengths import Lengths, TokenCounter
-from mars_core.data.looks import content_of, distinct_images
 from mars_core.data.near import near_duplicates
 from mars_core.data.readers import read_rows, read_samples
 from mars_core.data.records import BadRow, ImageRef, Sample
@@ -30,7 +30,7 @@ from mars_core.evaluation.answer_loss import IGNORE
 from mars_core.metrics.identity import content_hash
 from mars_core.models.loading import Base
 from tasks.inputs.base_model import base_processor, model_fingerprint
-from tasks.inputs.image_cache import look_at_all, remembered_looks
+from tasks.inputs.image_cache import fingerprint_all, remembered_fingerprints
 from tasks.inputs.near_cache import find_near_labels
 from tasks.inputs.remote import local_data
 from tasks.running.progress import progress_bar
@@ -83,15 +83,15 @@ def load_data(data: DataConfig) -> StudyData:
     """
     data = local_data(data)
     given = {part: _read(data, part) for part in PARTS if getattr(data, part)}
-    looks = look_at_all(distinct_images(sample for samples in given.values() for sample in samples))
-    hashes = content_of(looks)
-    together = find_near_labels(looks) if data.near_duplicates == "together" else hashes
+    fingerprints = fingerprint_all(distinct_images(sample for samples in given.values() for sample in samples))
+    hashes = content_of(fingerprints)
+    together = find_near_labels(fingerprints) if data.near_duplicates == "together" else hashes
     splits = _split(given, data, hashes, together)
     parts = parts_of(splits)
     notes = (
         *splits.notes,
         *_shared_note("the same", shared_images(parts, hashes)),
-        *_shared_note("nearly the same", near_duplicates(parts, looks, together)),
+        *_shared_note("nearly the same", near_duplicates(parts, fingerprints, together)),
     )
     # Split by split, so that a sample that moves from one to another changes the hash.
     of_parts = {name: data_hash(part, hashes) for name, part in parts.items()}
@@ -189,7 +189,7 @@ def check_data(
     data = local_data(data)
     parts = {part: list(_rows(data, part)) for part in PARTS if getattr(data, part)}
     rows = [row for found in parts.values() for row in found]
-    with progress_bar("checking the data", len(rows)) as advance, remembered_looks() as look:
+    with progress_bar("checking the data", len(rows)) as advance, remembered_fingerprints() as look:
         report = check_samples(rows, decode=decode, look=look, measure=measure, max_tokens=max_tokens, progress=advance)
     return replace(report, notes=(*report.notes, *_shared_notes(parts, report)))
 
@@ -207,7 +207,7 @@ def _shared_notes(parts: Mapping[str, Sequence[Sample | BadRow]], report: DataRe
     samples = {part: [row for row in rows if isinstance(row, Sample)] for part, rows in parts.items()}
     for shared in shared_images(samples, report.hashes):
         yield f"same image in two splits: {_places(shared)}"
-    for shared in near_duplicates(samples, report.looks, find_near_labels(report.looks)):
+    for shared in near_duplicates(samples, report.fingerprints, find_near_labels(report.fingerprints)):
         yield f"nearly the same image in two splits: {_places(shared)}"
 
 

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
+from mars_core.data.image_fingerprints import ImageFingerprint, fingerprint_of
 from mars_core.data.images import content_hash
-from mars_core.data.looks import Look, look_at
 from mars_core.data.records import ImageRef
 from tasks.running.progress import say
 from tasks.storage.location import cache_folder
@@ -29,13 +29,13 @@ _TABLE = (
 _AT_ONCE = 256  # images read or decoded before what was seen is committed: others wait meanwhile
 
 
-def look_at_all(images: Iterable[ImageRef]) -> dict[ImageRef, Look]:
+def fingerprint_all(images: Iterable[ImageRef]) -> dict[ImageRef, ImageFingerprint]:
     """Look at each image, several at a time; decode only those whose bytes are not known yet.
 
     Raises:
         ValueError: an image cannot be found or decoded.
     """
-    looks: dict[ImageRef, Look] = {}
+    fingerprints: dict[ImageRef, ImageFingerprint] = {}
     waiting = iter(images)
     # Reading, hashing and decoding all let other threads run.
     with _memory() as memory, ThreadPoolExecutor() as pool:
@@ -43,23 +43,23 @@ def look_at_all(images: Iterable[ImageRef]) -> dict[ImageRef, Look]:
             contents = pool.map(content_hash, batch)
             known = {image: memory.recall(content) for image, content in zip(batch, contents, strict=True)}
             new = [image for image, look in known.items() if look is None]
-            seen = dict(zip(new, pool.map(look_at, new), strict=True))
+            seen = dict(zip(new, pool.map(fingerprint_of, new), strict=True))
             memory.keep(seen.values())
-            looks |= {image: look or seen[image] for image, look in known.items()}
-    return looks
+            fingerprints |= {image: look or seen[image] for image, look in known.items()}
+    return fingerprints
 
 
 @contextmanager
-def remembered_looks() -> Iterator[Callable[[ImageRef], Look]]:
-    """A `look_at` that decodes only what is not known yet."""
+def remembered_fingerprints() -> Iterator[Callable[[ImageRef], ImageFingerprint]]:
+    """A `fingerprint_of` that decodes only what is not known yet."""
     with _memory() as memory:
-        waiting: dict[str, Look] = {}
+        waiting: dict[str, ImageFingerprint] = {}
 
-        def look(image: ImageRef) -> Look:
+        def look(image: ImageRef) -> ImageFingerprint:
             content = content_hash(image)
             known = waiting.get(content) or memory.recall(content)
             if known is None:
-                known = waiting[content] = look_at(image)
+                known = waiting[content] = fingerprint_of(image)
                 if len(waiting) == _AT_ONCE:
                     memory.keep(waiting.values())
                     waiting.clear()
@@ -86,7 +86,7 @@ class _Memory:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 
-    def recall(self, content: str) -> Look | None:
+    def recall(self, content: str) -> ImageFingerprint | None:
         """What was seen of an image with these bytes, if anything."""
         query = "SELECT width, height, thumbnail FROM looks_by_content WHERE content = ?"
         try:
@@ -94,11 +94,11 @@ class _Memory:
         except sqlite3.Error as error:
             self._go_on_without(error)
             return None
-        return found and Look((found[0], found[1]), content, found[2])
+        return found and ImageFingerprint((found[0], found[1]), content, found[2])
 
-    def keep(self, looks: Iterable[Look]) -> None:
+    def keep(self, fingerprints: Iterable[ImageFingerprint]) -> None:
         """Remember what was seen."""
-        rows = [(_key(look.content), *look.size, look.thumbnail) for look in looks]
+        rows = [(_key(look.content), *look.size, look.thumbnail) for look in fingerprints]
         try:
             with self._connection:
                 self._connection.executemany("INSERT OR REPLACE INTO looks_by_content VALUES (?, ?, ?, ?)", rows)

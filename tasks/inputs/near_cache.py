@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from mars_core.data.looks import Look
+from mars_core.data.image_fingerprints import ImageFingerprint
 from mars_core.data.near import BITS, CELL, near_labels
 from mars_core.data.records import ImageRef
 from mars_core.metrics.identity import content_hash
@@ -20,24 +20,26 @@ _KIND = "quarters-1"
 _WORTH_KEEPING = 5000
 
 
-def find_near_labels(looks: Mapping[ImageRef, Look]) -> dict[ImageRef, str]:
+def find_near_labels(fingerprints: Mapping[ImageRef, ImageFingerprint]) -> dict[ImageRef, str]:
     """`near_labels`, with a progress bar and a memory where there are many images.
 
     The memory is a file in the user's cache folder, named by the hash of all contents; it holds the labels that are
     not the image's own content.
     """
-    contents = sorted({look.content for look in looks.values()})
+    contents = sorted({look.content for look in fingerprints.values()})
     if len(contents) < _WORTH_KEEPING:
-        return near_labels(looks)
+        return near_labels(fingerprints)
     file = cache_folder() / "near-duplicates" / f"{content_hash([_KIND, BITS, CELL, contents])}.json"
     try:
         known = dict(read_json(file))
     except (OSError, ValueError, TypeError):  # not there, or damaged: it is made again
         with progress_bar("looking for near-duplicate images", len(contents)) as advance:
-            labels = near_labels(looks, progress=advance)
-        _keep(file, {look.content: labels[image] for image, look in looks.items() if labels[image] != look.content})
+            labels = near_labels(fingerprints, progress=advance)
+        _keep(
+            file, {look.content: labels[image] for image, look in fingerprints.items() if labels[image] != look.content}
+        )
         return labels
-    return {image: known.get(look.content, look.content) for image, look in looks.items()}
+    return {image: known.get(look.content, look.content) for image, look in fingerprints.items()}
 
 
 def _keep(file: Path, labels: Mapping[str, str]) -> None:

@@ -34,7 +34,7 @@ from tasks.choice.fit import read_laws
 from tasks.choice.search import read_choice
 from tasks.inputs.base_model import forget_models, model_fingerprint, study_partition
 from tasks.inputs.data import forget_data
-from tasks.nightly.standing import Standing, read_standing, standing_hash, summaries
+from tasks.nightly.champion import Champion, champion_hash, read_champion, summaries
 from tasks.running.retrying import IO_RETRIES, REQUESTS
 from tasks.settings.study import StudyConfig
 from tasks.storage.files import read_json, replacing, write_json
@@ -137,9 +137,9 @@ def find_drift(study: Study, seen: Seen, new_runs: set[str]) -> Night:
 
     With them the night's look is kept, so that the next night need not calibrate, fit or choose again.
     """
-    standing = read_standing(study.folder)
+    champion = read_champion(study.folder)
     adopted = adopted_runs(study.revision, new_runs)
-    older = _older_state(study.revision, standing)
+    older = _older_state(study.revision, champion)
     night = Night(
         study=study.folder.name,
         revision=study.revision.number,
@@ -149,9 +149,9 @@ def find_drift(study: Study, seen: Seen, new_runs: set[str]) -> Night:
         compared_with=older.name,
         data=_compare_data(older.revision, study.revision),
         laws=compare_laws(older.laws, summaries(read_laws(study.revision))),
-        choice=_compare_choice(study, standing),
+        choice=_compare_choice(study, champion),
     )
-    write_json(_findings_path(study.revision), json_safe(night.to_json() | {"standing": standing_hash(standing)}))
+    write_json(_findings_path(study.revision), json_safe(night.to_json() | {"standing": champion_hash(champion)}))
     publish_files(study.config.study, [_findings_path(study.revision)])
     write_json(_night_path(study.folder), {"inputs": seen.inputs, "revision": study.revision.number})
     publish_newest(study.config.study, NIGHT_FILE)
@@ -164,28 +164,28 @@ def last_findings(revision: Revision) -> ChoiceDrift | None:
     if not path.is_file():
         return None
     stored = read_json(path)
-    same = stored["standing"] == standing_hash(read_standing(revision.study))
+    same = stored["standing"] == champion_hash(read_champion(revision.study))
     return ChoiceDrift.from_json(stored["choice"]) if same else None
 
 
-def _compare_choice(study: Study, standing: Standing | None) -> ChoiceDrift:
+def _compare_choice(study: Study, champion: Champion | None) -> ChoiceDrift:
     return compare_choices(
-        standing.pair if standing else None,
+        champion.pair if champion else None,
         read_choice(study.revision),
-        objection_to_standing=_objection_to(study.config, standing) if standing else None,
+        objection_to_standing=_objection_to(study.config, champion) if champion else None,
     )
 
 
-def _objection_to(config: StudyConfig, standing: Standing) -> str | None:
+def _objection_to(config: StudyConfig, champion: Champion) -> str | None:
     """Why the standing adapter cannot stay, whatever its loss."""
-    if standing.model_fingerprint != model_fingerprint(config):
+    if champion.model_fingerprint != model_fingerprint(config):
         return "The base model changed, and the standing adapter belongs to the old one"
     constraints = config.search.as_constraints()
     if not constraints:
         return None
     partition = study_partition(config)
-    objection = objection_of(standing.pair, constraints, lambda pair: trainable_parameters(partition, RankPair(*pair)))
-    return None if objection is None else f"The standing pair {standing.pair} is not allowed any more: {objection}"
+    objection = objection_of(champion.pair, constraints, lambda pair: trainable_parameters(partition, RankPair(*pair)))
+    return None if objection is None else f"The standing pair {champion.pair} is not allowed any more: {objection}"
 
 
 @dataclass(frozen=True)
@@ -197,11 +197,11 @@ class _Older:
     revision: Revision | None
 
 
-def _older_state(revision: Revision, standing: Standing | None) -> _Older:
+def _older_state(revision: Revision, champion: Champion | None) -> _Older:
     """The standing choice, else the revision before, else nothing."""
-    if standing is not None:
-        made_in = Revision(revision.study, standing.revision)
-        return _Older(f"the standing choice (revision {standing.revision})", standing.laws, made_in)
+    if champion is not None:
+        made_in = Revision(revision.study, champion.revision)
+        return _Older(f"the standing choice (revision {champion.revision})", champion.laws, made_in)
     before = [known for known in revisions(revision.study) if known.number < revision.number and stands(known)]
     if not before:
         return _Older(None, {}, None)

@@ -23,8 +23,8 @@ from mars_core.ranks import RankPair
 from tasks.choice.search import chosen_pair
 from tasks.inputs import base_model as resources
 from tasks.inputs.data import forget_data, scored_batches, validation_set
+from tasks.nightly.champion import accept_if_better, read_acceptance, read_champion
 from tasks.nightly.run import look
-from tasks.nightly.standing import accept_if_better, read_acceptance, read_standing
 from tasks.settings.study import StudyConfig, write_study
 from tasks.storage.files import read_json, write_json
 from tasks.storage.folder import Revision
@@ -59,18 +59,18 @@ def night_of(config: StudyConfig, **how: Any) -> dict[str, Any]:
 def champion(config: StudyConfig) -> str:
     """Version that the alias names, of the model that the standing choice names."""
     tracking.use_store(Path(config.study))
-    name = read_standing(Path(config.study)).registered_model
+    name = read_champion(Path(config.study)).registered_model
     return str(mlflow.MlflowClient().get_model_version_by_alias(name, "champion").version)
 
 
 def test_a_finished_study_stands_and_its_adapter_is_champion(copied, tmp_path):
-    standing = read_standing(Path(copied.study))
-    assert standing.pair == tuple(read_json(Path(copied.study, "revisions/001/choice.json"))["pair"])
-    assert champion(copied) == standing.model_version == "1"
-    uri = f"models:/{standing.registered_model}@champion"
+    known = read_champion(Path(copied.study))
+    assert known.pair == tuple(read_json(Path(copied.study, "revisions/001/choice.json"))["pair"])
+    assert champion(copied) == known.model_version == "1"
+    uri = f"models:/{known.registered_model}@champion"
     got = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(tmp_path / "got")))
     weights = "adapter_model.safetensors"
-    assert (got / weights).read_bytes() == Path(copied.study, standing.adapter, weights).read_bytes()
+    assert (got / weights).read_bytes() == Path(copied.study, known.adapter, weights).read_bytes()
     assert not [path for path in got.rglob("*") if path.suffix in (".pkl", ".pickle", ".bin", ".pt", ".pth")]
 
 
@@ -177,7 +177,7 @@ def test_changed_data_open_a_revision_and_reverted_data_take_over_the_old_runs(o
     report = Path(changed["report"]).read_text()
     assert "| train | 64 | 60 | 0 | 4 | 0 |" in report
     assert "law P" in report
-    assert read_standing(Path(own.study)).revision == 1  # only an accepted final run changes it
+    assert read_champion(Path(own.study)).revision == 1  # only an accepted final run changes it
 
     Path(own.data.train).write_text(original)
     reverted = night_of(own)
@@ -200,16 +200,16 @@ def test_another_rank_trains_only_its_own_pairs_and_a_material_change_makes_a_fi
     calibration = own.calibration.model_copy(update={"ranks": (2, 4, 8)})
     search = own.search.model_copy(update={"max_trainable_parameters": 30_000})  # the standing pair is above it
     wider = own.model_copy(update={"calibration": calibration, "search": search})
-    standing = read_standing(Path(own.study))
+    known = read_champion(Path(own.study))
     proposed = night_of(wider)
     assert (proposed["trained_runs"], proposed["verdict"], proposed["outcome"]) == (5, "material", "proposed")
-    assert read_standing(Path(own.study)) == standing
+    assert read_champion(Path(own.study)) == known
 
     done = night_of(wider, trigger="run")
     assert done["trained_runs"] == 0
     pair = RankPair(*done["chosen"])
     new = read_json(Path(own.study, f"revisions/001/final/{pair.slug}/training.json"))["best_val_loss"]
-    better = new < standing.validation_loss
+    better = new < known.validation_loss
     assert done["outcome"] == ("accepted" if better else "refused")
     assert champion(own) == ("2" if better else "1")
     again = night_of(wider, trigger="run")
@@ -238,18 +238,18 @@ def another_recipe(config: StudyConfig) -> StudyConfig:
 @pytest.mark.parametrize(("change", "accepted"), [(-0.01, True), (0.0, False), (0.01, False)])
 def test_champion_moves_only_to_a_lower_validation_loss_on_the_same_samples(own, change, accepted):
     config = another_recipe(own)
-    revision, pair = second_final(config, read_standing(Path(own.study)).validation_loss + change)
+    revision, pair = second_final(config, read_champion(Path(own.study)).validation_loss + change)
     decision = Acceptance.from_json(accept_if_better.fn(Study(config, revision), pair))
     assert decision.accepted == accepted
     assert champion(own) == ("2" if accepted else "1")
-    assert read_standing(Path(own.study)).revision == (2 if accepted else 1)
+    assert read_champion(Path(own.study)).revision == (2 if accepted else 1)
     assert accept_if_better.fn(Study(config, revision), pair)["accepted"] == accepted  # decided once
 
 
 def test_a_worse_run_of_the_standing_pair_leaves_its_weights_standing(copied):
     """The same revision, the same pair, another budget: it is judged, refused, and replaces nothing that stands."""
     study = Path(copied.study)
-    before, weights = read_standing(study), "adapter_model.safetensors"
+    before, weights = read_champion(study), "adapter_model.safetensors"
     content = (study / before.adapter / weights).read_bytes()
     pair = RankPair(*before.pair)
     shorter = copied.model_copy(
@@ -258,7 +258,7 @@ def test_a_worse_run_of_the_standing_pair_leaves_its_weights_standing(copied):
     trained = Path(finetune_flow(shorter, pair.r_me, pair.r_llm))
     assert (trained / weights).read_bytes() != content
     assert not accept_flow(shorter)["accepted"]
-    after = read_standing(study)
+    after = read_champion(study)
     assert (after.mlflow_run_id, after.validation_loss) == (before.mlflow_run_id, before.validation_loss)
     assert (study / after.adapter / weights).read_bytes() == content
     assert champion(copied) == "1"
@@ -297,9 +297,9 @@ def test_samples_that_the_standing_adapter_was_trained_on_judge_nothing(own):
 @pytest.mark.slow
 def test_the_whole_pipeline_on_new_data_decides_about_the_standing_choice(own):
     rewrite(own.data.train, lambda rows: rows[8:])
-    before = read_standing(Path(own.study))
+    before = read_champion(Path(own.study))
     summary = study_flow(own, new_revision=True)
-    after = read_standing(Path(own.study))
+    after = read_champion(Path(own.study))
     pair = RankPair(summary["pair"]["r_me"], summary["pair"]["r_llm"])
     loss = read_json(Path(own.study, f"revisions/002/final/{pair.slug}/training.json"))["best_val_loss"]
     assert after.revision == (2 if loss < before.validation_loss else 1)

@@ -46,7 +46,8 @@ def test_a_pack_killed_while_it_stored_its_runs_goes_on_with_its_state(asked, fi
         mine = pd.read_parquet(file)
         expected = pd.read_parquet(Revision(Path(finished.study), 1).path("calibration", file.name))
         assert mine.step.tolist() == expected.step.tolist() == [1, 2, 3, 4, 6, 8]
-        # One lane after another here, two at a time there: single precision, other orders of sums, eight steps.
+        # One adapter batch after another here, two at a time there: single precision, other orders of sums, eight
+        # steps.
         pd.testing.assert_series_equal(mine.val_loss, expected.val_loss, rtol=1e-3)
     assert calibrate_pack_flow(**asked) == []
 

@@ -63,7 +63,7 @@ def test_a_killed_pack_goes_on_and_loses_or_repeats_no_row(study):
     output = again.communicate()[0]
     assert again.returncode == 0, output
     assert "going on with 1 unfinished packs of 4 runs" in output
-    # Same lanes, same order of sums: the same numbers to the last bit.
+    # Same adapter batches, same order of sums: the same numbers to the last bit.
     pd.testing.assert_frame_equal(metrics(Path(folders["killed"]))[MEASURED], metrics(Path(folders["whole"]))[MEASURED])
     assert not states.is_dir() or not list(states.iterdir())
     snapshots = list(states.parent.glob("snapshots/*/step-*/adapter_model.safetensors"))

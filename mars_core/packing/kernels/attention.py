@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from mars_core.packing.lane import Pass, current_pass
+from mars_core.packing.adapter_batch import Pass, current_pass
 
 NAME = "mars_unpadded"
 
@@ -50,7 +50,7 @@ def attend(
     this = current_pass()
     if this is None or dropout or others.get("softcap") is not None:
         raise PaddingNeeded("attention with dropout or capped scores, or outside of a pass: leave the padding in")
-    q, k, v = (_by_member(tensor, this.lane.width) for tensor in (query, key, value))
+    q, k, v = (_by_member(tensor, this.adapter_batch.width) for tensor in (query, key, value))
     grouped = query.shape[1] != key.shape[1]
     attend_rows = _at_answers if hasattr(module, MARK) else _everywhere
     return attend_rows(this, q, k, v, sliding_window, {"scale": scaling, "enable_gqa": grouped}), None

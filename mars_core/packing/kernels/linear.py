@@ -1,4 +1,4 @@
-"""The product of an adapted linear layer for all members of a lane, in two forms that are equal but for rounding.
+"""The product of an adapted linear layer for all members of an adapter batch, in two forms, equal but for rounding.
 
 With N rows, merging forms W + 2 B A of each member and multiplies once; it costs 2 r in out operations where
 the two low-rank products cost 2 N r (in + out), so it is cheaper for more than a few hundred rows. It needs
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mars_core.models.lora import ALPHA_PER_RANK
-from mars_core.packing.lane import Dropout, Stack, Stacks
+from mars_core.packing.adapter_batch import Dropout, Stack, Stacks
 
 SCALE = float(ALPHA_PER_RANK)
 

@@ -1,7 +1,7 @@
 """Root-mean-square norm in a third of the passes over memory that its usual spelling takes.
 
-transformers writes it as seven operations, which autograd doubles; at the widths of a lane they go through the
-caches' limits again and again. The arithmetic is the same: in fp32, the weight applied in the input's dtype.
+transformers writes it as seven operations, which autograd doubles; at the widths of an adapter batch they go through
+the caches' limits again and again. The arithmetic is the same: in fp32, the weight applied in the input's dtype.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from mars_core.models.families import EXAMPLE, Family
 from mars_core.models.load_options import Loading
 from mars_core.models.loading import load_base, skeleton
 from mars_core.models.partition import GROUPS
-from mars_core.packing.member import PackMember
+from mars_core.packing.run import PackRun
 from mars_core.packing.train import train_pack
 from mars_core.ranks import RankPair
 from mars_core.training.recipe import Recipe
@@ -86,7 +86,7 @@ def test_a_described_model_is_calibrated_as_the_known_one(checkpoint, shared_bas
         result = train_pack(
             base.model,
             base.partition,
-            [PackMember(RankPair(2, 4), 0), PackMember(RankPair(0, 2), 1)],
+            [PackRun(RankPair(2, 4), 0), PackRun(RankPair(0, 2), 1)],
             train_steps=lambda done: [[batch_of(0, 1)], [batch_of(2, 3)]][done:],
             validation=scored(8),
             recipe=Recipe(learning_rate=1e-2, dtype="float64"),

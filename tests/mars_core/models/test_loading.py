@@ -19,12 +19,12 @@ from mars_core.models.loading import four_bit_config, load_base, read_model_type
 from mars_core.models.lora import add_adapters
 from mars_core.models.partition import GROUPS
 from mars_core.models.processor import load_processor, save_processor
+from mars_core.packing.adapter_batch import Pass, make_adapter_batch
 from mars_core.packing.adapters import by_group, from_peft, layout_of, to_peft
 from mars_core.packing.batch import pack_batch
 from mars_core.packing.examine import examine
-from mars_core.packing.forward import lane_losses
-from mars_core.packing.lane import Pass, make_lane
-from mars_core.packing.wiring import wired
+from mars_core.packing.forward import adapter_batch_losses
+from mars_core.packing.patching import patched
 from mars_core.ranks import RankPair
 
 CPU = torch.device("cpu")
@@ -218,9 +218,11 @@ def test_a_4_bit_base_is_partitioned_and_packed_as_any_other(pair):
     layout = layout_of(base.partition, pair)
     flat = 0.1 * torch.randn(layout.size, generator=torch.Generator().manual_seed(0))
     gradient = torch.zeros_like(flat)
-    with wired(base.model, base.partition, structure):
-        lane = make_lane([layout], [by_group(flat, layout)], [by_group(gradient, layout)])
-        loss = lane_losses(base.model, Pass(lane, pack_batch(batch, unpadded=structure.unpadded))).mean()
+    with patched(base.model, base.partition, structure):
+        adapter_batch = make_adapter_batch([layout], [by_group(flat, layout)], [by_group(gradient, layout)])
+        loss = adapter_batch_losses(
+            base.model, Pass(adapter_batch, pack_batch(batch, unpadded=structure.unpadded))
+        ).mean()
         loss.backward()
     wrapped = add_adapters(base.model, base.partition, pair, seed=0)
     named = dict(wrapped.named_parameters())

@@ -11,15 +11,15 @@ from mars_core.evaluation.answer_loss import token_losses
 from mars_core.models.families import FAMILIES, family_of
 from mars_core.models.lora import add_adapters, remove_adapters
 from mars_core.models.partition import partition_of
+from mars_core.packing.adapter_batch import Pass, make_adapter_batch
 from mars_core.packing.adapters import PEFT_A, PEFT_B, by_group, initial_weights, layout_of
-from mars_core.packing.banks import zero_vectors
 from mars_core.packing.batch import pack_batch
 from mars_core.packing.examine import examine
-from mars_core.packing.forward import lane_losses
-from mars_core.packing.lane import Pass, make_lane
-from mars_core.packing.member import PackMember
+from mars_core.packing.flat_buffers import zero_vectors
+from mars_core.packing.forward import adapter_batch_losses
+from mars_core.packing.patching import patched
+from mars_core.packing.run import PackRun
 from mars_core.packing.train import train_pack
-from mars_core.packing.wiring import wired
 from mars_core.ranks import RankPair
 from mars_core.training.recipe import Recipe
 from tests.mars_core.models.small_instances import two_rows
@@ -30,22 +30,22 @@ class Savings:
     """Which of the savings hold for a family; the patch embedding and the last block's answers are saved in all."""
 
     unpadded: bool
-    doors: frozenset[str]
+    entry_layers: frozenset[str]
 
 
-def doors(*names: str) -> frozenset[str]:
+def entry_layers(*names: str) -> frozenset[str]:
     return frozenset(f"model.{name}" for name in names)
 
 
-MERGERS = doors("visual.merger.linear_fc1", *(f"visual.deepstack_merger_list.{n}.linear_fc1" for n in range(2)))
+MERGERS = entry_layers("visual.merger.linear_fc1", *(f"visual.deepstack_merger_list.{n}.linear_fc1" for n in range(2)))
 SAVINGS = {
-    "llava_onevision": Savings(True, doors("multi_modal_projector.linear_1")),
-    "qwen2_vl": Savings(True, doors("visual.merger.mlp.0")),
-    "qwen2_5_vl": Savings(True, doors("visual.merger.mlp.0")),
+    "llava_onevision": Savings(True, entry_layers("multi_modal_projector.linear_1")),
+    "qwen2_vl": Savings(True, entry_layers("visual.merger.mlp.0")),
+    "qwen2_5_vl": Savings(True, entry_layers("visual.merger.mlp.0")),
     "qwen3_vl": Savings(True, MERGERS),
-    "idefics3": Savings(True, doors("connector.modality_projection.proj")),
-    "smolvlm": Savings(True, doors("connector.modality_projection.proj")),
-    "internvl": Savings(True, doors("multi_modal_projector.linear_1")),
+    "idefics3": Savings(True, entry_layers("connector.modality_projection.proj")),
+    "smolvlm": Savings(True, entry_layers("connector.modality_projection.proj")),
+    "internvl": Savings(True, entry_layers("multi_modal_projector.linear_1")),
     "gemma3": Savings(False, frozenset()),  # image tokens see one another both ways; no linear layer in the projector
 }
 
@@ -66,9 +66,9 @@ def test_losses_and_gradients_are_pefts(family_model, pairs):
     assert len(structure.answers_only) == 2  # the last block's queries and output
     assert len(structure.answer_tails) == 1  # its MLP
     assert len(structure.shared) == 1  # the patch embedding
-    assert structure.projector_doors == SAVINGS[model_type].doors
+    assert structure.projector_entry_layers == SAVINGS[model_type].entry_layers
     packed = assert_pefts(model, partition, structure, batch, pairs)
-    assert packed.features.keys() == (structure.projector_doors if pairs[0][0] == 0 else set())
+    assert packed.features.keys() == (structure.projector_entry_layers if pairs[0][0] == 0 else set())
 
 
 @pytest.mark.parametrize("family_model", ["gemma3"], indirect=True)
@@ -115,7 +115,7 @@ def test_what_holds_for_text_is_not_taken_for_granted_where_images_are(family_mo
     result = train_pack(
         model,
         partition_of(model, family_of(model_type)),
-        [PackMember(RankPair(2, 2), 0)],
+        [PackRun(RankPair(2, 2), 0)],
         train_steps=lambda done: [[batch]][done:],
         validation=lambda: [(text, ["text"])],
         recipe=Recipe(dtype="float64"),
@@ -142,8 +142,10 @@ def assert_pefts(model, partition, structure, batch, pairs):
     for _ in range(2):  # the second pass of a frozen encoder reads the features that the first one kept
         for vector in (vector for gradient in gradients for vector in gradient.values()):
             vector.zero_()
-        with wired(model, partition, structure):
-            losses = lane_losses(model, Pass(make_lane(layouts, weights_by_group, gradients), packed)).mean(dim=1)
+        with patched(model, partition, structure):
+            losses = adapter_batch_losses(
+                model, Pass(make_adapter_batch(layouts, weights_by_group, gradients), packed)
+            ).mean(dim=1)
             losses.sum().backward()
         for pair, layout, parts, gradient, loss in zip(
             pairs, layouts, weights_by_group, gradients, losses.tolist(), strict=True

@@ -14,9 +14,9 @@ from torch.nn import functional
 from transformers import get_cosine_schedule_with_warmup
 
 from mars_core.models.partition import GROUPS
+from mars_core.packing.adapter_batches import AdapterBatches
 from mars_core.packing.adapters import layout_of, to_peft
-from mars_core.packing.lanes import Lanes
-from mars_core.packing.member import PackMember
+from mars_core.packing.run import PackRun
 from mars_core.packing.train import train_pack
 from mars_core.training.recipe import Recipe
 
@@ -24,7 +24,7 @@ from mars_core.training.recipe import Recipe
 ROWS = [[(0, 1), (2,)], [(2, 3), (0,)], [(4, 5), (1,)], [(6, 7), (3,)], [(1,), (4,)]]
 STEPS = (1, 3, 5)
 HORIZON = 6
-TWO_WIDE = Lanes(2, 1)
+TWO_WIDE = AdapterBatches(2, 1)
 RECIPE = Recipe(learning_rate=3e-3, batch_size=3, warmup_ratio=0.34, max_grad_norm=0.5, dtype="float64")
 
 
@@ -38,7 +38,7 @@ def micro_batches(batch_of):
 def pack(base, micro_batches, scored):
     """Trains a pack of (pair, seed); returns its result and, by step, the adapters of every member in PEFT's names."""
 
-    def start(members, *, base=base, lanes=TWO_WIDE, **changes):
+    def start(members, *, base=base, adapter_batches=TWO_WIDE, **changes):
         states = {}
         arguments = {
             "train_steps": lambda done: micro_batches[done:],
@@ -48,8 +48,8 @@ def pack(base, micro_batches, scored):
             "checkpoint_steps": STEPS,
             "on_checkpoint": lambda state: states.update({state.step: state}),
         } | changes
-        members = [PackMember(*member) for member in members]
-        result = train_pack(base.model, base.partition, members, lanes=lanes, **arguments)
+        members = [PackRun(*member) for member in members]
+        result = train_pack(base.model, base.partition, members, adapter_batches=adapter_batches, **arguments)
         layouts = [layout_of(base.partition, member.pair) for member in members]
         weights = {
             step: [
@@ -73,10 +73,10 @@ def trained_before():
 def undisturbed(pack, trained_before):
     """`pack` for a pack that a test leaves alone, trained once for all of them; to be asked for before any patch."""
 
-    def trained(members, *, lanes=TWO_WIDE, recipe=RECIPE):
-        key = (tuple(members), lanes, recipe)
+    def trained(members, *, adapter_batches=TWO_WIDE, recipe=RECIPE):
+        key = (tuple(members), adapter_batches, recipe)
         if key not in trained_before:
-            trained_before[key] = pack(members, lanes=lanes, recipe=recipe)
+            trained_before[key] = pack(members, adapter_batches=adapter_batches, recipe=recipe)
         return trained_before[key]
 
     return trained

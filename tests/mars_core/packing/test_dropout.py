@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mars_core.packing.lanes import Lanes
+from mars_core.packing.adapter_batches import AdapterBatches
 from mars_core.packing.train import refuse_dropout
 from mars_core.ranks import RankPair
 
@@ -60,7 +60,9 @@ def test_a_run_with_dropout_is_its_plain_run_with_the_same_masks(pack, plain, ba
 def test_neighbours_do_not_change_the_masks(pack, plain):
     recipe = replace(plain.recipe, lora_dropout=0.3)
     alone = pack(MEMBERS[:1], recipe=recipe)[0].runs[0]
-    beside = pack([(RankPair(8, 8), 9), MEMBERS[1], MEMBERS[0]], recipe=recipe, lanes=Lanes(3, 1))[0].runs[2]
+    beside = pack([(RankPair(8, 8), 9), MEMBERS[1], MEMBERS[0]], recipe=recipe, adapter_batches=AdapterBatches(3, 1))[
+        0
+    ].runs[2]
     assert [c.val_loss for c in beside.checkpoints] == pytest.approx([c.val_loss for c in alone.checkpoints], rel=1e-9)
 
 

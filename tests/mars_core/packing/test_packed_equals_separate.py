@@ -10,13 +10,13 @@ import torch
 
 from mars_core.evaluation.answer_loss import token_losses
 from mars_core.models.lora import add_adapters, remove_adapters
+from mars_core.packing.adapter_batch import Pass, make_adapter_batch
+from mars_core.packing.adapter_batches import AdapterBatches
 from mars_core.packing.adapters import by_group, from_peft, layout_of, to_peft
 from mars_core.packing.batch import pack_batch
 from mars_core.packing.examine import examine
-from mars_core.packing.forward import lane_losses
-from mars_core.packing.lane import Pass, make_lane
-from mars_core.packing.lanes import Lanes
-from mars_core.packing.wiring import wired
+from mars_core.packing.forward import adapter_batch_losses
+from mars_core.packing.patching import patched
 from mars_core.ranks import RankPair
 
 # Unequal ranks, rank 0 on either side, one pair with two seeds.
@@ -46,11 +46,13 @@ def assert_same_run(result, weights, expected, recipe, *, loss, weight):
     assert any(max(norm) > recipe.max_grad_norm for norm in norms)  # clipping took part
 
 
-@pytest.mark.parametrize("lanes", [Lanes(1, 1), Lanes(2, 1), Lanes(5, 1), Lanes(2, 2)], ids=str)
-def test_every_run_of_a_pack_is_its_plain_run_in_double_precision(undisturbed, plain, plain_steps, lanes):
+@pytest.mark.parametrize(
+    "adapter_batches", [AdapterBatches(1, 1), AdapterBatches(2, 1), AdapterBatches(5, 1), AdapterBatches(2, 2)], ids=str
+)
+def test_every_run_of_a_pack_is_its_plain_run_in_double_precision(undisturbed, plain, plain_steps, adapter_batches):
     """Sums in another order differ by 1e-15; Adam's first steps divide by gradients as small as 1e-8, which brings
     the weights to about 1e-8 of each other, and the losses to about 1e-9."""
-    result, weights = undisturbed(MEMBERS, lanes=lanes)
+    result, weights = undisturbed(MEMBERS, adapter_batches=adapter_batches)
     for number, (pair, seed) in enumerate(MEMBERS):
         mine = {step: all_weights[number] for step, all_weights in weights.items()}
         assert_same_run(result.runs[number], mine, plain_steps(pair, seed), plain.recipe, loss=1e-8, weight=1e-6)
@@ -101,11 +103,11 @@ def test_steps_without_pictures_leave_vision_adapters_alone_as_a_plain_run_does(
     ids=["alone", "one beside", "four beside"],
 )
 def test_neighbours_change_nothing(pack, undisturbed, others):
-    """In another lane the same products may be summed in another order: 1e-9, as against the plain run."""
+    """In another adapter batch the same products may be summed in another order: 1e-9, as against the plain run."""
     me = (RankPair(2, 4), 3)
     expected, expected_weights = undisturbed([me, *MEMBERS[1:]])
     for members in ([me, *others], [*others, me]):
-        result, weights = pack(members, lanes=Lanes(3, 1))
+        result, weights = pack(members, adapter_batches=AdapterBatches(3, 1))
         place = members.index(me)
         for found, wanted in zip(result.runs[place].checkpoints, expected.runs[0].checkpoints, strict=True):
             assert found.val_loss == pytest.approx(wanted.val_loss, rel=1e-9)
@@ -117,7 +119,9 @@ def test_neighbours_change_nothing(pack, undisturbed, others):
 
 def test_equal_members_give_equal_runs(pack):
     """One pair with one seed twice: the same numbers to the last bit, as both go through the same products."""
-    result, _ = pack([(RankPair(4, 4), 3), (RankPair(4, 4), 3), (RankPair(4, 4), 4)], lanes=Lanes(1, 1))
+    result, _ = pack(
+        [(RankPair(4, 4), 3), (RankPair(4, 4), 3), (RankPair(4, 4), 4)], adapter_batches=AdapterBatches(1, 1)
+    )
     first, second, other = ([checkpoint.val_loss for checkpoint in run.checkpoints] for run in result.runs)
     assert first == second
     assert first != other
@@ -143,9 +147,11 @@ def test_half_precision_is_as_close_to_the_truth_as_peft_under_autocast(base, ba
     with torch.autocast("cpu", dtype=torch.bfloat16):
         peft = peft_gradient(half, base.partition, pair, flat.float(), rounded)
         structure = examine(half, base.partition, rounded)
-        lane = make_lane([layout], [by_group(flat.float(), layout)], [by_group(gradient, layout)])
-        with wired(half, base.partition, structure):
-            loss = lane_losses(half, Pass(lane, pack_batch(rounded, unpadded=structure.unpadded))).mean()
+        adapter_batch = make_adapter_batch([layout], [by_group(flat.float(), layout)], [by_group(gradient, layout)])
+        with patched(half, base.partition, structure):
+            loss = adapter_batch_losses(
+                half, Pass(adapter_batch, pack_batch(rounded, unpadded=structure.unpadded))
+            ).mean()
     loss.backward()
     assert structure.unpadded
     assert distance(gradient, exact) <= 1.5 * distance(peft, exact)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mars_core.packing import train
-from mars_core.packing.lanes import Lanes
+from mars_core.packing.adapter_batches import AdapterBatches
 from mars_core.packing.state import PackState
 from mars_core.ranks import RankPair
 
@@ -42,7 +42,7 @@ def test_a_diverging_run_is_recorded_and_dropped_without_touching_its_neighbours
 ):
     expected, _ = undisturbed(MEMBERS[:3])
     broken_member(4, factor)
-    result, weights = pack(MEMBERS, lanes=Lanes(4, 1))
+    result, weights = pack(MEMBERS, adapter_batches=AdapterBatches(4, 1))
     assert result.runs[3].diverged_at == 1
     assert result.runs[3].checkpoints == ()
     assert [weights[step][3] for step in (1, 3, 5)] == [None] * 3
@@ -78,48 +78,50 @@ def test_a_validation_loss_without_a_perplexity_is_a_divergence(pack, base, monk
     "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
 )
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_out_of_memory_narrows_the_lanes_and_changes_no_result(pack, undisturbed, plain, monkeypatch, error, dropout):
-    """The allocator refuses lanes of more than one member, in the second micro-batch of a step and in evaluation."""
+def test_out_of_memory_narrows_the_adapter_batches_and_changes_no_result(
+    pack, undisturbed, plain, monkeypatch, error, dropout
+):
+    """The allocator refuses more than one member, in the second micro-batch of a step and in evaluation."""
     recipe = replace(plain.recipe, lora_dropout=dropout)
     expected, _ = undisturbed(MEMBERS, recipe=recipe)
     calls = count(1)
 
     def refusing(work):
         def guarded(model, this):
-            if this.lane.width > 1 and next(calls) > 5:
+            if this.adapter_batch.width > 1 and next(calls) > 5:
                 raise error
             return work(model, this)
 
         return guarded
 
-    monkeypatch.setattr(train, "lane_losses", refusing(train.lane_losses))
-    monkeypatch.setattr(train, "lane_logits", refusing(train.lane_logits))
-    result, _ = pack(MEMBERS, recipe=recipe, lanes=Lanes(4, 1))
+    monkeypatch.setattr(train, "adapter_batch_losses", refusing(train.adapter_batch_losses))
+    monkeypatch.setattr(train, "adapter_batch_logits", refusing(train.adapter_batch_logits))
+    result, _ = pack(MEMBERS, recipe=recipe, adapter_batches=AdapterBatches(4, 1))
     assert result.width == 1
     for found, wanted in zip(result.runs, expected.runs, strict=True):
         assert losses(found) == pytest.approx(losses(wanted), rel=1e-9)
 
 
 def test_out_of_memory_in_evaluation_does_not_narrow_training(pack, undisturbed, monkeypatch):
-    score = train.lane_logits
+    score = train.adapter_batch_logits
 
     def refuse_wide(model, this):
-        if this.lane.width > 1:
+        if this.adapter_batch.width > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return score(model, this)
 
-    expected, _ = undisturbed(MEMBERS, lanes=Lanes(4, 1))
-    monkeypatch.setattr(train, "lane_logits", refuse_wide)
-    result, _ = pack(MEMBERS, lanes=Lanes(4, 1))
+    expected, _ = undisturbed(MEMBERS, adapter_batches=AdapterBatches(4, 1))
+    monkeypatch.setattr(train, "adapter_batch_logits", refuse_wide)
+    result, _ = pack(MEMBERS, adapter_batches=AdapterBatches(4, 1))
     assert result.width == 4
     for found, wanted in zip(result.runs, expected.runs, strict=True):
         assert losses(found) == pytest.approx(losses(wanted), rel=1e-9)
 
 
-def test_lanes_that_fail_together_are_tried_one_by_one(pack, undisturbed, monkeypatch):
-    """Two lanes of one member each do not fit at once, and do by themselves."""
+def test_adapter_batches_that_fail_together_are_tried_one_by_one(pack, undisturbed, monkeypatch):
+    """Two adapter batches of one member each do not fit at once, and do by themselves."""
     expected, _ = undisturbed(MEMBERS[:2])
-    work, under_way = train.lane_losses, []
+    work, under_way = train.adapter_batch_losses, []
 
     def refuse_two(model, this):
         under_way.append(id(this))
@@ -134,8 +136,8 @@ def test_lanes_that_fail_together_are_tried_one_by_one(pack, undisturbed, monkey
                 gate.set()
 
     gate = threading.Event()
-    monkeypatch.setattr(train, "lane_losses", refuse_two)
-    result, _ = pack(MEMBERS[:2], lanes=Lanes(1, 2))
+    monkeypatch.setattr(train, "adapter_batch_losses", refuse_two)
+    result, _ = pack(MEMBERS[:2], adapter_batches=AdapterBatches(1, 2))
     for found, wanted in zip(result.runs, expected.runs, strict=True):
         assert losses(found) == pytest.approx(losses(wanted), rel=1e-9)
 
@@ -144,7 +146,7 @@ def test_out_of_memory_with_one_run_says_what_to_do(pack, monkeypatch, base):
     def refuse(model, this):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(train, "lane_losses", refuse)
+    monkeypatch.setattr(train, "adapter_batch_losses", refuse)
     with pytest.raises(MemoryError, match="with a single run: lower micro_batch_size"):
         pack(MEMBERS)
 
@@ -153,7 +155,7 @@ def test_another_error_is_not_taken_for_a_lack_of_memory(pack, monkeypatch, base
     def refuse(model, this):
         raise RuntimeError("shapes do not fit")
 
-    monkeypatch.setattr(train, "lane_losses", refuse)
+    monkeypatch.setattr(train, "adapter_batch_losses", refuse)
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         pack(MEMBERS)
 

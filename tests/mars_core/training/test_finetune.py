@@ -19,7 +19,7 @@ from mars_core.evaluation.answer_loss import token_losses
 from mars_core.evaluation.scores import evaluate
 from mars_core.models.lora import adapter_state, add_adapters
 from mars_core.packing.adapters import layout_of, to_peft
-from mars_core.packing.member import PackMember
+from mars_core.packing.run import PackRun
 from mars_core.packing.train import train_pack
 from mars_core.ranks import RankPair
 from mars_core.training.finetune import FinetuneDiverged, all_logits, finetune
@@ -80,7 +80,7 @@ def test_the_trainer_gives_the_loss_curve_of_a_calibration_run(tune, adapted, ba
     pack = train_pack(
         base.model,
         base.partition,
-        [PackMember(PAIR, 3)],
+        [PackRun(PAIR, 3)],
         train_steps=lambda done: [[batch] for batch in order[done:]],
         validation=validation,
         recipe=RECIPE,

@@ -9,8 +9,8 @@ import torch
 from mars_core.demo import demo_backbone_path
 from mars_core.models.loading import load_base
 from mars_core.models.lora import trainable_parameters
-from mars_core.packing.cost import ACTIVATION_MARGIN, BYTES_PER_TRAINABLE, Cost, Scoring, lanes_for
-from mars_core.packing.lanes import Lanes
+from mars_core.packing.adapter_batches import AdapterBatches
+from mars_core.packing.cost import ACTIVATION_MARGIN, BYTES_PER_TRAINABLE, Cost, Scoring, adapter_batches_for
 from mars_core.packing.state import PackState
 from mars_core.ranks import RankPair
 from tasks.calibration.packs import plan_packs, unfinished_packs
@@ -130,7 +130,7 @@ def test_unfinished_packs_go_on_as_they_were(tmp_path):
     # Killed while its runs were being stored: those that are left go on in the pack that they were trained in.
     assert {pack.pack_id for pack in unfinished_packs(at(revision, plan_of(RUNS)), RUNS[1:])} == both
     assert unfinished_packs(at(revision, plan_of(RUNS)), RUNS[4:]) == [packs[1]]
-    assert unfinished_packs(at(revision, plan_of(RUNS[5:])), RUNS[5:]) == []  # a run of it is planned no more
+    assert unfinished_packs(at(revision, plan_of(RUNS[5:])), RUNS[5:]) == []
     assert (
         unfinished_packs(at(revision, plan_of(RUNS, steps=(1, 2, 4))), RUNS) == []
     )  # they were measured at other steps
@@ -143,32 +143,34 @@ def plan_of(runs, steps=STEPS) -> CalibrationPlan:
 SMALL = Scoring(100, 0)
 
 
-def test_lanes_are_as_wide_as_memory_allows():
+def test_adapter_batches_are_as_wide_as_memory_allows():
     one = 100
     fit = int(one * ACTIVATION_MARGIN)
-    assert lanes_for(one, SMALL, 1000, 50, 1050 + 8 * fit, at_once=2, device="cpu") == Lanes(4, 2)
-    assert lanes_for(one, SMALL, 1000, 50, 1050 + 80 * fit, at_once=2, device="cpu") == Lanes(
+    assert adapter_batches_for(one, SMALL, 1000, 50, 1050 + 8 * fit, at_once=2, device="cpu") == AdapterBatches(4, 2)
+    assert adapter_batches_for(one, SMALL, 1000, 50, 1050 + 80 * fit, at_once=2, device="cpu") == AdapterBatches(
         4, 2
     )  # wider brings nothing
-    assert lanes_for(one, SMALL, 1000, 50, 1050 + 5 * fit, at_once=2, device="cpu") == Lanes(2, 2)
-    assert lanes_for(one, SMALL, 1000, 50, 1050 + 1 * fit, at_once=2, device="cpu") == Lanes(1, 1)
-    assert lanes_for(one, SMALL, 1000, 50, 1050 + 20 * fit, at_once=1, device="cuda") == Lanes(20, 1)
+    assert adapter_batches_for(one, SMALL, 1000, 50, 1050 + 5 * fit, at_once=2, device="cpu") == AdapterBatches(2, 2)
+    assert adapter_batches_for(one, SMALL, 1000, 50, 1050 + 1 * fit, at_once=2, device="cpu") == AdapterBatches(1, 1)
+    assert adapter_batches_for(one, SMALL, 1000, 50, 1050 + 20 * fit, at_once=1, device="cuda") == AdapterBatches(20, 1)
     with pytest.raises(ValueError, match="lower micro_batch_size"):
-        lanes_for(one, SMALL, 1000, 50, 1050 + fit - 1, at_once=2, device="cpu")
+        adapter_batches_for(one, SMALL, 1000, 50, 1050 + fit - 1, at_once=2, device="cpu")
 
 
-def test_an_evaluation_that_takes_more_goes_in_narrower_lanes():
+def test_an_evaluation_that_takes_more_goes_in_narrower_adapter_batches():
     room = 16 * int(100 * ACTIVATION_MARGIN)
 
-    def lanes(scoring):
-        return lanes_for(100, scoring, 0, 0, room, at_once=2, device="cpu")
+    def adapter_batches(scoring):
+        return adapter_batches_for(100, scoring, 0, 0, room, at_once=2, device="cpu")
 
-    assert lanes(Scoring(room // 8, 0)) == Lanes(4, 2)
-    assert lanes(Scoring(room // 4, 0)) == Lanes(4, 2, score_width=2)
-    assert lanes(Scoring(room // 8, room // 4)) == Lanes(4, 2, score_width=2)  # each lane's copies come on top
-    assert lanes(Scoring(room, 0)) == Lanes(4, 1, score_width=1)
+    assert adapter_batches(Scoring(room // 8, 0)) == AdapterBatches(4, 2)
+    assert adapter_batches(Scoring(room // 4, 0)) == AdapterBatches(4, 2, score_width=2)
+    assert adapter_batches(Scoring(room // 8, room // 4)) == AdapterBatches(
+        4, 2, score_width=2
+    )  # each adapter batch's copies come on top
+    assert adapter_batches(Scoring(room, 0)) == AdapterBatches(4, 1, score_width=1)
     with pytest.raises(ValueError, match="lower evaluation_batch_size"):
-        lanes(Scoring(room, 1))
+        adapter_batches(Scoring(room, 1))
 
 
 def test_the_cost_of_runs_is_that_of_their_steps_and_evaluations():

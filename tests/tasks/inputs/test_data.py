@@ -16,10 +16,10 @@ import pytest
 from PIL import Image
 
 import tasks.inputs.image_cache
-from mars_core.data.looks import look_at
+from mars_core.data.image_fingerprints import fingerprint_of
 from mars_core.data.records import PathImage
 from tasks.inputs.data import check_data, forget_data, load_data
-from tasks.inputs.image_cache import look_at_all, remembered_looks
+from tasks.inputs.image_cache import fingerprint_all, remembered_fingerprints
 from tasks.settings.study import DataConfig
 
 
@@ -142,16 +142,16 @@ def test_an_image_in_two_given_files_is_refused_or_noted(dataset):
 def test_an_unchanged_image_is_decoded_once(dataset, tmp_path, monkeypatch, cache):
     dataset("d.jsonl", [1, 2])
     images = [PathImage("1.png", tmp_path), PathImage("2.png", tmp_path)]
-    first = look_at_all(images)
+    first = fingerprint_all(images)
     seen = []
-    monkeypatch.setattr(tasks.inputs.image_cache, "look_at", lambda image: seen.append(image) or first[image])
-    assert look_at_all(images) == first
+    monkeypatch.setattr(tasks.inputs.image_cache, "fingerprint_of", lambda image: seen.append(image) or first[image])
+    assert fingerprint_all(images) == first
     assert seen == []
-    with remembered_looks() as look:
+    with remembered_fingerprints() as look:
         assert {image: look(image) for image in images} == first
     assert seen == []
     picture(7).save(tmp_path / "2.png")
-    look_at_all(images)
+    fingerprint_all(images)
     assert seen == images[1:]
     assert cache.is_file()
 
@@ -159,12 +159,12 @@ def test_an_unchanged_image_is_decoded_once(dataset, tmp_path, monkeypatch, cach
 def test_an_image_is_known_by_its_bytes_not_by_size_and_time(tmp_path):
     image, file = PathImage("a.bmp", tmp_path), tmp_path / "a.bmp"  # not compressed: other pixels, the same size
     picture(1).save(file)
-    before, status = look_at_all([image])[image], file.stat()
+    before, status = fingerprint_all([image])[image], file.stat()
     picture(2).save(file)
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert (file.stat().st_size, file.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
-    after = look_at_all([image])[image]
-    assert after == look_at(image) != before
+    after = fingerprint_all([image])[image]
+    assert after == fingerprint_of(image) != before
 
 
 def test_images_in_a_table_that_kept_its_size_and_time_are_read_again(tmp_path):
@@ -194,7 +194,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(dataset, tmp_path, monke
     dataset("d.jsonl", [1])
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MARS_CACHE", str(tmp_path / "file"))
-    with remembered_looks() as look:
+    with remembered_fingerprints() as look:
         assert look(PathImage("1.png", tmp_path)).size == (120, 90)
 
 
@@ -217,8 +217,8 @@ def test_a_damaged_cache_is_said_and_done_without(dataset, tmp_path, cache, spoi
     cache.parent.mkdir()
     spoil(cache)
     images = [PathImage("1.png", tmp_path), PathImage("2.png", tmp_path)]
-    with remembered_looks() as look:
-        assert {image: look(image) for image in images} == look_at_all(images)
+    with remembered_fingerprints() as look:
+        assert {image: look(image) for image in images} == fingerprint_all(images)
     assert str(cache) in capsys.readouterr().err
 
 
@@ -226,18 +226,18 @@ def test_a_cache_that_is_damaged_in_its_middle_is_done_without(dataset, tmp_path
     numbers = list(range(40))
     dataset("d.jsonl", numbers)
     images = [PathImage(f"{number}.png", tmp_path) for number in numbers]
-    first = look_at_all(images)
+    first = fingerprint_all(images)
     content = bytearray(cache.read_bytes())
     content[4096:] = b"\xff" * (len(content) - 4096)  # the first page, with header and schema, stays
     cache.write_bytes(content)
-    assert look_at_all(images) == first
+    assert fingerprint_all(images) == first
 
 
 def test_what_was_seen_is_kept_for_later_commands_also_where_a_command_fails(dataset, tmp_path, monkeypatch):
     dataset("d.jsonl", [1])
     image = PathImage("1.png", tmp_path)
-    with pytest.raises(ValueError, match="stopped"), remembered_looks() as look:  # noqa: PT012
+    with pytest.raises(ValueError, match="stopped"), remembered_fingerprints() as look:  # noqa: PT012
         first = look(image)
         raise ValueError("stopped")
-    monkeypatch.setattr(tasks.inputs.image_cache, "look_at", lambda image: pytest.fail("decoded again"))
-    assert look_at_all([image]) == {image: first}
+    monkeypatch.setattr(tasks.inputs.image_cache, "fingerprint_of", lambda image: pytest.fail("decoded again"))
+    assert fingerprint_all([image]) == {image: first}

@@ -16,8 +16,8 @@ from tasks.export.card import write_card
 from tasks.final.compare import write_comparison
 from tasks.final.evaluate import evaluate_finals
 from tasks.final.pair import finetune_pair
+from tasks.nightly.champion import accept_by_hand
 from tasks.nightly.run import publish_night
-from tasks.nightly.standing import accept_by_hand
 from tasks.report.write import publish_artifacts, publish_to_mlflow, show_report
 from tasks.running import retrying
 

@@ -16,8 +16,8 @@ from mars_core.evaluation.objectives.record import AnswerRecord
 from mars_core.evaluation.objectives.registry import SHIPPED, NamedMetric
 from mars_core.evaluation.scores import evaluate
 from mars_core.models.lora import add_adapters, remove_adapters
-from mars_core.packing.lanes import Lanes
-from mars_core.packing.member import PackMember
+from mars_core.packing.adapter_batches import AdapterBatches
+from mars_core.packing.run import PackRun
 from mars_core.packing.train import train_pack
 from mars_core.ranks import RankPair
 from mars_core.training.recipe import Recipe
@@ -130,8 +130,8 @@ def test_a_record_says_what_was_asked_and_predicted(adapted, base, items, measur
         assert one.predicted == base.processor.tokenizer.decode(one.predicted_ids).strip()
 
 
-@pytest.mark.parametrize("lanes", [Lanes(1, 1), Lanes(3, 1), Lanes(2, 2)], ids=str)
-def test_a_pack_measures_what_plain_evaluation_measures(base, items, measure, lanes):
+@pytest.mark.parametrize("adapter_batches", [AdapterBatches(1, 1), AdapterBatches(3, 1), AdapterBatches(2, 2)], ids=str)
+def test_a_pack_measures_what_plain_evaluation_measures(base, items, measure, adapter_batches):
     """A metric of everything in the records, so that no answer may be mixed up between members or rows. Losses agree to
     1e-9 in fp64; tokens and letters must agree."""
 
@@ -148,13 +148,13 @@ def test_a_pack_measures_what_plain_evaluation_measures(base, items, measure, la
     trained = train_pack(
         base.model,
         base.partition,
-        [PackMember(pair, 0) for pair in pairs],
+        [PackRun(pair, 0) for pair in pairs],
         train_steps=lambda done: steps[done:],
         validation=lambda: batches(items, base, 4),
         recipe=recipe,
         horizon=4,
         checkpoint_steps=(2, 4),
-        lanes=lanes,
+        adapter_batches=adapter_batches,
         measurement=measure(weighted),
         on_checkpoint=lambda state: kept.update({state.step: state}),
     )

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mars_core.packing.adapter_batch import Adapter, stack
 from mars_core.packing.kernels.linear import add_low_rank, merged_linear, merging_pays
-from mars_core.packing.lane import Adapter, stack
 
 ranks = st.lists(st.integers(0, 5), min_size=1, max_size=4)
 
@@ -28,12 +28,12 @@ def make(member_ranks, rows, width_in, width_out, seed):
         return row[: r * width_in].view(r, width_in), row[r * width_in :].view(r, width_out)
 
     size = width_in + width_out
-    banks = {
+    flat_buffers = {
         r: (randn(len(member_ranks), r * size), torch.ones(len(member_ranks), r * size).double())
         for r in ranks_of(member_ranks)
     }
     adapters = [
-        Adapter(*views(banks[r][0][number], r), *views(banks[r][1][number], r)) if r else None
+        Adapter(*views(flat_buffers[r][0][number], r), *views(flat_buffers[r][1][number], r)) if r else None
         for number, r in enumerate(member_ranks)
     ]
     return randn(len(member_ranks), rows, width_in), randn(width_out, width_in), randn(width_out), adapters

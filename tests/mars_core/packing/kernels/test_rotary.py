@@ -5,7 +5,7 @@ import torch
 from transformers.models.qwen2 import modeling_qwen2
 
 from mars_core.packing.kernels.rotary import FUNCTION, fits, rotate
-from mars_core.packing.wiring import _rotary_of
+from mars_core.packing.patching import _rotary_of
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])

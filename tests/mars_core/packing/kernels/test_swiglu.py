@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from mars_core.packing.kernels.gate import silu_gate
+from mars_core.packing.kernels.swiglu import swiglu
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -14,7 +14,7 @@ def test_it_is_the_formula_with_its_gradients(dtype):
     gate, up, upstream = (torch.randn((3, 7), generator=generator).to(dtype) for _ in range(3))
     ours = gate.clone().requires_grad_(), up.clone().requires_grad_()
     theirs = gate.clone().requires_grad_(), up.clone().requires_grad_()
-    found, expected = silu_gate(*ours), functional.silu(theirs[0]) * theirs[1]
+    found, expected = swiglu(*ours), functional.silu(theirs[0]) * theirs[1]
     found.backward(upstream)
     expected.backward(upstream)
     tolerance = {"rtol": 2**-6, "atol": 2**-6} if dtype == torch.bfloat16 else {"rtol": 1e-6, "atol": 1e-6}
@@ -25,4 +25,4 @@ def test_it_is_the_formula_with_its_gradients(dtype):
 def test_its_gradients_are_those_of_finite_differences():
     generator = torch.Generator().manual_seed(1)
     inputs = tuple(torch.randn((2, 5), generator=generator, dtype=torch.float64).requires_grad_() for _ in range(2))
-    assert torch.autograd.gradcheck(silu_gate, inputs)
+    assert torch.autograd.gradcheck(swiglu, inputs)

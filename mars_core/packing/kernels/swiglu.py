@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def silu_gate(gate: Tensor, up: Tensor) -> Tensor:
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) * up, of equal shapes and dtypes (SwiGLU, arXiv 2002.05202)."""
     y: Tensor = _SiluGate.apply(gate, up)  # type: ignore[no-untyped-call]
     return y

@@ -1,4 +1,4 @@
-"""Members into lanes, lanes into threads, and narrower lanes where memory runs out."""
+"""Members into adapter batches, adapter batches into threads, and narrower adapter batches where memory runs out."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from typing import Any, TypeVar
 import torch
 
 from mars_core.packing.cores import usable_cores
-from mars_core.packing.member import TrainedMember, forget_gradient, lane_order
+from mars_core.packing.run import TrainedRun, adapter_batch_order, forget_gradient
 
 Result = TypeVar("Result")
-Members = Sequence[TrainedMember]
+Members = Sequence[TrainedRun]
 
 
 @dataclass(frozen=True)
-class Lanes:
+class AdapterBatches:
     """How a pack goes through the model.
 
-    width: most members in one forward pass; it bounds the memory for activations. at_once: lanes trained at the same
-    time, each in a thread of its own with its share of the cores (1 on a GPU). score_width: most members in one pass of
-    an evaluation, which keeps other things in memory; None for as many as in training.
+    width: most members in one forward pass; it bounds the memory for activations. at_once: adapter batches trained at
+    the same time, each in a thread of its own with its share of the cores (1 on a GPU). score_width: most members in
+    one pass of an evaluation, which keeps other things in memory; None for as many as in training.
     """
 
     width: int = 2
@@ -33,48 +33,51 @@ class Lanes:
     score_width: int | None = None
 
 
-DEFAULT_LANES = Lanes()
+DEFAULT_ADAPTER_BATCHES = AdapterBatches()
 
 
 @dataclass
 class Width:
-    """Most members of a lane at present; it shrinks where memory runs out."""
+    """Most members of an adapter batch at present; it shrinks where memory runs out."""
 
     members: int
 
 
 @dataclass(frozen=True)
-class Crew:
-    """Threads that work on lanes. run: does some work on every item, in the threads. at_once: how many there are."""
+class Executor:
+    """Threads that work on adapter batches.
+
+    run: calls a function on every item, in the threads, and gives its results in order. at_once: how many threads.
+    """
 
     run: Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]]
     at_once: int
 
 
 @contextmanager
-def crew_of(at_once: int) -> Iterator[Crew]:
+def executor_of(at_once: int) -> Iterator[Executor]:
     """So many threads, each with its share of the cores; one is the calling thread itself."""
     if at_once == 1:
-        yield Crew(lambda work, items: [work(item) for item in items], 1)
+        yield Executor(lambda work, items: [work(item) for item in items], 1)
         return
     before = torch.get_num_threads()
     share = max(1, usable_cores() // at_once)
     with ThreadPoolExecutor(at_once, initializer=torch.set_num_threads, initargs=(share,)) as pool:
         try:
-            yield Crew(lambda work, items: list(pool.map(work, items)), at_once)
+            yield Executor(lambda work, items: list(pool.map(work, items)), at_once)
         finally:
             torch.set_num_threads(before)
 
 
-def split_into_lanes(members: Members, width: int, at_once: int) -> list[Members]:
-    """Lanes of nearly equal size, no wider than `width`, and as many as there are threads if there are members enough.
+def split_into_adapter_batches(members: Members, width: int, at_once: int) -> list[Members]:
+    """Adapter batches of nearly equal size, no wider than `width`, one or more for every thread if members suffice.
 
     Members without vision adapters go together, so that they share its features.
     """
-    ordered = sorted(members, key=lambda one: lane_order(one.member))
+    ordered = sorted(members, key=lambda one: adapter_batch_order(one.member))
     frozen = sum(one.member.pair.r_me == 0 for one in ordered)
     narrow = max(1, min(width, ceil(len(ordered) / at_once)))
-    return [lane for part in (ordered[:frozen], ordered[frozen:]) for lane in _evenly(part, narrow)]
+    return [adapter_batch for part in (ordered[:frozen], ordered[frozen:]) for adapter_batch in _evenly(part, narrow)]
 
 
 def _evenly(members: Members, width: int) -> list[Members]:
@@ -83,24 +86,26 @@ def _evenly(members: Members, width: int) -> list[Members]:
     return [members[start:stop] for start, stop in pairwise(bounds)]
 
 
-def over_lanes(members: Members, width: Width, crew: Crew, work: Callable[[Members], Result]) -> list[Result]:
-    """Do `work` on every lane. Where memory runs out, the lane is narrowed and its work done again, one lane at a time.
+def over_adapter_batches(
+    members: Members, width: Width, executor: Executor, work: Callable[[Members], Result]
+) -> list[Result]:
+    """Do `work` on every adapter batch. Where memory runs out, they are narrowed and done again, one at a time.
 
-    `work` must leave a lane as it was when it fails, but for gradients, which are zeroed here.
+    `work` must leave an adapter batch as it was when it fails, but for gradients, which are zeroed here.
 
     Raises:
         MemoryError: one member by itself does not fit.
     """
-    lanes = split_into_lanes(members, width.members, crew.at_once)
-    results = crew.run(lambda lane: _attempt(work, lane), lanes)
+    adapter_batches = split_into_adapter_batches(members, width.members, executor.at_once)
+    results = executor.run(lambda adapter_batch: _attempt(work, adapter_batch), adapter_batches)
     done = [result for fits, result in results if fits]
-    failed = [lane for lane, (fits, _) in zip(lanes, results, strict=True) if not fits]
-    if any(len(lane) > 1 for lane in failed):
+    failed = [adapter_batch for adapter_batch, (fits, _) in zip(adapter_batches, results, strict=True) if not fits]
+    if any(len(adapter_batch) > 1 for adapter_batch in failed):
         width.members = max(1, max(map(len, failed)) // 2)
     while failed:
-        lane = failed.pop()
-        _make_room(lane)
-        for part in _evenly(lane, width.members):
+        adapter_batch = failed.pop()
+        _make_room(adapter_batch)
+        for part in _evenly(adapter_batch, width.members):
             fits, result = _attempt(work, part)
             if fits:
                 done.append(result)
@@ -120,17 +125,17 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def _attempt(work: Callable[[Members], Result], lane: Members) -> tuple[bool, Any]:
+def _attempt(work: Callable[[Members], Result], adapter_batch: Members) -> tuple[bool, Any]:
     try:
-        return True, work(lane)
+        return True, work(adapter_batch)
     except RuntimeError as error:
         if is_out_of_memory(error):
             return False, None
         raise
 
 
-def _make_room(lane: Members) -> None:
-    for one in lane:
+def _make_room(adapter_batch: Members) -> None:
+    for one in adapter_batch:
         forget_gradient(one)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -50,7 +50,7 @@ NOT_TRACKED_HERE = (
 
 
 @dataclass(frozen=True)
-class Standing(Record):
+class Champion(Record):
     """The accepted final run and what it was made with.
 
     `validation_hash`: of the samples that `validation_loss` was measured on, and of how. `laws`: coefficients and
@@ -76,26 +76,26 @@ class Standing(Record):
     evaluation: Mapping[str, Any] | None
 
 
-def standing_path(study: Path) -> Path:
+def champion_path(study: Path) -> Path:
     """Where the standing choice lies."""
     return study / STANDING_FILE
 
 
-def read_standing(study: Path) -> Standing | None:
+def read_champion(study: Path) -> Champion | None:
     """The standing choice, None where no final run has been accepted."""
-    path = standing_path(study)
-    return Standing.from_json(read_json(path)) if path.is_file() else None
+    path = champion_path(study)
+    return Champion.from_json(read_json(path)) if path.is_file() else None
 
 
-def standing_hash(standing: Standing | None) -> str:
+def champion_hash(champion: Champion | None) -> str:
     """Hash of the standing choice: what a later decision was made against. Where its files lie is no part of it."""
-    if standing is None:
+    if champion is None:
         return content_hash(None)
-    return content_hash({name: value for name, value in standing.to_json().items() if name != "adapter"})
+    return content_hash({name: value for name, value in champion.to_json().items() if name != "adapter"})
 
 
 @task(name="keep-standing-adapter", cache_policy=NO_CACHE, persist_result=False, **SENDING)
-def keep_standing_adapter(study: Study, pair: RankPair, inputs: str) -> None:
+def keep_champion_adapter(study: Study, pair: RankPair, inputs: str) -> None:
     """Set the standing adapter aside if a final run of the same pair with other inputs is about to take its folder.
 
     Copied first, then named by the standing choice: at no time does that name another run's adapter.
@@ -103,20 +103,20 @@ def keep_standing_adapter(study: Study, pair: RankPair, inputs: str) -> None:
     inputs: hash of what decides the run to come. With the same, it makes the same adapter again.
     """
     folder, kept = final_folder(study.revision, pair), kept_folder(study.revision, pair)
-    standing = read_standing(study.folder)
-    if standing is None:
+    champion = read_champion(study.folder)
+    if champion is None:
         return
-    if study.folder / standing.adapter == folder / "adapter" and _inputs_of(study.revision, pair) != inputs:
+    if study.folder / champion.adapter == folder / "adapter" and _inputs_of(study.revision, pair) != inputs:
         with replacing_folder(kept) as temporary:
             if (folder / "adapter").is_dir():  # else it is gone, and must not come back as another run's
                 shutil.copytree(folder / "adapter", temporary / "adapter")
             if (folder / "training.json").is_file():
                 shutil.copy2(folder / "training.json", temporary)
-        standing = replace(standing, adapter=(kept / "adapter").relative_to(study.folder).as_posix())
-        write_json(standing_path(study.folder), standing.to_json())
+        champion = replace(champion, adapter=(kept / "adapter").relative_to(study.folder).as_posix())
+        write_json(champion_path(study.folder), champion.to_json())
         say(f"the standing adapter of {pair} is kept in {kept}: a final run with other settings takes its place")
     if (
-        study.folder / standing.adapter == kept / "adapter"
+        study.folder / champion.adapter == kept / "adapter"
     ):  # asked again: it may have been killed before all of it was up
         publish_files(study.config.study, sorted(path for path in kept.rglob("*") if path.is_file()))
         publish_newest(study.config.study, STANDING_FILE)
@@ -140,46 +140,46 @@ def accept_if_better(study: Study, pair: RankPair) -> dict[str, Any]:
     The decision is kept beside the final run and is not made twice against the same standing choice.
     """
     tracking.use_store(study.folder)
-    standing = read_standing(study.folder)
-    if standing is not None and _is(standing, study.revision, pair):
-        return Acceptance(True, standing.accepted_because).to_json()
-    known = read_acceptance(study.revision, pair, standing)
+    champion = read_champion(study.folder)
+    if champion is not None and _is(champion, study.revision, pair):
+        return Acceptance(True, champion.accepted_because).to_json()
+    known = read_acceptance(study.revision, pair, champion)
     if known is not None and not known.accepted:  # an accepted one that does not stand was lost: decide again
         return known.to_json()
     if is_remote(study.config.study) and not tracking.is_tracked(read_final(study.revision, pair)["mlflow_run_id"]):
         return Acceptance(False, NOT_TRACKED_HERE).to_json()  # not kept: the machine that has the run decides
-    return _decide(study, pair, standing, _judge(study, pair, standing))
+    return _decide(study, pair, champion, _judge(study, pair, champion))
 
 
 @task(name="accept-final-run-by-hand", cache_policy=NO_CACHE, persist_result=False, **SENDING)
 def accept_by_hand(study: Study, pair: RankPair) -> dict[str, Any]:
     """Let a finished final run take the standing one's place because a person says so."""
-    standing = read_standing(study.folder)
-    return _decide(study, pair, standing, Acceptance(True, "accepted by hand"))
+    champion = read_champion(study.folder)
+    return _decide(study, pair, champion, Acceptance(True, "accepted by hand"))
 
 
-def read_acceptance(revision: Revision, pair: RankPair, standing: Standing | None) -> Acceptance | None:
+def read_acceptance(revision: Revision, pair: RankPair, champion: Champion | None) -> Acceptance | None:
     """The decision about a final run against this standing choice, None where there is none."""
     path = _acceptance_path(revision, pair)
     if not path.is_file():
         return None
     stored = read_json(path)
-    against = {"standing": standing_hash(standing), "run": read_final(revision, pair)["mlflow_run_id"]}
+    against = {"standing": champion_hash(champion), "run": read_final(revision, pair)["mlflow_run_id"]}
     return Acceptance.from_json(stored["decision"]) if stored["against"] == against else None
 
 
-def _judge(study: Study, pair: RankPair, standing: Standing | None) -> Acceptance:
-    if standing is None:
+def _judge(study: Study, pair: RankPair, champion: Champion | None) -> Acceptance:
+    if champion is None:
         return Acceptance(True, "the first final run of this study")
-    if standing.model_fingerprint != model_fingerprint(study.config):
+    if champion.model_fingerprint != model_fingerprint(study.config):
         return _not_comparable("they are adapters of different base models")
-    standing_adapter = study.folder / standing.adapter
-    if not standing_adapter.is_dir():
-        return _not_comparable(f"the standing adapter is gone from {standing_adapter}")
+    champion_adapter = study.folder / champion.adapter
+    if not champion_adapter.is_dir():
+        return _not_comparable(f"the standing adapter is gone from {champion_adapter}")
     new_loss, samples = read_final(study.revision, pair)["best_val_loss"], usable_samples(study.config, "validation")
-    if standing.validation_hash == validation_hash(study.config):
-        return judge_final(ValidationScore(new_loss, standing.validation_loss, len(samples), len(samples)))
-    seen = _training_samples(Revision(study.folder, standing.revision))
+    if champion.validation_hash == validation_hash(study.config):
+        return judge_final(ValidationScore(new_loss, champion.validation_loss, len(samples), len(samples)))
+    seen = _training_samples(Revision(study.folder, champion.revision))
     if seen is None:
         return _not_comparable("the validation data changed, and what the standing adapter was trained on is not known")
     unseen = _not_in(seen, samples, usable_digests(study.config, "validation"))
@@ -190,7 +190,7 @@ def _judge(study: Study, pair: RankPair, standing: Standing | None) -> Acceptanc
         )
     # Both afresh: the loss that training kept is the lowest of several checkpoints, and may be autocast's.
     new_loss = _loss(study.config, final_folder(study.revision, pair) / "adapter", unseen)
-    standing_loss = _loss(study.config, standing_adapter, unseen)
+    standing_loss = _loss(study.config, champion_adapter, unseen)
     return judge_final(ValidationScore(new_loss, standing_loss, len(unseen), len(samples)))
 
 
@@ -223,34 +223,34 @@ def _loss(config: StudyConfig, adapter: Path, samples: Sequence[Sample]) -> floa
         remove_adapters(wrapped)
 
 
-def _decide(study: Study, pair: RankPair, standing: Standing | None, decision: Acceptance) -> dict[str, Any]:
+def _decide(study: Study, pair: RankPair, champion: Champion | None, decision: Acceptance) -> dict[str, Any]:
     record = read_final(study.revision, pair)
     tags = {
         "mars.revision": str(study.revision.number),
         "mars.pair": pair.slug,
         "mars.accepted": str(decision.accepted),
     }
-    name = standing.registered_model if standing else model_name(study.folder)  # kept where the folder moves
+    name = champion.registered_model if champion else model_name(study.folder)  # kept where the folder moves
     version = register_adapter(study.folder, name, record["mlflow_run_id"], tags, f"{pair}: {decision.reason}")
     if decision.accepted:  # the file last: a crash before it repeats all of this
         move_champion(study.folder, name, version)
-        accepted = _standing(study, pair, record, (name, version), decision)
-        write_json(standing_path(study.folder), accepted.to_json())
+        accepted = _champion_of(study, pair, record, (name, version), decision)
+        write_json(champion_path(study.folder), accepted.to_json())
         publish_newest(study.config.study, STANDING_FILE)
-    against = {"standing": standing_hash(standing), "run": record["mlflow_run_id"]}
+    against = {"standing": champion_hash(champion), "run": record["mlflow_run_id"]}
     write_json(_acceptance_path(study.revision, pair), {"decision": decision.to_json(), "against": against})
     publish_files(study.config.study, [_acceptance_path(study.revision, pair)])
     return decision.to_json()
 
 
-def _standing(
+def _champion_of(
     study: Study,
     pair: RankPair,
     record: Mapping[str, Any],
     registered: tuple[str, str],
     decision: Acceptance,
-) -> Standing:
-    return Standing(
+) -> Champion:
+    return Champion(
         revision=study.revision.number,
         pair=pair,
         adapter=(final_folder(study.revision, pair) / "adapter").relative_to(study.folder).as_posix(),
@@ -282,9 +282,9 @@ def _test_scores(revision: Revision, pair: RankPair) -> dict[str, Any] | None:
     return scores[role]["overall"] if role in scores else None
 
 
-def _is(standing: Standing, revision: Revision, pair: RankPair) -> bool:
-    return (standing.revision, standing.pair) == (revision.number, pair) and (
-        standing.mlflow_run_id == read_final(revision, pair)["mlflow_run_id"]
+def _is(champion: Champion, revision: Revision, pair: RankPair) -> bool:
+    return (champion.revision, champion.pair) == (revision.number, pair) and (
+        champion.mlflow_run_id == read_final(revision, pair)["mlflow_run_id"]
     )
 
 

@@ -15,7 +15,7 @@ THUMBNAIL_SIDE = 12
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class ImageFingerprint:
     """One decoded image: upright (width, height), SHA-256 of its encoded bytes, RGB thumbnail of 12 x 12 pixels."""
 
     size: tuple[int, int]
@@ -23,7 +23,7 @@ class Look:
     thumbnail: bytes
 
 
-def look_at(image: ImageRef) -> Look:
+def fingerprint_of(image: ImageRef) -> ImageFingerprint:
     """Read and decode an image once.
 
     Raises:
@@ -33,7 +33,7 @@ def look_at(image: ImageRef) -> Look:
     picture = load_image(BytesImage(data, str(image)))
     side = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
     thumbnail = picture.resize(side, Image.Resampling.BOX)
-    return Look(picture.size, hashlib.sha256(data).hexdigest(), thumbnail.tobytes())
+    return ImageFingerprint(picture.size, hashlib.sha256(data).hexdigest(), thumbnail.tobytes())
 
 
 def distinct_images(samples: Iterable[Sample]) -> Iterator[ImageRef]:
@@ -41,6 +41,6 @@ def distinct_images(samples: Iterable[Sample]) -> Iterator[ImageRef]:
     return iter(dict.fromkeys(image for sample in samples for image in sample.images))
 
 
-def content_of(looks: Mapping[ImageRef, Look]) -> dict[ImageRef, str]:
+def content_of(fingerprints: Mapping[ImageRef, ImageFingerprint]) -> dict[ImageRef, str]:
     """Content hash of each image."""
-    return {image: look.content for image, look in looks.items()}
+    return {image: look.content for image, look in fingerprints.items()}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mars_core.models.partition import Group
 from mars_core.packing.adapters import Layout, Parts, by_group
-from mars_core.packing.banks import zero_vectors
+from mars_core.packing.flat_buffers import zero_vectors
 from mars_core.ranks import RankPair
 from mars_core.training.calibration import Checkpoint
 from mars_core.training.optimizer import make_optimizer, make_schedule
@@ -20,7 +20,7 @@ from mars_core.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class PackMember:
+class PackRun:
     """A run to be: its rank pair and the seed of its initial weights and dropout masks."""
 
     pair: RankPair
@@ -28,7 +28,7 @@ class PackMember:
 
 
 @dataclass
-class TrainedMember:
+class TrainedRun:
     """A member under way.
 
     weights, gradient, first_moment, second_moment: a vector per group, laid out as `layout` says; passes add to the
@@ -36,7 +36,7 @@ class TrainedMember:
     loss was not finite, None while there is none.
     """
 
-    member: PackMember
+    member: PackRun
     layout: Layout
     weights: Mapping[Group, nn.Parameter]
     gradient: Parts
@@ -65,39 +65,39 @@ class StepReport:
     grad_norm_llm: float
 
 
-def start_members(
-    members: Sequence[PackMember], layouts: Sequence[Layout], initial: Iterable[Tensor], recipe: Recipe, horizon: int
-) -> list[TrainedMember]:
+def start_runs(
+    members: Sequence[PackRun], layouts: Sequence[Layout], initial: Iterable[Tensor], recipe: Recipe, horizon: int
+) -> list[TrainedRun]:
     """Members before their first step; all that their steps need is allocated here, so that none fails for memory.
 
     Args:
         initial: flat weights of each.
     """
-    started: list[TrainedMember] = []
-    banks: list[list[dict[Group, Tensor]]] = []
+    started: list[TrainedRun] = []
+    flat_buffers: list[list[dict[Group, Tensor]]] = []
     for member, layout, flat in zip(members, layouts, initial, strict=True):
-        banks = banks or [_banks(members, layouts, flat) for _ in range(4)]
-        weights, gradient, first, second = (bank[len(started)] for bank in banks)
+        flat_buffers = flat_buffers or [_flat_buffers(members, layouts, flat) for _ in range(4)]
+        weights, gradient, first, second = (flat_buffer[len(started)] for flat_buffer in flat_buffers)
         for vector, value in zip(weights.values(), by_group(flat, layout).values(), strict=True):
             vector.copy_(value)
         started.append(_start(member, layout, weights, gradient, first, second, recipe, horizon))
     return started
 
 
-def lane_order(member: PackMember) -> tuple[bool, int, int]:
-    """Sort key of members in lanes: those that share vision features first, then equal ranks together."""
+def adapter_batch_order(member: PackRun) -> tuple[bool, int, int]:
+    """Sort key of members in adapter batches: those that share vision features first, then equal ranks together."""
     return member.pair.r_me > 0, member.pair.r_llm, member.pair.r_me
 
 
-def _banks(members: Sequence[PackMember], layouts: Sequence[Layout], like: Tensor) -> list[dict[Group, Tensor]]:
-    # In the order of lanes, so that neighbours there are neighbours in memory.
-    order = sorted(range(len(members)), key=lambda number: lane_order(members[number]))
+def _flat_buffers(members: Sequence[PackRun], layouts: Sequence[Layout], like: Tensor) -> list[dict[Group, Tensor]]:
+    # In the order of adapter batches, so that neighbours there are neighbours in memory.
+    order = sorted(range(len(members)), key=lambda number: adapter_batch_order(members[number]))
     rows = zero_vectors([layouts[number] for number in order], like.device, like.dtype)
     return [rows[order.index(number)] for number in range(len(members))]
 
 
 def _start(
-    member: PackMember,
+    member: PackRun,
     layout: Layout,
     weights: Parts,
     gradient: Parts,
@@ -105,7 +105,7 @@ def _start(
     second: Parts,
     recipe: Recipe,
     horizon: int,
-) -> TrainedMember:
+) -> TrainedRun:
     parameters = {group: nn.Parameter(vector) for group, vector in weights.items()}
     optimizer = make_optimizer(list(parameters.values()), recipe)
     for group, parameter in parameters.items():
@@ -114,14 +114,16 @@ def _start(
         optimizer.state[parameter] = {"step": step, "exp_avg": first[group], "exp_avg_sq": second[group]}
     generator = torch.Generator(device=next(iter(weights.values())).device).manual_seed(member.seed)
     schedule = make_schedule(optimizer, recipe, horizon)
-    return TrainedMember(member, layout, parameters, gradient, first, second, optimizer, schedule, generator)
+    return TrainedRun(member, layout, parameters, gradient, first, second, optimizer, schedule, generator)
 
 
-def gradient_norms(lane: Sequence[TrainedMember]) -> list[tuple[float, float]]:
+def gradient_norms(adapter_batch: Sequence[TrainedRun]) -> list[tuple[float, float]]:
     """Norms of every member's gradient in the modality encoder and in the rest, read off the device at once."""
-    norms = torch.stack([torch.linalg.vector_norm(part) for one in lane for part in one.gradient.values()]).tolist()
+    norms = torch.stack(
+        [torch.linalg.vector_norm(part) for one in adapter_batch for part in one.gradient.values()]
+    ).tolist()
     found = []
-    for one in lane:
+    for one in adapter_batch:
         own = dict(zip(one.gradient, norms, strict=False))
         del norms[: len(own)]
         norm_me = own.pop("me", 0.0)
@@ -129,7 +131,7 @@ def gradient_norms(lane: Sequence[TrainedMember]) -> list[tuple[float, float]]:
     return found
 
 
-def take_step(trained: TrainedMember, recipe: Recipe, norms: tuple[float, float], reached: Collection[str]) -> None:
+def take_step(trained: TrainedRun, recipe: Recipe, norms: tuple[float, float], reached: Collection[str]) -> None:
     """Clip the gradient of these norms as `clip_grad_norm_` does, step, and forget the gradient.
 
     Groups none of whose layers was reached (the vision tower by text alone) have no gradient, rather than one of
@@ -149,7 +151,7 @@ def take_step(trained: TrainedMember, recipe: Recipe, norms: tuple[float, float]
     forget_gradient(trained)
 
 
-def forget_gradient(trained: TrainedMember) -> None:
+def forget_gradient(trained: TrainedRun) -> None:
     """Set a member's gradient to zero."""
     for gradient in trained.gradient.values():
         gradient.zero_()

@@ -8,7 +8,7 @@ import fsspec
 import pytest
 
 from mars_core.ranks import RankPair
-from tasks.nightly.standing import Standing, keep_standing_adapter, read_standing, standing_hash, standing_path
+from tasks.nightly.champion import Champion, champion_hash, champion_path, keep_champion_adapter, read_champion
 from tasks.settings.study import DataConfig, StudyConfig
 from tasks.storage.files import write_json
 from tasks.storage.folder import Revision, finish
@@ -18,7 +18,7 @@ from tasks.storage.transfer import pull
 PAIR = RankPair(2, 4)
 FINAL, KEPT = "revisions/001/final/me2-llm4/adapter", "revisions/001/standing/me2-llm4/adapter"
 WEIGHTS = "adapter_model.safetensors"
-keep = keep_standing_adapter.fn
+keep = keep_champion_adapter.fn
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def config(tmp_path):
     revision = first(config)
     write_json(revision.path("revision.json"), {})
     train(config, "before")
-    standing = Standing(
+    champion = Champion(
         revision=1,
         pair=(2, 4),
         adapter=FINAL,
@@ -46,7 +46,7 @@ def config(tmp_path):
         accepted_at="2026-01-01T00:00:00+00:00",
         evaluation=None,
     )
-    write_json(standing_path(revision.study), standing.to_json())
+    write_json(champion_path(revision.study), champion.to_json())
     return config
 
 
@@ -65,18 +65,18 @@ def train(config, inputs) -> None:
 
 def standing_weights(config) -> str:
     study = working_folder(config.study)
-    return (study / read_standing(study).adapter / WEIGHTS).read_text()
+    return (study / read_champion(study).adapter / WEIGHTS).read_text()
 
 
 def test_a_run_with_other_settings_does_not_take_the_standing_adapter_away(config):
-    before = read_standing(Path(config.study))
+    before = read_champion(Path(config.study))
     for attempt in range(2):  # a run that was killed begins again
         keep(config, first(config), PAIR, "after")
-        assert (read_standing(Path(config.study)).adapter, standing_weights(config)) == (KEPT, "before"), attempt
+        assert (read_champion(Path(config.study)).adapter, standing_weights(config)) == (KEPT, "before"), attempt
     train(config, "after")
     assert standing_weights(config) == "before"
     # Decisions that were made against the standing choice are still made against it.
-    assert standing_hash(read_standing(Path(config.study))) == standing_hash(before)
+    assert champion_hash(read_champion(Path(config.study))) == champion_hash(before)
     keep(config, first(config), PAIR, "once more")  # what is in `final` now does not stand
     assert standing_weights(config) == "before"
 
@@ -84,8 +84,8 @@ def test_a_run_with_other_settings_does_not_take_the_standing_adapter_away(confi
 def test_a_run_that_was_accepted_in_the_meantime_is_kept_in_its_turn(config):
     keep(config, first(config), PAIR, "after")
     train(config, "after")
-    stored = read_standing(Path(config.study)).to_json()
-    write_json(standing_path(Path(config.study)), stored | {"adapter": FINAL, "mlflow_run_id": "after"})
+    stored = read_champion(Path(config.study)).to_json()
+    write_json(champion_path(Path(config.study)), stored | {"adapter": FINAL, "mlflow_run_id": "after"})
     keep(config, first(config), PAIR, "once more")
     train(config, "once more")
     assert standing_weights(config) == "after"
@@ -95,8 +95,8 @@ def test_the_same_settings_another_pair_and_a_first_run_leave_everything_in_its_
     keep(config, first(config), PAIR, "before")
     keep(config, first(config), RankPair(4, 4), "after")
     keep(config, Revision(Path(config.study), 2), PAIR, "after")
-    assert (read_standing(Path(config.study)).adapter, standing_weights(config)) == (FINAL, "before")
-    standing_path(Path(config.study)).unlink()
+    assert (read_champion(Path(config.study)).adapter, standing_weights(config)) == (FINAL, "before")
+    champion_path(Path(config.study)).unlink()
     keep(config, first(config), PAIR, "after")
     assert not first(config).path("standing").exists()
 
@@ -110,7 +110,7 @@ def test_a_standing_adapter_that_is_gone_does_not_come_back_as_another_runs(conf
     (earlier / WEIGHTS).write_text("earlier")
     keep(config, first(config), PAIR, "after")
     train(config, "after")
-    assert not (Path(config.study) / read_standing(Path(config.study)).adapter).exists()
+    assert not (Path(config.study) / read_champion(Path(config.study)).adapter).exists()
 
 
 def test_the_kept_adapter_of_a_study_at_a_url_reaches_every_machine(config, monkeypatch, tmp_path):

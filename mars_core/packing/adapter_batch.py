@@ -1,4 +1,4 @@
-"""A lane: members that go through the model side by side, and the pass that is under way in this thread."""
+"""An adapter batch: members that go through the model side by side, and the pass that is under way in this thread."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Adapter:
 class Stack:
     """Adapters of G members side by side with one rank in one layer: views of shapes (G, r, in) and (G, r, out).
 
-    members: which of the lane they are.
+    members: which of the adapter batch they are.
     """
 
     members: slice
@@ -51,7 +51,7 @@ class Dropout:
 
 
 @dataclass(frozen=True)
-class Lane:
+class AdapterBatch:
     """Adapters of the members, by layer; members of rank 0 are in no stack of it.
 
     frozen_me: no member adapts the modality encoder, so all of them read the same features. anchor: a scalar that needs
@@ -64,14 +64,14 @@ class Lane:
     anchor: Tensor
 
 
-def make_lane(layouts: Sequence[Layout], weights: Sequence[Parts], gradients: Sequence[Parts]) -> Lane:
-    """A lane over the weights and gradients of its members; views, no copies."""
+def make_adapter_batch(layouts: Sequence[Layout], weights: Sequence[Parts], gradients: Sequence[Parts]) -> AdapterBatch:
+    """An adapter batch over the weights and gradients of its members; views, no copies."""
     names = dict.fromkeys(name for layout in layouts for name in layout.by_layer)
     members = list(zip(layouts, weights, gradients, strict=True))
     adapters = {name: stack([_adapter(*member, name) for member in members]) for name in names}
     frozen_me = not any("me" in layout.sizes for layout in layouts)
     device = next(iter(weights[0].values())).device
-    return Lane(len(layouts), adapters, frozen_me, torch.zeros((), device=device, requires_grad=True))
+    return AdapterBatch(len(layouts), adapters, frozen_me, torch.zeros((), device=device, requires_grad=True))
 
 
 def _adapter(layout: Layout, weights: Parts, gradients: Parts, name: str) -> Adapter | None:
@@ -126,13 +126,13 @@ def _one_view(views: Sequence[Tensor]) -> Tensor:
 
 @dataclass(frozen=True)
 class Pass:
-    """One forward pass of a lane over a batch.
+    """One forward pass of an adapter batch over a batch.
 
     dropout: None outside of training and where the recipe has none. reached: the adapted layers that it went through so
     far; added to as it goes.
     """
 
-    lane: Lane
+    adapter_batch: AdapterBatch
     batch: PackedBatch
     dropout: Dropout | None = None
     reached: set[str] = field(default_factory=set)

@@ -1,8 +1,9 @@
 """Lead a model's forward pass through the current `Pass`, without changing its classes.
 
 What is touched is given back as it was: `forward` of instances (adapted linear layers, what comes before them, norms,
-gated MLPs), hooks at the doors of vision tower, language model and output head, the name of the attention function, and
-one function of the language model's source module, the rotary embedding, which outside of a pass is what it was.
+gated MLPs), hooks at the entry layers of vision tower, language model and output head, the name of the attention
+function, and one function of the language model's source module, the rotary embedding, which outside of a pass is what
+it was.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from mars_core.models.partition import GROUPS, Partition
+from mars_core.packing.adapter_batch import Pass, Stacks, current_pass
 from mars_core.packing.kernels.attention import MARK, attention_within_sequences
-from mars_core.packing.kernels.gate import silu_gate
 from mars_core.packing.kernels.linear import add_low_rank, merged_linear, merging_pays
 from mars_core.packing.kernels.norm import rms_norm
 from mars_core.packing.kernels.rotary import FUNCTION, fits, rotate
-from mars_core.packing.lane import Pass, Stacks, current_pass
+from mars_core.packing.kernels.swiglu import swiglu
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Structure:
     answers_only: adapted layers whose output is read at the answer rows alone (those of the last block), except those
     in `answer_tails`: modules that work row by row and are read at the answer rows alone, as a whole.
     shared: modules with parameters whose input is the same for every member (patch embeddings).
-    projector_doors: projector layers that read what the vision tower gives, the first ones there.
+    projector_entry_layers: projector layers that read what the vision tower gives, the first ones there.
     norms, gates: modules that compute what `kernels.norm` does, MLPs with that of `kernels.gate`.
     rotary: source modules whose rotary embedding is that of `kernels.rotary`.
     distinct_pictures: the vision tower works row by row on what it is given, so that equal rows (a picture asked about
@@ -48,7 +49,7 @@ class Structure:
     answers_only: frozenset[str] = frozenset()
     answer_tails: frozenset[str] = frozenset()
     shared: frozenset[str] = frozenset()
-    projector_doors: frozenset[str] = frozenset()
+    projector_entry_layers: frozenset[str] = frozenset()
     norms: frozenset[str] = frozenset()
     gates: frozenset[str] = frozenset()
     rotary: frozenset[str] = frozenset()
@@ -60,8 +61,8 @@ class Structure:
 
 
 @contextmanager
-def wired(model: nn.Module, partition: Partition, structure: Structure) -> Iterator[None]:
-    """While the block runs, forward passes of `model` in a thread with a current pass are those of its lane."""
+def patched(model: nn.Module, partition: Partition, structure: Structure) -> Iterator[None]:
+    """While the block runs, forward passes of `model` in a thread with a current pass are its adapter batch's."""
     language_model = model.get_submodule(partition.family.llm)
     head = model.get_output_embeddings()  # type: ignore[operator]
     with ExitStack() as stack:
@@ -74,9 +75,9 @@ def wired(model: nn.Module, partition: Partition, structure: Structure) -> Itera
         for name in structure.shared:
             module = model.get_submodule(name)
             stack.enter_context(_forward_of(module, partial(_once_for_all, module.forward)))
-        if structure.projector_doors:
+        if structure.projector_entry_layers:
             for number, block in enumerate(vision_blocks(model, partition)):
-                forward = partial(_vision_block, number == 0, len(structure.projector_doors), block.forward)
+                forward = partial(_vision_block, number == 0, len(structure.projector_entry_layers), block.forward)
                 stack.enter_context(_forward_of(block, forward))
         for name in structure.norms:
             norm = model.get_submodule(name)
@@ -133,7 +134,7 @@ def _rotary_of(source: ModuleType) -> Iterator[None]:
 
 _rotary_lock = threading.Lock()
 _rotary_users: dict[ModuleType, tuple[int, Callable[..., Any]]] = {}
-"""How many wired models use a source, and its own function: packs may overlap in threads."""
+"""How many patched models use a source, and its own function: packs may overlap in threads."""
 
 
 @contextmanager
@@ -158,13 +159,13 @@ def _linear(
     layer: nn.Linear, name: str, structure: Structure, original: Callable[[Tensor], Tensor], x: Tensor
 ) -> Tensor:
     this = current_pass()
-    adapters = None if this is None else this.lane.adapters.get(name)
+    adapters = None if this is None else this.adapter_batch.adapters.get(name)
     if this is None or adapters is None:
         return original(x)
     this.reached.add(name)
-    if this.lane.frozen_me and name in structure.projector_doors:
+    if this.adapter_batch.frozen_me and name in structure.projector_entry_layers:
         return _door(layer, name, original, x, adapters, this)
-    by_member = x.reshape(this.lane.width, -1, layer.in_features)
+    by_member = x.reshape(this.adapter_batch.width, -1, layer.in_features)
     if name in structure.answers_only:
         rows = this.batch.answer_rows
         y = _product(layer, original, by_member.index_select(1, rows), adapters, this)
@@ -179,13 +180,13 @@ def _door(
 ) -> Tensor:
     """The first layer that tells members apart: it reads the same features for all of them."""
     x = this.batch.features.setdefault(name, x.detach())
-    width = this.lane.width
+    width = this.adapter_batch.width
     y = _product(layer, original, x.reshape(1, -1, layer.in_features).expand(width, -1, -1), adapters, this)
     return y.view(width * x.shape[0], *x.shape[1:-1], layer.out_features)
 
 
 def _product(layer: nn.Linear, original: Callable[[Tensor], Tensor], x: Tensor, adapters: Stacks, this: Pass) -> Tensor:
-    anchor, dropout = this.lane.anchor, this.dropout
+    anchor, dropout = this.adapter_batch.anchor, this.dropout
     if dropout is None and _full_precision(layer) and merging_pays(x.shape[1], layer.in_features, layer.out_features):
         return merged_linear(x, layer.weight, layer.bias, adapters, anchor)
     return add_low_rank(original(x), x, adapters, anchor, dropout)
@@ -205,14 +206,14 @@ def _at_answer_rows(original: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     this = current_pass()
     if this is None:
         return original(x)
-    by_member = x.reshape(this.lane.width, -1, x.shape[-1])
+    by_member = x.reshape(this.adapter_batch.width, -1, x.shape[-1])
     rows = this.batch.answer_rows
     y = original(by_member.index_select(1, rows))
     return _zeros_elsewhere(y, rows, by_member.shape[1]).view(*x.shape[:-1], y.shape[-1])
 
 
 def _gated(mlp: Any, x: Tensor) -> Tensor:
-    y: Tensor = mlp.down_proj(silu_gate(mlp.gate_proj(x), mlp.up_proj(x)))
+    y: Tensor = mlp.down_proj(swiglu(mlp.gate_proj(x), mlp.up_proj(x)))
     return y
 
 
@@ -239,14 +240,14 @@ def _each_picture_once(original: Callable[..., Any], pictures: Tensor, *argument
     this = current_pass()
     if this is None:
         return original(pictures, *arguments, **named)
-    width = this.lane.width
+    width = this.adapter_batch.width
     by_member = pictures.view(width, -1, *pictures.shape[1:])
     distinct, places = this.batch.distinct_rows(by_member[0])
     if len(distinct) == by_member.shape[1]:
         return original(pictures, *arguments, **named)
     rows = width * len(distinct)
     output = original(by_member.index_select(1, distinct).flatten(0, 1), *arguments, **named)
-    members = 1 if this.lane.frozen_me else width
+    members = 1 if this.adapter_batch.frozen_me else width
     back = (torch.arange(members, device=places.device)[:, None] * len(distinct) + places[None]).flatten()
     for name, value in output.items():
         output[name] = _put_back(value, back, {rows, len(distinct) * members})
@@ -260,15 +261,15 @@ def _put_back(value: Any, back: Tensor, rows: set[int]) -> Any:
 
 
 def _vision_block(
-    first: bool, doors: int, original: Callable[..., Any], hidden: Tensor, *arguments: Any, **named: Any
+    first: bool, entry_layers: int, original: Callable[..., Any], hidden: Tensor, *arguments: Any, **named: Any
 ) -> Any:
-    """A block of a frozen encoder sees the rows of one member; the projector's doors read them for all."""
+    """A block of a frozen encoder sees the rows of one member; the projector's entry layers read them for all."""
     this = current_pass()
-    if this is None or not this.lane.frozen_me:
+    if this is None or not this.adapter_batch.frozen_me:
         return original(hidden, *arguments, **named)
-    width = this.lane.width
+    width = this.adapter_batch.width
     hidden = hidden[: hidden.shape[0] // width] if first else hidden
-    if len(this.batch.features) == doors:
+    if len(this.batch.features) == entry_layers:
         return hidden  # nobody reads it: every door has its features already
     rows = hidden.shape[0] * width
     share = partial(_share_of_one, rows=rows, width=width)
@@ -296,10 +297,10 @@ def vision_blocks(model: nn.Module, partition: Partition) -> list[nn.Module]:
 
 def _once_for_all(original: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     this = current_pass()
-    if this is None or this.lane.width == 1:
+    if this is None or this.adapter_batch.width == 1:
         return original(x)
-    y = original(x[: x.shape[0] // this.lane.width])
-    return y.repeat(this.lane.width, *[1] * (y.dim() - 1))
+    y = original(x[: x.shape[0] // this.adapter_batch.width])
+    return y.repeat(this.adapter_batch.width, *[1] * (y.dim() - 1))
 
 
 def _gather_answers(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
@@ -307,7 +308,7 @@ def _gather_answers(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]
     if this is None:
         return None
     hidden, *rest = arguments
-    by_member = hidden.reshape(this.lane.width, -1, hidden.shape[-1])
+    by_member = hidden.reshape(this.adapter_batch.width, -1, hidden.shape[-1])
     return (by_member.index_select(1, this.batch.answer_rows), *rest)
 
 
@@ -315,7 +316,7 @@ def _drop_padding(_: nn.Module, arguments: tuple[Any, ...], named: Mapping[str, 
     this = current_pass()
     if this is None:
         return None
-    mask = this.batch.mask.repeat(this.lane.width, 1)
+    mask = this.batch.mask.repeat(this.adapter_batch.width, 1)
     named = {**named, "position_ids": _positions(named.get("position_ids"), mask)}
     kept = mask.flatten().nonzero()[:, 0]
     flat = {name: _real_tokens(value, mask.shape, kept) for name, value in named.items()}
