@@ -54,7 +54,8 @@ class Study:
     def pull(self) -> None:
         """Bring down what other machines have published."""
         transfer.pull(self.config.study)
-        self._finished.clear()
+        if location.is_remote(self.config.study):
+            self._finished.clear()
 
     def is_finished(self, stage: str, inputs: str) -> bool:
         """Whether a stage has finished with these inputs and its outputs are all still as it left them."""

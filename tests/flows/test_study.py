@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import mlflow
@@ -22,8 +23,10 @@ from mars_core.metrics.schema import SCHEMA
 from mars_core.models.loading import load_base
 from tasks.inputs.data import calibration_set
 from tasks.settings.study import StudyConfig
+from tasks.storage.files import file_hash
 from tasks.storage.folder import Revision
 from tasks.study.plan import data_seed_of
+from tasks.study.revision import open_revision
 from tasks.tracking.runs import tracking_uri
 
 
@@ -109,10 +112,17 @@ def test_the_prefect_ui_shows_scores_and_where_report_and_adapter_are(finished):
     assert json.loads(revision.path("choice.json").read_text())["reason"] in text
 
 
-def test_second_run_does_nothing_again(copied):
+def test_second_run_does_nothing_again(copied, monkeypatch):
+    """It opens one revision, and hashes each output once, however many stages ask for it."""
+    opened: list[object] = []
+    hashed: Counter[Path] = Counter()
+    monkeypatch.setattr("tasks.study.opened.open_revision", lambda *a, **b: opened.append(a) or open_revision(*a, **b))
+    monkeypatch.setattr("tasks.storage.folder.file_hash", lambda path: hashed.update([path]) or file_hash(path))
     before = modified(copied)
     study_flow(copied)
     assert modified(copied) == before
+    assert len(opened) == 1
+    assert set(hashed.values()) == {1}
 
 
 @pytest.mark.parametrize("lost", ["one calibration run", "laws.json", "choice.json", "evaluation.json"])
