@@ -17,7 +17,7 @@ import pandas as pd
 from scipy.stats import t as student_t
 
 from mars_core.fitting import LawFit, fit_law
-from mars_core.search import Points, Question, read_points
+from mars_core.search import Diverged, Points, Question, read_points
 from mars_core.search.both_laws import LawSettings
 from mars_core.search.choose import calibrate, choose_with, laws_of
 from mars_core.search.objective import PERPLEXITY_OBJECTIVE
@@ -93,7 +93,8 @@ class _Fitted:
 @lru_cache(maxsize=1)
 def _fitted(number: int, shape: str) -> _Fitted:
     study = make_study(number, shape)
-    question = Question(float(study.targets[0]), study.count, study.reference)
+    runs = dict.fromkeys(study.surface.grid.diverged, "its run is missing")
+    question = Question(float(study.targets[0]), study.count, study.reference, constraints=(Diverged(runs),))
     points = read_points(study.metrics, PERPLEXITY_OBJECTIVE)
     laws = laws_of(points, LawSettings(study.reference))
     return _Fitted(question, points, laws, calibrate(points, question))

@@ -10,7 +10,7 @@ from mars_core.metrics.schema import PERPLEXITY
 from mars_core.ranks import Pair
 from mars_core.report import formatting as f
 from mars_core.report.data import ReportData
-from mars_core.report.decision import VERDICTS, decision_sentences
+from mars_core.report.decision import decision_sentences, verdict_words
 from mars_core.report.spread import seed_deviation
 from mars_core.report.study_results import StudyResults
 from mars_core.search import Candidate
@@ -54,7 +54,7 @@ def answer_of(data: ReportData, results: StudyResults) -> Answer:
     if choice is None:
         reason = "No pair has been chosen yet: run the search, then make the report again."
         return Answer(None, "doubt", "no choice yet", "", (reason,), None, "", (), _facts(data, results))
-    tone, badge, meaning = VERDICTS.get(choice.verdict, ("doubt", choice.verdict, ""))
+    tone, badge, meaning = verdict_words(choice)
     return Answer(
         choice.pair, tone, badge, meaning, decision_sentences(choice), choice.fallback_cause, choice.decided_by,
         tuple(_outcome(data, results)), _facts(data, results),

@@ -1,4 +1,4 @@
-"""A choice in a few plain sentences: the pair and why, what it may cost, how it compares, what would settle it."""
+"""A choice in a few plain sentences: the pair and why, what it may cost, how it compares."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from mars_core.search import Choice, Rival
 
 # verdict: tone of the headline, badge, meaning. The last four are of choices that earlier versions stored.
 VERDICTS = {
-    "best": ("good", "predicted best", "No pair is predicted to do better by more than the margin."),
+    "best": (
+        "good",
+        "predicted best",
+        "Its regret is within the larger of the margin and 0.25% with at least 80% probability.",
+    ),
     "as good and cheaper": (
         "good",
         "as good and cheaper",
@@ -31,6 +35,21 @@ VERDICTS = {
     "balance uninformative": ("doubt", "balance uninformative", "Law P decided over all pairs."),
     "fallback": ("doubt", "fallback", "The laws could not carry the full method here; the next best evidence decided."),
 }
+# The same where a cheaper pair was taken that is expected within half the margin of the best guess.
+TIED = {
+    "best": (
+        "good",
+        "cheaper, about as good",
+        "It is cheaper than the best guess and expected within half the margin of it. Its regret is within the larger "
+        "of the margin and 0.25% with at least 80% probability.",
+    ),
+    "cannot tell": (
+        "doubt",
+        "cannot tell",
+        "Several pairs may be the best one. This one is cheaper than the best guess and expected within half the "
+        "margin of it: a guess, not a finding.",
+    ),
+}
 RIVALS = {
     "best observed": "the pair measured best in calibration",
     "largest": "the largest pair",
@@ -41,7 +60,13 @@ SAME = 5e-5  # an excess that rounds to 0.00%
 
 def decision_sentences(choice: Choice) -> tuple[str, ...]:
     """The decision in words; of a choice that an earlier version stored, its reason alone."""
-    return (choice.reason, *regret_sentence(choice), *rival_sentences(choice), *seeds_sentence(choice))
+    return (choice.reason, *regret_sentence(choice), *rival_sentences(choice))
+
+
+def verdict_words(choice: Choice) -> tuple[str, str, str]:
+    """Tone, badge and meaning of the verdict; an unknown one stands for itself."""
+    words = TIED.get(choice.verdict) if choice.preferred_over else None
+    return words or VERDICTS.get(choice.verdict, ("doubt", choice.verdict, ""))
 
 
 def regret_sentence(choice: Choice) -> list[str]:
@@ -62,13 +87,6 @@ def rival_sentences(choice: Choice) -> list[str]:
     same = [f"It is also {_names(rivals)}." for pair, rivals in by_pair.items() if pair == choice.pair]
     others = [_compared(choice, rivals, own) for pair, rivals in by_pair.items() if pair != choice.pair]
     return [*same, *([f"Beside it, {'; '.join(others)}."] if others else [])]
-
-
-def seeds_sentence(choice: Choice) -> list[str]:
-    """How many runs per pair would tell, where these cannot."""
-    if choice.verdict != "cannot tell" or choice.seeds_needed is None:
-        return []
-    return [f"To tell them apart, calibrate each pair with about {choice.seeds_needed} seeds (calibration.seeds)."]
 
 
 def _compared(choice: Choice, rivals: Sequence[Rival], own: int | None) -> str:

@@ -76,7 +76,7 @@ def _choice(results: StudyResults) -> Iterator[Finding]:
         return
     for warning in choice.warnings:
         yield Finding("warning", "Choice", warning)
-    if choice.regret is None:
+    if choice.regret is None and not choice.warnings:
         yield from _of_an_earlier_version(choice)
 
 

@@ -15,10 +15,15 @@ LONGER = 4  # how much longer a calibration the warning speaks of
 
 def warnings_of(calibration: Calibration, outlook: Outlook, chosen: Pair, measured: Measured) -> tuple[str, ...]:
     """The gravest first."""
-    return (*_unmeasured(chosen, measured), *_apart(calibration), *_far(calibration, outlook, chosen))
+    return (*_unmeasured(outlook, chosen, measured), *_apart(calibration), *_far(calibration, outlook, chosen))
 
 
-def _unmeasured(chosen: Pair, measured: Measured) -> list[str]:
+def _unmeasured(outlook: Outlook, chosen: Pair, measured: Measured) -> list[str]:
+    if chosen not in outlook.pairs:
+        return [
+            f"no calibration run has the chosen pair {chosen}, so its regret is not stated: calibrate it, or name the "
+            "available ranks (ranks_me, ranks_llm)"
+        ]
     if measured.is_extrapolated(chosen):
         return [f"the chosen pair {chosen} has a rank outside the calibrated ones: calibrate it before relying on it"]
     if chosen not in measured.pairs:

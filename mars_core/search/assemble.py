@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,14 +62,24 @@ def our_answer(scene: Scene, decision: Decision, margin: float) -> Answer:
     )
 
 
-def paper_answer(scene: Scene, pick: PaperPick, form: str) -> Answer:
+def paper_reason(pick: PaperPick, form: str, objections: Mapping[Pair, str]) -> str:
+    """Why Algorithm 1 takes its pair, and which pairs on the balance curve were no candidates.
+
+    objections: what speaks against pairs that may not be trained.
+    """
+    if pick.cause is not None:
+        how = f"the default pair, since {pick.cause}"
+    elif len(pick.candidates) == 1:
+        how = "the only pair on the balance curve that may be chosen"
+    else:
+        how = f"the smallest loss that Eq. 1 predicts for {len(pick.candidates)} pairs on the balance curve"
+    left_out = "; ".join(f"{pair} has {objections[pair]}" for pair in pick.dropped)
+    dropped = f" Dropped from the balance curve: {left_out}." if left_out else ""
+    return f"{_show(pick.pair)} is {how} ({form}, Algorithm 1 of the paper).{dropped}"
+
+
+def paper_answer(scene: Scene, pick: PaperPick, reason: str) -> Answer:
     """Algorithm 1's pick; losses are law P's."""
-    by_default = pick.cause is not None
-    how = (
-        f"the default pair, since {pick.cause}"
-        if by_default
-        else f"the smallest loss that Eq. 1 predicts for {len(pick.candidates)} pairs on the balance curve"
-    )
     candidates = {
         pair: Candidate(
             pair, loss, None, None if loss is None else scene.objective.perplexity(loss), None, scene.count(pair),
@@ -83,8 +93,8 @@ def paper_answer(scene: Scene, pick: PaperPick, form: str) -> Answer:
     return Answer(
         pick.pair,
         "paper",
-        f"{_show(pick.pair)} is {how} ({form}, Algorithm 1 of the paper).",
-        "default pair" if by_default else "Algorithm 1",
+        reason,
+        "Algorithm 1" if pick.cause is None else "default pair",
         tuple(candidates.values()),
         fallback_cause=pick.cause,
     )
@@ -161,25 +171,35 @@ def _of_point(point: BalancePoint | None) -> tuple[float | None, Interval | None
 
 
 def _reason(scene: Scene, decision: Decision, margin: float) -> str:
-    name, outlook = scene.objective.name, scene.outlook
-    regret, bound = regret_of(outlook, decision.pair)
-    stated = (
-        f"its expected regret over all {len(outlook.pairs)} pairs is {regret:.2%} of {name}, at most {bound:.2%} (95%)"
-    )
+    pair, best = _show(decision.pair), _show(decision.best)
+    if len(scene.outlook.pairs) == 1:
+        return f"{pair} is the only pair that may be chosen."
+    stated = _stated(scene, decision.pair)
     if decision.verdict == "as good and cheaper":
         saving = 1.0 - scene.count(decision.pair) / scene.count(decision.best)
         return (
-            f"{_show(decision.pair)} trains {saving:.0%} fewer parameters than {_show(decision.best)}, the best by "
-            f"prediction, and its {name} is within {margin:.2%} of it with {decision.sure:.0%} probability; {stated}."
+            f"{pair} trains {saving:.0%} fewer parameters than {best}, the best by prediction, and its "
+            f"{scene.objective.name} is within {margin:.2%} of it with {decision.sure:.0%} probability; {stated}."
         )
-    if decision.verdict == "best":
-        return f"{_show(decision.pair)} is predicted best: {stated}."
-    tell = (
-        f"about {decision.seeds_needed} runs per pair would"
-        if decision.seeds_needed
-        else "even a dozen runs per pair would not"
-    )
-    return f"These runs cannot tell the best pairs apart ({tell}). {_show(decision.pair)} is the best guess: {stated}."
+    doubt = "" if decision.verdict == "best" else f"These runs cannot tell the best pairs apart ({_tell(decision)}). "
+    if decision.pair != decision.best:
+        return (
+            f"{doubt}{pair} is cheaper than {best}, the best guess, and is expected within half the margin of it; "
+            f"nothing is promised: {stated}."
+        )
+    return f"{doubt}{pair} is {'the best guess' if doubt else 'predicted best'}: {stated}."
+
+
+def _stated(scene: Scene, pair: Pair) -> str:
+    regret, bound = regret_of(scene.outlook, pair)
+    over = f"its expected regret over all {len(scene.outlook.pairs)} pairs"
+    return f"{over} is {regret:.2%} of {scene.objective.name}, at most {bound:.2%} (95%)"
+
+
+def _tell(decision: Decision) -> str:
+    if decision.seeds_needed is None:
+        return "even a dozen seeds per pair would not"
+    return f"calibrating each pair with about {decision.seeds_needed} seeds would"
 
 
 def _show(pair: Pair) -> str:

@@ -8,10 +8,11 @@ from typing import Literal
 
 import pandas as pd
 
+from mars_core.convergence.times import LevelName
 from mars_core.fitting import LawFit
 from mars_core.ranks import Pair
 from mars_core.search.advice import warnings_of
-from mars_core.search.assemble import Scene, our_answer, paper_answer, regret_of, rivals_of
+from mars_core.search.assemble import Scene, our_answer, paper_answer, paper_reason, regret_of, rivals_of
 from mars_core.search.balance import BalancePoint, balance_curve
 from mars_core.search.both_laws import LawSettings, laws_from, times_from_curves
 from mars_core.search.choice import Choice, Dropped
@@ -28,11 +29,12 @@ from mars_core.search.decide import decide
 from mars_core.search.diagnose import diagnostics_of
 from mars_core.search.fitted_laws import FittedLaws
 from mars_core.search.objective import PERPLEXITY_OBJECTIVE, Objective, objective_named
-from mars_core.search.observed import Measured, measured
+from mars_core.search.observed import measured, seeds_per_pair
 from mars_core.search.outlook import Calibration, read_calibration
-from mars_core.search.paper import algorithm_1
+from mars_core.search.paper import PaperPick, algorithm_1
 from mars_core.search.points import Points, read_points
 from mars_core.search.ranks import neighbours
+from mars_core.search.settings import available_ranks, reference_ranks, require_eps, require_margin, require_target
 from mars_core.search.soundness import objection_to_law_c
 
 Rule = Literal["mars", "paper"]
@@ -71,6 +73,8 @@ def choose_ranks(
     ranks_llm: Sequence[int] | None = None,
     constraints: Sequence[Constraint] = (),
     objective: str = PERPLEXITY_OBJECTIVE.name,
+    level: LevelName = "common",
+    eps: float = 0.05,
     bootstrap: int = 200,
 ) -> Choice:
     """Choose (r_me, r_llm) from the checkpoint metrics of calibration runs.
@@ -87,6 +91,8 @@ def choose_ranks(
         ranks_llm: available LLM ranks, default those of the runs.
         constraints: what the pair must satisfy.
         objective: `perplexity`, or the name of the metric in column val_objective.
+        level: loss at which a run counts as converged, for law C: `common` to all runs of a size, or each run's `own`.
+        eps: share of a run's drop that level `own` leaves; the paper's own calibration is `own` with 0.
         bootstrap: draws of the laws' intervals.
 
     Returns:
@@ -98,12 +104,16 @@ def choose_ranks(
     """
     wanted = objective_named(objective)
     question = Question(
-        target_samples, counter(trainable_parameters), reference,
-        None if ranks_me is None else tuple(ranks_me), None if ranks_llm is None else tuple(ranks_llm),
+        target_samples, counter(trainable_parameters), reference_ranks(reference),
+        None if ranks_me is None else available_ranks(ranks_me, "ranks_me"),
+        None if ranks_llm is None else available_ranks(ranks_llm, "ranks_llm"),
         margin, rule, tuple(constraints), wanted,
     )  # fmt: skip
+    _require_settings(question)
+    require_eps(eps)
     points = read_points(metrics, wanted)
-    return choose_from(laws_of(points, LawSettings(reference, bootstrap=bootstrap), wanted), points, question)
+    settings = LawSettings(question.reference, bootstrap=bootstrap, level=level, eps=eps)
+    return choose_from(laws_of(points, settings, wanted), points, question)
 
 
 def laws_of(points: Points, settings: LawSettings, objective: Objective = PERPLEXITY_OBJECTIVE) -> FittedLaws:
@@ -123,34 +133,37 @@ def choose_from(laws: FittedLaws, points: Points, question: Question) -> Choice:
 def calibrate(points: Points, question: Question) -> Calibration:
     """The posterior of all pairs that may be chosen; it depends on neither target size nor margin nor rule."""
     _require_settings(question)
-    *_, allowed = _pairs(points, question)
-    return read_calibration(points.table, allowed, question.objective)
+    offer = _offer(points, question)
+    return read_calibration(points.table, offer.pairs(question), question.objective)
 
 
 def choose_with(calibration: Calibration, laws: FittedLaws, points: Points, question: Question) -> Choice:
     """As `choose_from`, where the posterior is at hand: other target sizes and margins take no time."""
     table, count = points.table, question.trainable_parameters
     known = measured(table)
-    ranks_me, ranks_llm, constraints, allowed = _pairs(points, question)
+    offer = _offer(points, question)
+    allowed = offer.pairs(question)
     law_p, law_c_me, law_c_llm = laws.by_name.values()
-    curve = _curve(law_c_me, law_c_llm, ranks_llm, question.target_samples)
-    balanced = _balanced(curve, ranks_me, law_c_me, law_c_llm)
+    curve = _curve(law_c_me, law_c_llm, offer.ranks_llm, question.target_samples)
+    balanced = _balanced(curve, offer.ranks_me, law_c_me, law_c_llm)
     outlook = calibration.at(question.target_samples, allowed)
     scene = Scene(outlook, points, known, count, question.objective, curve, balanced)
-    n_seeds = table["run_id"].nunique() / len(known.pairs)
-    decision = decide(outlook, [count(pair) for pair in allowed], question.margin, balanced, n_seeds)
+    costs = [count(pair) for pair in allowed]
+    decision = decide(outlook, costs, question.margin, balanced, seeds_per_pair(table))
     ours = our_answer(scene, decision, question.margin)
-    missing = "; ".join(laws.missing) or None
-    pick = algorithm_1(law_p, curve, ranks_me, question.target_samples, question.reference, allowed, missing)
-    printed = paper_answer(scene, pick, law_p.law if law_p else "no law P")
-    chosen, other = (printed, ours) if question.rule == "paper" else (ours, printed)
+    pick = _paper_pick(laws, curve, offer, question)
+    printed = paper_reason(pick, law_p.law if law_p else "no law P", offer.objections(offer.demands, count))
+    if question.rule == "paper":
+        chosen, other = paper_answer(scene, pick, printed), (ours.pair, ours.verdict, ours.reason)
+    else:
+        chosen, other = ours, (pick.pair, "paper", printed)
     regret, bound = regret_of(outlook, chosen.pair)
     return Choice(
         **vars(chosen),
         rule=question.rule,
         D_target=float(question.target_samples),
         margin=question.margin,
-        dropped=_dropped(ranks_me, ranks_llm, constraints, count),
+        dropped=_dropped(offer, question),
         balance_curve=curve,
         n_undefined=sum(point.problem is not None for point in curve),
         diagnostics=diagnostics_of(law_p, law_c_me, law_c_llm, curve, table, question.target_samples, points.notes),
@@ -158,52 +171,60 @@ def choose_with(calibration: Calibration, laws: FittedLaws, points: Points, ques
         regret=regret,
         regret_bound=bound,
         rivals=rivals_of(scene, chosen.pair),
-        other_rule={"pair": other.pair, "verdict": other.verdict, "reason": other.reason},
+        other_rule=dict(zip(("pair", "verdict", "reason"), other, strict=True)),
         warnings=warnings_of(calibration, outlook, chosen.pair, known),
     )
 
 
-def _pairs(
-    points: Points, question: Question
-) -> tuple[tuple[int, ...], tuple[int, ...], tuple[Constraint, ...], list[Pair]]:
-    """Available ranks of both modules, what speaks against pairs, and the pairs that may be chosen."""
-    ranks_me = _available(question.ranks_me, points.table["r_me"], "ranks_me")
-    ranks_llm = _available(question.ranks_llm, points.table["r_llm"], "ranks_llm")
-    constraints = _constraints(question, points, measured(points.table))
-    return (
-        ranks_me,
-        ranks_llm,
-        constraints,
-        allowed_pairs(ranks_me, ranks_llm, constraints, question.trainable_parameters),
+@dataclass(frozen=True)
+class _Offer:
+    """Available ranks and what speaks against pairs.
+
+    demands: the user's constraints, and no pair that diverged: all that Algorithm 1 heeds, since Eq. 4 needs no run of
+    a pair. ours: these, and only measured pairs unless ranks were named.
+    """
+
+    ranks_me: tuple[int, ...]
+    ranks_llm: tuple[int, ...]
+    demands: tuple[Constraint, ...]
+    ours: tuple[Constraint, ...]
+
+    def pairs(self, question: Question) -> list[Pair]:
+        """Pairs that our rule may choose."""
+        return allowed_pairs(self.ranks_me, self.ranks_llm, self.ours, question.trainable_parameters)
+
+    def objections(self, constraints: Sequence[Constraint], count: CountParameters) -> dict[Pair, str]:
+        """Pairs of available ranks that may not be chosen, and why."""
+        pairs = [(r_me, r_llm) for r_me in self.ranks_me for r_llm in self.ranks_llm]
+        said = {pair: objection_of(pair, constraints, count) for pair in pairs}
+        return {pair: objection for pair, objection in said.items() if objection is not None}
+
+
+def _offer(points: Points, question: Question) -> _Offer:
+    table = points.table
+    demands = (*question.constraints, *([Diverged(points.diverged)] if points.diverged else []))
+    named = question.ranks_me is not None or question.ranks_llm is not None
+    return _Offer(
+        available_ranks(table["r_me"] if question.ranks_me is None else question.ranks_me, "ranks_me"),
+        available_ranks(table["r_llm"] if question.ranks_llm is None else question.ranks_llm, "ranks_llm"),
+        demands,
+        demands if named else (*demands, MeasuredOnly(measured(table).pairs)),
     )
 
 
-def _constraints(question: Question, points: Points, known: Measured) -> tuple[Constraint, ...]:
-    """The user's, and what the runs demand: no pair that diverged, and only measured ones unless ranks were named."""
-    own: list[Constraint] = [*question.constraints]
-    if points.diverged:
-        own.append(Diverged(points.diverged))
-    if question.ranks_me is None and question.ranks_llm is None:
-        own.append(MeasuredOnly(known.pairs))
-    return tuple(own)
-
-
-def _available(asked: Sequence[int] | None, measured: pd.Series, name: str) -> tuple[int, ...]:
-    ranks = tuple(sorted({int(rank) for rank in (measured if asked is None else asked)}))
-    if not ranks or min(ranks) < 1:
-        raise ValueError(f"{name} must be at least one positive rank, got {ranks}: rank 0 has no power law.")
-    return ranks
-
-
 def _require_settings(question: Question) -> None:
-    if not question.target_samples > 0:
-        raise ValueError(
-            f"target_samples must be positive, got {question.target_samples}: give the unique samples of the final run."
-        )
-    if not 0 <= question.margin < 1:
-        raise ValueError(f"margin must lie in [0, 1), got {question.margin}: 0.0025 is 0.25% of perplexity.")
+    require_target(question.target_samples)
+    require_margin(question.margin)
+    reference_ranks(question.reference)
     if question.rule not in ("mars", "paper"):
         raise ValueError(f"unknown rule {question.rule!r}, expected 'mars' or 'paper'.")
+
+
+def _paper_pick(laws: FittedLaws, curve: Sequence[BalancePoint], offer: _Offer, question: Question) -> PaperPick:
+    law_p, *_ = laws.by_name.values()
+    allowed = allowed_pairs(offer.ranks_me, offer.ranks_llm, offer.demands, question.trainable_parameters)
+    missing = "; ".join(laws.missing) or None
+    return algorithm_1(law_p, curve, offer.ranks_me, question.target_samples, question.reference, allowed, missing)
 
 
 def _curve(
@@ -225,9 +246,7 @@ def _balanced(
     )
 
 
-def _dropped(
-    ranks_me: Sequence[int], ranks_llm: Sequence[int], constraints: Sequence[Constraint], count: CountParameters
-) -> tuple[Dropped, ...]:
-    pairs = [(r_me, r_llm) for r_me in ranks_me for r_llm in ranks_llm]
-    objections = [(pair, objection_of(pair, constraints, count)) for pair in pairs]
-    return tuple(Dropped(*pair, objection) for pair, objection in objections if objection is not None)
+def _dropped(offer: _Offer, question: Question) -> tuple[Dropped, ...]:
+    constraints = offer.demands if question.rule == "paper" else offer.ours
+    objections = offer.objections(constraints, question.trainable_parameters)
+    return tuple(Dropped(*pair, objection) for pair, objection in objections.items())

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mars_core.ranks import Pair
+from mars_core.search.settings import as_float
 
 CountParameters = Callable[[Pair], int]
 
@@ -105,10 +106,24 @@ class MeasuredOnly:
 
 
 def counter(trainable_parameters: Mapping[Pair, int] | CountParameters) -> CountParameters:
-    """Trainable parameters as a function of a pair, from a function or from a table of pairs."""
-    if callable(trainable_parameters):
-        return trainable_parameters
-    table = dict(trainable_parameters)
+    """Trainable parameters as a function of a pair, from a function or from a table of pairs; checked at each call."""
+    count = trainable_parameters if callable(trainable_parameters) else _look_up(trainable_parameters)
+
+    def counted(pair: Pair) -> int:
+        number = count(pair)
+        if not as_float(number) > 0:
+            raise ValueError(
+                f"trainable_parameters gives {number!r} for the pair {pair}, expected a finite number above 0: give "
+                "the number of LoRA parameters of the pair."
+            )
+        return number
+
+    return counted
+
+
+def _look_up(table: Mapping[Pair, int]) -> CountParameters:
+    if not isinstance(table, Mapping):
+        raise ValueError(f"trainable_parameters must be a table of pairs or a function of the pair, got {table!r}.")
 
     def look_up(pair: Pair) -> int:
         if pair not in table:

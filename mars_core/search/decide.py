@@ -61,10 +61,10 @@ def decide(
     cheaper = [i for i in range(len(parameters)) if parameters[i] < parameters[at_best] and margin > 0]
     as_good = [i for i in cheaper if within[i] >= SURE]
     if as_good:
-        taken = _cheapest(outlook.pairs, parameters, as_good, balanced)
+        taken = _cheapest(outlook, parameters, as_good, balanced)
         return Decision(outlook.pairs[taken], best, "as good and cheaper", float(within[taken]), None)
     tied = [i for i in cheaper if excess[:, i].mean() <= TIE * margin]
-    taken = _cheapest(outlook.pairs, parameters, [at_best, *tied], balanced)
+    taken = _cheapest(outlook, parameters, [at_best, *tied], balanced)
     allowed = max(margin, SMALLEST_MARGIN)
     likely = float((outlook.regret[:, taken] <= allowed).mean())
     if likely >= LIKELY:
@@ -89,9 +89,8 @@ def seeds_to_tell(outlook: Outlook, pair: Pair, margin: float, n_seeds: float) -
     return needed if needed <= MOST_SEEDS else None
 
 
-def _cheapest(
-    pairs: Sequence[Pair], parameters: Sequence[int], among: Sequence[int], balanced: Collection[Pair]
-) -> int:
+def _cheapest(outlook: Outlook, parameters: Sequence[int], among: Sequence[int], balanced: Collection[Pair]) -> int:
+    """The cheapest pair; of pairs that cost about the same a balanced one, and of equal cost the better one."""
     least = min(parameters[i] for i in among)
     same = [i for i in among if parameters[i] <= (1.0 + SAME_COST) * least]
-    return min(same, key=lambda i: (pairs[i] not in balanced, parameters[i]))
+    return min(same, key=lambda i: (outlook.pairs[i] not in balanced, parameters[i], outlook.expected_regret[i]))

@@ -51,6 +51,17 @@ def measured(observed: pd.DataFrame) -> Measured:
     return Measured(_range(observed["r_me"]), _range(observed["r_llm"]), frozenset(pairs_of(observed)))
 
 
+def seeds_per_pair(observed: pd.DataFrame) -> float:
+    """Repeats of the same training, on average over the pairs: its seeds, or its runs at the largest size it reached.
+
+    Runs of a pair that were made for one size each are no repeats of each other.
+    """
+    pairs = observed.groupby(["r_me", "r_llm"])
+    largest = observed[observed["D"] == pairs["D"].transform("max")]
+    runs = largest.groupby(["r_me", "r_llm"])["run_id"].nunique()
+    return float(np.maximum(pairs["seed"].nunique(), runs).mean())
+
+
 def _range(ranks: pd.Series[int]) -> RankRange:
     positive = ranks[ranks > 0]
     return None if positive.empty else (int(positive.min()), int(positive.max()))

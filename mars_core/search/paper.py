@@ -1,7 +1,7 @@
 """Algorithm 1 of MARS as printed: Eq. 3 per LLM rank, the nearest rank, the smallest predicted loss (Eq. 4).
 
-No margin, no verdict, no test of the laws. A balance rank that is not real takes the default pair, as the authors do in
-"0.7% of cases". One that lies outside the available ranks goes to the last of them, which is the closest.
+No margin, no verdict, no test of the laws. A balance rank that is not real takes the default pair. One that lies
+outside the available ranks goes to the last of them, which is the closest.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ class PaperPick:
     """What Algorithm 1 takes.
 
     candidates: pairs on the balance curve, each with how it came about, its point of the curve (None for the default
-    pair) and law P's loss. cause: why the default pair was taken, None where it was not.
+    pair) and law P's loss. cause: why the default pair was taken, None where it was not. dropped: pairs on the curve
+    that may not be trained.
     """
 
     pair: Pair
     candidates: tuple[tuple[Pair, str, BalancePoint | None, float | None], ...]
     cause: str | None
+    dropped: tuple[Pair, ...] = ()
 
 
 def algorithm_1(
@@ -53,20 +55,26 @@ def algorithm_1(
     fallback = min(allowed, key=lambda pair: (float(np.abs(np.log(pair) - np.log(default)).sum()), pair))
     if law_p is None or not curve:
         return PaperPick(fallback, ((fallback, "default pair", None, None),), missing or "a law could not be fitted")
-    candidates: list[tuple[Pair, str, BalancePoint | None, float]] = []
-    for point in curve:
-        r_me, how = nearest_or_clamped(point.r_me, ranks_me) if point.r_me is not None else (None, "")
-        if r_me is not None and (r_me, point.r_llm) in allowed:
-            candidates.append(((r_me, point.r_llm), how, point, _loss(law_p, (r_me, point.r_llm), D_target)))
+    balanced = [
+        ((r_me, point.r_llm), how, point)
+        for point in curve
+        if point.r_me is not None
+        for r_me, how in [nearest_or_clamped(point.r_me, ranks_me)]
+    ]
+    dropped = tuple(pair for pair, *_ in balanced if pair not in allowed)
+    candidates: list[tuple[Pair, str, BalancePoint | None, float]] = [
+        (pair, how, point, _loss(law_p, pair, D_target)) for pair, how, point in balanced if pair in allowed
+    ]
     undefined = [point for point in curve if point.r_me is None]
     if not candidates:
         cause = undefined[0].problem if undefined else "the constraints allow no pair on the balance curve"
         loss = _loss(law_p, fallback, D_target)
-        return PaperPick(fallback, ((fallback, "default pair", None, loss),), f"no candidate is left ({cause})")
+        only = ((fallback, "default pair", None, loss),)
+        return PaperPick(fallback, only, f"no candidate is left ({cause})", dropped)
     if undefined:
         candidates.append((fallback, "default pair", None, _loss(law_p, fallback, D_target)))
     best = min(candidates, key=lambda candidate: candidate[3])
-    return PaperPick(best[0], tuple(candidates), None)
+    return PaperPick(best[0], tuple(candidates), None, dropped)
 
 
 def _loss(law_p: LawFit, pair: Pair, D: float) -> float:

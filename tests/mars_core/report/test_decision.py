@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from mars_core.report.decision import decision_sentences
+from mars_core.report.decision import decision_sentences, verdict_words
 from mars_core.search import Candidate, Choice, Rival, Source
 
 BEST = Choice(
@@ -37,10 +37,28 @@ def test_one_pair_that_is_two_rivals_is_named_once():
     assert beside.count("trains") == 1
 
 
-@pytest.mark.parametrize(("needed", "last"), [(7, "with about 7 seeds (calibration.seeds)."), (None, "+0.20%).")])
-def test_what_would_tell_comes_last(needed, last):
-    unsure = dataclasses.replace(BEST, verdict="cannot tell", seeds_needed=needed)
-    assert decision_sentences(unsure)[-1].endswith(last)
+def test_what_would_tell_stands_in_the_reason_alone():
+    told = decision_sentences(dataclasses.replace(BEST, verdict="cannot tell", seeds_needed=7))
+    assert told == decision_sentences(BEST)
+
+
+def test_best_states_the_margin_that_it_holds_for():
+    _, badge, meaning = verdict_words(BEST)
+    assert badge == "predicted best"
+    assert "within the larger of the margin and 0.25% with at least 80% probability" in meaning
+
+
+@pytest.mark.parametrize("verdict", ["best", "cannot tell"])
+def test_a_tied_cheaper_pair_is_not_called_best(verdict):
+    tied = dataclasses.replace(BEST, verdict=verdict, preferred_over=(8, 16))
+    _, badge, meaning = verdict_words(tied)
+    assert "best" not in badge
+    assert "cheaper than the best guess and expected within half the margin of it" in meaning
+
+
+def test_a_cheaper_pair_of_before_keeps_its_words():
+    _, badge, _ = verdict_words(dataclasses.replace(BEST, verdict="indistinguishable", preferred_over=(8, 16)))
+    assert badge == "cheapest of equals"
 
 
 def test_algorithm_1_is_given_the_posterior_s_regret():

@@ -155,6 +155,7 @@ def test_json_round_trip(metrics_of, eq1):
         (lambda m: pd.concat([m, m]), "repeat a step"),
         (lambda m: m.assign(r_me=0), "rank 0"),
         (lambda m: m.assign(step=0), "must be positive"),
+        (lambda m: m.to_dict("records"), "pandas DataFrame"),
     ],
 )
 def test_mistakes_in_the_table_are_named(metrics_of, eq1, change, says):
@@ -169,6 +170,22 @@ def test_mistakes_in_the_table_are_named(metrics_of, eq1, change, says):
         ({"margin": 1.0}, "margin must lie"),
         ({"rule": "best"}, "unknown rule"),
         ({"ranks_me": (0, 8)}, "positive rank"),
+        ({"ranks_me": (8.7, 16)}, "ranks_me must be whole"),
+        ({"ranks_llm": (8, "16")}, "ranks_llm must be whole"),
+        ({"ranks_me": 8}, "ranks_me must be a sequence"),
+        ({"ranks_me": "8, 16"}, "ranks_me must be a sequence"),
+        ({"reference": 16}, "reference must be two"),
+        ({"reference": (16, 0)}, "reference must be two"),
+        ({"reference": (16, 16, 16)}, "reference must be two"),
+        ({"target_samples": float("inf")}, "target_samples must be positive and at most"),
+        ({"target_samples": 1e300}, "target_samples must be positive and at most"),
+        ({"target_samples": 10**400}, "target_samples must be positive and at most"),
+        ({"target_samples": "4096"}, "got '4096'"),
+        ({"margin": "1%"}, "margin must lie"),
+        ({"margin": float("nan")}, "margin must lie"),
+        ({"level": "own", "eps": 1.0}, "eps must lie"),
+        ({"level": "mine"}, "unknown level"),
+        ({"trainable_parameters": 7}, "trainable_parameters must be"),
     ],
 )
 def test_mistakes_in_the_settings_are_named(metrics_of, eq1, settings, says):

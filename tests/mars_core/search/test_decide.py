@@ -46,6 +46,12 @@ def test_balance_breaks_ties_of_cost_alone():
     assert decide(draws, COUNTS, 0.0025, {(8, 64)}, 1).pair == (8, 8)
 
 
+def test_of_pairs_that_cost_the_same_the_better_one_is_taken():
+    same_cost = (100, 100, 128)
+    assert decide(outlook([0.001, 0.0005, 0.0], 0.0001), same_cost, 0.0025, (), 1).pair == (8, 64)
+    assert decide(outlook([0.0005, 0.001, 0.0], 0.0001), same_cost, 0.0025, (), 1).pair == (8, 8)
+
+
 @pytest.mark.parametrize(("difference", "expected"), [(0.02, 8), (0.05, 2)])
 def test_seeds_to_tell_is_the_power_of_a_known_difference(difference, expected):
     """One run per pair, a difference with a spread of 0.02 sqrt(2): n = (1.96 * 0.0283 / difference)^2, at least 2."""

@@ -53,6 +53,7 @@ def test_pairs_that_may_not_be_trained_are_no_candidates(law_p, law_c):
     bound = algorithm_1(law_p(), curve, RANKS, D, (16, 16), [pair for pair in EVERY if pair != free.pair])
     assert free.pair == (64, 64)
     assert bound.pair == (32, 32)
+    assert (free.dropped, bound.dropped) == ((), ((64, 64),))
 
 
 def test_no_margin_no_flag_changes_it(law_p, law_c, status):
