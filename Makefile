@@ -11,7 +11,7 @@ TEST_PROCESSES ?= 2
 TEST_OPTIONS ?=
 PIP := $(BIN)/pip install --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help install demo test test-slow test-stack lint format clean
+.PHONY: help install demo test test-slow test-stack test-lowest lint docs format clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -23,7 +23,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "installing into $(VENV): a few minutes"
 	$(PIP) --quiet --no-deps --retries 1 --timeout 15 --index-url $(TORCH_INDEX) torch \
 	    || echo "note: $(TORCH_INDEX) cannot be reached: PyTorch comes from the default index"
-	$(PIP) --quiet --editable '.[demo,dev,s3]'
+	$(PIP) --quiet --editable '.[demo,dev,docs,s3]'
 	touch $@
 
 demo: install    ## the whole pipeline on the bundled data and backbone
@@ -44,9 +44,12 @@ lint: install    ## style, types and import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: install    ## the documentation as a site, into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 format: install  ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:           ## remove the virtual environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-lowest site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
