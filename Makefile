@@ -38,6 +38,22 @@ test-slow: install  ## the slow tests
 test-stack: install  ## the tests that start real servers
 	$(BIN)/python -m pytest -m 'stack and not gpu'
 
+# Of each dependency the lowest version that pyproject.toml allows; what those need in turn is the newest.
+LOWEST := $(VENV)-lowest
+LOWEST_TORCH := $(shell sed -n 's/.*"torch>=\([0-9.]*\)".*/\1/p' pyproject.toml)
+LOWEST_TESTS ?= tests/mars_core/laws tests/mars_core/metrics tests/mars_core/models/test_lora.py \
+    tests/mars_core/models/test_partition.py tests/mars_core/packing/test_packed_equals_separate.py \
+    tests/tasks/test_tracking_stores.py tests/flows/test_laws_command.py tests/flows/test_study.py
+
+test-lowest:     ## a selection of the tests with the lowest versions that pyproject.toml allows
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/pip install --disable-pip-version-check --quiet uv
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --index-url $(TORCH_INDEX) --no-deps torch==$(LOWEST_TORCH) \
+	    || echo "note: $(TORCH_INDEX) cannot be reached: PyTorch comes from the default index"
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct \
+	    'pytest>=8.3' 'hypothesis>=6.120' --editable '.[demo,s3]'
+	$(LOWEST)/bin/python -m pytest -m 'not slow and not gpu and not stack' $(LOWEST_TESTS) $(TEST_OPTIONS)
+
 lint: install    ## style, types and import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
