@@ -11,7 +11,7 @@ TEST_PROCESSES ?= 2
 TEST_OPTIONS ?=
 PIP := $(BIN)/pip install --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help install demo test test-slow test-stack lint format clean
+.PHONY: help install demo test test-slow test-stack test-lowest lint docs format clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -23,7 +23,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "installing into $(VENV): a few minutes"
 	$(PIP) --quiet --no-deps --retries 1 --timeout 15 --index-url $(TORCH_INDEX) torch \
 	    || echo "note: $(TORCH_INDEX) cannot be reached: PyTorch comes from the default index"
-	$(PIP) --quiet --editable '.[demo,dev,s3]'
+	$(PIP) --quiet --editable '.[demo,dev,docs,s3]'
 	touch $@
 
 demo: install    ## the whole pipeline on the bundled data and backbone
@@ -38,15 +38,34 @@ test-slow: install  ## the slow tests
 test-stack: install  ## the tests that start real servers
 	$(BIN)/python -m pytest -m 'stack and not gpu'
 
+# Of each dependency the lowest version that pyproject.toml allows; what those need in turn is the newest.
+LOWEST := $(VENV)-lowest
+LOWEST_TORCH := $(shell sed -n 's/.*"torch>=\([0-9.]*\)".*/\1/p' pyproject.toml)
+LOWEST_TESTS ?= tests/mars_core/laws tests/mars_core/metrics tests/mars_core/models/test_lora.py \
+    tests/mars_core/models/test_partition.py tests/mars_core/packing/test_packed_equals_separate.py \
+    tests/tasks/test_tracking_stores.py tests/flows/test_laws_command.py tests/flows/test_study.py
+
+test-lowest:     ## a selection of the tests with the lowest versions that pyproject.toml allows
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/pip install --disable-pip-version-check --quiet uv
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --index-url $(TORCH_INDEX) --no-deps torch==$(LOWEST_TORCH) \
+	    || echo "note: $(TORCH_INDEX) cannot be reached: PyTorch comes from the default index"
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct \
+	    'pytest>=8.3' 'hypothesis>=6.120' --editable '.[demo,s3]'
+	$(LOWEST)/bin/python -m pytest -m 'not slow and not gpu and not stack' $(LOWEST_TESTS) $(TEST_OPTIONS)
+
 lint: install    ## style, types and import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: install    ## the documentation as a site, into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 format: install  ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:           ## remove the virtual environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-lowest site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
