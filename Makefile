@@ -43,7 +43,7 @@ LOWEST := $(VENV)-lowest
 LOWEST_TORCH := $(shell sed -n 's/.*"torch>=\([0-9.]*\)".*/\1/p' pyproject.toml)
 LOWEST_TESTS ?= tests/mars_core/laws tests/mars_core/metrics tests/mars_core/models/test_lora.py \
     tests/mars_core/models/test_partition.py tests/mars_core/packing/test_packed_equals_separate.py \
-    tests/tasks/test_tracking_stores.py tests/flows/test_laws_command.py tests/flows/test_study.py
+    tests/tasks/tracking/test_stores.py tests/flows/test_laws_command.py tests/flows/test_study.py
 
 test-lowest:     ## a selection of the tests with the lowest versions that pyproject.toml allows
 	$(PYTHON) -m venv $(LOWEST)
