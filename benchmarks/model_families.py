@@ -40,7 +40,7 @@ from mars_core.packing.run import PackRun
 from mars_core.packing.state import PackState
 from mars_core.packing.train import train_pack
 from mars_core.ranks import RankPair
-from mars_core.training.finetune import all_logits, finetune
+from mars_core.training.finetune import FinalSettings, Samples, all_logits, finetune
 from mars_core.training.optimizer import make_optimizer, make_schedule
 from mars_core.training.recipe import Recipe
 from tasks.settings.study import FamilyConfig
@@ -262,13 +262,8 @@ def final_run(subject: Subject, folder: Path) -> Cell:
     before = evaluate(wrapped, scored).overall.loss
     run = finetune(
         wrapped,
-        train=_Same(subject.single, 2 * STEPS),
-        collate=lambda items: items[0],
-        validation=lambda: scored,
-        recipe=replace(RECIPE, dtype="float32"),
-        steps=2 * STEPS,
-        seed=0,
-        checkpoints=folder / "checkpoints",
+        Samples(_Same(subject.single, 2 * STEPS), lambda items: items[0], lambda: scored),
+        FinalSettings(replace(RECIPE, dtype="float32"), 2 * STEPS, 0, folder / "checkpoints"),
     )
     wrapped.save_pretrained(str(folder / "adapter"), save_embedding_layers=False)
     save_file({"logits": all_logits(wrapped, subject.single)}, folder / LOGITS)

@@ -13,7 +13,7 @@ from mars_core.ranks import RankPair
 from tasks.choice.approval import is_approved, record_approval
 from tasks.choice.markdown import question_markdown
 from tasks.choice.search import chosen_pair
-from tasks.running.progress import say
+from tasks.running.progress import show_message
 from tasks.study.opened import Study
 
 AfterChoice = Literal["train", "ask", "stop"]
@@ -63,7 +63,7 @@ def _ask(study: Study) -> bool:
     while True:
         answer = pause_flow_run(wait_for_input=form, timeout=APPROVAL_TIMEOUT_SECONDS, poll_interval=2)
         if answer.decision == "stop":
-            say(f"stopped by a person, no final run: {answer.reason or 'no reason given'}")
+            show_message(f"stopped by a person, no final run: {answer.reason or 'no reason given'}")
             return False
         try:
             wanted = _wanted(answer, pair)
@@ -71,7 +71,7 @@ def _ask(study: Study) -> bool:
         except ValueError as error:  # ask again, with what was answered filled in
             form = approval_form(answer.model_dump(), f"**{error}**\n\n{question}")
             continue
-        say(f"approved by a person: {wanted}")
+        show_message(f"approved by a person: {wanted}")
         return True
 
 

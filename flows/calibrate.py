@@ -16,7 +16,7 @@ from tasks.calibration.stored import (
     describe_cost,
     missing_runs,
 )
-from tasks.running.progress import say
+from tasks.running.progress import show_message
 from tasks.settings.study import StudyConfig
 from tasks.storage.location import working_folder
 from tasks.study.lock import at_work_on
@@ -45,16 +45,16 @@ def calibrate_flow(config: StudyConfig, new_revision: bool = False, where: Where
 
 def _calibrate(study: Study, place: Place) -> None:
     for note in study.plan.notes:
-        say(f"note: {note}")
+        show_message(f"note: {note}")
     if CALIBRATE.is_finished(study):
-        say("calibrate: already done")
+        show_message("calibrate: already done")
         study.publish(CALIBRATE.name)
         return
     adopted = adopt_runs(study)
     if adopted:
-        say(f"calibrate: {len(adopted)} runs taken over from older revisions")
+        show_message(f"calibrate: {len(adopted)} runs taken over from older revisions")
     missing = missing_runs(study)
-    say(f"calibrate: {len(missing)} of {len(study.plan.runs)} runs to train, {study.plan.run_lengths} each")
+    show_message(f"calibrate: {len(missing)} of {len(study.plan.runs)} runs to train, {study.plan.run_lengths} each")
     packs, expected = place.plan_packs(study, missing)
     with parent_run(study) as parent:
         place.train_packs(study, packs, parent)
@@ -62,7 +62,7 @@ def _calibrate(study: Study, place: Place) -> None:
         _insist_on_every_run(study)
         publish_calibration(study, missing, parent)
     cost = calibration_cost(study) | beside_taken(study.revision, expected)
-    say(f"calibrate: took {describe_cost(cost)}")
+    show_message(f"calibrate: took {describe_cost(cost)}")
     study.finish(CALIBRATE.name, CALIBRATE.inputs_hash(study), calibration_outputs(study), cost)
 
 

@@ -21,7 +21,7 @@ from tasks.final.pairs import final_pairs
 from tasks.inputs.data import check_data
 from tasks.nightly.champion import Champion, read_acceptance, read_champion
 from tasks.nightly.run import Seen, find_drift, last_findings, look, publish_night, show_night, stored_runs
-from tasks.running.progress import say
+from tasks.running.progress import show_message
 from tasks.settings.find import find_study, require_full
 from tasks.settings.study import StudyConfig
 from tasks.storage.folder import Revision, revisions
@@ -60,7 +60,7 @@ def nightly_flow(study: str, trigger: Trigger = "propose", where: Where = "here"
 
 def _skipped(why: str) -> Any:
     """A state of its own name, for the list of runs in the UI; whoever called the flow gets the dictionary."""
-    say(f"nightly: skipped. {why}")
+    show_message(f"nightly: skipped. {why}")
     return Completed(name="Skipped", message=why, data={"outcome": "skipped", "reason": why})
 
 
@@ -73,7 +73,7 @@ def _night(config: StudyConfig, trigger: Trigger, where: Where) -> dict[str, Any
         choice = night.choice if night else _stored_findings(study, seen)
         outcome, done = _act(study, choice, trigger, where)
     report = _publish(study, night, choice, done)
-    say(f"nightly: {outcome}. {choice.reason} {done}")
+    show_message(f"nightly: {outcome}. {choice.reason} {done}")
     return {
         "changes": list(seen.changes),
         "revision": study.revision.number,

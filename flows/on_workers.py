@@ -18,7 +18,7 @@ from tasks.calibration.stored import missing_runs
 from tasks.choice.approval import pair_to_train
 from tasks.choice.search import choice_path
 from tasks.final.pairs import final_pairs
-from tasks.running.progress import say
+from tasks.running.progress import show_message
 from tasks.service.device_slot import device_slot
 from tasks.settings.study import StudyConfig
 from tasks.storage.folder import Revision
@@ -51,7 +51,7 @@ def calibrate_pack_flow(
     study.pull()
     pack = _planned_pack(study.plan, runs)
     if not missing_runs(study, pack.runs):
-        say("calibrate-pack: already done")
+        show_message("calibrate-pack: already done")
         return []
     with device_slot(config.device):
         return bounded_pack(config)(study, pack, parent, pack.name)

@@ -27,7 +27,7 @@ from tasks.report.write import (
     show_report,
     write_report,
 )
-from tasks.running.progress import say
+from tasks.running.progress import show_message
 from tasks.service.timeouts import bounded
 from tasks.settings.study import StudyConfig
 from tasks.study.opened import Study, open_study
@@ -96,7 +96,7 @@ def accept_flow(config: StudyConfig) -> dict[str, Any]:
     study = open_study(config)
     pair = _finished_final(study)
     decision = accept_if_better(study, pair)
-    say(f"final run of {pair}: {'accepted' if decision['accepted'] else 'not accepted'}, {decision['reason']}")
+    show_message(f"final run of {pair}: {'accepted' if decision['accepted'] else 'not accepted'}, {decision['reason']}")
     return decision
 
 

@@ -236,7 +236,7 @@ def load_study(where: str, accelerate: str | None = None) -> StudyConfig:
     accelerate: configuration of accelerate that takes the place of the study's.
     """
     from tasks.inputs.data import check_data
-    from tasks.running.progress import say
+    from tasks.running.progress import show_message
     from tasks.settings.accelerate import acceleration_of, require_one_process
     from tasks.settings.find import find_study
     from tasks.storage.folder import revisions
@@ -251,7 +251,7 @@ def load_study(where: str, accelerate: str | None = None) -> StudyConfig:
         config = config.model_copy(update={"final": config.final.model_copy(update={"accelerate": file})})
     acceleration_of(config)
     if is_remote(config.study):
-        say(f"working copy of {config.study}: {working_folder(config.study)}")
+        show_message(f"working copy of {config.study}: {working_folder(config.study)}")
     pull(config.study)
     known = bool(revisions(working_folder(config.study)))
     check_data(config.data, decode=not known).raise_if_bad()

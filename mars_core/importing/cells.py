@@ -15,40 +15,40 @@ TRUTH = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0"
 LARGEST = 1e308
 
 
-def whole(cells: pd.Series, smallest: int, say: Say) -> pd.Series:
+def whole(cells: pd.Series, smallest: int, show_message: Say) -> pd.Series:
     """Whole numbers from `smallest` up; cells that are none come back as NaN, with a reason said."""
-    values = _numbers(cells, say)
+    values = _numbers(cells, show_message)
     broken = values.notna() & ((values < smallest) | (values != values.round()) | (values.abs() >= 2**53))
-    say(broken, f"{cells.name} is {{value}}, expected a whole number of {smallest} or more")
+    show_message(broken, f"{cells.name} is {{value}}, expected a whole number of {smallest} or more")
     return values.where(~broken)
 
 
-def positive(cells: pd.Series, say: Say) -> pd.Series:
+def positive(cells: pd.Series, show_message: Say) -> pd.Series:
     """Finite numbers above 0; cells that are none come back as NaN, with a reason said."""
-    values = _numbers(cells, say)
+    values = _numbers(cells, show_message)
     broken = values.notna() & ~((values > 0) & (values < LARGEST))
-    say(broken, f"{cells.name} is {{value}}, expected a finite number above 0")
+    show_message(broken, f"{cells.name} is {{value}}, expected a finite number above 0")
     return values.where(~broken)
 
 
-def not_negative(cells: pd.Series, say: Say) -> pd.Series:
+def not_negative(cells: pd.Series, show_message: Say) -> pd.Series:
     """Finite numbers from 0 up; cells that are none come back as NaN, with a reason said."""
-    values = _numbers(cells, say)
+    values = _numbers(cells, show_message)
     broken = values.notna() & ~((values >= 0) & (values < LARGEST))
-    say(broken, f"{cells.name} is {{value}}, expected a finite number of 0 or more")
+    show_message(broken, f"{cells.name} is {{value}}, expected a finite number of 0 or more")
     return values.where(~broken)
 
 
-def present(cells: pd.Series, say: Say) -> None:
+def present(cells: pd.Series, show_message: Say) -> None:
     """Say which rows lack a value that every row must have."""
-    say(empty(cells), f"{cells.name} is empty or NaN")
+    show_message(empty(cells), f"{cells.name} is empty or NaN")
 
 
-def truth(cells: pd.Series, say: Say) -> pd.Series:
+def truth(cells: pd.Series, show_message: Say) -> pd.Series:
     """True or false; an empty cell is false."""
     texts = cells.astype(str).str.strip().str.lower()
     known = texts.map(TRUTH)
-    say(known.isna() & ~empty(cells), f"{cells.name} is {{value}}, expected true or false")
+    show_message(known.isna() & ~empty(cells), f"{cells.name} is {{value}}, expected true or false")
     return known.eq(True)
 
 
@@ -57,7 +57,7 @@ def empty(cells: pd.Series) -> pd.Series:
     return cells.isna() | cells.astype(str).str.strip().str.lower().isin(["", "nan", "none", "null"])
 
 
-def _numbers(cells: pd.Series, say: Say) -> pd.Series:
+def _numbers(cells: pd.Series, show_message: Say) -> pd.Series:
     values = pd.to_numeric(cells, errors="coerce").astype(np.float64)
-    say(values.isna() & ~empty(cells), f"{cells.name} is {{value}}, which is no number")
+    show_message(values.isna() & ~empty(cells), f"{cells.name} is {{value}}, which is no number")
     return values

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -22,7 +22,17 @@ from mars_core.training.methods.method import Method
 from mars_core.training.recipe import Recipe
 from mars_core.training.trainer import AnswerTrainer, Batches, FinetuneDiverged, LogCallback, StepCallback
 
-__all__ = ["FinalRun", "FinetuneDiverged", "all_logits", "finetune", "logits_at_answers", "micro_batches"]
+__all__ = [
+    "FinalRun",
+    "FinalSettings",
+    "FinetuneDiverged",
+    "Listeners",
+    "Samples",
+    "all_logits",
+    "finetune",
+    "logits_at_answers",
+    "micro_batches",
+]
 
 EVALUATIONS_PER_RUN = 8
 LOGS_PER_RUN = 64
@@ -54,58 +64,132 @@ class FinalRun:
     best_objective: float | None = None
 
 
+@dataclass(frozen=True)
+class Samples:
+    """What a run is trained and scored on.
+
+    train, collate: the training set, and how its items become a batch. validation: scored batches of the validation
+    set; of several processes, each gives its share, or all of them where there is a measurement. measurement: the
+    metric that the best checkpoint is chosen by; without, it is validation perplexity.
+    """
+
+    train: Dataset[Any]
+    collate: Callable[[list[Any]], dict[str, Tensor]]
+    validation: Batches
+    measurement: Measurement | None = None
+
+
+@dataclass(frozen=True)
+class FinalSettings:
+    """How a run is trained.
+
+    steps: optimizer steps of `recipe.batch_size` samples. checkpoints: where checkpoints lie. micro_batch_size: samples
+    per forward pass of a process, None for all of its share. gradient_checkpointing: compute activations again in the
+    backward pass instead of keeping them.
+    """
+
+    recipe: Recipe
+    steps: int
+    seed: int
+    checkpoints: Path
+    micro_batch_size: int | None = None
+    gradient_checkpointing: bool = False
+
+
+@dataclass(frozen=True)
+class Listeners:
+    """Who is told: on_step of each step, on_log of each entry of the log (by the first process alone), on_state of the
+    trained weights at the end (on the first process)."""
+
+    on_step: Callable[[int], Any] | None = None
+    on_log: Callable[[Mapping[str, float]], Any] | None = None
+    on_state: Callable[[Mapping[str, Tensor]], Any] | None = None
+
+    def callbacks(self) -> list[TrainerCallback]:
+        """Those of the Trainer."""
+        step = [StepCallback(self.on_step)] if self.on_step else []
+        return [*step, *([LogCallback(self.on_log)] if self.on_log else [])]
+
+
 def finetune(
     wrapped: nn.Module,
+    samples: Samples,
+    settings: FinalSettings,
     *,
-    train: Dataset[Any],
-    collate: Callable[[list[Any]], dict[str, Tensor]],
-    validation: Batches,
-    measurement: Measurement | None = None,
-    recipe: Recipe,
-    steps: int,
-    seed: int,
-    checkpoints: Path,
     method: Method | None = None,
     partition: Partition | None = None,
-    micro_batch_size: int | None = None,
-    gradient_checkpointing: bool = False,
-    on_step: Callable[[int], Any] | None = None,
-    on_log: Callable[[Mapping[str, float]], Any] | None = None,
-    on_state: Callable[[Mapping[str, Tensor]], Any] | None = None,
+    listeners: Listeners = Listeners(),
 ) -> FinalRun:
-    """Train what is trainable in `wrapped` for `steps` optimizer steps; it ends holding the best checkpoint's weights.
+    """Train what is trainable in `wrapped`; it ends holding the best checkpoint's weights.
 
     It trains where `wrapped` lies, on one device; or together with the other processes of a distributed launch (DDP or
-    FSDP, as its accelerate configuration says), on which all must call this alike. A step is `recipe.batch_size`
-    samples: `micro_batch_size` at a time (default: all of a process's share) in each process, accumulated. In a last
-    batch of an epoch that is not full, several processes fill up with samples from the epoch's beginning.
-    Half-precision weights are trained under autocast, as calibration does. A whole checkpoint already in `checkpoints`
-    is resumed from, so that a run that was killed goes on where it was.
+    FSDP, as its accelerate configuration says), on which all must call this alike. In a last batch of an epoch that is
+    not full, several processes fill up with samples from the epoch's beginning. Half-precision weights are trained
+    under autocast, as calibration does. A whole checkpoint in `settings.checkpoints` is resumed from, so that a run
+    that was killed goes on where it was.
 
     Args:
         wrapped: the model as `method` made it trainable.
-        train, collate: the training set, and how its items become a batch.
-        validation: scored batches of the validation set; of several processes, each gives its share, or all of them
-            where there is a measurement.
-        measurement: the metric that the best checkpoint is chosen by; without, it is validation perplexity.
-        recipe, steps, seed: the settings of the run.
-        checkpoints: where checkpoints lie.
+        samples: what it is trained and scored on.
+        settings: how.
         method, partition: what is special about the training method; without, everything trainable has the recipe's
             learning rate.
-        micro_batch_size: samples per forward pass of a process.
-        gradient_checkpointing: compute activations again in the backward pass instead of keeping them.
-        on_step, on_log: told each step, and each entry of the log; the latter by the first process alone.
-        on_state: given the trained weights at the end, on the first process.
+        listeners: who is told.
 
     Raises:
         FinetuneDiverged: the validation loss is not finite.
-        ValueError: `checkpoints` holds those of a run of another length, micro-batches and processes do not make up the
+        ValueError: the checkpoints are those of a run of another length, micro-batches and processes do not make up the
             batch, or the method cannot be trained in this way.
     """
-    micro, accumulated = micro_batches(recipe.batch_size, micro_batch_size, _world_size())
+    trainer = _trainer(wrapped, samples, settings, method, partition, listeners)
+    last = _last_checkpoint(settings.checkpoints, settings.steps)
+    try:
+        output = trainer.train(resume_from_checkpoint=last)
+    finally:
+        if settings.gradient_checkpointing:
+            wrapped.gradient_checkpointing_disable()  # type: ignore[operator]
+    if listeners.on_state is not None:
+        state = trainer.trained_state()  # of all processes together
+        if trainer.is_world_process_zero():
+            listeners.on_state(state)
+    done = _step_of(Path(last)) if last else 0
+    trained = (settings.steps - done) * settings.recipe.batch_size
+    return _final_run(trainer, trained, float(output.metrics["train_runtime"]), _devices_of(wrapped))
+
+
+def _trainer(
+    wrapped: nn.Module,
+    samples: Samples,
+    settings: FinalSettings,
+    method: Method | None,
+    partition: Partition | None,
+    listeners: Listeners,
+) -> AnswerTrainer:
+    trainer = AnswerTrainer(
+        model=wrapped,
+        args=_arguments(wrapped, settings, samples.measurement, method),
+        train_dataset=samples.train,
+        eval_dataset=samples.train,  # the Trainer asks for one; AnswerTrainer.evaluate reads `validation` instead
+        data_collator=samples.collate,
+        validation=samples.validation,
+        measurement=samples.measurement,
+        method=method,
+        partition=partition,
+        callbacks=[*(method.callbacks(wrapped) if method else []), *listeners.callbacks()],
+    )
+    if trainer.is_fsdp_enabled and method is not None and not method.shards:
+        raise ValueError(f"{type(method).__name__} cannot be trained with FSDP: use DDP (distributed_type MULTI_GPU)")
+    return trainer
+
+
+def _arguments(
+    wrapped: nn.Module, settings: FinalSettings, measurement: Measurement | None, method: Method | None
+) -> TrainingArguments:
+    recipe, steps = settings.recipe, settings.steps
+    micro, accumulated = micro_batches(recipe.batch_size, settings.micro_batch_size, _world_size())
     every = max(1, steps // EVALUATIONS_PER_RUN)
     arguments = TrainingArguments(
-        output_dir=str(checkpoints),
+        output_dir=str(settings.checkpoints),
         max_steps=steps,
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=accumulated,
@@ -125,16 +209,16 @@ def finetune(
         metric_for_best_model="eval_objective" if measurement else "eval_loss",
         greater_is_better=False,
         logging_steps=max(1, steps // LOGS_PER_RUN),
-        seed=seed,
-        data_seed=seed,
+        seed=settings.seed,
+        data_seed=settings.seed,
         remove_unused_columns=False,
         label_names=["labels"],
         dataloader_pin_memory=torch.cuda.is_available(),
         report_to=[],
         disable_tqdm=True,
-        gradient_checkpointing=gradient_checkpointing,
+        gradient_checkpointing=settings.gradient_checkpointing,
         # The other kind gives no gradients below a frozen embedding.
-        gradient_checkpointing_kwargs={"use_reentrant": False} if gradient_checkpointing else None,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if settings.gradient_checkpointing else None,
         # Without an image, a batch leaves the vision encoder's adapters without gradients.
         ddp_find_unused_parameters=not (method is not None and method.reaches_all),
         log_level="error",
@@ -142,49 +226,28 @@ def finetune(
     )
     # The Trainer would otherwise give every visible GPU a batch of its own.
     arguments._n_gpu = min(arguments.n_gpu, 1)
-    trainer = AnswerTrainer(
-        model=wrapped,
-        args=arguments,
-        train_dataset=train,
-        eval_dataset=train,  # the Trainer asks for one; AnswerTrainer.evaluate reads `validation` instead
-        data_collator=collate,
-        validation=validation,
-        measurement=measurement,
-        method=method,
-        partition=partition,
-        callbacks=[
-            *(method.callbacks(wrapped) if method else []),
-            *([StepCallback(on_step)] if on_step else []),
-            *([LogCallback(on_log)] if on_log else []),
-        ],
-    )
-    if trainer.is_fsdp_enabled and method is not None and not method.shards:
-        raise ValueError(f"{type(method).__name__} cannot be trained with FSDP: use DDP (distributed_type MULTI_GPU)")
-    last = _last_checkpoint(checkpoints, steps)
-    done = _step_of(Path(last)) if last else 0
-    try:
-        output = trainer.train(resume_from_checkpoint=last)
-    finally:
-        if gradient_checkpointing:
-            wrapped.gradient_checkpointing_disable()  # type: ignore[operator]
-    if on_state is not None:
-        state = trainer.trained_state()  # of all processes together
-        if trainer.is_world_process_zero():
-            on_state(state)
-    best, seconds = trainer.state.best_model_checkpoint, float(output.metrics["train_runtime"])
-    best_step = _step_of(Path(best)) if best else trainer.state.global_step
-    scores = scores_at(trainer.state.log_history, best_step)
+    return arguments
+
+
+def _final_run(trainer: AnswerTrainer, trained: int, seconds: float, devices: int) -> FinalRun:
+    """What a trainer that has finished reports.
+
+    trained: samples of this call. seconds: of this call. devices: of this process.
+    """
+    state, processes = trainer.state, trainer.accelerator.num_processes
+    best_step = _step_of(Path(state.best_model_checkpoint)) if state.best_model_checkpoint else state.global_step
+    scores = scores_at(state.log_history, best_step)
     return FinalRun(
-        history=tuple(trainer.state.log_history),
-        steps=trainer.state.global_step,
+        history=tuple(state.log_history),
+        steps=state.global_step,
         best_step=best_step,
         best_val_loss=scores["eval_loss"],
         best_objective=scores.get("eval_objective"),
         seconds=trainer.earlier_seconds + seconds,
-        processes=trainer.accelerator.num_processes,
-        devices=trainer.accelerator.num_processes * _devices_of(wrapped),
+        processes=processes,
+        devices=processes * devices,
         peak_memory_bytes=trainer.peak_memory(),
-        **trainer.throughput((steps - done) * recipe.batch_size, seconds),
+        **trainer.throughput(trained, seconds),
     )
 
 

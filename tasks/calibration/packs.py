@@ -22,7 +22,7 @@ from tasks.calibration.state import read_state
 from tasks.inputs.base_model import base_model, device_name, resolve_device
 from tasks.inputs.data import calibration_set, scored_batches, step_batches, validation_set
 from tasks.inputs.used_layers import check_layers_are_used
-from tasks.running.progress import say
+from tasks.running.progress import show_message
 from tasks.settings.study import StudyConfig
 from tasks.storage.files import read_json, write_json
 from tasks.study.opened import Study
@@ -113,16 +113,16 @@ def begin_packs(study: Study, missing: Sequence[PlannedRun]) -> tuple[list[Plann
     begun, fresh = _begun_and_fresh(study, missing)
     if begun:
         runs = sum(len(pack.runs) for pack in begun)
-        say(f"calibrate: going on with {len(begun)} unfinished packs of {runs} runs")
+        show_message(f"calibrate: going on with {len(begun)} unfinished packs of {runs} runs")
     if not fresh:
         return begun, {}
     if resolve_device(study.config.device).type == "cuda" and torch.cuda.device_count() > 1:
-        say(
+        show_message(
             f"note: calibration here takes one of {torch.cuda.device_count()} GPUs; "
             "`mars up`, then `--where workers`, takes all of them"
         )
     expected = forecast(study.config, study.plan, fresh)
-    say(f"calibrate: expected to take {expected}")
+    show_message(f"calibrate: expected to take {expected}")
     return [*begun, *expected.packs], {
         "expected_runs": [run.run_id for run in fresh],
         "expected_seconds": expected.training_seconds,

@@ -34,7 +34,7 @@ from tasks.inputs.base_model import base_model, device_name, resolve_device
 from tasks.inputs.data import calibration_set, load_data, scored_batches, step_batches, validation_set
 from tasks.inputs.objective import measurement
 from tasks.inputs.used_layers import check_layers_are_used
-from tasks.running.progress import progress_bar, say
+from tasks.running.progress import progress_bar, show_message
 from tasks.settings.study import StudyConfig
 from tasks.storage.files import replacing, replacing_folder, write_json
 from tasks.storage.folder import Revision
@@ -66,7 +66,7 @@ def calibrate_pack(study: Study, pack: PlannedPack, parent: str, label: str | No
         state = state_folder(study.revision, pack.pack_id)
         begun = read_state(state, pack.schedule.checkpoint_steps) is not None
         if has_state(state) and not begun:
-            say(f"pack {pack.name}: starts anew, its state is damaged or was made with other checkpoint steps")
+            show_message(f"pack {pack.name}: starts anew, its state is damaged or was made with other checkpoint steps")
         whole = pack if begun else PlannedPack(tuple(missing))
         _train_and_store(study, whole, missing, parent, label)
     publish_part(study.config.study, study.revision, "calibrate", run_files(study.revision, pack.runs))
@@ -118,7 +118,7 @@ def _train(
     horizon, checkpoint_steps = pack.schedule.horizon, pack.schedule.checkpoint_steps
     begun = read_state(folder, checkpoint_steps)
     if begun is not None:
-        say(f"pack {pack.name}: going on after step {begun.step} of {horizon}")
+        show_message(f"pack {pack.name}: going on after step {begun.step} of {horizon}")
 
     def keep(state: PackState) -> None:
         if study.config.calibration.snapshots:

@@ -46,8 +46,8 @@ def choose_ranks(study: Study) -> str:
     metrics, _ = collect_metrics(study)
     question = _question(study.config, Diverged(diverged_pairs(study)))
     points = read_points(metrics, question.objective)
-    told = replace(points, notes=(*points.notes, target_note(study.config)))
-    choice = choose_from(read_laws(study.revision), told, question)
+    annotated = replace(points, notes=(*points.notes, target_note(study.config)))
+    choice = choose_from(read_laws(study.revision), annotated, question)
     write_json(choice_path(study.revision), choice.to_json())
     return str(choice_path(study.revision))
 

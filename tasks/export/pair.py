@@ -28,7 +28,7 @@ from tasks.final.pair import final_folder
 from tasks.final.run import final_steps
 from tasks.inputs.base_model import DTYPES, model_fingerprint
 from tasks.inputs.data import usable_samples
-from tasks.running.progress import progress_bar, say
+from tasks.running.progress import progress_bar, show_message
 from tasks.settings.study import StudyConfig
 from tasks.storage.files import read_json, replacing, replacing_folder
 from tasks.storage.folder import Revision, is_finished
@@ -56,7 +56,7 @@ def merge(config: StudyConfig, ranks: tuple[int, int] | None, out: Path) -> dict
     adapter = _finished_adapter(revision, pair)
     _require_same_base(study)
     dtype = str(read_json(revision.path("revision.json"))["recipe"]["dtype"])
-    say(f"merging the adapter of {pair} into {config.model} on the CPU, in {dtype}")
+    show_message(f"merging the adapter of {pair} into {config.model} on the CPU, in {dtype}")
     base = load_base(
         config.model,
         device=torch.device("cpu"),

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from mars_core.data.collate import collate
-from mars_core.training.finetune import FinalRun, FinetuneDiverged, finetune
+from mars_core.training.finetune import FinalRun, FinalSettings, FinetuneDiverged, Listeners, Samples, finetune
 from tasks.inputs.base_model import final_base_model, forget_models
 from tasks.inputs.data import scored_batches, training_set, usable_samples, validation_set
 from tasks.inputs.objective import measurement
@@ -83,25 +83,33 @@ def _train_here(
     try:
         run = finetune(
             wrapped,
-            train=training_set(config),
-            collate=lambda items: collate(items, base.pad_token_id),
-            validation=scored_batches(validation_set(config), base, config.evaluation_batch_size),
-            measurement=measurement(config),
-            recipe=config.recipe.as_recipe(),
-            steps=steps,
-            seed=config.final.seed,
-            checkpoints=checkpoints,
+            Samples(
+                training_set(config),
+                lambda items: collate(items, base.pad_token_id),
+                scored_batches(validation_set(config), base, config.evaluation_batch_size),
+                measurement(config),
+            ),
+            settings_of(config, steps, checkpoints),
             method=baseline.method,
             partition=base.partition,
-            micro_batch_size=config.micro_batch_size,
-            gradient_checkpointing=config.loading.gradient_checkpointing,
-            on_step=on_step,
-            on_log=on_log,
+            listeners=Listeners(on_step, on_log),
         )
     except BaseException:
         release(baseline, wrapped)
         raise
     return wrapped, run
+
+
+def settings_of(config: StudyConfig, steps: int, checkpoints: Path) -> FinalSettings:
+    """A study's settings of its final run, as mars_core's record."""
+    return FinalSettings(
+        config.recipe.as_recipe(),
+        steps,
+        config.final.seed,
+        checkpoints,
+        config.micro_batch_size,
+        config.loading.gradient_checkpointing,
+    )
 
 
 def wrap(config: StudyConfig, baseline: Baseline, steps: int) -> nn.Module:

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from mars_core.data.collate import collate
 from mars_core.records import json_safe
-from mars_core.training.finetune import FinalRun, FinetuneDiverged, finetune
-from tasks.final.train import ERROR, EVENTS, RUN, WEIGHTS, Job
+from mars_core.training.finetune import FinalRun, FinetuneDiverged, Listeners, Samples, finetune
+from tasks.final.train import ERROR, EVENTS, RUN, WEIGHTS, Job, settings_of
 from tasks.inputs.base_model import DTYPES, load_study_base, resolve_device
 from tasks.inputs.data import scored_batches, training_set, validation_set
 from tasks.inputs.objective import measurement
@@ -71,23 +71,20 @@ def _train(job: Job, first: bool) -> FinalRun:
     tell = _teller(Path(job.folder) / EVENTS) if first else None
     return finetune(
         wrapped,
-        train=training_set(config),
-        collate=lambda items: collate(items, base.pad_token_id),
-        validation=scored_batches(
-            validation_set(config), base, config.evaluation_batch_size, device=device, share=share
+        Samples(
+            training_set(config),
+            lambda items: collate(items, base.pad_token_id),
+            scored_batches(validation_set(config), base, config.evaluation_batch_size, device=device, share=share),
+            metric,
         ),
-        measurement=metric,
-        recipe=config.recipe.as_recipe(),
-        steps=job.steps,
-        seed=config.final.seed,
-        checkpoints=Path(job.checkpoints),
+        settings_of(config, job.steps, Path(job.checkpoints)),
         method=baseline.method,
         partition=base.partition,
-        micro_batch_size=config.micro_batch_size,
-        gradient_checkpointing=config.loading.gradient_checkpointing,
-        on_step=_on_step(job, tell),
-        on_log=(lambda entry: tell({"log": json_safe(dict(entry))})) if tell else None,
-        on_state=lambda state: _save(state, Path(job.folder) / WEIGHTS),
+        listeners=Listeners(
+            on_step=_on_step(job, tell),
+            on_log=(lambda entry: tell({"log": json_safe(dict(entry))})) if tell else None,
+            on_state=lambda state: _save(state, Path(job.folder) / WEIGHTS),
+        ),
     )
 
 

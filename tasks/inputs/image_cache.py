@@ -17,7 +17,7 @@ from pathlib import Path
 from mars_core.data.image_fingerprints import ImageFingerprint, fingerprint_of
 from mars_core.data.images import content_hash
 from mars_core.data.records import ImageRef
-from tasks.running.progress import say
+from tasks.running.progress import show_message
 from tasks.storage.location import cache_folder
 
 # Part of every key: looks made another way must not be taken for those made now.
@@ -124,7 +124,7 @@ def _connection() -> sqlite3.Connection:
 
 
 def _in_memory(error: Exception) -> sqlite3.Connection:
-    say(
+    show_message(
         f"what was seen of images cannot be kept in {_file()} ({error}), so they are decoded in every run: delete the "
         "file if it is damaged, or name a folder that can be written to in MARS_CACHE"
     )

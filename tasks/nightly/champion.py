@@ -28,7 +28,7 @@ from tasks.final.evaluate import evaluation_path, read_evaluation
 from tasks.final.pair import final_folder, read_final
 from tasks.inputs.base_model import final_base_model, model_fingerprint
 from tasks.inputs.data import load_data, scored_batches, usable_digests, usable_samples
-from tasks.running.progress import say
+from tasks.running.progress import show_message
 from tasks.running.retrying import IO_RETRIES, SENDING
 from tasks.settings.study import StudyConfig
 from tasks.storage.files import read_json, replacing_folder, write_json
@@ -114,7 +114,10 @@ def keep_champion_adapter(study: Study, pair: RankPair, inputs: str) -> None:
                 shutil.copy2(folder / "training.json", temporary)
         champion = replace(champion, adapter=(kept / "adapter").relative_to(study.folder).as_posix())
         write_json(champion_path(study.folder), champion.to_json())
-        say(f"the standing adapter of {pair} is kept in {kept}: a final run with other settings takes its place")
+        show_message(
+            f"the standing adapter of {pair} is kept in {kept}: a final run with other settings takes its place"
+        )
+    # Asked again: it may have been killed before all of it was up.
     if (
         study.folder / champion.adapter == kept / "adapter"
     ):  # asked again: it may have been killed before all of it was up

@@ -113,13 +113,13 @@ def _warnings(study: Study, diverged: list[str]) -> list[str]:
 
 def _notes(study: Study, laws: FittedLaws, choice: Choice | None) -> list[str]:
     """How the results came about: sentences that are no warning, each once."""
-    told = [
+    notes = [
         *(note for note in study.plan.notes if not note.startswith(WARNING)),
         *load_data(study.config.data).splits.notes,
         *laws.notes,
         *(choice.diagnostics.get("notes", ()) if choice else ()),
     ]
-    return list(dict.fromkeys(told))
+    return list(dict.fromkeys(notes))
 
 
 def costs(study: Study, finals: list[dict[str, Any]]) -> list[dict[str, Any]]:

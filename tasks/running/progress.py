@@ -28,7 +28,7 @@ logger.setLevel(logging.INFO)
 logger.propagate = False
 
 
-def say(message: str) -> None:
+def show_message(message: str) -> None:
     """Tell the user one line."""
     console.print(message, highlight=False, soft_wrap=True)  # paths stay whole
     logger.info(message)
@@ -56,7 +56,7 @@ def _console_bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
     if not console.is_terminal:
         started = perf_counter()
         yield lambda done: None
-        say(f"{label}: done in {perf_counter() - started:.1f} s")
+        show_message(f"{label}: done in {perf_counter() - started:.1f} s")
         return
     columns = (
         TextColumn("{task.description}"),
@@ -108,7 +108,7 @@ class _Shown:
             self._send(100.0 * done / self._total, f"{self._what}: {done} of {self._total}{self._time_left(done)}")
             self._due = now + UPDATE_SECONDS
         except (httpx.HTTPError, PrefectException) as error:  # training goes on without the server
-            say(f"note: progress is no longer shown in the Prefect UI: {error}")
+            show_message(f"note: progress is no longer shown in the Prefect UI: {error}")
             self._lost = True
 
     def _send(self, percentage: float, description: str) -> None:

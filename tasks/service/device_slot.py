@@ -24,7 +24,7 @@ from prefect.runtime import flow_run
 from prefect.variables import Variable
 
 from tasks.inputs.base_model import resolve_device
-from tasks.running.progress import say
+from tasks.running.progress import show_message
 
 # Prefect's shortest. The server looks for expired leases every 15 s, so a killed training's slot is free after 75 s.
 LEASE_SECONDS = 60
@@ -38,13 +38,13 @@ def device_slot(device: str, patience_seconds: float = PATIENCE_SECONDS) -> Iter
     patience_seconds: after how long a wait the slot's holder is looked up: one that has ended will not give it back.
     """
     name = register_slot(device)
-    say(f"waiting for {name}")
+    show_message(f"waiting for {name}")
     with ExitStack() as held:
         # Two that wait for one device must not find the same lost slot at the same moment.
         while not _taken(held, name, patience_seconds * random.uniform(1, 1.5)):
             _free_if_lost(name)
         _sign(name)
-        say(f"holding {name}")
+        show_message(f"holding {name}")
         yield
 
 
@@ -79,7 +79,7 @@ def _free_if_lost(name: str) -> None:
     holder = Variable.get(_variable(name))
     if holder is None or not _has_ended(UUID(str(holder))):
         return
-    say(f"{name} was still taken by flow run {holder}, which has ended: it is free again")
+    show_message(f"{name} was still taken by flow run {holder}, which has ended: it is free again")
     with get_client(sync_client=True) as client:
         client.update_global_concurrency_limit(name, GlobalConcurrencyLimitUpdate(active_slots=0))
 

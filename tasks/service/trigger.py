@@ -19,7 +19,7 @@ from prefect.settings import get_current_settings
 from prefect.utilities.urls import url_for
 
 from mars_core.metrics.identity import content_hash
-from tasks.running.progress import say
+from tasks.running.progress import show_message
 from tasks.running.retrying import DELAYS_SECONDS, is_passing
 
 POLL_SECONDS = 2.0
@@ -117,7 +117,7 @@ def _start(request: Request, attempt: int) -> FlowRun:
         ) from error
     if not isinstance(started, FlowRun):  # run_deployment is a coroutine inside an event loop
         raise RuntimeError(f"{request.deployment} was triggered from an event loop: trigger it from synchronous code")
-    say(f"{request.name}: {flow_run_url(started)}")
+    show_message(f"{request.name}: {flow_run_url(started)}")
     return started
 
 
@@ -148,7 +148,7 @@ def run_all(requests: Sequence[Request], on_done: Callable[[int], None] = lambda
                 continue
             crashes[request] += run.state is not None and run.state.is_crashed()
             if run.state is not None and run.state.is_crashed() and crashes[request] < ATTEMPTS_AFTER_CRASHES:
-                say(f"{request.name} crashed, starting it again: {run.state.message}")
+                show_message(f"{request.name} crashed, starting it again: {run.state.message}")
                 under_way[request] = _start_patiently(request)
             else:
                 failures.append(_describe(request, run))
@@ -164,7 +164,7 @@ def _start_patiently(request: Request) -> FlowRun:
         except httpx.HTTPError as error:
             if not is_passing(error):
                 raise
-            say(f"the Prefect server does not answer ({error}), asking again in {delay} s")
+            show_message(f"the Prefect server does not answer ({error}), asking again in {delay} s")
             time.sleep(delay)
     return start_once(request)
 
@@ -176,7 +176,7 @@ def _ended(under_way: Mapping[Request, FlowRun]) -> dict[Request, FlowRun]:
     except httpx.HTTPError as error:  # the runs go on without the server; so does the wait for it
         if not is_passing(error):
             raise
-        say(f"the Prefect server does not answer ({error}), asking again")
+        show_message(f"the Prefect server does not answer ({error}), asking again")
         return {}
     deleted = {request: run.model_copy(update={"state": None}) for request, run in under_way.items()}
     ended = {request: now.get(run.id, deleted[request]) for request, run in under_way.items()}
@@ -195,5 +195,5 @@ def _read(ids: Sequence[UUID]) -> dict[UUID, FlowRun]:
 
 def _describe(request: Request, run: FlowRun) -> str:
     state = run.state
-    told = f"ended {state.name}: {state.message}" if state is not None else "was deleted"
-    return f"{request.name} {told} ({flow_run_url(run)})"
+    ending = f"ended {state.name}: {state.message}" if state is not None else "was deleted"
+    return f"{request.name} {ending} ({flow_run_url(run)})"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mars_core.demo import build_demo_data, demo_backbone_path
-from tasks.running.progress import progress_bar, say
+from tasks.running.progress import progress_bar, show_message
 from tasks.settings.study import CalibrationConfig, DataConfig, RecipeConfig, StudyConfig, read_study, write_study
 
 TRAIN_SAMPLES, VALIDATION_SAMPLES, TEST_SAMPLES = 4096, 256, 512
@@ -37,5 +37,5 @@ def prepare_demo(folder: Path) -> StudyConfig:
         evaluation_batch_size=64,
     )
     write_study(config, study)
-    say(f"demo study: {study}")
+    show_message(f"demo study: {study}")
     return read_study(study)

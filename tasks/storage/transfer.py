@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tasks.running.progress import say
+from tasks.running.progress import show_message
 from tasks.storage.files import read_json
 from tasks.storage.folder import Revision, is_finished
 from tasks.storage.location import is_remote
@@ -85,7 +85,7 @@ def publish_stage(study: str, revision: Revision, stage: str) -> None:
         pull(study)
         if not is_finished(revision, stage, manifest["inputs"]):
             raise _changed(error) from error
-        say(f"{stage}: another machine finished it first; its results are taken")
+        show_message(f"{stage}: another machine finished it first; its results are taken")
 
 
 def _publish_stage(mirror: Mirror, revision: Revision, stage: str, manifest: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from prefect.runtime import flow_run
 
-from tasks.running.progress import say
+from tasks.running.progress import show_message
 from tasks.storage.files import read_json, write_json
 
 LOCK, OWNER = ".lock", ".lock.json"
@@ -43,7 +43,7 @@ def at_work_on(study: Path) -> Iterator[None]:
     except Timeout as error:
         raise StudyBusyError(_who(study)) from error
     except (NotImplementedError, OSError) as error:
-        say(f"note: {study} cannot be locked ({error}): see to it that no other command trains for this study")
+        show_message(f"note: {study} cannot be locked ({error}): see to it that no other command trains for this study")
         yield
         return
     try:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.running.progress import say
+from tasks.running.progress import show_message
 from tasks.study.opened import Study
 
 
@@ -61,10 +61,10 @@ class Stage:
         """Do its work unless it has finished with its present inputs; returns whether it was done now."""
         inputs = self.inputs_hash(study)
         if study.is_finished(self.name, inputs):
-            say(f"{self.name}: already done")
+            show_message(f"{self.name}: already done")
             study.publish(self.name)  # where it was killed before its results were all up
             return False
-        say(f"{self.name}: running")
+        show_message(f"{self.name}: running")
         started = time.perf_counter()
         work()
         study.finish(self.name, inputs, self.outputs(study), {"seconds": time.perf_counter() - started})

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from mlflow.exceptions import MlflowException
 
-from tasks.running.progress import say
+from tasks.running.progress import show_message
 from tasks.tracking import runs as tracking
 
 
@@ -16,7 +16,7 @@ class LiveCurves:
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id
         self._waiting: list[Mapping[str, float]] = []
-        self._told = False
+        self._warned = False
 
     def log(self, entry: Mapping[str, float]) -> None:
         """Send an entry, and those that wait."""
@@ -24,9 +24,9 @@ class LiveCurves:
         try:
             self.end()
         except MlflowException as error:
-            if not self._told:
-                say(f"note: MLflow cannot be reached, training goes on: {error}")
-            self._told = True
+            if not self._warned:
+                show_message(f"note: MLflow cannot be reached, training goes on: {error}")
+            self._warned = True
 
     def end(self) -> None:
         """Send what waits; now a failure counts."""

@@ -20,7 +20,7 @@ from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-from tasks.running.progress import say
+from tasks.running.progress import show_message
 
 SAMPLE_SECONDS = 1.0
 SHARE_OF_THE_TIME = 0.01
@@ -76,7 +76,7 @@ class _Recorder:
         )  # knows what can be measured here; its own thread stays unused
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._record, name="machine-load", daemon=True)
-        self._told = False
+        self._warned = False
 
     def start(self) -> None:
         self._thread.start()
@@ -120,9 +120,9 @@ class _Recorder:
             try:
                 self._send_to(run)
             except MlflowException as error:
-                if not self._told:
-                    say(f"note: the machine's load cannot be sent to MLflow: {error}")
-                self._told = True
+                if not self._warned:
+                    show_message(f"note: the machine's load cannot be sent to MLflow: {error}")
+                self._warned = True
 
     def _send_to(self, run: str) -> None:
         new = self._points[self._sent[run] :]

@@ -21,7 +21,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.tracking.context.registry import resolve_tags
 
 from mars_core.metrics.identity import content_hash
-from tasks.running.progress import say
+from tasks.running.progress import show_message
 from tasks.storage.location import study_key
 from tasks.tracking import links
 from tasks.tracking.machine_load import machine_load
@@ -192,7 +192,7 @@ def log_values_if_known(run_id: str, values: Mapping[str, float]) -> None:
     if is_tracked(run_id):
         log_values(run_id, values)
     else:
-        say(f"MLflow run {run_id} is in the store of the machine that trained it: values are not logged to it")
+        show_message(f"MLflow run {run_id} is in the store of the machine that trained it: values are not logged to it")
 
 
 def log_file_if_known(run_id: str, path: Path, folder: str | None = None) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock
 
 from tasks.running.child import path_safe
-from tasks.running.progress import say
+from tasks.running.progress import show_message
 from tasks.service.stack.processes import Started, last_lines, port_taken_by, running, start, stop
 from tasks.service.stack.services import HOST, Service, Stack, servers, workers
 from tasks.storage.files import read_json, write_json
@@ -63,10 +63,10 @@ def _start_missing(
     for service in services:
         before = known.get(service.name)
         if before and running(before):
-            say(f"{service.name}: running already")
+            show_message(f"{service.name}: running already")
             continue
         if before:
-            say(f"{service.name}: had ended, is started again; its last words are in {before.log}")
+            show_message(f"{service.name}: had ended, is started again; its last words are in {before.log}")
         if service.port:
             _insist_on_free(service.name, service.port)
         log = stack.folder / "logs" / f"{service.name}.log"
@@ -94,7 +94,7 @@ def _wait(service: Service, started: Started) -> None:
                 f"{service.name} was not ready after {READY_SECONDS:.0f} s; {started.log} ends with:\n{_words(started)}"
             )
         time.sleep(0.5)
-    say(f"{service.name}: ready")
+    show_message(f"{service.name}: ready")
 
 
 def _words(started: Started) -> str:
@@ -113,7 +113,7 @@ def _register(stack: Stack, environment: Mapping[str, str]) -> None:
         )
     if done.returncode:
         raise RuntimeError(f"the deployments could not be registered; {log} ends with:\n{last_lines(log)}")
-    say("deployments: registered")
+    show_message("deployments: registered")
 
 
 def _known(stack: Stack) -> dict[str, Started]:

@@ -22,9 +22,10 @@ from mars_core.packing.adapters import layout_of, to_peft
 from mars_core.packing.run import PackRun
 from mars_core.packing.train import train_pack
 from mars_core.ranks import RankPair
-from mars_core.training.finetune import FinetuneDiverged, all_logits, finetune
+from mars_core.training.finetune import FinetuneDiverged, all_logits
 from mars_core.training.recipe import Recipe
 from mars_core.training.trainer import ELAPSED, AnswerTrainer
+from tests.mars_core.training.final_runs import run_of
 
 PAIR = RankPair(2, 4)
 RECIPE = Recipe(learning_rate=3e-3, batch_size=2, warmup_ratio=0.25, max_grad_norm=0.5, dtype="float64")
@@ -61,7 +62,7 @@ def tune(base, encoded, validation, tmp_path):
             "seed": 3,
             "checkpoints": tmp_path / folder,
         } | changes
-        return finetune(wrapped, **arguments)
+        return run_of(wrapped, arguments)
 
     return start
 

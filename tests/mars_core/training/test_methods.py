@@ -20,10 +20,11 @@ from mars_core.evaluation.answer_loss import token_losses
 from mars_core.models.loading import load_base
 from mars_core.models.partition import GROUPS
 from mars_core.ranks import RankPair
-from mars_core.training.finetune import all_logits, finetune
+from mars_core.training.finetune import all_logits
 from mars_core.training.methods import AdaLora, Dora, FullRank, LearningRates, Lora, RsLora
 from mars_core.training.methods.method import trained
 from mars_core.training.recipe import Recipe
+from tests.mars_core.training.final_runs import run_of
 
 PAIR = RankPair(2, 4)
 METHODS = {
@@ -71,7 +72,7 @@ def tune(base, encoded, batch_of, tmp_path):
             "method": method,
             "partition": base.partition,
         } | changes
-        return finetune(wrapped, **arguments)
+        return run_of(wrapped, arguments)
 
     return start
 
