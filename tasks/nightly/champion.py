@@ -118,9 +118,7 @@ def keep_champion_adapter(study: Study, pair: RankPair, inputs: str) -> None:
             f"the standing adapter of {pair} is kept in {kept}: a final run with other settings takes its place"
         )
     # Asked again: it may have been killed before all of it was up.
-    if (
-        study.folder / champion.adapter == kept / "adapter"
-    ):  # asked again: it may have been killed before all of it was up
+    if study.folder / champion.adapter == kept / "adapter":
         publish_files(study.config.study, sorted(path for path in kept.rglob("*") if path.is_file()))
         publish_newest(study.config.study, STANDING_FILE)
 
