@@ -71,7 +71,7 @@ def test_a_hub_id_stands_for_its_present_commit(tmp_path):
     code = """
 import sys
 from pathlib import Path
-from tasks.resources import checkpoint_fingerprint
+from tasks.inputs.base_model import checkpoint_fingerprint
 
 for commit in sys.argv[2:]:
     Path(sys.argv[1]).write_text(commit)

@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 HOLD = """
 import sys
 from pathlib import Path
-from tasks.study_lock import at_work_on
+from tasks.study.lock import at_work_on
 
 with at_work_on(Path(sys.argv[1])):
     print("held", flush=True)
