@@ -11,6 +11,7 @@ from flows.on_workers import calibrate_pack_flow
 from tasks.calibration import train as packs
 from tasks.settings.study import StudyConfig
 from tasks.storage.folder import Revision
+from tasks.study.opened import Study
 from tasks.study.parent_run import parent_run
 from tasks.study.plan import plan_calibration
 
@@ -21,7 +22,7 @@ def asked(copied: StudyConfig) -> dict[str, object]:
     revision = Revision(Path(copied.study), 1)
     for file in revision.path("calibration").glob("*.*"):
         file.unlink()
-    with parent_run(copied, revision) as parent:
+    with parent_run(Study(copied, revision)) as parent:
         runs = [run.run_id for run in plan_calibration(copied).runs]
         return {"config": copied, "revision": 1, "runs": runs, "parent": parent}
 

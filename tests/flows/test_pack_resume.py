@@ -14,8 +14,8 @@ import mlflow
 import pandas as pd
 import pytest
 
-from flows import stages
 from flows.calibrate import calibrate_flow
+from flows.here import Here
 from tasks.calibration import train as packs
 from tasks.calibration.state import write_state
 from tasks.settings.study import CalibrationConfig, read_study, write_study
@@ -104,7 +104,7 @@ def test_a_pack_that_stopped_does_not_go_on_with_other_checkpoint_steps(study, m
 
 def test_a_calibration_with_a_run_that_lacks_steps_is_not_finished(copied, monkeypatch):
     """Whoever trains the packs: what they leave is looked at before the stage is recorded."""
-    monkeypatch.setitem(stages.PACK_TRAINERS, "here", lambda *_: None)
+    monkeypatch.setattr(Here, "train_packs", lambda *_: None)
     with pytest.raises(RuntimeError, match=r"4 of 4 calibration runs are missing or not measured at steps \[4, 6, 8\]"):
         calibrate_flow(with_smallest(copied, 32))
     revision = Revision(Path(copied.study), 1)
