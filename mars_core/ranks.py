@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from typing import Literal, NamedTuple
 
 
 class RankPair(NamedTuple):
@@ -22,6 +23,30 @@ class RankPair(NamedTuple):
     def rank(self, group: str) -> int:
         """Rank of one group of layers (`me`, `projector` or `llm`); the projector follows the LLM."""
         return self.r_me if group == "me" else self.r_llm
+
+
+AlphaRule = Literal["2r", "sqrt"] | float
+"""How LoRA's alpha follows from the rank: twice it (the paper), with its root (rsLoRA), or one number for all ranks."""
+
+SQRT_ALPHA = 8.0  # alpha = 8 sqrt(r): at rank 16 the scale is that of 2r
+
+
+def lora_alpha(rule: AlphaRule, rank: int) -> float:
+    """LoRA's alpha of a rank; an adapter's product is scaled by alpha / r.
+
+    `sqrt` writes rsLoRA's scale (Kalajdzievski 2023: constant / sqrt(r)) as an alpha, so that whoever reads alpha and
+    rank computes the same.
+    """
+    if rule == "2r":
+        return 2 * rank
+    if rule == "sqrt":
+        return SQRT_ALPHA * math.sqrt(rank)
+    return int(rule) if float(rule).is_integer() else rule
+
+
+def lora_scale(rule: AlphaRule, rank: int) -> float:
+    """What an adapter's product is multiplied by: alpha / r."""
+    return lora_alpha(rule, rank) / rank
 
 
 Pair = tuple[int, int]

@@ -16,7 +16,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from mars_core.export.snippets import load_adapter, load_merged
 from mars_core.laws import get_law
-from mars_core.models.lora import ALPHA_PER_RANK
 from mars_core.report import formatting
 
 TEMPLATE = "card.md.j2"
@@ -69,9 +68,11 @@ class CardFacts:
         return f"{self.study}: ranks ({self.pair[0]}, {self.pair[1]})"
 
     @property
-    def alpha_per_rank(self) -> int:
-        """lora_alpha / r, the same in every layer."""
-        return ALPHA_PER_RANK
+    def alpha(self) -> str:
+        """How alpha follows from the rank, in words."""
+        rule = str(self.recipe.get("lora_alpha", "2r"))  # older records have none
+        words = {"2r": "alpha = 2 x rank", "sqrt": "alpha = 8 x the root of the rank (rsLoRA's scaling)"}
+        return words.get(rule, f"alpha = {rule}")
 
     @property
     def validation_perplexity(self) -> float:

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from mars_core.models.partition import Partition
 from mars_core.packing.adapters import PEFT_A, PEFT_B, from_peft, layout_of
 from mars_core.packing.saving import save_adapter
-from mars_core.ranks import RankPair
+from mars_core.ranks import AlphaRule, RankPair
 
 
-def save_start(partition: Partition, pair: RankPair, seed: int, folder: Path, *, model_id: str) -> None:
+def save_start(
+    partition: Partition, pair: RankPair, seed: int, folder: Path, *, model_id: str, alpha: AlphaRule
+) -> None:
     """Write an untrained PEFT adapter of `pair` into an existing folder; with it the model computes what it did.
 
     Raises:
@@ -27,4 +29,4 @@ def save_start(partition: Partition, pair: RankPair, seed: int, folder: Path, *,
         a = nn.init.kaiming_uniform_(torch.empty(slot.rank, slot.layer.in_features), math.sqrt(5), generator=generator)
         weights[PEFT_A.format(slot.layer.name)] = a
         weights[PEFT_B.format(slot.layer.name)] = torch.zeros(slot.layer.out_features, slot.rank)
-    save_adapter(from_peft(weights, layout), partition, pair, folder, model_id=model_id)
+    save_adapter(from_peft(weights, layout), partition, pair, folder, model_id=model_id, alpha=alpha)

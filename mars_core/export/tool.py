@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mars_core.data.records import Sample
-from mars_core.models.lora import ALPHA_PER_RANK
-from mars_core.ranks import RankPair
+from mars_core.ranks import RankPair, lora_alpha
 from mars_core.training.recipe import Recipe
 
 
@@ -46,9 +45,14 @@ class ToolRun:
         return max(self.ranks.values())
 
     @property
-    def alphas(self) -> dict[str, int]:
+    def alpha(self) -> float:
+        """`lora_alpha` of the larger rank: LoRA's top-level one."""
+        return lora_alpha(self.recipe.lora_alpha, self.largest)
+
+    @property
+    def alphas(self) -> dict[str, float]:
         """`lora_alpha` of every adapted layer."""
-        return {name: ALPHA_PER_RANK * rank for name, rank in self.ranks.items()}
+        return {name: lora_alpha(self.recipe.lora_alpha, rank) for name, rank in self.ranks.items()}
 
     @property
     def accumulation(self) -> int:

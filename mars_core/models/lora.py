@@ -1,11 +1,13 @@
 """LoRA with one rank for the ME and another for the LLM, through PEFT's rank and alpha patterns.
 
-`alpha = 2 * r` in every module and always written out, because a changing alpha/r would confound the
-search (paper, appendix G.2). The projector follows `r_llm`. Rank 0 leaves a module without adapter.
+Alpha follows from the rank by one rule for all layers and is always written out: `alpha = 2 r` in the paper (appendix
+G.2), which keeps alpha/r the same; a constant alpha or rsLoRA's scale keep the best learning rate the same over ranks.
+The projector follows `r_llm`. Rank 0 leaves a module without adapter.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 
@@ -15,9 +17,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from mars_core.models.partition import GROUPS, WHERE, Group, Partition
-from mars_core.ranks import RankPair
-
-ALPHA_PER_RANK = 2
+from mars_core.ranks import AlphaRule, RankPair, lora_alpha, lora_scale
 
 
 def check_ranks(partition: Partition, pair: RankPair) -> None:
@@ -42,7 +42,7 @@ def trainable_parameters(partition: Partition, pair: RankPair) -> int:
     return sum(pair.rank(group) * partition.parameters_per_rank(group) for group in GROUPS)
 
 
-def lora_config(partition: Partition, pair: RankPair, *, dropout: float = 0.0) -> LoraConfig:
+def lora_config(partition: Partition, pair: RankPair, *, dropout: float = 0.0, alpha: AlphaRule = "2r") -> LoraConfig:
     """PEFT configuration of a pair.
 
     The top-level `r` is the larger rank (adapter loaders size their buffers by it); `rank_pattern` and
@@ -53,26 +53,32 @@ def lora_config(partition: Partition, pair: RankPair, *, dropout: float = 0.0) -
     ranks = {layer.name: pair.rank(group) for group in GROUPS for layer in partition.group(group) if pair.rank(group)}
     return LoraConfig(
         r=largest,
-        lora_alpha=ALPHA_PER_RANK * largest,
+        lora_alpha=lora_alpha(alpha, largest),
         lora_dropout=dropout,
         target_modules=sorted(ranks),
         rank_pattern=_exact_patterns(ranks),
-        alpha_pattern={name: ALPHA_PER_RANK * r for name, r in _exact_patterns(ranks).items()},
+        alpha_pattern={name: lora_alpha(alpha, r) for name, r in _exact_patterns(ranks).items()},
         task_type="CAUSAL_LM",
     )
 
 
 def add_adapters(
-    model: nn.Module, partition: Partition, pair: RankPair, *, seed: int, dropout: float = 0.0
+    model: nn.Module,
+    partition: Partition,
+    pair: RankPair,
+    *,
+    seed: int,
+    dropout: float = 0.0,
+    alpha: AlphaRule = "2r",
 ) -> PeftModel:
     """Wrap `model` with freshly initialised adapters of `pair`; `seed` fixes their initial weights.
 
     Raises:
         ValueError: the ranks do not fit the model, or PEFT adapted other layers than the partition's.
     """
-    wrapped = wrap_with(model, lora_config(partition, pair, dropout=dropout), seed=seed)
+    wrapped = wrap_with(model, lora_config(partition, pair, dropout=dropout, alpha=alpha), seed=seed)
     try:
-        check_adapters(wrapped, partition, pair)
+        check_adapters(wrapped, partition, pair, alpha)
     except ValueError:
         remove_adapters(wrapped)
         raise
@@ -97,7 +103,7 @@ def wrap_with(model: nn.Module, config: LoraConfig, *, seed: int) -> PeftModel:
     return wrapped
 
 
-def check_adapters(wrapped: nn.Module, partition: Partition, pair: RankPair) -> None:
+def check_adapters(wrapped: nn.Module, partition: Partition, pair: RankPair, alpha: AlphaRule = "2r") -> None:
     """Hold the adapters found in a model against the partition: names, ranks and alpha, layer by layer.
 
     Raises:
@@ -108,9 +114,10 @@ def check_adapters(wrapped: nn.Module, partition: Partition, pair: RankPair) -> 
     _check_layers(wrapped, set(expected))
     found = adapter_ranks(wrapped)
     for name, (rank, scale) in found.items():
-        if rank != expected[name] or scale != ALPHA_PER_RANK:
+        wanted = lora_scale(alpha, expected[name])
+        if rank != expected[name] or not math.isclose(scale, wanted):
             raise ValueError(
-                f"layer {name} has rank {rank} and alpha/r {scale}, expected {expected[name]} and {ALPHA_PER_RANK}"
+                f"layer {name} has rank {rank} and alpha/r {scale}, expected {expected[name]} and {wanted}"
             )
 
 

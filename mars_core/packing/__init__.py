@@ -9,7 +9,7 @@ after another (run-major), so its width bounds the memory for activations.
 | M | members in an adapter batch | |
 | N | rows that one member sends through a linear layer (tokens or patches) | |
 | W | frozen weight of the layer | (out, in) |
-| A, B | adapter weights of one member; alpha/r is 2 everywhere | (r, in), (out, r) |
+| A, B | adapter weights of one member; their product is scaled by alpha/r | (r, in), (out, r) |
 
 What is shared, exactly: data and preprocessing, patch embedding, masks and positions, frozen weights. What is
 left out, exactly: logits without a label, padding, gradients of frozen weights, and what the last layer would

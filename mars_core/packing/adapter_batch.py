@@ -17,19 +17,20 @@ from mars_core.packing.batch import PackedBatch
 
 @dataclass(frozen=True)
 class Adapter:
-    """Views of one member's weights and gradients in one layer: A (r, in) and B transposed (r, out)."""
+    """Views of one member's weights and gradients in one layer: A (r, in) and B transposed (r, out); scale: alpha/r."""
 
     a: Tensor
     b_transposed: Tensor
     a_grad: Tensor
     b_transposed_grad: Tensor
+    scale: float
 
 
 @dataclass(frozen=True)
 class Stack:
     """Adapters of G members side by side with one rank in one layer: views of shapes (G, r, in) and (G, r, out).
 
-    members: which of the adapter batch they are.
+    members: which of the adapter batch they are. scale: alpha/r, theirs in common.
     """
 
     members: slice
@@ -37,6 +38,7 @@ class Stack:
     b_transposed: Tensor
     a_grad: Tensor
     b_transposed_grad: Tensor
+    scale: float
 
 
 Stacks = tuple[Stack, ...]
@@ -78,11 +80,13 @@ def _adapter(layout: Layout, weights: Parts, gradients: Parts, name: str) -> Ada
     slot = layout.by_layer.get(name)
     if slot is None:
         return None
-    return Adapter(slot.a(weights), slot.b_transposed(weights), slot.a(gradients), slot.b_transposed(gradients))
+    return Adapter(
+        slot.a(weights), slot.b_transposed(weights), slot.a(gradients), slot.b_transposed(gradients), slot.scale
+    )
 
 
 def stack(adapters: Sequence[Adapter | None]) -> Stacks:
-    """Put neighbours of equal rank together where they lie in memory at equal distances, as rows of a matrix do."""
+    """Put neighbours of equal rank and scale together that lie at equal distances in memory, as rows of a matrix do."""
     runs: list[list[int]] = []
     for number, adapter in enumerate(adapters):
         if adapter is None:
@@ -99,6 +103,8 @@ _FIELDS = ("a", "b_transposed", "a_grad", "b_transposed_grad")
 
 
 def _evenly_spaced(adapters: Sequence[Adapter | None]) -> bool:
+    if len({adapter.scale for adapter in adapters if adapter is not None}) > 1:
+        return False
     for name in _FIELDS:
         views: list[Tensor] = [getattr(adapter, name) for adapter in adapters]
         alike = {(view.shape, view.untyped_storage().data_ptr()) for view in views}
@@ -113,7 +119,11 @@ def _evenly_spaced(adapters: Sequence[Adapter | None]) -> bool:
 
 
 def _stacked(adapters: Sequence[Adapter | None], members: slice) -> Stack:
-    return Stack(members, *(_one_view([getattr(adapter, name) for adapter in adapters]) for name in _FIELDS))
+    views = [_one_view([getattr(adapter, name) for adapter in adapters]) for name in _FIELDS]
+    first = adapters[0]
+    assert first is not None
+    a, b_transposed, a_grad, b_transposed_grad = views
+    return Stack(members, a, b_transposed, a_grad, b_transposed_grad, first.scale)
 
 
 def _one_view(views: Sequence[Tensor]) -> Tensor:

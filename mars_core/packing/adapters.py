@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mars_core.models.lora import adapter_state, add_adapters, check_ranks, remove_adapters
 from mars_core.models.partition import GROUPS, Group, LinearLayer, Partition
-from mars_core.ranks import RankPair
+from mars_core.ranks import AlphaRule, RankPair, lora_scale
 
 PEFT_A = "base_model.model.{}.lora_A.default.weight"
 PEFT_B = "base_model.model.{}.lora_B.default.weight"
@@ -29,13 +29,14 @@ Parts = Mapping[Group, Tensor]
 class Slot:
     """Where one layer's adapter lies in its group's vector: A as (rank, in), then B transposed as (rank, out).
 
-    B is kept transposed because skinny products with it are several times faster that way.
+    B is kept transposed because skinny products with it are several times faster that way. scale: alpha / rank.
     """
 
     layer: LinearLayer
     group: Group
     rank: int
     start: int
+    scale: float
 
     @property
     def middle(self) -> int:
@@ -78,8 +79,8 @@ class Layout:
         return sum(self.sizes.values())
 
 
-def layout_of(partition: Partition, pair: RankPair) -> Layout:
-    """Lay out the adapters of a pair.
+def layout_of(partition: Partition, pair: RankPair, alpha: AlphaRule = "2r") -> Layout:
+    """Lay out the adapters of a pair; `alpha` decides what each product is scaled by.
 
     Raises:
         ValueError: the ranks do not fit the model.
@@ -90,7 +91,7 @@ def layout_of(partition: Partition, pair: RankPair) -> Layout:
         start = 0
         for layer in partition.group(group):
             if rank := pair.rank(group):
-                slots.append(Slot(layer, group, rank, start))
+                slots.append(Slot(layer, group, rank, start, lora_scale(alpha, rank)))
                 start = slots[-1].stop
     return Layout(tuple(slots))
 

@@ -98,7 +98,7 @@ def train_pack(
     """
     check_steps(checkpoint_steps, horizon)
     refuse_dropout(model)
-    layouts = [layout_of(partition, member.pair) for member in members]
+    layouts = [layout_of(partition, member.pair, recipe.lora_alpha) for member in members]
     initial = (initial_weights(model, partition, member.pair, member.seed) for member in members)
     trained = start_runs(members, layouts, initial, recipe, horizon)
     if resume is not None:

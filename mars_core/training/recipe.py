@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from mars_core.ranks import AlphaRule
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -12,7 +14,8 @@ class Recipe:
 
     learning_rate: peak rate. batch_size: samples per optimizer step. warmup_ratio: share of the horizon spent
     in warm-up. max_grad_norm: clipping threshold on the norm over all adapters, 0 for none (the paper
-    is silent; 1.0 is the Trainer's default). dtype: dtype of the frozen weights.
+    is silent; 1.0 is the Trainer's default). lora_alpha: how alpha follows
+    from the rank. dtype: dtype of the frozen weights.
     """
 
     learning_rate: float = 1e-5
@@ -20,6 +23,7 @@ class Recipe:
     warmup_ratio: float = 0.1
     max_grad_norm: float = 1.0
     lora_dropout: float = 0.0
+    lora_alpha: AlphaRule = "2r"
     max_tokens: int = 2048
     dtype: str = "float32"
 

@@ -122,7 +122,7 @@ def _train(
 
     def keep(state: PackState) -> None:
         if study.config.calibration.snapshots:
-            _keep_snapshots(study.revision, base, pack, state)
+            _keep_snapshots(study, base, pack, state)
         for run, member in zip(pack.runs, state.members, strict=True):
             if run not in tracked:
                 continue
@@ -188,13 +188,14 @@ def _begin(study: Study, base: Base, run: PlannedRun, pack: PlannedPack, parent:
     return tracking.begin_child(parent, run.name, parameters, tags)
 
 
-def _keep_snapshots(revision: Revision, base: Base, pack: PlannedPack, state: PackState) -> None:
+def _keep_snapshots(study: Study, base: Base, pack: PlannedPack, state: PackState) -> None:
+    alpha = study.config.recipe.alpha_rule
     for number, run in enumerate(pack.runs):
         flat = state.tensors.get(f"{number}.weights")
         if flat is not None:
-            folder = revision.path("calibration", "snapshots", run.run_id, f"step-{state.step:06d}")
+            folder = study.path("calibration", "snapshots", run.run_id, f"step-{state.step:06d}")
             with replacing_folder(folder) as temporary:
-                save_adapter(flat, base.partition, run.pair, temporary, model_id=base.model_id)
+                save_adapter(flat, base.partition, run.pair, temporary, model_id=base.model_id, alpha=alpha)
 
 
 def _log_new(tracked: str, rows: pd.DataFrame) -> None:

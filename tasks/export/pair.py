@@ -110,7 +110,9 @@ def export_config(config: StudyConfig, ranks: tuple[int, int] | None, tool: str,
     rendered = TOOLS[tool].render(run)
     with replacing_folder(folder) as temporary:
         (temporary / START).mkdir()
-        save_start(partition, pair, config.final.seed, temporary / START, model_id=config.model)
+        save_start(
+            partition, pair, config.final.seed, temporary / START, model_id=config.model, alpha=config.recipe.alpha_rule
+        )
         for file, samples in splits.items() if readable else ():
             _write_rows(temporary / file, samples, TOOLS[tool].row)
         for name, text in rendered.files.items():

@@ -62,7 +62,7 @@ def run_inputs(config: StudyConfig, baseline: Baseline) -> str:
     settings = {
         "model": model_fingerprint(config),
         "data": load_data(config.data).data_hash,
-        "recipe": config.recipe.model_dump(mode="json"),
+        "recipe": config.recipe.identity(),
         **baseline.identity,
         "epochs": config.final.epochs,
         "seed": config.final.seed,

@@ -115,8 +115,8 @@ def settings_of(config: StudyConfig, steps: int, checkpoints: Path) -> FinalSett
 def wrap(config: StudyConfig, baseline: Baseline, steps: int) -> nn.Module:
     """The study's base model made trainable."""
     base = final_base_model(config)
-    dropout, seed = config.recipe.lora_dropout, config.final.seed
-    return baseline.method.wrap(base.model, base.partition, seed=seed, dropout=dropout, steps=steps)
+    recipe, seed = config.recipe.as_recipe(), config.final.seed
+    return baseline.method.wrap(base.model, base.partition, seed=seed, recipe=recipe, steps=steps)
 
 
 def release(baseline: Baseline, wrapped: nn.Module) -> None:

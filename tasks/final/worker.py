@@ -66,7 +66,7 @@ def _train(job: Job, first: bool) -> FinalRun:
     # A metric needs all samples in every process.
     share = (0, 1) if metric else (int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
     wrapped = baseline.method.wrap(
-        base.model, base.partition, seed=config.final.seed, dropout=config.recipe.lora_dropout, steps=job.steps
+        base.model, base.partition, seed=config.final.seed, recipe=config.recipe.as_recipe(), steps=job.steps
     )
     tell = _teller(Path(job.folder) / EVENTS) if first else None
     return finetune(

@@ -24,14 +24,14 @@ def identity(config: StudyConfig) -> dict[str, Any]:
         "family": config.family and config.family.model_dump(mode="json"),
         "four_bit": config.loading.four_bit or None,
         "data_hash": load_data(config.data).data_hash,
-        "recipe": config.recipe.model_dump(mode="json"),
+        "recipe": config.recipe.identity(),
         "recipe_hash": recipe_hash(config),
     }
 
 
 def recipe_hash(config: StudyConfig) -> str:
     """Hash of the settings shared by calibration and the final run."""
-    return content_hash(config.recipe.model_dump(mode="json"))
+    return content_hash(config.recipe.identity())
 
 
 def open_revision(config: StudyConfig, *, new: bool) -> Revision:

@@ -62,7 +62,7 @@ def _settings(run: ToolRun) -> dict[str, Any]:
         "load_in_4bit": run.four_bit,
         "lora_model_dir": str(run.start),
         "lora_r": run.largest,
-        "lora_alpha": max(run.alphas.values()),
+        "lora_alpha": run.alpha,
         "lora_dropout": run.recipe.lora_dropout,
         "micro_batch_size": run.micro_batch_size,
         "gradient_accumulation_steps": run.accumulation,

@@ -1,9 +1,9 @@
 """The product of an adapted linear layer for all members of an adapter batch, in two forms, equal but for rounding.
 
-With N rows, merging forms W + 2 B A of each member and multiplies once; it costs 2 r in out operations where
-the two low-rank products cost 2 N r (in + out), so it is cheaper for more than a few hundred rows. It needs
-the frozen weights in full precision and no dropout. The gradients of A and B are low-rank products in both forms; a
-merged weight is formed again for the backward pass rather than kept. Members of equal rank go through one product.
+With N rows, merging forms W + s B A of each member, s = alpha / r, and multiplies once; it costs 2 r in out operations
+where the two low-rank products cost 2 N r (in + out), so it is cheaper for more than a few hundred rows. It needs the
+frozen weights in full precision and no dropout. The gradients of A and B are low-rank products in both forms; a merged
+weight is formed again for the backward pass rather than kept. Members of equal rank go through one product.
 """
 
 from __future__ import annotations
@@ -14,19 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mars_core.models.lora import ALPHA_PER_RANK
 from mars_core.packing.adapter_batch import Dropout, Stack, Stacks
-
-SCALE = float(ALPHA_PER_RANK)
 
 
 def merging_pays(rows: int, in_features: int, out_features: int) -> bool:
-    """Whether forming W + 2 B A costs less than the low-rank products of `rows` rows."""
+    """Whether forming W + s B A costs less than the low-rank products of `rows` rows."""
     return rows * (in_features + out_features) > in_features * out_features
 
 
 def merged_linear(x: Tensor, weight: Tensor, bias: Tensor | None, stacks: Stacks, anchor: Tensor) -> Tensor:
-    """x (W + 2 B A)^T + bias of every member.
+    """x (W + s B A)^T + bias of every member.
 
     Args:
         x: shape (M, N, in). weight: (out, in), frozen. bias: (out,) or None. stacks: the members' adapters.
@@ -40,7 +37,7 @@ def merged_linear(x: Tensor, weight: Tensor, bias: Tensor | None, stacks: Stacks
 
 
 def add_low_rank(y: Tensor, x: Tensor, stacks: Stacks, anchor: Tensor, dropout: Dropout | None) -> Tensor:
-    """y + 2 drop(x) A^T B^T of every member, in the dtype of y (as under autocast) with adapters in full precision.
+    """y + s drop(x) A^T B^T of every member, in the dtype of y (as under autocast) with adapters in full precision.
 
     Args:
         y: the frozen layer's product, shape (M, N, out). x: its input, (M, N, in). The rest as in `merged_linear`.
@@ -77,7 +74,7 @@ def _merge(weight: Tensor, stacks: Stacks, width: int) -> Tensor:
         merged.copy_(weight)
     for stack in stacks:
         place = merged[stack.members]
-        torch.baddbmm(weight.expand_as(place), stack.b_transposed.mT, stack.a, alpha=SCALE, out=place)
+        torch.baddbmm(weight.expand_as(place), stack.b_transposed.mT, stack.a, alpha=stack.scale, out=place)
     return merged
 
 
@@ -101,7 +98,7 @@ class _LowRank(torch.autograd.Function):
         z = y.clone()
         for stack in stacks:
             hidden = torch.bmm(_masked(x[stack.members], masks, stack), stack.a.mT.to(x.dtype))
-            z[stack.members].baddbmm_(hidden, stack.b_transposed.to(x.dtype), alpha=SCALE)
+            z[stack.members].baddbmm_(hidden, stack.b_transposed.to(x.dtype), alpha=stack.scale)
         return z
 
     @staticmethod
@@ -114,25 +111,25 @@ class _LowRank(torch.autograd.Function):
         for stack in ctx.stacks:
             dhidden = _add_gradients(stack, _masked(x[stack.members], masks, stack), dz[stack.members])
             if dx is not None:
-                back = torch.bmm(dhidden.mT, stack.a.to(x.dtype)).mul_(SCALE)
+                back = torch.bmm(dhidden.mT, stack.a.to(x.dtype)).mul_(stack.scale)
                 dx[stack.members] = _masked(back, masks, stack)
         return dz if ctx.needs_input_grad[0] else None, dx, None, None, None
 
 
 def _add_gradients(stack: Stack, x: Tensor, dy: Tensor) -> Tensor:
-    """dA += 2 (dy B)^T x and dB^T += 2 (x A^T)^T dy, for x (G, N, in) and dy (G, N, out); gives (dy B)^T."""
+    """dA += s (dy B)^T x and dB^T += s (x A^T)^T dy, for x (G, N, in) and dy (G, N, out); gives (dy B)^T."""
     hidden = torch.bmm(stack.a.to(x.dtype), x.mT)
     dhidden = torch.bmm(stack.b_transposed.to(dy.dtype), dy.mT)
-    _accumulate(stack.a_grad, dhidden, x)
-    _accumulate(stack.b_transposed_grad, hidden, dy)
+    _accumulate(stack.a_grad, dhidden, x, stack.scale)
+    _accumulate(stack.b_transposed_grad, hidden, dy, stack.scale)
     return dhidden
 
 
-def _accumulate(gradient: Tensor, left: Tensor, right: Tensor) -> None:
+def _accumulate(gradient: Tensor, left: Tensor, right: Tensor, scale: float) -> None:
     if gradient.dtype == left.dtype:
-        gradient.baddbmm_(left, right, alpha=SCALE)
+        gradient.baddbmm_(left, right, alpha=scale)
     else:
-        gradient.add_(torch.bmm(left, right), alpha=SCALE)
+        gradient.add_(torch.bmm(left, right), alpha=scale)
 
 
 def _masks(x: Tensor, stacks: Stacks, dropout: Dropout) -> Masks:

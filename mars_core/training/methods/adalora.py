@@ -13,10 +13,10 @@ from peft import AdaLoraConfig, PeftModel
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from mars_core.models.lora import ALPHA_PER_RANK
 from mars_core.models.partition import GROUPS, Partition
 from mars_core.training.methods.method import trained
 from mars_core.training.methods.peft_method import PeftMethod
+from mars_core.training.recipe import Recipe
 
 ADAPTER = "default"
 KEPT = "kept."
@@ -78,14 +78,14 @@ class AdaLora(PeftMethod):
         layers = [layer for group in GROUPS for layer in partition.group(group)]
         return sum(self.start * (layer.in_features + layer.out_features + 1) for layer in layers)
 
-    def config(self, partition: Partition, *, dropout: float, steps: int) -> AdaLoraConfig:
+    def config(self, partition: Partition, *, recipe: Recipe, steps: int) -> AdaLoraConfig:
         """PEFT's configuration for a run of `steps` optimizer steps."""
         before, after = self.phases(steps)
         return AdaLoraConfig(
             init_r=self.start,
             target_r=self.target_rank,
-            lora_alpha=ALPHA_PER_RANK * self.start,
-            lora_dropout=dropout,
+            lora_alpha=2 * self.start,
+            lora_dropout=recipe.lora_dropout,
             target_modules=[layer.name for group in GROUPS for layer in partition.group(group)],
             tinit=before,
             tfinal=after,
@@ -97,9 +97,9 @@ class AdaLora(PeftMethod):
             task_type="CAUSAL_LM",
         )
 
-    def wrap(self, model: nn.Module, partition: Partition, *, seed: int, dropout: float, steps: int) -> nn.Module:
+    def wrap(self, model: nn.Module, partition: Partition, *, seed: int, recipe: Recipe, steps: int) -> nn.Module:
         """Wrap `model`; the number of ranks that scales an adapter is a constant, which PEFT leaves trainable."""
-        wrapped = super().wrap(model, partition, seed=seed, dropout=dropout, steps=steps)
+        wrapped = super().wrap(model, partition, seed=seed, recipe=recipe, steps=steps)
         for name, parameter in wrapped.named_parameters():
             if ".ranknum." in name:
                 parameter.requires_grad_(False)

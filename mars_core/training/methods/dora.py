@@ -9,19 +9,20 @@ from peft import LoraConfig
 from mars_core.models.lora import lora_config
 from mars_core.models.partition import GROUPS, Partition
 from mars_core.training.methods.pair_method import PairMethod
+from mars_core.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
 class Dora(PairMethod):
-    """PEFT's DoRA with a rank pair, alpha = 2 r."""
+    """PEFT's DoRA with a rank pair."""
 
     def trainable_parameters(self, partition: Partition) -> int:
         """Those of LoRA, and a magnitude per output feature."""
         adapted = [layer for group in GROUPS if self.pair.rank(group) for layer in partition.group(group)]
         return super().trainable_parameters(partition) + sum(layer.out_features for layer in adapted)
 
-    def config(self, partition: Partition, *, dropout: float, steps: int) -> LoraConfig:
+    def config(self, partition: Partition, *, recipe: Recipe, steps: int) -> LoraConfig:
         """PEFT's configuration of LoRA with `use_dora`."""
-        config = lora_config(partition, self.pair, dropout=dropout)
+        config = lora_config(partition, self.pair, dropout=recipe.lora_dropout, alpha=recipe.lora_alpha)
         config.use_dora = True
         return config

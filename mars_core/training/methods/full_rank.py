@@ -12,6 +12,7 @@ from torch import nn
 from mars_core.models.partition import GROUPS, Partition
 from mars_core.models.saving import save_network
 from mars_core.training.methods.method import Method, trained
+from mars_core.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class FullRank(Method):
         layers = [layer for group in GROUPS for layer in partition.group(group)]
         return sum(layer.in_features * layer.out_features for layer in layers)
 
-    def wrap(self, model: nn.Module, partition: Partition, *, seed: int, dropout: float, steps: int) -> nn.Module:
+    def wrap(self, model: nn.Module, partition: Partition, *, seed: int, recipe: Recipe, steps: int) -> nn.Module:
         """Unfreeze the layers' weights; the model is changed in place."""
         if getattr(model, "is_loaded_in_4bit", False):
             raise ValueError("full-rank tuning cannot train 4-bit weights: set loading.four_bit to false")

@@ -10,21 +10,22 @@ from torch import nn
 from mars_core.models.lora import check_adapters, lora_config
 from mars_core.models.partition import Partition
 from mars_core.training.methods.pair_method import PairMethod
+from mars_core.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
 class Lora(PairMethod):
-    """LoRA with a rank pair, alpha = 2 r (paper, appendix G.2)."""
+    """LoRA with a rank pair; alpha as the recipe says, 2 r in the paper (appendix G.2)."""
 
-    def config(self, partition: Partition, *, dropout: float, steps: int) -> LoraConfig:
+    def config(self, partition: Partition, *, recipe: Recipe, steps: int) -> LoraConfig:
         """PEFT's configuration of the pair."""
-        return lora_config(partition, self.pair, dropout=dropout)
+        return lora_config(partition, self.pair, dropout=recipe.lora_dropout, alpha=recipe.lora_alpha)
 
-    def wrap(self, model: nn.Module, partition: Partition, *, seed: int, dropout: float, steps: int) -> nn.Module:
+    def wrap(self, model: nn.Module, partition: Partition, *, seed: int, recipe: Recipe, steps: int) -> nn.Module:
         """Wrap `model`, and hold ranks and scales against the pair."""
-        wrapped = super().wrap(model, partition, seed=seed, dropout=dropout, steps=steps)
+        wrapped = super().wrap(model, partition, seed=seed, recipe=recipe, steps=steps)
         try:
-            check_adapters(wrapped, partition, self.pair)
+            check_adapters(wrapped, partition, self.pair, recipe.lora_alpha)
         except ValueError:
             self.unwrap(wrapped)
             raise

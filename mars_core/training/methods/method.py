@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from mars_core.models.partition import Partition
+from mars_core.training.recipe import Recipe
 
 
 class Method(ABC):
@@ -42,7 +43,7 @@ class Method(ABC):
         """Number of parameters that are trained."""
 
     @abstractmethod
-    def wrap(self, model: nn.Module, partition: Partition, *, seed: int, dropout: float, steps: int) -> nn.Module:
+    def wrap(self, model: nn.Module, partition: Partition, *, seed: int, recipe: Recipe, steps: int) -> nn.Module:
         """Make `model` trainable for a run of `steps` optimizer steps; `seed` fixes fresh weights.
 
         Raises:

@@ -12,19 +12,20 @@ from torch import nn
 from mars_core.models.lora import remove_adapters, wrap_with
 from mars_core.models.partition import Partition
 from mars_core.training.methods.method import Method
+from mars_core.training.recipe import Recipe
 
 
 class PeftMethod(Method):
     """A method whose result is a PEFT adapter."""
 
     @abstractmethod
-    def config(self, partition: Partition, *, dropout: float, steps: int) -> LoraConfig:
+    def config(self, partition: Partition, *, recipe: Recipe, steps: int) -> LoraConfig:
         """PEFT's configuration, with every adapted layer named in full."""
 
-    def wrap(self, model: nn.Module, partition: Partition, *, seed: int, dropout: float, steps: int) -> nn.Module:
+    def wrap(self, model: nn.Module, partition: Partition, *, seed: int, recipe: Recipe, steps: int) -> nn.Module:
         """Wrap `model` with freshly initialised adapters."""
         self.check(partition)
-        wrapped: nn.Module = wrap_with(model, self.config(partition, dropout=dropout, steps=steps), seed=seed)
+        wrapped: nn.Module = wrap_with(model, self.config(partition, recipe=recipe, steps=steps), seed=seed)
         return wrapped
 
     def unwrap(self, wrapped: nn.Module) -> None:

@@ -104,7 +104,7 @@ def test_axolotls_patterns_give_peft_both_ranks(run_of, demo, pair):
 def test_the_untrained_adapter_has_both_ranks_and_changes_nothing(demo, pair, tmp_path):
     probe = probe_batch(demo)
     before = all_logits(demo.model, probe)
-    save_start(demo.partition, pair, 0, tmp_path, model_id="some/base")
+    save_start(demo.partition, pair, 0, tmp_path, model_id="some/base", alpha="2r")
     wrapped = PeftModel.from_pretrained(demo.model, str(tmp_path), is_trainable=True)
     assert torch.equal(all_logits(wrapped, probe), before)
     assert per_group(wrapped, demo.partition) == counted(demo.partition, pair)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import warnings
 
 import pytest
@@ -12,6 +13,7 @@ from torch import nn
 
 from mars_core.models.families import family_of
 from mars_core.models.lora import (
+    adapter_ranks,
     adapter_state,
     add_adapters,
     check_adapters,
@@ -93,6 +95,20 @@ def test_top_level_rank_is_the_larger_and_alpha_is_always_written(partition, pai
     assert (config.r, config.lora_alpha) == (largest, 2 * largest)
     assert config.alpha_pattern == {name: 2 * rank for name, rank in config.rank_pattern.items()}
     assert len(config.alpha_pattern) == sum(len(partition.group(group)) for group in GROUPS if pair.rank(group))
+
+
+@pytest.mark.parametrize(
+    ("rule", "scale"), [("2r", lambda r: 2.0), (12.0, lambda r: 12 / r), ("sqrt", lambda r: 8 / r**0.5)]
+)
+def test_alpha_follows_from_the_rank_by_one_rule(llava, partition, rule, scale):
+    """What PEFT computes with, layer by layer, from what is written."""
+    wrapped = add_adapters(llava, partition, RankPair(2, 4), seed=0, alpha=rule)
+    found = adapter_ranks(wrapped)
+    assert {rank for rank, _ in found.values()} == {2, 4}
+    for rank, scaling in found.values():
+        assert scaling == pytest.approx(scale(rank))
+    config = lora_config(partition, RankPair(2, 4), alpha=rule)
+    assert json.loads(json.dumps(config.to_dict()["alpha_pattern"])) == config.alpha_pattern
 
 
 def test_parameters_by_group_are_all_trainable_ones(llava, partition):

@@ -104,8 +104,8 @@ def dense_losses(model, batch):
     )
 
 
-def plain_model(base, pair, seed):
-    """A copy of the base model with fresh adapters of `pair`, by peft alone."""
+def plain_model(base, pair, seed, rule="2r"):
+    """A copy of the base model with fresh adapters of `pair`, by peft alone; rsLoRA by PEFT's own option."""
     model = copy.deepcopy(base.model)
     names = {group: [layer.name for layer in base.partition.group(group)] for group in GROUPS}
     ranks = dict.fromkeys(names["me"], pair.r_me) | dict.fromkeys(names["projector"] + names["llm"], pair.r_llm)
@@ -115,7 +115,8 @@ def plain_model(base, pair, seed):
         lora_alpha=1,
         target_modules=list(ranks),
         rank_pattern={f"^{name}$": rank for name, rank in ranks.items()},
-        alpha_pattern={f"^{name}$": 2 * rank for name, rank in ranks.items()},
+        alpha_pattern={f"^{name}$": {"2r": 2 * rank, "sqrt": 8}.get(rule, rule) for name, rank in ranks.items()},
+        use_rslora=rule == "sqrt",
     )
     torch.manual_seed(seed)
     return get_peft_model(model, config).train()
@@ -123,7 +124,7 @@ def plain_model(base, pair, seed):
 
 def plain_run(base, pair, seed, micro_batches, validation, *, recipe=RECIPE, prepare=lambda model: None):
     """The run alone, with peft and torch; yields what it measures, step by step."""
-    model = plain_model(base, pair, seed)
+    model = plain_model(base, pair, seed, recipe.lora_alpha)
     prepare(model)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     me = {layer.name for layer in base.partition.me}

@@ -58,6 +58,18 @@ def test_every_run_of_a_pack_is_its_plain_run_in_double_precision(undisturbed, p
         assert_same_run(result.runs[number], mine, plain_steps(pair, seed), plain.recipe, loss=1e-8, weight=1e-6)
 
 
+@pytest.mark.parametrize("rule", [6.0, "sqrt"])
+def test_every_alpha_rule_is_pefts_own(pack, plain, base, micro_batches, scored, rule):
+    """Members of unequal ranks then have unequal scales; tolerances as above."""
+    recipe = replace(plain.recipe, lora_alpha=rule)
+    members = MEMBERS[:3]
+    result, weights = pack(members, recipe=recipe, adapter_batches=AdapterBatches(3, 1))
+    for number, (pair, seed) in enumerate(members):
+        expected = list(plain.run(base, pair, seed, micro_batches, scored(8), recipe=recipe))
+        mine = {step: all_weights[number] for step, all_weights in weights.items()}
+        assert_same_run(result.runs[number], mine, expected, recipe, loss=1e-8, weight=1e-6)
+
+
 def test_every_run_of_a_pack_is_its_plain_run_in_single_precision(pack, plain, single_precision, micro_batches, scored):
     """fp32 rounds at 6e-8; five steps with Adam, which turns the smallest gradients' rounding into full steps of
     the learning rate, leave losses 1e-4 and weights 1e-2 of each other (weights of a size of 0.1, so 1e-4)."""

@@ -35,7 +35,7 @@ def test_flat_weights_go_to_peft_and_back(base):
 def test_an_exported_run_is_an_adapter_that_peft_loads_to_the_same_loss(pack, base, scored, tmp_path):
     pair = RankPair(4, 2)
     result, _ = pack([(RankPair(2, 2), 3), (pair, 3)])
-    save_adapter(result.weights[1], base.partition, pair, tmp_path, model_id="base")
+    save_adapter(result.weights[1], base.partition, pair, tmp_path, model_id="base", alpha="2r")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
     loaded = PeftModel.from_pretrained(base.model, str(tmp_path)).eval()
     try:

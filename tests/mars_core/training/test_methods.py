@@ -51,7 +51,7 @@ def method(request):
 def wrapped_by(base):
     """Makes a fresh model of its own trainable, always with the same weights."""
     return lambda method, steps=8: method.wrap(
-        copy.deepcopy(base.model), base.partition, seed=3, dropout=0.0, steps=steps
+        copy.deepcopy(base.model), base.partition, seed=3, recipe=RECIPE, steps=steps
     )
 
 
@@ -184,7 +184,7 @@ def test_half_precision_weights_are_trained_in_full_and_saved_in_their_own(base,
         return load_base(base.model_id, device=torch.device("cpu"), dtype=torch.bfloat16).model
 
     method = FullRank()
-    wrapped = method.wrap(half(), base.partition, seed=0, dropout=0.0, steps=2)
+    wrapped = method.wrap(half(), base.partition, seed=0, recipe=RECIPE, steps=2)
     assert {weight.dtype for weight in trained(wrapped).values()} == {torch.float32}
     tune(wrapped, method, steps=2, recipe=replace(RECIPE, dtype="bfloat16"))
     method.save(wrapped, tmp_path / "saved")
@@ -207,7 +207,7 @@ def test_a_full_rank_checkpoint_has_the_settings_of_its_base(base, tmp_path):
     with pytest.raises(ValueError, match="GenerationConfig is invalid"):
         own.model.save_pretrained(str(tmp_path / "refused"))
     method = FullRank()
-    wrapped = method.wrap(own.model, own.partition, seed=0, dropout=0.0, steps=2)
+    wrapped = method.wrap(own.model, own.partition, seed=0, recipe=RECIPE, steps=2)
     method.save(wrapped, saved)
     assert json.loads((saved / "config.json").read_text())["use_cache"] is True
     assert json.loads((saved / "generation_config.json").read_text()) == settings
@@ -239,7 +239,7 @@ def test_dora_trains_direction_and_magnitude(wrapped_by, random_adapters):
 def test_adaloras_regulariser_is_pefts_own(base, batch_of):
     """PEFT adds it to a loss of the model's own, which our loss goes past."""
     method = AdaLora(target_rank=4, orthogonality=0.3)
-    wrapped = method.wrap(copy.deepcopy(base.model), base.partition, seed=3, dropout=0.0, steps=10)
+    wrapped = method.wrap(copy.deepcopy(base.model), base.partition, seed=3, recipe=RECIPE, steps=10)
     batch = batch_of(0, 3)
     with torch.no_grad():
         peft_own = wrapped(**batch).loss
@@ -280,7 +280,7 @@ def test_adalora_allocates_as_a_loop_after_pefts_documentation(base, encoded, ba
     """`update_and_allocate` after the optimizer's step and before `zero_grad`, on PEFT's own model and loss."""
     method, steps = AdaLora(target_rank=4), 6
     reference = get_peft_model(
-        copy.deepcopy(base.model), method.config(base.partition, dropout=0.0, steps=steps)
+        copy.deepcopy(base.model), method.config(base.partition, recipe=RECIPE, steps=steps)
     ).train()
     ours = wrapped_by(method, steps)
     reference.load_state_dict(ours.state_dict())

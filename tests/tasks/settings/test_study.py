@@ -3,8 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
-from tasks.settings.study import StudyConfig, read_study, require_full_paths, write_study
+from tasks.settings.study import RecipeConfig, StudyConfig, read_study, require_full_paths, write_study
 
 MINIMAL = "study: out\nmodel: some/model\ndata: {train: train.json}\n"
 
@@ -124,3 +125,20 @@ def test_a_family_that_was_left_empty_in_a_form_is_none(tmp_path):
     config = read_study(written(tmp_path, MINIMAL))
     for empty in ({}, {"me": "", "projector": [], "llm": "", "unused": []}):
         assert StudyConfig.model_validate(config.model_dump() | {"family": empty}) == config
+
+
+@pytest.mark.parametrize(("given", "kept"), [("2r", "2r"), ("sqrt", "sqrt"), (32, 32.0)])
+def test_alpha_is_a_rule_or_a_number(given, kept):
+    assert RecipeConfig(lora_alpha=given).as_recipe().lora_alpha == kept
+
+
+@pytest.mark.parametrize("bad", ["3r", 0, -1.0, "0.0", "nan"])
+def test_another_alpha_is_refused(bad):
+    with pytest.raises(ValidationError):
+        RecipeConfig(lora_alpha=bad)
+
+
+def test_the_usual_alpha_leaves_the_identity_of_stored_studies():
+    """Studies that were made before there was a choice have no `lora_alpha` in their identity."""
+    assert "lora_alpha" not in RecipeConfig().identity()
+    assert RecipeConfig(lora_alpha=32).identity()["lora_alpha"] == "32"

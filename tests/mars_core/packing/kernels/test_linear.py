@@ -33,7 +33,7 @@ def make(member_ranks, rows, width_in, width_out, seed):
         for r in ranks_of(member_ranks)
     }
     adapters = [
-        Adapter(*views(flat_buffers[r][0][number], r), *views(flat_buffers[r][1][number], r)) if r else None
+        Adapter(*views(flat_buffers[r][0][number], r), *views(flat_buffers[r][1][number], r), 2.0) if r else None
         for number, r in enumerate(member_ranks)
     ]
     return randn(len(member_ranks), rows, width_in), randn(width_out, width_in), randn(width_out), adapters
