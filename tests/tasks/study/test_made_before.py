@@ -1,0 +1,48 @@
+"""Records of a study that was made before tasks had rooms and records had types: they open, and none is made again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from mars_core.convergence import LossLevels
+from mars_core.drift import Acceptance, DataSnapshot
+from mars_core.metrics.identity import content_hash
+from mars_core.search import Choice
+from mars_core.search.fitted_laws import FittedLaws
+from tasks.nightly.champion import Champion
+from tasks.settings.study import RecipeConfig
+
+BEFORE = Path(__file__).parent / "made_before"
+
+
+def stored(name: str) -> dict:
+    return json.loads((BEFORE / name).read_text(encoding="utf-8"))
+
+
+def test_fitted_laws_open_and_are_written_as_they_were():
+    laws = FittedLaws.from_json(stored("laws.json"))
+    assert laws.performance.law == "performance"
+    assert laws.performance.draws.shape == (5, 5)
+    again = laws.to_json()
+    assert {name: again[name] for name in stored("laws.json")} == stored("laws.json")
+
+
+def test_the_choice_opens_and_is_written_as_it_was():
+    choice = Choice.from_json(stored("choice.json"))
+    assert (choice.pair, choice.verdict) == ((2, 4), "best")
+    assert choice.to_json() == stored("choice.json")
+
+
+def test_the_champion_its_acceptance_levels_and_data_open():
+    champion = Champion.from_json(stored("standing.json"))
+    assert champion.to_json() == stored("standing.json")  # decisions are kept against its hash
+    assert Acceptance.from_json(stored("acceptance.json")["decision"]).accepted
+    assert LossLevels.from_json(stored("levels.json")["levels"]).to_json() == stored("levels.json")["levels"]
+    assert DataSnapshot.from_json(stored("data.json")).to_json() == stored("data.json")
+
+
+def test_its_recipe_has_the_identity_that_it_had():
+    recipe = RecipeConfig(learning_rate=1e-3, max_tokens=512)
+    assert recipe.identity() == stored("revision.json")["recipe"]
+    assert content_hash(recipe.identity()) == stored("revision.json")["recipe_hash"]
