@@ -14,7 +14,7 @@ from tasks.choice.approval import is_approved, record_approval
 from tasks.choice.markdown import question_markdown
 from tasks.choice.search import chosen_pair
 from tasks.running.progress import show_message
-from tasks.study.opened import Study
+from tasks.study.opened import Study, reopen_study
 
 AfterChoice = Literal["train", "ask", "stop"]
 APPROVAL_TIMEOUT_SECONDS = 7 * 24 * 3600
@@ -54,7 +54,25 @@ def may_train(study: Study, after_choice: AfterChoice) -> bool:
     if after_choice == "train":
         return True
     study.pull()  # a person may have answered another machine
-    return is_approved(study.revision) or _ask(study)
+    if not (is_approved(study.revision) or _ask(study)):
+        return False
+    study.look_again()
+    _refuse_older(study)
+    return True
+
+
+def _refuse_older(study: Study) -> None:
+    """A person who was asked may have taken days, in which a nightly run opened another revision.
+
+    Raises:
+        ValueError: a newer revision is there.
+    """
+    newest = reopen_study(study.config).revision
+    if newest != study.revision:
+        raise ValueError(
+            f"revision {newest.number} of {study.folder} was opened while a person was asked about the choice of "
+            f"revision {study.revision.number}: run this again, it goes on with the newest"
+        )
 
 
 def _ask(study: Study) -> bool:

@@ -53,6 +53,7 @@ def _compare(config: StudyConfig, baselines: list[str], command: str) -> str:
         evaluate_flow(config)
         for baseline in asked:
             baseline_flow(config, baseline)
+        study.pull()
         together = [*_still_there(study, asked), *asked]
 
         def work() -> None:
@@ -68,6 +69,7 @@ def _compare(config: StudyConfig, baselines: list[str], command: str) -> str:
 def baseline_flow(config: StudyConfig, baseline: Baseline) -> str:
     """Train a baseline and test it; returns its folder."""
     study = open_study(config)
+    study.pull()  # another machine may have trained it
     if baseline.pair is not None:
         finetune_flow(config, baseline.pair.r_me, baseline.pair.r_llm, "baseline")
     else:

@@ -65,6 +65,7 @@ def finetune_flow(config: StudyConfig, r_me: int, r_llm: int, role: str = "chose
     train = bounded(finetune_pair, config.timeouts.final_run_hours, "timeouts.final_run_hours")
 
     def work() -> None:
+        study.pull()  # another machine may have accepted a run since the study was opened
         keep_champion_adapter(study, pair, stage.inputs_hash(study))
         with parent_run(study) as parent:
             train(study, pair, role, parent)
@@ -94,6 +95,7 @@ def evaluate_flow(config: StudyConfig) -> str:
 def accept_flow(config: StudyConfig) -> dict[str, Any]:
     """Make the chosen pair's final run the standing choice if it is better on validation; returns the decision."""
     study = open_study(config)
+    study.pull()  # another machine may have accepted a run while this one trained
     pair = _finished_final(study)
     decision = accept_if_better(study, pair)
     show_message(f"final run of {pair}: {'accepted' if decision['accepted'] else 'not accepted'}, {decision['reason']}")

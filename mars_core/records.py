@@ -10,10 +10,14 @@ from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import PlainValidator, TypeAdapter
+from pydantic import BeforeValidator, PlainValidator, TypeAdapter
 
 FloatArray = Annotated[NDArray[np.float64], PlainValidator(lambda value: np.asarray(value, dtype=np.float64))]
 """An array of floats as the field of a record: nested lists in JSON."""
+
+
+Float = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+"""A number that may not be finite: null in JSON, not a number when it is read again."""
 
 
 class Record:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from mars_core.records import Record
+from mars_core.records import Float, Record
 
-Interval = tuple[float, float]
+Interval = tuple[Float, Float]
 
 LAW_NAMES = {"performance": "law P", "me": "law C, vision encoder", "llm": "law C, LLM"}
 
@@ -18,7 +18,7 @@ class LawSummary(Record):
     """A fitted law without its draws: its form, coefficients and intervals."""
 
     law: str
-    coefficients: Mapping[str, float]
+    coefficients: Mapping[str, Float]
     intervals: Mapping[str, Interval]
 
 

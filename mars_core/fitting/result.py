@@ -11,7 +11,7 @@ import numpy as np
 
 from mars_core.laws import get_law
 from mars_core.laws.law import Columns, Floats
-from mars_core.records import FloatArray, Record
+from mars_core.records import Float, FloatArray, Record
 
 Severity = Literal["info", "warning", "error"]
 
@@ -47,12 +47,12 @@ class HeldOut(Record):
     rule: str
     n_train: int
     n_test: int
-    train_mape: float
-    mape: float
-    largest_error: float
-    rivals: Mapping[str, float] = field(default_factory=dict)
+    train_mape: Float
+    mape: Float
+    largest_error: Float
+    rivals: Mapping[str, Float] = field(default_factory=dict)
     unseen_rank_mape: float | None = None
-    unseen_rank_rivals: Mapping[str, float] = field(default_factory=dict)
+    unseen_rank_rivals: Mapping[str, Float] = field(default_factory=dict)
     difference_error: float | None = None
     no_difference_error: float | None = None
 
@@ -69,8 +69,8 @@ class Profile(Record):
     """Best objective for each fixed value of one coefficient."""
 
     symbol: str
-    values: tuple[float, ...]
-    objectives: tuple[float, ...]
+    values: tuple[Float, ...]
+    objectives: tuple[Float, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,23 +99,23 @@ class LawFit(Record):
     """
 
     law: str
-    coefficients: Mapping[str, float]
-    intervals: Mapping[str, tuple[float, float]]
+    coefficients: Mapping[str, Float]
+    intervals: Mapping[str, tuple[Float, Float]]
     draws: FloatArray
-    objective: float
-    delta: float
-    level: float
+    objective: Float
+    delta: Float
+    level: Float
     n_points: int
     n_censored: int
     n_groups: int
     grouped_by: str
     statuses: tuple[Status, ...]
     held_out: HeldOut | None
-    start_agreement: float
+    start_agreement: Float
     condition_number: float | None
     correlations: FloatArray
     profiles: tuple[Profile, ...]
-    noise_scale: float
+    noise_scale: Float
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "draws", self.draws.reshape(-1, len(self.coefficients)))  # also where there are none

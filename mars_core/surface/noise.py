@@ -86,13 +86,16 @@ def whitened(curves: Curves, scatter: Scatter, columns: Floats) -> tuple[Floats,
 def spread_of_runs(curves: Curves) -> float:
     """Standard deviation of the mean deviation of runs of one pair, what all runs of a seed share taken off; 0 where no
     pair has two runs."""
-    design = np.column_stack(
-        [common_columns(curves.common, curves.size, curves.heat), np.eye(len(curves.pairs))[curves.pair]]
-    )
+    # Runs that were made for several sizes are compared with those of their own size.
+    end = np.array([np.round(curves.seen[curves.run == run].max(), 6) for run in range(curves.n_runs)])[curves.run]
+    _, alike = np.unique(np.column_stack([curves.pair, end]), axis=0, return_inverse=True)
+    own = np.eye(int(alike.max()) + 1)[alike.reshape(-1)]
+    design = np.column_stack([common_columns(curves.common, curves.size, curves.heat), own])
     residual = curves.value - design @ np.linalg.lstsq(design, curves.value, rcond=None)[0]
     runs = np.bincount(curves.run)
     means = np.bincount(curves.run, weights=residual) / runs
-    freedom = curves.n_runs - len(curves.pairs) - (len(set(curves.seeds)) - 1)
+    averaged = np.eye(curves.n_runs)[curves.run].T @ design / runs[:, None]
+    freedom = curves.n_runs - int(np.linalg.matrix_rank(averaged))
     return float(np.sqrt(np.sum(means**2) / freedom)) if freedom > 0 else 0.0
 
 

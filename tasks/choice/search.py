@@ -25,7 +25,7 @@ from tasks.storage.folder import Revision
 from tasks.study.opened import Study
 from tasks.study.stage import Stage
 
-METHOD = "posterior"  # how a pair is chosen: a choice made in another way is made again
+METHOD = "posterior 2"  # how a pair is chosen: a choice made in another way is made again
 
 
 def _inputs(study: Study, measured: str) -> str:

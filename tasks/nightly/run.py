@@ -31,7 +31,7 @@ from mars_core.ranks import RankPair
 from mars_core.records import json_safe
 from mars_core.search.constraints import objection_of
 from tasks.choice.fit import read_laws
-from tasks.choice.search import read_choice
+from tasks.choice.search import METHOD, read_choice
 from tasks.inputs.base_model import forget_models, model_fingerprint, study_partition
 from tasks.inputs.data import forget_data
 from tasks.nightly.champion import Champion, champion_hash, read_champion, summaries
@@ -74,7 +74,12 @@ def look(config: StudyConfig) -> Seen:
     pull(config.study)
     study, current = working_folder(config.study), identity(config)
     known = revisions(study)
-    inputs = {"identity": current, "settings": _settings(config), "code_version": __version__}
+    inputs = {
+        "identity": current,
+        "settings": _settings(config),
+        "code_version": __version__,
+        "method": METHOD,
+    }
     last = _last_night(study)
     new = bool(known) and bool(changes_since(known[-1], current))
     unchanged = bool(known) and not new and last == inputs and stands(known[-1])

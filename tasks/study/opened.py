@@ -55,7 +55,11 @@ class Study:
         """Bring down what other machines have published."""
         transfer.pull(self.config.study)
         if location.is_remote(self.config.study):
-            self._finished.clear()
+            self.look_again()
+
+    def look_again(self) -> None:
+        """Forget which stages were found finished: others may have worked on the study since."""
+        self._finished.clear()
 
     def is_finished(self, stage: str, inputs: str) -> bool:
         """Whether a stage has finished with these inputs and its outputs are all still as it left them."""

@@ -1,6 +1,8 @@
 """`fit_law` end to end on planted tables: recovery, determinism, result format and callers' mistakes."""
 
 import json
+import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -131,3 +133,12 @@ def test_a_bad_table_gets_one_message_with_rows_and_remedy(change, message):
 def test_bad_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         fit_law("performance", performance_table(noise=0.01), **settings)
+
+
+def test_a_fit_with_numbers_that_are_not_finite_is_read_again():
+    points = {"D": [64.0, 128.0, 256.0, 512.0], "loss": [3.0, 2.5, 2.2, 2.0]}
+    fit = fit_law("performance_no_rank", points, n_bootstrap=2)
+    broken = replace(fit, intervals={**fit.intervals, "E": (0.0, math.inf)})
+    again = LawFit.from_json(json.loads(json.dumps(broken.to_json())))
+    assert math.isnan(again.intervals["E"][1])
+    assert again.coefficients == fit.coefficients

@@ -1,9 +1,11 @@
 """What runs share: a table whose runs share no seed or no step must still tell the pairs apart."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from mars_core.surface import fit_surface, read_curves
+from mars_core.surface.noise import spread_of_runs
 
 WORSE = 0.3  # nats, of every run at the lowest vision rank
 
@@ -57,3 +59,19 @@ def test_seeds_that_connect_the_pairs_keep_their_effects_apart(table_of, eq1):
     assert (curves.common.doubt == 0).all()
     checkpoints = len(np.unique(curves.size))
     assert len(np.unique(curves.common.effect)) == 2 * checkpoints
+
+
+def test_the_spread_of_runs_is_seen_whoever_shares_seeds(table_of):
+    """Two runs of each pair that end 5% apart, on smooth curves, with shared seeds and with a seed for every run."""
+    table = table_of(loss, ranks_me=(8, 16), ranks_llm=(8, 16), seeds=2)
+    luck = dict(zip(table["run_id"].unique(), 0.05 * np.random.default_rng(3).standard_normal(8), strict=True))
+    spread = table.assign(value=table["value"] + table["run_id"].map(luck))
+    for apart in (spread, own_seeds(spread)):
+        assert 0.02 < spread_of_runs(read_curves(apart)) < 0.1
+
+
+def test_runs_made_for_several_sizes_are_no_spread(table_of, eq1):
+    """One run for each size, without noise: that pairs differ by size is no luck."""
+    sizes = [table_of(eq1, ranks_me=(8, 64), ranks_llm=(8, 64), steps=(end // 2, end)) for end in (64, 128, 256)]
+    named = [table.assign(run_id=table["run_id"] + f"-{end}") for table, end in zip(sizes, (64, 128, 256), strict=True)]
+    assert spread_of_runs(read_curves(pd.concat(named))) == 0.0
