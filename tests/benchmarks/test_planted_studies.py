@@ -121,7 +121,7 @@ def test_the_product_chooses_what_its_public_call_chooses(planted, make_study):
     """One fit serves all targets and margins of a study; the choice is that of a fresh `choose_ranks` all the same."""
     from mars_core.search import choose_ranks
 
-    study, product = make_study(2, "additive"), planted("planted.rules").product
+    study, product = make_study(14, "additive"), planted("planted.rules").product
     found = [product(study, target, 0.0025, "mars") for target in study.targets[:2]]
     asked = {"trainable_parameters": study.count, "reference": study.reference, "margin": 0.0025}
     fresh = choose_ranks(study.metrics, target_samples=study.targets[1], **asked)

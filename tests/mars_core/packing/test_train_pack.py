@@ -75,9 +75,12 @@ def test_a_validation_loss_without_a_perplexity_is_a_divergence(pack, base, monk
 
 
 @pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+    ("dropout", "error"),
+    [
+        (0.0, torch.OutOfMemoryError("CUDA out of memory")),
+        (0.3, RuntimeError("DefaultCPUAllocator: can't allocate memory")),
+    ],
 )
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_out_of_memory_narrows_the_adapter_batches_and_changes_no_result(
     pack, undisturbed, plain, monkeypatch, error, dropout
 ):
