@@ -30,7 +30,7 @@ from tasks.report.write import (
 from tasks.running.progress import show_message
 from tasks.service.timeouts import bounded
 from tasks.settings.study import StudyConfig
-from tasks.study.opened import Study, open_study
+from tasks.study.opened import Study, begun_study, open_study
 from tasks.study.parent_run import parent_run
 from tasks.tracking import runs as tracking
 
@@ -38,7 +38,7 @@ from tasks.tracking import runs as tracking
 @flow(name="mars-fit", flow_run_name="fit {config.study}", **JSON_RESULTS)
 def fit_flow(config: StudyConfig) -> str:
     """Fit law P and law C; returns the path of the laws."""
-    study = open_study(config)
+    study = begun_study(config)
     FIT.run(study, lambda: fit_laws(study))
     return study.address(laws_path(study.revision))
 
@@ -46,7 +46,7 @@ def fit_flow(config: StudyConfig) -> str:
 @flow(name="mars-search", flow_run_name="search {config.study}", **JSON_RESULTS)
 def search_flow(config: StudyConfig) -> dict[str, int]:
     """Choose the rank pair; returns it."""
-    study = open_study(config)
+    study = begun_study(config)
 
     def work() -> None:
         choose_ranks(study)
@@ -78,7 +78,7 @@ def finetune_flow(config: StudyConfig, r_me: int, r_llm: int, role: str = "chose
 @flow(name="mars-evaluate", flow_run_name="evaluate {config.study}", **JSON_RESULTS)
 def evaluate_flow(config: StudyConfig) -> str:
     """Score base model and final adapters on the test split; returns the path of the scores."""
-    study = open_study(config)
+    study = begun_study(config)
     finals = final_pairs(study)
     score = bounded(evaluate_finals, config.timeouts.evaluation_hours, "timeouts.evaluation_hours")
 
@@ -94,7 +94,7 @@ def evaluate_flow(config: StudyConfig) -> str:
 @flow(name="mars-accept", flow_run_name="accept {config.study}", **JSON_RESULTS)
 def accept_flow(config: StudyConfig) -> dict[str, Any]:
     """Make the chosen pair's final run the standing choice if it is better on validation; returns the decision."""
-    study = open_study(config)
+    study = begun_study(config)
     study.pull()  # another machine may have accepted a run while this one trained
     pair = _finished_final(study)
     decision = accept_if_better(study, pair)
@@ -105,7 +105,7 @@ def accept_flow(config: StudyConfig) -> dict[str, Any]:
 @flow(name="mars-accept-by-hand", flow_run_name="accept by hand {config.study}", **JSON_RESULTS)
 def accept_by_hand_flow(config: StudyConfig) -> dict[str, Any]:
     """Make the chosen pair's final run the standing choice because a person says so; returns the decision."""
-    study = open_study(config)
+    study = begun_study(config)
     return accept_by_hand(study, _finished_final(study))
 
 
@@ -118,7 +118,7 @@ def _finished_final(study: Study) -> RankPair:
 @flow(name="mars-report", flow_run_name="report {config.study}", **JSON_RESULTS)
 def report_flow(config: StudyConfig, command: str = "mars report") -> str:
     """Write the HTML report of what has run so far; returns its path."""
-    study = open_study(config)
+    study = begun_study(config)
 
     def work() -> None:
         results = Results(study, trained_pairs(study), is_evaluated(study))

@@ -126,6 +126,17 @@ def open_study(config: StudyConfig, *, new: bool = False) -> Study:
     return study
 
 
+def begun_study(config: StudyConfig) -> Study:
+    """As `open_study`, for stages that read what a calibration wrote: they begin no study.
+
+    Raises:
+        ValueError: the study holds no revision, or its newest was made with another model, data or recipe.
+    """
+    if not storage.revisions(location.working_folder(config.study)):
+        current_revision(config)  # looks in a remote study too, and says what to run first
+    return open_study(config)
+
+
 def reopen_study(config: StudyConfig) -> Study:
     """Open the newest revision as it is, whatever its model, data and recipe are now.
 
