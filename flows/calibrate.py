@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from prefect import flow
 
 from flows.place import Place, Where, place_of
@@ -12,7 +14,6 @@ from tasks.calibration.stage import CALIBRATE
 from tasks.calibration.stored import (
     beside_taken,
     calibration_cost,
-    calibration_outputs,
     describe_cost,
     missing_runs,
 )
@@ -37,19 +38,17 @@ def calibrate_flow(config: StudyConfig, new_revision: bool = False, where: Where
     place = place_of(where)
     place.check(config)
     with at_work_on(working_folder(config.study)):
-        plan_calibration(config)  # refuses what cannot be planned before a revision is opened for it
+        plan = plan_calibration(config)  # refuses what cannot be planned before a revision is opened for it
         study = open_study(config, new=new_revision)
-        _calibrate(study, place)
+        study.plan = plan
+        for note in plan.notes:
+            show_message(f"note: {note}")
+        CALIBRATE.run(study, lambda: _train_missing(study, place))
     return study.address(study.revision.folder)
 
 
-def _calibrate(study: Study, place: Place) -> None:
-    for note in study.plan.notes:
-        show_message(f"note: {note}")
-    if CALIBRATE.is_finished(study):
-        show_message("calibrate: already done")
-        study.publish(CALIBRATE.name)
-        return
+def _train_missing(study: Study, place: Place) -> dict[str, Any]:
+    """Take runs over from older revisions, train the others; returns what the calibration cost."""
     adopted = adopt_runs(study)
     if adopted:
         show_message(f"calibrate: {len(adopted)} runs taken over from older revisions")
@@ -63,7 +62,7 @@ def _calibrate(study: Study, place: Place) -> None:
         publish_calibration(study, missing, parent)
     cost = calibration_cost(study) | beside_taken(study.revision, expected)
     show_message(f"calibrate: took {describe_cost(cost)}")
-    study.finish(CALIBRATE.name, CALIBRATE.inputs_hash(study), calibration_outputs(study), cost)
+    return cost
 
 
 def _insist_on_every_run(study: Study) -> None:

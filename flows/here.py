@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from flows.stages import evaluate_flow, finetune_flow
-from mars_core.ranks import RankPair
 from tasks.calibration.packs import begin_packs
 from tasks.calibration.train import calibrate_pack
+from tasks.final.pairs import final_pairs
 from tasks.running.progress import progress_artifact
 from tasks.service.timeouts import bounded
 from tasks.settings.study import StudyConfig
@@ -36,9 +36,9 @@ class Here:
                 train(study, pack, parent, f"pack {number}/{len(packs)}, {len(pack.runs)} runs")
                 show(number)
 
-    def train_finals(self, study: Study, finals: Mapping[str, RankPair]) -> None:
+    def train_finals(self, study: Study) -> None:
         """Train them one after the other."""
-        for role, pair in finals.items():
+        for role, pair in final_pairs(study).items():
             finetune_flow(study.config, *pair, role)
 
     def evaluate(self, study: Study) -> None:

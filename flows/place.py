@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
 from flows.here import Here
 from flows.workers import Workers
-from mars_core.ranks import RankPair
 from tasks.settings.study import StudyConfig
 from tasks.study.opened import Study
 from tasks.study.plan import PlannedPack, PlannedRun
@@ -27,8 +26,8 @@ class Place(Protocol):
     def train_packs(self, study: Study, packs: Sequence[PlannedPack], parent: str) -> None:
         """Train packs, and wait for them. parent: MLflow run of the revision."""
 
-    def train_finals(self, study: Study, finals: Mapping[str, RankPair]) -> None:
-        """Train the final runs of pairs by role, and wait for them."""
+    def train_finals(self, study: Study) -> None:
+        """Make the final runs of the present choice (`tasks.final.pairs`), and wait for them."""
 
     def evaluate(self, study: Study) -> None:
         """Score base model and final adapters, and wait for it."""

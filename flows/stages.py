@@ -39,7 +39,11 @@ from tasks.tracking import runs as tracking
 def fit_flow(config: StudyConfig) -> str:
     """Fit law P and law C; returns the path of the laws."""
     study = begun_study(config)
-    FIT.run(study, lambda: fit_laws(study))
+
+    def work() -> None:
+        fit_laws(study)
+
+    FIT.run(study, work)
     return study.address(laws_path(study.revision))
 
 

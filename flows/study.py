@@ -11,7 +11,6 @@ from flows.calibrate import calibrate_flow
 from flows.place import Place, Where, place_of
 from flows.results import JSON_RESULTS
 from flows.stages import accept_flow, fit_flow, report_flow, search_flow
-from tasks.final.pairs import final_pairs
 from tasks.report.summary import summarise
 from tasks.settings.study import StudyConfig
 from tasks.study.lock import at_work_on
@@ -51,7 +50,7 @@ def study_flow(
 def train_and_report(study: Study, place: Place, command: str) -> None:
     """Make the final runs of the present choice: train, score, accept, report."""
     study.pull()
-    place.train_finals(study, final_pairs(study))
+    place.train_finals(study)
     place.evaluate(study)
     accept_flow(study.config)
     report_flow(study.config, command)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from prefect import task
@@ -53,10 +53,9 @@ class Workers:
         with progress_bar("calibration packs", len(packs), CALIBRATION_KEY, after=0) as advance:
             run_all(requests, on_done=advance)
 
-    def train_finals(self, study: Study, finals: Mapping[str, RankPair]) -> None:
+    def train_finals(self, study: Study) -> None:
         """Train side by side where there are several workers."""
-        missing = {role: pair for role, pair in finals.items() if not finetune_stage(pair).is_finished(study)}
-        run_all([final_request(study, role, pair) for role, pair in missing.items()])
+        run_all([final_request(study, role, pair) for role, pair in untrained_pairs(study).items()])
         study.pull()
 
     def evaluate(self, study: Study) -> None:

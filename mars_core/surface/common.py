@@ -37,10 +37,8 @@ def common_effects(rows: pd.DataFrame) -> Common:
     Args:
         rows: columns r_me, r_llm, seed, moment (step and schedule); sorted as the caller wants.
     """
-    pair = _labels(list(zip(rows["r_me"], rows["r_llm"], strict=True)))
-    seed = _labels(rows["seed"].tolist())
-    moment = _labels(rows["moment"].tolist())
-    within = _labels(list(zip(seed.tolist(), moment.tolist(), strict=True)))
+    pair, seed = _groups(rows, ["r_me", "r_llm"]), _groups(rows, ["seed"])
+    moment, within = _groups(rows, ["moment"]), _groups(rows, ["seed", "moment"])
     effect = np.full(len(rows), SMOOTH, dtype=np.int64)
     doubt = np.full(len(rows), ACROSS_STEPS)
     if _connected(pair, seed):
@@ -75,12 +73,14 @@ def common_columns(common: Common, size: Floats, heat: Floats) -> Floats:
     return np.column_stack([columns, U[:, values > 1e-9 * values[0]]])
 
 
+def _groups(rows: pd.DataFrame, by: list[str]) -> Ints:
+    """Number of each row's group."""
+    return np.asarray(rows.groupby(by).ngroup(), dtype=np.int64)
+
+
 def _shared(group: Ints, pair: Ints) -> NDArray[np.bool_]:
     """Rows whose group holds more than one pair."""
-    pairs_of: dict[int, set[int]] = {}
-    for g, p in zip(group.tolist(), pair.tolist(), strict=True):
-        pairs_of.setdefault(g, set()).add(p)
-    return np.array([len(pairs_of[g]) > 1 for g in group.tolist()], dtype=bool)
+    return np.asarray(pd.Series(pair).groupby(group).transform("nunique") > 1)
 
 
 def _connected(pair: Ints, seed: Ints) -> bool:
@@ -92,8 +92,3 @@ def _connected(pair: Ints, seed: Ints) -> bool:
         fresh = {p for p, own in enumerate(seeds_of) if p not in reached and own & seeds}
         reached |= fresh
     return len(reached) == len(seeds_of)
-
-
-def _labels(values: list[object]) -> Ints:
-    at = {value: index for index, value in enumerate(dict.fromkeys(sorted(values, key=repr)))}
-    return np.array([at[value] for value in values], dtype=np.int64)

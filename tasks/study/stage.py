@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,8 +57,11 @@ class Stage:
                 f"run `mars {self.name.partition('-')[0]}` first"
             )
 
-    def run(self, study: Study, work: Callable[[], Any]) -> bool:
-        """Do its work unless it has finished with its present inputs; returns whether it was done now."""
+    def run(self, study: Study, work: Callable[[], Mapping[str, Any] | None]) -> bool:
+        """Do its work unless it has finished with its present inputs; returns whether it was done now.
+
+        work: may give details that are kept with the stage, such as cost, beside the seconds that it took.
+        """
         inputs = self.inputs_hash(study)
         if study.is_finished(self.name, inputs):
             show_message(f"{self.name}: already done")
@@ -66,6 +69,6 @@ class Stage:
             return False
         show_message(f"{self.name}: running")
         started = time.perf_counter()
-        work()
-        study.finish(self.name, inputs, self.outputs(study), {"seconds": time.perf_counter() - started})
+        details = work() or {}
+        study.finish(self.name, inputs, self.outputs(study), {"seconds": time.perf_counter() - started, **details})
         return True
