@@ -37,6 +37,16 @@ def test_sound_surfaces_raise_no_flag():
     assert codes("convergence", convergence()) == set()
 
 
+def test_a_law_that_misses_its_points_at_a_size_is_flagged():
+    """One size lies 8% above Eq. 1 for all pairs, as where a schedule had not ended there; scatter is 1%."""
+    table = performance()
+    raised = table.assign(loss=table["loss"] * np.where(table["D"] == SIZES[3], 1.08, 1.0))
+    fit = fit_law("performance", raised, n_bootstrap=20, hold_out=False)
+    status = next(status for status in fit.statuses if status.code == "misses_its_points")
+    assert f"at D = {SIZES[3]:g}" in status.message
+    assert "above the law" in status.message
+
+
 def test_collapsed_floor():
     fit = fit_law("performance", performance(theta=(3.0, 0.05, 0.1, 0.15, 0.0)))
     status = next(status for status in fit.statuses if status.code == "floor_collapsed")
