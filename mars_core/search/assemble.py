@@ -171,7 +171,7 @@ def _of_point(point: BalancePoint | None) -> tuple[float | None, Interval | None
 
 
 def _reason(scene: Scene, decision: Decision, margin: float) -> str:
-    pair, best = _show(decision.pair), _show(decision.best)
+    pair, best = _show(decision.pair), decision.best
     if len(scene.outlook.pairs) == 1:
         return f"{pair} is the only pair that may be chosen."
     stated = _stated(scene, decision.pair)
@@ -184,8 +184,8 @@ def _reason(scene: Scene, decision: Decision, margin: float) -> str:
     doubt = "" if decision.verdict == "best" else f"These runs cannot tell the best pairs apart ({_tell(decision)}). "
     if decision.pair != decision.best:
         return (
-            f"{doubt}{pair} is cheaper than {best}, the best guess, and is expected within half the margin of it; "
-            f"nothing is promised: {stated}."
+            f"{doubt}{pair} is cheaper than {best}, the best guess, and is expected within half the margin "
+            f"of it; nothing is promised: {stated}."
         )
     return f"{doubt}{pair} is {'the best guess' if doubt else 'predicted best'}: {stated}."
 

@@ -35,7 +35,7 @@ def test_a_tied_cheaper_pair_is_not_called_best():
     assert found.preferred_over == LARGE
     assert "predicted best" not in found.reason
     assert found.reason == (
-        "(r_me, r_llm) = (8, 8) is cheaper than (r_me, r_llm) = (64, 64), the best guess, and is expected within half "
+        "(r_me, r_llm) = (8, 8) is cheaper than (64, 64), the best guess, and is expected within half "
         "the margin of it; nothing is promised: its expected regret over all 2 pairs is 0.10% of perplexity, at most "
         "0.10% (95%)."
     )
@@ -47,7 +47,7 @@ def test_a_tied_cheaper_pair_is_not_called_the_best_guess():
     assert found.reason.startswith(
         "These runs cannot tell the best pairs apart (calibrating each pair with about 4 seeds"
     )
-    assert "(8, 8) is cheaper than (r_me, r_llm) = (64, 64), the best guess" in found.reason
+    assert "(8, 8) is cheaper than (64, 64), the best guess" in found.reason
 
 
 @pytest.mark.parametrize(("verdict", "says"), [("best", "is predicted best"), ("cannot tell", "is the best guess")])
