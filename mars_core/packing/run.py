@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mars_core.models.partition import Group
-from mars_core.packing.adapters import Layout, Parts, by_group
+from mars_core.models.partition import Group, Partition
+from mars_core.packing.adapters import Layout, Parts, by_group, layout_of
 from mars_core.packing.flat_buffers import zero_vectors
-from mars_core.ranks import RankPair
+from mars_core.ranks import AlphaRule, RankPair
+from mars_core.rates import LearningRates
 from mars_core.training.calibration import Checkpoint
 from mars_core.training.optimizer import make_optimizer, make_schedule
 from mars_core.training.recipe import Recipe
@@ -21,10 +22,17 @@ from mars_core.training.recipe import Recipe
 
 @dataclass(frozen=True)
 class PackRun:
-    """A run to be: its rank pair and the seed of its initial weights and dropout masks."""
+    """A run to be: its rank pair, the seed of its initial weights and dropout masks, its peak learning rates, and how
+    LoRA's alpha follows from its ranks; the recipe's where they are None."""
 
     pair: RankPair
     seed: int
+    learning_rates: LearningRates | None = None
+    lora_alpha: AlphaRule | None = None
+
+    def layout(self, partition: Partition, recipe: Recipe) -> Layout:
+        """Where its adapters lie, and what they are scaled by."""
+        return layout_of(partition, self.pair, recipe.lora_alpha if self.lora_alpha is None else self.lora_alpha)
 
 
 @dataclass
@@ -58,7 +66,7 @@ class TrainedRun:
 
 @dataclass(frozen=True)
 class StepReport:
-    """One optimizer step: learning rate, and gradient norms before clipping."""
+    """One optimizer step: learning rate (of the LLM where it has adapters), and gradient norms before clipping."""
 
     lr: float
     grad_norm_me: float
@@ -107,7 +115,9 @@ def _start(
     horizon: int,
 ) -> TrainedRun:
     parameters = {group: nn.Parameter(vector) for group, vector in weights.items()}
-    optimizer = make_optimizer(list(parameters.values()), recipe)
+    optimizer = make_optimizer(
+        {group: [own] for group, own in parameters.items()}, member.learning_rates or recipe.learning_rates
+    )
     for group, parameter in parameters.items():
         # What Adam makes at its first step.
         step = torch.zeros((), dtype=torch.float32, device=parameter.device)
@@ -145,7 +155,7 @@ def take_step(trained: TrainedRun, recipe: Recipe, norms: tuple[float, float], r
     called = {slot.group for slot in trained.layout.slots if slot.layer.name in reached}
     for group, weights in trained.weights.items():
         weights.grad = trained.gradient[group] if group in called else None
-    trained.last = StepReport(float(trained.schedule.get_last_lr()[0]), norm_me, norm_llm)
+    trained.last = StepReport(float(trained.schedule.get_last_lr()[-1]), norm_me, norm_llm)
     trained.optimizer.step()
     trained.schedule.step()
     forget_gradient(trained)

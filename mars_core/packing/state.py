@@ -76,22 +76,27 @@ def _restore_tensors(state: PackState, number: int, one: TrainedRun) -> None:
     for group, weights in one.weights.items():
         one.optimizer.state[weights]["step"].fill_(state.members[number]["steps"][group])
     schedule = one.schedule
-    rate = schedule.base_lrs[0] * schedule.lr_lambdas[0](state.step)
-    counted = {"last_epoch": state.step, "_step_count": state.step + 1, "_last_lr": [rate]}
+    share = schedule.lr_lambdas[0](state.step)
+    rates = [rate * share for rate in schedule.base_lrs]
+    counted = {"last_epoch": state.step, "_step_count": state.step + 1, "_last_lr": rates}
     schedule.load_state_dict(schedule.state_dict() | counted)
-    one.optimizer.param_groups[0]["lr"] = rate
+    for group, rate in zip(one.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
 
 
 def _describe(one: TrainedRun) -> dict[str, Any]:
+    rates = one.member.learning_rates
     return {
         "pair": list(one.member.pair),
         "seed": one.member.seed,
+        "learning_rates": None if rates is None else list(rates),
+        "lora_alpha": one.member.lora_alpha,
         "checkpoints": [asdict(checkpoint) for checkpoint in one.checkpoints],
         "diverged_at": one.diverged_at,
         "steps": one.steps,
     }
 
 
-def _identity(stored: Mapping[str, Any]) -> tuple[int, int, int]:
-    r_me, r_llm = stored["pair"]
-    return r_me, r_llm, stored["seed"]
+def _identity(stored: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What tells runs apart; states of before runs had rates and scales of their own name neither."""
+    return *stored["pair"], stored["seed"], stored.get("learning_rates"), stored.get("lora_alpha")

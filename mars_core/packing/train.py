@@ -25,7 +25,7 @@ from mars_core.packing.adapter_batches import (
     executor_of,
     over_adapter_batches,
 )
-from mars_core.packing.adapters import Parts, flatten, initial_weights, layout_of
+from mars_core.packing.adapters import Parts, flatten, initial_weights
 from mars_core.packing.batch import PackedBatch, pack_batch
 from mars_core.packing.examine import examined
 from mars_core.packing.forward import adapter_batch_logits, adapter_batch_losses, autocast_of, losses_of
@@ -81,7 +81,7 @@ def train_pack(
 
     Args:
         model: base model with frozen weights; it is returned to that state.
-        members: rank pairs with their seeds; equal to what PEFT gives with the same seed at the start.
+        members: rank pairs with their seeds, learning rates and scales; equal to what PEFT gives with the same seed at the start.
         train_steps: called with the number of steps to leave out, gives the batches of every step after them, in
             the order shared by all members.
         validation: gives the batches of the calibration validation set and the task type of each row.
@@ -98,7 +98,7 @@ def train_pack(
     """
     check_steps(checkpoint_steps, horizon)
     refuse_dropout(model)
-    layouts = [layout_of(partition, member.pair, recipe.lora_alpha) for member in members]
+    layouts = [member.layout(partition, recipe) for member in members]
     initial = (initial_weights(model, partition, member.pair, member.seed) for member in members)
     trained = start_runs(members, layouts, initial, recipe, horizon)
     if resume is not None:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mars_core.ranks import AlphaRule
+from mars_core.rates import LearningRates, one_rate
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,11 @@ class Recipe:
     def as_json(self) -> dict[str, Any]:
         """The settings as plain values."""
         return asdict(self)
+
+    @property
+    def learning_rates(self) -> LearningRates:
+        """Peak rate of each module."""
+        return one_rate(self.learning_rate)
 
     def warmup_steps(self, horizon: int) -> int:
         """Warm-up steps of a schedule of `horizon` steps."""

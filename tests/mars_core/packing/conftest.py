@@ -122,15 +122,17 @@ def plain_model(base, pair, seed, rule="2r"):
     return get_peft_model(model, config).train()
 
 
-def plain_run(base, pair, seed, micro_batches, validation, *, recipe=RECIPE, prepare=lambda model: None):
-    """The run alone, with peft and torch; yields what it measures, step by step."""
+def plain_run(base, pair, seed, micro_batches, validation, *, recipe=RECIPE, prepare=lambda model: None, rates=None):
+    """The run alone, with peft and torch; yields what it measures, step by step. rates: peak rate by group."""
     model = plain_model(base, pair, seed, recipe.lora_alpha)
     prepare(model)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     me = {layer.name for layer in base.partition.me}
     vision = [p for name, p in trained.items() if name.removeprefix("base_model.model.").split(".lora_")[0] in me]
     others = [p for p in trained.values() if not any(p is other for other in vision)]
-    optimizer = torch.optim.Adam(trained.values(), lr=recipe.learning_rate)
+    optimizer = torch.optim.Adam(
+        parameter_groups(base, trained, rates) if rates else trained.values(), lr=recipe.learning_rate
+    )
     schedule = get_cosine_schedule_with_warmup(optimizer, num_warmup_steps=2, num_training_steps=HORIZON)
     for step in micro_batches:
         optimizer.zero_grad()
@@ -146,7 +148,7 @@ def plain_run(base, pair, seed, micro_batches, validation, *, recipe=RECIPE, pre
             for group in (vision, others)
         ]
         torch.nn.utils.clip_grad_norm_(trained.values(), recipe.max_grad_norm)
-        lr = optimizer.param_groups[0]["lr"]
+        lr = optimizer.param_groups[-1]["lr"]
         optimizer.step()
         schedule.step()
         model.eval()
@@ -155,6 +157,15 @@ def plain_run(base, pair, seed, micro_batches, validation, *, recipe=RECIPE, pre
         model.train()
         val_loss = sum(float(nats) for nats, _ in parts) / sum(tokens for _, tokens in parts)
         yield loss, val_loss, lr, norms, {name: p.detach().clone() for name, p in trained.items()}
+
+
+def parameter_groups(base, trained, rates):
+    """Parameter groups of PyTorch's optimizers, one for each group of layers that has adapters."""
+    group_of = {layer.name: group for group in GROUPS for layer in base.partition.group(group)}
+    own = {group: [] for group in GROUPS}
+    for name, parameter in trained.items():
+        own[group_of[name.removeprefix("base_model.model.").split(".lora_")[0]]].append(parameter)
+    return [{"params": found, "lr": rates[group]} for group, found in own.items() if found]
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from mars_core.packing.examine import examine
 from mars_core.packing.forward import adapter_batch_losses
 from mars_core.packing.patching import patched
 from mars_core.ranks import RankPair
+from mars_core.rates import LearningRates
 
 # Unequal ranks, rank 0 on either side, one pair with two seeds.
 MEMBERS = [(RankPair(2, 4), 3), (RankPair(8, 2), 3), (RankPair(0, 4), 5), (RankPair(4, 0), 3), (RankPair(2, 4), 4)]
@@ -66,6 +67,23 @@ def test_every_alpha_rule_is_pefts_own(pack, plain, base, micro_batches, scored,
     result, weights = pack(members, recipe=recipe, adapter_batches=AdapterBatches(3, 1))
     for number, (pair, seed) in enumerate(members):
         expected = list(plain.run(base, pair, seed, micro_batches, scored(8), recipe=recipe))
+        mine = {step: all_weights[number] for step, all_weights in weights.items()}
+        assert_same_run(result.runs[number], mine, expected, recipe, loss=1e-8, weight=1e-6)
+
+
+def test_every_run_has_its_own_learning_rates_and_scale(pack, plain, base, micro_batches, scored):
+    """Runs of one pair that differ in nothing else, and one at the recipe's; tolerances as above."""
+    members = [
+        (RankPair(2, 4), 3),
+        (RankPair(2, 4), 3, LearningRates(1e-3, 2e-3, 4e-3)),
+        (RankPair(2, 4), 3, LearningRates(6e-3, 6e-3, 6e-3), 12.0),
+        (RankPair(0, 4), 5, LearningRates(1e-3, 9e-3, 4e-3), "sqrt"),
+    ]
+    result, weights = pack(members, adapter_batches=AdapterBatches(4, 1))
+    for number, (pair, seed, *own) in enumerate(members):
+        rates = own[0]._asdict() if own else None
+        recipe = replace(plain.recipe, lora_alpha=own[1]) if len(own) > 1 else plain.recipe
+        expected = list(plain.run(base, pair, seed, micro_batches, scored(8), recipe=recipe, rates=rates))
         mine = {step: all_weights[number] for step, all_weights in weights.items()}
         assert_same_run(result.runs[number], mine, expected, recipe, loss=1e-8, weight=1e-6)
 

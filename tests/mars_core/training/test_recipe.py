@@ -13,7 +13,7 @@ def test_the_recipe_is_the_papers():
     """Appendix G.1: Adam at its defaults, batch 8, 1e-5, cosine with 10% warm-up."""
     recipe = Recipe()
     weight = torch.nn.Parameter(torch.zeros(1))
-    optimizer = make_optimizer([weight], recipe)
+    optimizer = make_optimizer({"llm": [weight]}, recipe.learning_rates)
     reference = torch.optim.Adam([weight], lr=1e-5, fused=True)
     assert (type(optimizer), optimizer.defaults) == (torch.optim.Adam, reference.defaults)
     assert recipe.batch_size == 8
