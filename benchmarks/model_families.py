@@ -43,7 +43,7 @@ from mars_core.ranks import RankPair
 from mars_core.training.finetune import FinalSettings, Samples, all_logits, finetune
 from mars_core.training.optimizer import make_optimizer, make_schedule
 from mars_core.training.recipe import Recipe
-from tasks.settings.study import FamilyConfig
+from tasks.settings.model import FamilyConfig
 
 sys.path.append(str(Path(__file__).parents[1]))  # the small instances lie with the tests
 from tests.mars_core.models.small_instances import (

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from tasks.inputs.data import forget_data, load_data
-from tasks.settings.study import DataConfig
+from tasks.settings.data import DataConfig
 
 RESULT = Path(__file__).parent / "results" / "quiet_night.json"
 

@@ -13,7 +13,8 @@ from mars_core.metrics.identity import content_hash
 from mars_core.models.load_options import Loading
 from mars_core.models.loading import Base, load_base, read_commit, read_model_type, read_processor, skeleton
 from mars_core.models.partition import Partition
-from tasks.settings.study import FamilyConfig, StudyConfig
+from tasks.settings.model import FamilyConfig
+from tasks.settings.study import StudyConfig
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

@@ -34,7 +34,8 @@ from tasks.inputs.image_cache import fingerprint_all, remembered_fingerprints
 from tasks.inputs.near_cache import find_near_labels
 from tasks.inputs.remote import local_data
 from tasks.running.progress import progress_bar
-from tasks.settings.study import DataConfig, StudyConfig
+from tasks.settings.data import DataConfig
+from tasks.settings.study import StudyConfig
 from tasks.storage.files import read_json, write_json
 from tasks.storage.location import working_folder
 

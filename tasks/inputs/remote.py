@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from mars_core.data.readers import FOLDER_FILES, READERS, detect_format, read_rows, scienceqa
 from mars_core.data.records import PathImage, Sample
-from tasks.settings.study import DataConfig
+from tasks.settings.data import DataConfig
 from tasks.storage.location import check_location, is_folder, is_remote
 from tasks.storage.mirror import Mirror, fetch, find_version, list_versions, open_mirror, read_ledger
 

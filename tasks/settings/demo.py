@@ -6,7 +6,10 @@ from pathlib import Path
 
 from mars_core.demo import build_demo_data, demo_backbone_path
 from tasks.running.progress import progress_bar, show_message
-from tasks.settings.study import CalibrationConfig, DataConfig, RecipeConfig, StudyConfig, read_study, write_study
+from tasks.settings.calibration import CalibrationConfig
+from tasks.settings.data import DataConfig
+from tasks.settings.recipe import RecipeConfig
+from tasks.settings.study import StudyConfig, read_study, write_study
 
 TRAIN_SAMPLES, VALIDATION_SAMPLES, TEST_SAMPLES = 4096, 256, 512
 

@@ -11,7 +11,8 @@ from mlflow.entities import Dataset, DatasetInput, InputTag
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from tasks.inputs.data import load_data
-from tasks.settings.study import DataConfig, StudyConfig
+from tasks.settings.data import DataConfig
+from tasks.settings.study import StudyConfig
 
 DIGEST_LENGTH = 36  # MLflow's limit
 CONTEXTS: Mapping[str, str] = {"train": "training", "validation": "validation", "test": "test"}

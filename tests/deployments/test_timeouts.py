@@ -17,7 +17,8 @@ from deployments.catalogue import DEPLOYMENTS, GPU_POOL, POOLS
 from deployments.register import register_deployment, register_pool
 from tasks.service.device_slot import slot_name
 from tasks.service.trigger import Request, run_all
-from tasks.settings.study import FinalConfig, StudyConfig, TimeoutConfig
+from tasks.settings.final import FinalConfig, TimeoutConfig
+from tasks.settings.study import StudyConfig
 from tasks.study.revision import open_revision
 from tests.conftest import wait_until
 from tests.deployments.receiver import receiving

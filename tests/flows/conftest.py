@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from mars_core.demo import demo_backbone_path
-from tasks.settings.study import CalibrationConfig, DataConfig, RecipeConfig, StudyConfig, read_study, write_study
+from tasks.settings.calibration import CalibrationConfig
+from tasks.settings.data import DataConfig
+from tasks.settings.recipe import RecipeConfig
+from tasks.settings.study import StudyConfig, read_study, write_study
 from tests.conftest import made_once
 
 

@@ -56,7 +56,8 @@ def test_dry_by_default_then_deleted_and_the_study_is_still_done(copied, tmp_pat
 
 
 def test_the_strictest_policy_leaves_a_study_that_is_done(copied):
-    from tasks.settings.study import RetentionConfig, write_study
+    from tasks.settings.final import RetentionConfig
+    from tasks.settings.study import write_study
 
     before = modified(copied)
     strict = RetentionConfig(revisions=1, snapshots=False, checkpoints=False, other_adapters=False, caches=False)

@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 from flows.cli.main import app
 from tasks.final.compare import check_baselines
 from tasks.settings.baselines import read_baseline, shipped_baselines
+from tasks.settings.final import FinalConfig
 from tasks.settings.presets.studies import shipped_presets
-from tasks.settings.study import FinalConfig, read_study
+from tasks.settings.study import read_study
 from tasks.storage.folder import Revision
 from tasks.tracking.runs import tracking_uri
 

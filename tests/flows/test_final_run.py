@@ -14,7 +14,8 @@ from mars_core.ranks import RankPair
 from tasks.final.pair import read_final
 from tasks.inputs.base_model import final_base_model
 from tasks.inputs.data import training_set, validation_set
-from tasks.settings.study import FinalConfig, read_study
+from tasks.settings.final import FinalConfig
+from tasks.settings.study import read_study
 from tasks.storage.folder import Revision
 
 

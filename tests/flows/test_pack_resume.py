@@ -18,7 +18,8 @@ from flows.calibrate import calibrate_flow
 from flows.here import Here
 from tasks.calibration import train as packs
 from tasks.calibration.state import write_state
-from tasks.settings.study import CalibrationConfig, read_study, write_study
+from tasks.settings.calibration import CalibrationConfig
+from tasks.settings.study import read_study, write_study
 from tasks.storage.folder import Revision, is_finished
 from tasks.study.plan import plan_calibration
 from tasks.tracking.runs import tracking_uri

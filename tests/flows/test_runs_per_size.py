@@ -14,7 +14,9 @@ from flows.cli.main import app
 from flows.stages import fit_flow, report_flow, search_flow
 from tasks.calibration.stored import collect_metrics, metrics_path, missing_runs, read_metrics, stored_metrics
 from tasks.choice.fit import read_laws
-from tasks.settings.study import FitConfig, SearchConfig, StudyConfig, write_study
+from tasks.settings.calibration import FitConfig
+from tasks.settings.search import SearchConfig
+from tasks.settings.study import StudyConfig, write_study
 from tasks.study.opened import Study
 from tasks.study.plan import plan_calibration
 from tasks.study.revision import newest_revision

@@ -18,7 +18,8 @@ from mars_core.ranks import RankPair
 from tasks.final.pair import final_folder
 from tasks.final.run import run_inputs
 from tasks.settings.baselines import of_pair
-from tasks.settings.study import FinalConfig, StudyConfig, TimeoutConfig, read_study
+from tasks.settings.final import FinalConfig, TimeoutConfig
+from tasks.settings.study import StudyConfig, read_study
 from tasks.storage.folder import Revision
 from tasks.study.plan import plan_calibration
 from tasks.study.revision import identity, open_revision

@@ -19,7 +19,7 @@ from mars_core.packing.run import PackRun
 from mars_core.packing.train import train_pack
 from mars_core.ranks import RankPair
 from mars_core.training.recipe import Recipe
-from tasks.settings.study import FamilyConfig
+from tasks.settings.model import FamilyConfig
 from tests.mars_core.models.small_instances import DESCRIBED, DESCRIBED_CODE, DESCRIBED_CONFIG
 
 FAMILY = DESCRIBED

@@ -15,7 +15,9 @@ from mars_core.packing.state import PackState
 from mars_core.ranks import RankPair
 from tasks.calibration.packs import plan_packs, unfinished_packs
 from tasks.calibration.state import drop_state, has_state, read_state, state_folder, write_state
-from tasks.settings.study import CalibrationConfig, DataConfig, StudyConfig
+from tasks.settings.calibration import CalibrationConfig
+from tasks.settings.data import DataConfig
+from tasks.settings.study import StudyConfig
 from tasks.storage.files import write_json
 from tasks.storage.folder import Revision
 from tasks.study.opened import Study

@@ -14,7 +14,9 @@ from mars_core.packing.state import PackState
 from mars_core.ranks import RankPair
 from tasks.calibration.packs import PACK_FILE, packs_for_workers
 from tasks.calibration.state import state_folder, write_state
-from tasks.settings.study import CalibrationConfig, DataConfig, StudyConfig
+from tasks.settings.calibration import CalibrationConfig
+from tasks.settings.data import DataConfig
+from tasks.settings.study import StudyConfig
 from tasks.storage.files import write_json
 from tasks.storage.folder import Revision
 from tasks.study.plan import CalibrationPlan, PlannedRun, RunSchedule, plan_calibration

@@ -8,7 +8,11 @@ import pytest
 
 from mars_core.demo import demo_backbone_path
 from tasks.choice.fit import target_note, target_size
-from tasks.settings.study import DataConfig, FinalConfig, RecipeConfig, SearchConfig, StudyConfig
+from tasks.settings.data import DataConfig
+from tasks.settings.final import FinalConfig
+from tasks.settings.recipe import RecipeConfig
+from tasks.settings.search import SearchConfig
+from tasks.settings.study import StudyConfig
 
 
 def study(demo_data: Path, epochs: float, target: int | None = None) -> StudyConfig:

@@ -16,7 +16,9 @@ from mars_core.evaluation.choices import given_letter
 from tasks.final.answers import answers_path, asked_questions, generate_answers, write_answers
 from tasks.inputs.base_model import base_model
 from tasks.inputs.data import forget_data
-from tasks.settings.study import DataConfig, EvaluationConfig, StudyConfig
+from tasks.settings.data import DataConfig
+from tasks.settings.final import EvaluationConfig
+from tasks.settings.study import StudyConfig
 from tasks.storage.folder import Revision
 from tasks.study.opened import Study
 

@@ -17,7 +17,11 @@ from mars_core.training.methods.method import trained
 from tasks.final.train import release, train
 from tasks.settings.accelerate import acceleration_of
 from tasks.settings.baselines import read_baseline
-from tasks.settings.study import CalibrationConfig, DataConfig, FinalConfig, RecipeConfig, StudyConfig, write_study
+from tasks.settings.calibration import CalibrationConfig
+from tasks.settings.data import DataConfig
+from tasks.settings.final import FinalConfig
+from tasks.settings.recipe import RecipeConfig
+from tasks.settings.study import StudyConfig, write_study
 from tests.conftest import ROOT
 
 TWO_ON_THE_CPU = "distributed_type: MULTI_GPU\nuse_cpu: true\nnum_processes: 2\n"

@@ -21,7 +21,9 @@ from tasks.inputs.base_model import (
     final_base_model,
     model_fingerprint,
 )
-from tasks.settings.study import DataConfig, FamilyConfig, LoadingConfig, StudyConfig
+from tasks.settings.data import DataConfig
+from tasks.settings.model import FamilyConfig, LoadingConfig
+from tasks.settings.study import StudyConfig
 
 LARGE = 100 * PIECE
 FAMILY = FamilyConfig(me="model.vision_tower", projector=("model.multi_modal_projector",), llm="model.language_model")

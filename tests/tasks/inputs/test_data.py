@@ -20,7 +20,7 @@ from mars_core.data.image_fingerprints import fingerprint_of
 from mars_core.data.records import PathImage
 from tasks.inputs.data import check_data, forget_data, load_data
 from tasks.inputs.image_cache import fingerprint_all, remembered_fingerprints
-from tasks.settings.study import DataConfig
+from tasks.settings.data import DataConfig
 
 
 @pytest.fixture(autouse=True)

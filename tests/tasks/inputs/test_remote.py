@@ -14,7 +14,7 @@ from PIL import Image
 from mars_core.data.readers import read_samples
 from tasks.inputs.data import check_data, load_data
 from tasks.inputs.remote import local_data
-from tasks.settings.study import DataConfig
+from tasks.settings.data import DataConfig
 from tasks.storage.location import CACHE_VARIABLE
 
 

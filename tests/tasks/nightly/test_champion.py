@@ -9,7 +9,8 @@ import pytest
 
 from mars_core.ranks import RankPair
 from tasks.nightly.champion import Champion, champion_hash, champion_path, keep_champion_adapter, read_champion
-from tasks.settings.study import DataConfig, StudyConfig
+from tasks.settings.data import DataConfig
+from tasks.settings.study import StudyConfig
 from tasks.storage.files import write_json
 from tasks.storage.folder import Revision, finish
 from tasks.storage.location import CACHE_VARIABLE, working_folder

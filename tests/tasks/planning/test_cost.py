@@ -12,7 +12,11 @@ from mars_core.ranks import RankPair
 from tasks.inputs.data import forget_data, validation_set
 from tasks.inputs.data import test_set as held_out
 from tasks.planning.cost import cost_on, extreme_shapes, final_pair, sample_shapes
-from tasks.settings.study import CalibrationConfig, DataConfig, RecipeConfig, SearchConfig, StudyConfig
+from tasks.settings.calibration import CalibrationConfig
+from tasks.settings.data import DataConfig
+from tasks.settings.recipe import RecipeConfig
+from tasks.settings.search import SearchConfig
+from tasks.settings.study import StudyConfig
 
 
 @pytest.fixture

@@ -14,7 +14,10 @@ import pytest
 from tasks.retention import delete as deletion
 from tasks.retention.delete import Deletion, delete
 from tasks.retention.find import plan_cleaning
-from tasks.settings.study import CalibrationConfig, DataConfig, RetentionConfig, StudyConfig, write_study
+from tasks.settings.calibration import CalibrationConfig
+from tasks.settings.data import DataConfig
+from tasks.settings.final import RetentionConfig
+from tasks.settings.study import StudyConfig, write_study
 from tasks.storage.files import file_hash, read_json, write_json
 from tasks.storage.folder import Revision, finish, revisions
 from tasks.storage.location import working_folder

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from tasks.settings.study import RecipeConfig, StudyConfig, read_study, require_full_paths, write_study
+from tasks.settings.recipe import RecipeConfig
+from tasks.settings.study import StudyConfig, read_study, require_full_paths, write_study
 
 MINIMAL = "study: out\nmodel: some/model\ndata: {train: train.json}\n"
 

@@ -8,7 +8,9 @@ import pytest
 
 from mars_core.demo import demo_backbone_path
 from tasks.inputs.data import forget_data
-from tasks.settings.study import DataConfig, RecipeConfig, StudyConfig
+from tasks.settings.data import DataConfig
+from tasks.settings.recipe import RecipeConfig
+from tasks.settings.study import StudyConfig
 from tasks.study import check
 
 CONTEXT = SimpleNamespace(task=SimpleNamespace(name="check-data"))

@@ -11,7 +11,7 @@ from mars_core.metrics.identity import content_hash
 from mars_core.search import Choice
 from mars_core.search.fitted_laws import FittedLaws
 from tasks.nightly.champion import Champion
-from tasks.settings.study import RecipeConfig
+from tasks.settings.recipe import RecipeConfig
 
 BEFORE = Path(__file__).parent / "made_before"
 
