@@ -81,7 +81,8 @@ def train_pack(
 
     Args:
         model: base model with frozen weights; it is returned to that state.
-        members: rank pairs with their seeds, learning rates and scales; equal to what PEFT gives with the same seed at the start.
+        members: rank pairs with their seeds, learning rates and scales; at the start equal to what PEFT gives with
+            the same seed.
         train_steps: called with the number of steps to leave out, gives the batches of every step after them, in
             the order shared by all members.
         validation: gives the batches of the calibration validation set and the task type of each row.

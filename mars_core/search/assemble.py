@@ -113,7 +113,7 @@ def rivals_of(scene: Scene, chosen: Pair) -> tuple[Rival, ...]:
     """What a user would take without MARS: the pair measured best, the largest, the uniform one."""
     pairs = scene.outlook.pairs
     found = {
-        "best observed": best_observed(scene.points.table, pairs),
+        "best observed": best_observed(scene.points.runs, pairs),
         "largest": max(pairs, key=scene.count),
         "uniform": uniform_pair(pairs),
     }

@@ -8,6 +8,7 @@ from mars_core.metrics.schema import PERPLEXITY
 from mars_core.ranks import Pair
 from mars_core.records import Record
 from mars_core.search.balance import BalancePoint
+from mars_core.search.rates import RateAnswer
 
 Interval = tuple[float, float]
 Verdict = Literal["best", "as good and cheaper", "cannot tell", "paper"]
@@ -87,7 +88,8 @@ class Choice(Record):
     cheaper one was taken. regret: expected excess over the best of all pairs; regret_bound: its 95% upper bound.
     seeds_needed: calibration runs per pair that would tell the pairs apart; None where they are told, or where more
     than a dozen would be needed. n_undefined: LLM ranks at which Eq. 3 has no real, finite solution. other_rule: what
-    the other rule takes from the same runs. warnings: what may change the decision, the gravest first.
+    the other rule takes from the same runs. warnings: what may change the decision, the gravest first. rates: best
+    learning rates, None where all runs had one rate; losses and excesses are then those at each pair's best rate.
     """
 
     pair: Pair
@@ -111,6 +113,7 @@ class Choice(Record):
     rivals: tuple[Rival, ...] = ()
     other_rule: Mapping[str, Any] | None = None
     warnings: tuple[str, ...] = field(default_factory=tuple)
+    rates: RateAnswer | None = None
 
     def candidate(self, pair: Pair) -> Candidate:
         """The candidate with this pair; ValueError if it was not compared."""

@@ -11,6 +11,7 @@ import pandas as pd
 from mars_core.convergence.times import LevelName
 from mars_core.fitting import LawFit
 from mars_core.ranks import Pair
+from mars_core.rates import LearningRates, one_rate
 from mars_core.search.advice import warnings_of
 from mars_core.search.assemble import Scene, our_answer, paper_answer, paper_reason, regret_of, rivals_of
 from mars_core.search.balance import BalancePoint, balance_curve
@@ -21,6 +22,7 @@ from mars_core.search.constraints import (
     CountParameters,
     Diverged,
     MeasuredOnly,
+    ZeroMeasured,
     allowed_pairs,
     counter,
     objection_of,
@@ -31,10 +33,18 @@ from mars_core.search.fitted_laws import FittedLaws
 from mars_core.search.objective import PERPLEXITY_OBJECTIVE, Objective, objective_named
 from mars_core.search.observed import measured, seeds_per_pair
 from mars_core.search.outlook import Calibration, read_calibration
-from mars_core.search.paper import PaperPick, algorithm_1
+from mars_core.search.paper import PaperPick, algorithm_1, require_one_rate
 from mars_core.search.points import Points, read_points
-from mars_core.search.ranks import neighbours
-from mars_core.search.settings import available_ranks, reference_ranks, require_eps, require_margin, require_target
+from mars_core.search.ranks import neighbours, positive
+from mars_core.search.rates import rate_answer
+from mars_core.search.settings import (
+    available_ranks,
+    reference_ranks,
+    require_eps,
+    require_margin,
+    require_rate,
+    require_target,
+)
 from mars_core.search.soundness import objection_to_law_c
 
 Rule = Literal["mars", "paper"]
@@ -47,7 +57,8 @@ class Question:
     target_samples: unique samples that the final run is worth. trainable_parameters: of a pair. reference: the default
     pair, where law C's slices cross. ranks_me, ranks_llm: available ranks, None for those of the runs. margin:
     relative excess of the objective below which a cheaper pair is as good. rule: ours, or Algorithm 1 of the paper.
-    constraints: what the pair must satisfy. objective: what is minimised.
+    constraints: what the pair must satisfy. objective: what is minimised. learning_rates: what would be trained with if
+    the rate were not searched for; None where it is not known.
     """
 
     target_samples: float
@@ -59,6 +70,7 @@ class Question:
     rule: Rule = "mars"
     constraints: tuple[Constraint, ...] = ()
     objective: Objective = PERPLEXITY_OBJECTIVE
+    learning_rates: LearningRates | None = None
 
 
 def choose_ranks(
@@ -76,12 +88,16 @@ def choose_ranks(
     level: LevelName = "common",
     eps: float = 0.05,
     bootstrap: int = 200,
+    learning_rate: float | None = None,
 ) -> Choice:
     """Choose (r_me, r_llm) from the checkpoint metrics of calibration runs.
 
     Args:
         metrics: columns r_me, r_llm, step, unique_samples, val_loss (nats per answer token); optional: seed, run_id, lr
-            (learning rate at the step). One row per run and step.
+            (learning rate at the step), and the peak learning rate of the run as peak_lr, or as peak_lr_me and
+            peak_lr_llm where the modules have rates of their own. One row per run and step. Where runs differ in their
+            peak rate, each pair is judged at its own best rate (`Choice.rates`). Runs with a module at rank 0 are
+            compared by what was measured.
         target_samples: unique samples of the full fine-tune.
         trainable_parameters: per pair (r_me, r_llm), as a table or as a function of the pair.
         reference: the default pair of `rule="paper"`, and where the slices of law C cross.
@@ -94,6 +110,7 @@ def choose_ranks(
         level: loss at which a run counts as converged, for law C: `common` to all runs of a size, or each run's `own`.
         eps: share of a run's drop that level `own` leaves; the paper's own calibration is `own` with 0.
         bootstrap: draws of the laws' intervals.
+        learning_rate: the rate that you would train with otherwise; the choice then says what it would cost.
 
     Returns:
         The choice with its verdict, reason and every pair's outlook.
@@ -108,6 +125,7 @@ def choose_ranks(
         None if ranks_me is None else available_ranks(ranks_me, "ranks_me"),
         None if ranks_llm is None else available_ranks(ranks_llm, "ranks_llm"),
         margin, rule, tuple(constraints), wanted,
+        None if learning_rate is None else one_rate(require_rate(learning_rate)),
     )  # fmt: skip
     _require_settings(question)
     require_eps(eps)
@@ -134,18 +152,18 @@ def calibrate(points: Points, question: Question) -> Calibration:
     """The posterior of all pairs that may be chosen; it depends on neither target size nor margin nor rule."""
     _require_settings(question)
     offer = _offer(points, question)
-    return read_calibration(points.table, offer.pairs(question), question.objective)
+    return read_calibration(points, offer.pairs(question), question.objective)
 
 
 def choose_with(calibration: Calibration, laws: FittedLaws, points: Points, question: Question) -> Choice:
     """As `choose_from`, where the posterior is at hand: other target sizes and margins take no time."""
     table, count = points.table, question.trainable_parameters
-    known = measured(table)
+    known = measured(points.runs)
     offer = _offer(points, question)
     allowed = offer.pairs(question)
     law_p, law_c_me, law_c_llm = laws.by_name.values()
-    curve = _curve(law_c_me, law_c_llm, offer.ranks_llm, question.target_samples)
-    balanced = _balanced(curve, offer.ranks_me, law_c_me, law_c_llm)
+    curve = _curve(law_c_me, law_c_llm, positive(offer.ranks_llm), question.target_samples)
+    balanced = _balanced(curve, positive(offer.ranks_me), law_c_me, law_c_llm)
     outlook = calibration.at(question.target_samples, allowed)
     scene = Scene(outlook, points, known, count, question.objective, curve, balanced)
     costs = [count(pair) for pair in allowed]
@@ -154,10 +172,14 @@ def choose_with(calibration: Calibration, laws: FittedLaws, points: Points, ques
     pick = _paper_pick(laws, curve, offer, question)
     printed = paper_reason(pick, law_p.law if law_p else "no law P", offer.objections(offer.demands, count))
     if question.rule == "paper":
+        require_one_rate(points)
         chosen, other = paper_answer(scene, pick, printed), (ours.pair, ours.verdict, ours.reason)
     else:
         chosen, other = ours, (pick.pair, "paper", printed)
     regret, bound = regret_of(outlook, chosen.pair)
+    rates = None
+    if calibration.rates is not None:
+        rates = rate_answer(calibration.rates, outlook, chosen.pair, question.reference, question.learning_rates)
     return Choice(
         **vars(chosen),
         rule=question.rule,
@@ -172,7 +194,8 @@ def choose_with(calibration: Calibration, laws: FittedLaws, points: Points, ques
         regret_bound=bound,
         rivals=rivals_of(scene, chosen.pair),
         other_rule=dict(zip(("pair", "verdict", "reason"), other, strict=True)),
-        warnings=warnings_of(calibration, outlook, chosen.pair, known),
+        warnings=(*warnings_of(calibration, outlook, chosen.pair, known), *(rates.notes if rates else ())),
+        rates=rates,
     )
 
 
@@ -195,20 +218,21 @@ class _Offer:
 
     def objections(self, constraints: Sequence[Constraint], count: CountParameters) -> dict[Pair, str]:
         """Pairs of available ranks that may not be chosen, and why."""
-        pairs = [(r_me, r_llm) for r_me in self.ranks_me for r_llm in self.ranks_llm]
+        pairs = [(r_me, r_llm) for r_me in self.ranks_me for r_llm in self.ranks_llm if r_me or r_llm]
         said = {pair: objection_of(pair, constraints, count) for pair in pairs}
         return {pair: objection for pair, objection in said.items() if objection is not None}
 
 
 def _offer(points: Points, question: Question) -> _Offer:
-    table = points.table
+    runs = points.runs
     demands = (*question.constraints, *([Diverged(points.diverged)] if points.diverged else []))
     named = question.ranks_me is not None or question.ranks_llm is not None
+    known = measured(runs).pairs
     return _Offer(
-        available_ranks(table["r_me"] if question.ranks_me is None else question.ranks_me, "ranks_me"),
-        available_ranks(table["r_llm"] if question.ranks_llm is None else question.ranks_llm, "ranks_llm"),
+        available_ranks(runs["r_me"] if question.ranks_me is None else question.ranks_me, "ranks_me"),
+        available_ranks(runs["r_llm"] if question.ranks_llm is None else question.ranks_llm, "ranks_llm"),
         demands,
-        demands if named else (*demands, MeasuredOnly(measured(table).pairs)),
+        (*demands, ZeroMeasured(known) if named else MeasuredOnly(known)),
     )
 
 
@@ -222,9 +246,10 @@ def _require_settings(question: Question) -> None:
 
 def _paper_pick(laws: FittedLaws, curve: Sequence[BalancePoint], offer: _Offer, question: Question) -> PaperPick:
     law_p, *_ = laws.by_name.values()
-    allowed = allowed_pairs(offer.ranks_me, offer.ranks_llm, offer.demands, question.trainable_parameters)
+    ranks_me, ranks_llm = positive(offer.ranks_me), positive(offer.ranks_llm)
+    allowed = allowed_pairs(ranks_me, ranks_llm, offer.demands, question.trainable_parameters)
     missing = "; ".join(laws.missing) or None
-    return algorithm_1(law_p, curve, offer.ranks_me, question.target_samples, question.reference, allowed, missing)
+    return algorithm_1(law_p, curve, ranks_me, question.target_samples, question.reference, allowed, missing)
 
 
 def _curve(

@@ -43,6 +43,10 @@ def _anything(values: Values) -> NDArray[np.bool_]:
     return np.ones(len(values), dtype=np.bool_)
 
 
+def _peak(values: Values) -> NDArray[np.bool_]:
+    return np.asarray(np.isnan(values) | ((values > 0) & np.isfinite(values)))
+
+
 RANK = Kind(_rank, "a whole rank of 0 or more")
 MEASUREMENT = Kind(_anything, "a number, NaN where the run diverged or nothing was measured")
 KINDS: Mapping[str, Kind] = {
@@ -54,6 +58,8 @@ KINDS: Mapping[str, Kind] = {
     "seed": Kind(_whole, "a whole number; a table without seeds has no such column"),
     "lr": Kind(_rate, "a finite learning rate of 0 or more, or nothing where it is unknown"),
 }
+PEAK = Kind(_peak, "a finite learning rate above 0, or nothing where it is unknown")
+PEAKS = ("peak_lr", "peak_lr_me", "peak_lr_llm")
 WHOLE = ("r_me", "r_llm", "step", "seed")
 
 
@@ -67,7 +73,7 @@ def as_numbers(metrics: pd.DataFrame, measured: str) -> pd.DataFrame:
     Raises:
         ValueError: a cell holds something else; the message names the column, the row (from 1) and the remedy.
     """
-    kinds = {**KINDS, measured: MEASUREMENT}
+    kinds = {**KINDS, **dict.fromkeys(PEAKS, PEAK), measured: MEASUREMENT}
     numbers = {name: _column(metrics[name], kind) for name, kind in kinds.items() if name in metrics.columns}
     return metrics.assign(**numbers)
 

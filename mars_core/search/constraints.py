@@ -105,6 +105,17 @@ class MeasuredOnly:
         return None if pair in self.pairs else "no calibration run (name the available ranks to allow it)"
 
 
+@dataclass(frozen=True)
+class ZeroMeasured:
+    """No pair with a module at rank 0 that calibration has not run: no law reaches it from other ranks."""
+
+    pairs: frozenset[Pair]
+
+    def objection(self, pair: Pair, count: CountParameters) -> str | None:
+        """Why the pair is not allowed, None if it is."""
+        return "rank 0 and no calibration run" if 0 in pair and pair not in self.pairs else None
+
+
 def counter(trainable_parameters: Mapping[Pair, int] | CountParameters) -> CountParameters:
     """Trainable parameters as a function of a pair, from a function or from a table of pairs; checked at each call."""
     count = trainable_parameters if callable(trainable_parameters) else _look_up(trainable_parameters)
@@ -150,7 +161,7 @@ def allowed_pairs(
     Raises:
         NoPairLeft: the constraints leave none; the message names the cheapest pair and what speaks against it.
     """
-    pairs = [(r_me, r_llm) for r_me in sorted(set(ranks_me)) for r_llm in sorted(set(ranks_llm))]
+    pairs = [(r_me, r_llm) for r_me in sorted(set(ranks_me)) for r_llm in sorted(set(ranks_llm)) if r_me or r_llm]
     allowed = [pair for pair in pairs if objection_of(pair, constraints, count) is None]
     if not allowed:
         cheapest = min(pairs, key=lambda pair: count(pair))

@@ -10,17 +10,22 @@ import pandas as pd
 
 from mars_core.ranks import Pair
 
+LOG_RATES = ("log_me", "log_llm")  # columns of log peak learning rates, where runs differ in them
 RankRange = tuple[int, int] | None
 
 
 def best_observed(observed: pd.DataFrame, allowed: Collection[Pair]) -> Pair | None:
-    """The allowed pair with the lowest mean loss over runs at the largest size that one reached; None if none."""
+    """The allowed pair with the lowest mean loss over runs at the largest size that one reached; None if none.
+
+    Runs of a pair at several learning rates are no repeats of each other: the pair has the mean of its best rate.
+    """
     usable = observed[[pair in allowed for pair in pairs_of(observed)]]
     if usable.empty:
         return None
     largest = usable[usable["D"] == usable["D"].max()]
-    means = largest.groupby(["r_me", "r_llm"])["loss"].mean()
-    r_me, r_llm = means.index[int(np.argmin(means.to_numpy()))]
+    rates = [name for name in LOG_RATES if name in largest.columns]
+    means = largest.groupby(["r_me", "r_llm", *rates])["loss"].mean()
+    r_me, r_llm, *_ = means.index[int(np.argmin(means.to_numpy()))]
     return int(r_me), int(r_llm)
 
 

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
+from mars_core.fitting.learning_rate import RateFit
 from mars_core.ranks import Pair
 from mars_core.search.objective import Objective
+from mars_core.search.points import Points
 from mars_core.surface import Curves, Level, Surface, fit_level, fit_surface, read_curves, without_differences
 
 Floats = NDArray[np.float64]
@@ -56,12 +57,14 @@ class Outlook:
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """The posterior before a target is named: differences between pairs, and the level that they share."""
+    """The posterior before a target is named: differences between pairs at their best learning rates, the level that
+    they share, and the learning-rate law (None where all runs have one rate)."""
 
     curves: Curves
     surface: Surface
     level: Level
     objective: Objective
+    rates: RateFit | None = None
 
     def at(self, D_target: float, allowed: Sequence[Pair]) -> Outlook:
         """Draws at a size in unique samples, of the pairs that may be chosen."""
@@ -74,18 +77,19 @@ class Calibration:
         return Outlook(tuple(allowed), value[:, kept], quantity[:, kept], float(D_target), self.curves.largest)
 
 
-def read_calibration(table: pd.DataFrame, pairs: Sequence[Pair], objective: Objective, seed: int = 0) -> Calibration:
+def read_calibration(points: Points, pairs: Sequence[Pair], objective: Objective, seed: int = 0) -> Calibration:
     """Fit the posterior to points.
 
     Args:
-        table: see `mars_core.search.points`.
+        points: all runs.
         pairs: all pairs to be compared; measured pairs that are not among them inform all the same.
         objective: what is minimised.
         seed: of the draws.
     """
-    curves = read_curves(table, level=objective.level(table["value"].to_numpy(dtype=np.float64)))
+    level = objective.level(points.runs["value"].to_numpy(dtype=np.float64))
+    curves = read_curves(points.runs, level=level, rates=points.rates)
     everything = [*pairs, *(pair for pair in curves.pairs if pair not in pairs)]
     surface = fit_surface(curves, everything, seed)
     common = without_differences(curves, surface)
-    level = fit_level(curves, objective.log_quantity(common), len(surface.beta), seed)
-    return Calibration(curves, surface, level, objective)
+    shared = fit_level(curves, objective.log_quantity(common), len(surface.beta), seed)
+    return Calibration(curves, surface, shared, objective, points.rates)

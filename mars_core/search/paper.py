@@ -14,6 +14,7 @@ import numpy as np
 from mars_core.fitting import LawFit
 from mars_core.ranks import Pair
 from mars_core.search.balance import BalancePoint
+from mars_core.search.points import Points
 from mars_core.search.ranks import nearest_or_clamped
 
 
@@ -80,3 +81,12 @@ def algorithm_1(
 def _loss(law_p: LawFit, pair: Pair, D: float) -> float:
     X = {"r_me": np.array([float(pair[0])]), "r_llm": np.array([float(pair[1])]), "D": np.array([float(D)])}
     return float(law_p.predict(X)[0])
+
+
+def require_one_rate(points: Points) -> None:
+    """ValueError where runs have several learning rates: the paper has one, and every run trained with it."""
+    if points.rates is not None:
+        raise ValueError(
+            "rule='paper' is for runs of one learning rate, as in the paper, and these have several: give it the runs "
+            "of one of them, or take rule='mars'"
+        )

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from mars_core.fitting.learning_rate import RateFit, axes_of, fit_learning_rates, log_rates
 from mars_core.ranks import Pair
 from mars_core.search.columns import as_numbers
 from mars_core.search.objective import Objective
+from mars_core.search.observed import LOG_RATES
 
 KEYS = ["r_me", "r_llm", "step", "unique_samples", "val_loss"]
 LARGEST_LOSS = 100.0  # nats per answer token; even a uniform guess among a million tokens costs 14
@@ -21,23 +23,29 @@ SMALLEST_SHARE_OF_POSITIVE = 0.5  # a metric of 0 has no logarithm: it counts as
 class Points:
     """What was measured.
 
-    table: columns r_me, r_llm, seed, run_id, step, D (unique samples), val_loss (nats per answer token), loss (the
-    objective's quantity), value (an excess is a difference of values), and lr where it is known. diverged: pairs with a
-    run that has no finite value, in words. notes: what was left out or changed.
+    runs: columns r_me, r_llm, seed, run_id, step, D (unique samples), val_loss (nats per answer token), loss (the
+    objective's quantity), value (an excess is a difference of values), lr where it is known, and where runs differ in
+    their peak learning rate log_me and log_llm, its logarithms. table: what the power laws read of it: pairs of
+    positive ranks, and of each pair and seed the run nearest its best rate, brought to that rate. diverged: pairs with
+    a run that has no finite value (at all of their rates), in words. notes: what was left out or changed. rates: the
+    fitted learning-rate law, None where all runs have one rate.
     """
 
+    runs: pd.DataFrame
     table: pd.DataFrame
     diverged: Mapping[Pair, str]
     notes: tuple[str, ...]
+    rates: RateFit | None = None
 
 
 def read_points(metrics: pd.DataFrame, objective: Objective) -> Points:
     """Read and check a table of runs.
 
     Args:
-        metrics: columns r_me, r_llm, step, unique_samples, val_loss and the objective's; optional: seed, run_id, lr.
-            One row per run and step. Without run_id a run is a pair and a seed; without seeds, rows of a pair that
-            repeat every step are runs of their own.
+        metrics: columns r_me, r_llm, step, unique_samples, val_loss and the objective's; optional: seed, run_id, lr,
+            and the peak learning rate of a run as peak_lr, or peak_lr_me and peak_lr_llm. One row per run and step.
+            Without run_id a run is a pair, a seed and a rate; without seeds, rows of a pair that repeat every step are
+            runs of their own.
         objective: what is minimised.
 
     Raises:
@@ -48,18 +56,15 @@ def read_points(metrics: pd.DataFrame, objective: Objective) -> Points:
     metrics = as_numbers(metrics, objective.column)
     _require_positive(metrics)
     rows = metrics.rename(columns={"unique_samples": "D"}).assign(loss=metrics[objective.column].astype(float))
-    rows = _with_runs(rows)
-    kept = rows[(rows["r_me"] > 0) & (rows["r_llm"] > 0)]
-    notes = _rank_zero_note(rows)
+    kept = _with_runs(_with_rates(rows))
+    notes: list[str] = []
     unmeasured = kept["loss"].isna() if objective.column != "val_loss" else pd.Series(False, index=kept.index)
     if unmeasured.any():
         notes.append(
             f"{objective.quantity} has no value at {int(unmeasured.sum())} of {len(kept)} checkpoints: left out"
         )
-    kept = kept[~unmeasured]
-    diverged = _diverged(kept)
-    kept = kept[[pair not in diverged for pair in _pairs(kept)]]
-    if kept.empty:
+    kept, diverged, lost = _without_diverged(kept[~unmeasured])
+    if not ((kept["r_me"] > 0) & (kept["r_llm"] > 0)).any():
         raise ValueError(
             "no run is left to choose from: every row has rank 0, or its run has no finite "
             f"{objective.column}; give runs of pairs of positive ranks"
@@ -68,11 +73,63 @@ def read_points(metrics: pd.DataFrame, objective: Objective) -> Points:
     _require_losses(kept, objective)
     kept, zero_note = _positive(kept, objective)
     columns = ["r_me", "r_llm", "seed", "run_id", "step", "D", "val_loss", "loss"]
-    columns += ["lr"] * ("lr" in kept.columns)
-    table = kept[columns].sort_values(["run_id", "step"]).reset_index(drop=True)
-    table = table.groupby(["run_id", "D"], sort=False).tail(1).reset_index(drop=True)  # past an epoch, the last one
-    table["value"] = objective.value(table["loss"].to_numpy(dtype=np.float64))
-    return Points(table, diverged, (*notes, *zero_note))
+    columns += [name for name in ("lr", *LOG_RATES) if name in kept.columns]
+    runs = kept[columns].sort_values(["run_id", "step"]).reset_index(drop=True)
+    runs = runs.groupby(["run_id", "D"], sort=False).tail(1).reset_index(drop=True)  # past an epoch, the last one
+    runs["value"] = objective.value(runs["loss"].to_numpy(dtype=np.float64))
+    rates = _fit_rates(runs, objective)
+    table = runs if rates is None else _at_best_rates(runs, rates, objective)
+    table = table[(table["r_me"] > 0) & (table["r_llm"] > 0)].reset_index(drop=True)
+    return Points(runs, table, diverged, (*notes, *lost, *zero_note), rates)
+
+
+def _with_rates(rows: pd.DataFrame) -> pd.DataFrame:
+    """The table with log peak rates as log_me and log_llm, where all are known and runs differ in them."""
+    named = [name for name in ("peak_lr_me", "peak_lr_llm") if name in rows.columns]
+    if not named and "peak_lr" in rows.columns:
+        rows = rows.assign(peak_lr_me=rows["peak_lr"], peak_lr_llm=rows["peak_lr"])
+    elif len(named) == 1:
+        raise ValueError(
+            f"metrics: {named[0]} stands alone, expected peak_lr_me and peak_lr_llm, or peak_lr where both modules "
+            "have one rate"
+        )
+    elif not named:
+        return rows
+    peaks = rows[["peak_lr_me", "peak_lr_llm"]].astype(np.float64)
+    if peaks.isna().all(axis=None):
+        return rows
+    if peaks.isna().any(axis=None):
+        raise ValueError(
+            f"metrics: the peak learning rate is missing in {int(peaks.isna().any(axis=1).sum())} of {len(rows)} rows: "
+            "give it for every run, or leave the column out"
+        )
+    me, llm = np.log(peaks.to_numpy()).T
+    log_me = np.where(rows["r_me"] > 0, me, llm)  # without an adapter a rate is no rate
+    log_llm = np.where(rows["r_llm"] > 0, llm, me)
+    if not axes_of(log_me, log_llm, _pairs(rows)):
+        return rows
+    return rows.assign(log_me=log_me, log_llm=log_llm)
+
+
+def _fit_rates(runs: pd.DataFrame, objective: Objective) -> RateFit | None:
+    if "log_llm" not in runs.columns:
+        return None
+    ends = runs[runs["step"] == runs.groupby("run_id")["step"].transform("max")]
+    return fit_learning_rates(ends, objective.level(runs["value"].to_numpy(dtype=np.float64)))
+
+
+def _at_best_rates(runs: pd.DataFrame, fit: RateFit, objective: Objective) -> pd.DataFrame:
+    """Of each pair, seed and size the run that is nearest the best rate, less what it pays for not being there."""
+    end = runs.groupby("run_id")["D"].transform("max")
+    paid = fit.law.penalty(fit.phi, log_rates(runs, fit.law.axes), _pairs(runs), end.to_numpy(dtype=np.float64))
+    rows = runs.assign(value=runs["value"] - paid)
+    cells = [runs[name] for name in ("r_me", "r_llm", "seed")]
+    least = pd.Series(paid, runs.index).groupby([*cells, end]).transform("min")
+    rows = rows[paid <= least]
+    first = rows.groupby(["r_me", "r_llm", "seed", end[rows.index]])["run_id"].transform("first")
+    rows = rows[rows["run_id"] == first].drop(columns=list(LOG_RATES))
+    rows["loss"] = objective.quantity_of(rows["value"].to_numpy(dtype=np.float64))
+    return rows[rows["loss"] > 0].reset_index(drop=True)
 
 
 def _require_columns(metrics: pd.DataFrame, objective: Objective) -> None:
@@ -86,7 +143,7 @@ def _require_columns(metrics: pd.DataFrame, objective: Objective) -> None:
     if missing:
         raise ValueError(
             f"metrics: missing column(s) {', '.join(missing)}, got {', '.join(map(str, metrics.columns))}; expected "
-            f"{', '.join(needed)}, and where they are known seed, run_id and lr; one row per run and step"
+            f"{', '.join(needed)}, and where they are known seed, run_id, lr and peak_lr; one row per run and step"
         )
     if metrics.empty:
         raise ValueError("metrics has no rows: calibrate first, or check the filter that made the table")
@@ -105,7 +162,8 @@ def _with_runs(rows: pd.DataFrame) -> pd.DataFrame:
     if named:
         return rows.assign(run_id=rows["run_id"].astype(str))
     parts = [rows[name].astype(int).astype(str) for name in ("r_me", "r_llm", "seed")]
-    return rows.assign(run_id=parts[0] + "-" + parts[1] + "-" + parts[2])
+    parts += [rows[name].map("{:.9g}".format) for name in LOG_RATES if name in rows.columns]
+    return rows.assign(run_id=["-".join(names) for names in zip(*parts, strict=True)])
 
 
 def _names_runs(rows: pd.DataFrame) -> bool:
@@ -120,10 +178,10 @@ def _names_runs(rows: pd.DataFrame) -> bool:
 
 def _numbered(rows: pd.DataFrame) -> pd.Series:
     """Rows of a pair that repeat a step, numbered as runs; only rows that are surely no copies of one run."""
-    checkpoint = ["r_me", "r_llm", "step"]
+    checkpoint = ["r_me", "r_llm", *(name for name in LOG_RATES if name in rows.columns), "step"]
     _refuse_as_runs(rows, rows.duplicated([*checkpoint, "D", "val_loss", "loss"]) & rows["loss"].notna(), "are copies")
     repeats = rows.groupby(checkpoint)["step"].transform("size")
-    most = repeats.groupby([rows["r_me"], rows["r_llm"]]).transform("max")
+    most = repeats.groupby([rows[name] for name in checkpoint[:-1]]).transform("max")
     _refuse_as_runs(rows, repeats < most, "lack a run that other steps of their pair have")
     return rows.groupby(checkpoint).cumcount()
 
@@ -162,19 +220,21 @@ def _require_single_steps(rows: pd.DataFrame) -> None:
         )
 
 
-def _rank_zero_note(rows: pd.DataFrame) -> list[str]:
-    zero = int(((rows["r_me"] <= 0) | (rows["r_llm"] <= 0)).sum())
-    if not zero:
-        return []
-    return [f"{zero} rows of runs with a module at rank 0 take no part: a power of the rank has no value there"]
-
-
-def _diverged(rows: pd.DataFrame) -> dict[Pair, str]:
-    bad = rows[~np.isfinite(rows["loss"].to_numpy(dtype=np.float64))]
-    pairs = _pairs(bad)
-    steps = bad["step"].to_numpy()
-    first = {pair: min(int(s) for p, s in zip(pairs, steps, strict=True) if p == pair) for pair in set(pairs)}
-    return {pair: f"no finite value from step {step}" for pair, step in first.items()}
+def _without_diverged(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[Pair, str], list[str]]:
+    """The table without runs that diverged and their repeats; pairs of which nothing is left, in words; a note on rates
+    at which a pair diverged while it did not at others."""
+    cell = [name for name in ("r_me", "r_llm", *LOG_RATES) if name in rows.columns]
+    bad = ~np.isfinite(rows["loss"].to_numpy(dtype=np.float64))
+    lost = pd.Series(bad, rows.index).groupby([rows[name] for name in cell]).transform("any")
+    kept = rows[~lost]
+    left, first = set(_pairs(kept)), rows[bad].groupby(["r_me", "r_llm"])["step"].min()
+    words = {(int(a), int(b)): f"no finite value from step {int(step)}" for (a, b), step in first.items()}
+    gone = {pair: said for pair, said in words.items() if pair not in left}
+    cells = rows[lost & pd.Series([pair in left for pair in _pairs(rows)], rows.index)].drop_duplicates(cell)
+    named = ", ".join(
+        f"{pair} at {np.exp(rate):.2g}" for pair, rate in zip(_pairs(cells), cells.get("log_llm", ()), strict=False)
+    )
+    return kept, gone, [f"runs that diverged at a learning rate are left out: {named}"] if named else []
 
 
 def _positive(rows: pd.DataFrame, objective: Objective) -> tuple[pd.DataFrame, list[str]]:

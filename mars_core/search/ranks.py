@@ -26,3 +26,8 @@ def nearest_or_clamped(rank: float, available: Sequence[int]) -> tuple[int, str]
     nearest = min(ranks, key=lambda candidate: abs(candidate - rank))
     outside = rank < ranks[0] * (1 - SAME) or rank > ranks[-1] * (1 + SAME)
     return nearest, "clamped" if outside else "nearest"
+
+
+def positive(ranks: Sequence[int]) -> tuple[int, ...]:
+    """Ranks that a power law reaches."""
+    return tuple(rank for rank in ranks if rank > 0)

@@ -50,14 +50,23 @@ def require_eps(eps: object) -> None:
         raise ValueError(f"eps must lie in [0, 1), got {eps!r}: it is the share of a run's drop, 0 in the paper.")
 
 
+def require_rate(learning_rate: object) -> float:
+    """The learning rate; ValueError unless it is finite and positive."""
+    if not as_float(learning_rate) > 0:
+        raise ValueError(
+            f"learning_rate must be finite and above 0, got {learning_rate!r}: give a peak rate such as 2e-4."
+        )
+    return as_float(learning_rate)
+
+
 def available_ranks(ranks: object, name: str) -> tuple[int, ...]:
-    """Ranks that a caller offers, sorted, each once; ValueError unless they are whole and positive."""
+    """Ranks that a caller offers, sorted, each once; ValueError unless whole, 0 or more, and one above 0."""
     if isinstance(ranks, (str, bytes)) or not isinstance(ranks, Iterable):
         raise ValueError(f"{name} must be a sequence of ranks such as (8, 16, 32), got {ranks!r}.")
     given = tuple(ranks)
     found = tuple(sorted({as_rank(rank) for rank in given}))
-    if not found or found[0] < 1:
-        raise ValueError(f"{name} must be whole and at least one positive rank, got {given}: rank 0 has no power law.")
+    if not any(found) or any(as_rank(rank) == 0 and as_float(rank) != 0 for rank in given):
+        raise ValueError(f"{name} must be whole ranks of 0 or more and at least one above 0, got {given}.")
     return found
 
 

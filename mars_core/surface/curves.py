@@ -22,8 +22,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mars_core.fitting.learning_rate import RateFit
 from mars_core.ranks import Pair
 from mars_core.surface.common import Common, common_effects
+from mars_core.surface.rates import RateEffect, at_best_rates, rate_effect
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -41,7 +43,8 @@ class Curves:
 
     value, size, seen, heat: see the module's table. run, pair: index of the row's run and pair, (n_rows,). common:
     what the row shares with others. pairs: rank pairs. seeds: seed of each run. level: what noise is a share of.
-    largest: largest dataset size measured, samples. annealed: whether the learning rates are known and fall.
+    largest: largest dataset size measured, samples. annealed: whether the learning rates are known and fall. rates:
+    where runs differ in their peak rate, what that does to them; the values are those at each pair's best rate.
     """
 
     value: Floats
@@ -56,28 +59,46 @@ class Curves:
     level: float
     largest: float
     annealed: bool
+    rates: RateEffect | None = None
 
     @property
     def n_runs(self) -> int:
         """Number of runs."""
         return len(self.seeds)
 
+    @property
+    def near(self) -> NDArray[np.bool_]:
+        """Whether a run is near the best rate of its pair, (n_runs,); all are where they have one rate."""
+        return np.ones(self.n_runs, dtype=np.bool_) if self.rates is None else self.rates.near
 
-def read_curves(points: pd.DataFrame, pairs: Collection[Pair] | None = None, *, level: float | None = None) -> Curves:
+
+def read_curves(
+    points: pd.DataFrame,
+    pairs: Collection[Pair] | None = None,
+    *,
+    level: float | None = None,
+    rates: RateFit | None = None,
+) -> Curves:
     """Take the checkpoints that count from a table of runs.
 
     Args:
-        points: columns r_me, r_llm, step, D, value, seed, run_id; optional: lr. One row per run and step.
+        points: columns r_me, r_llm, step, D, value, seed, run_id; optional: lr; where runs differ in their peak rate
+            log_me and log_llm, its logarithms. One row per run and step.
         pairs: rank pairs to keep; None keeps all.
         level: what noise is a share of; None takes the median value, as is right for a loss.
+        rates: the fitted learning-rate law, None where all runs have one rate.
     """
     rows = points.sort_values(["run_id", "step"], kind="stable").reset_index(drop=True)
     if pairs is not None:
         keep = [pair in pairs for pair in zip(rows["r_me"], rows["r_llm"], strict=True)]
         rows = rows[keep].reset_index(drop=True)
+    if level is None:
+        level = max(float(np.median(np.abs(rows["value"]))), 1e-9)
     knows_rates = "lr" in rows.columns and bool(rows["lr"].notna().all() and (rows["lr"] >= 0).all())
     pieces = [_effective(run, knows_rates) for _, run in rows.groupby("run_id", sort=True)]
     table = pd.concat(pieces, ignore_index=True)
+    if rates is not None:
+        table = at_best_rates(table, rates, level)
     largest = float(table["size"].max())
     annealed = bool(table["heat"].min() < 0.5 * table["heat"].max())
     window = WINDOW if annealed else WINDOW_AT_CONSTANT_RATE
@@ -94,19 +115,25 @@ def read_curves(points: pd.DataFrame, pairs: Collection[Pair] | None = None, *, 
         run=run_of,
         pair=pair_of,
         common=common,
-        level=max(float(np.median(np.abs(table["value"]))), 1e-9) if level is None else level,
+        level=level,
         pairs=tuple(pair_labels),
         seeds=tuple(seed for _, seed in run_labels),
         largest=largest,
         annealed=annealed,
+        rates=None if rates is None else rate_effect(table, rates, run_of),
     )
 
 
 def _moments(table: pd.DataFrame, knows_rates: bool) -> list[str]:
-    """Step and schedule of each row: runs are alike at a step where they are at the same learning rate; where none is
-    known, runs that were made for several sizes are alike where they have the same length."""
+    """Step and schedule of each row.
+
+    Runs are alike at a step where they are at the same learning rate, or at the same share of peak rates that differ;
+    where none is known, runs that were made for several sizes are alike where they have the same length.
+    """
     schedules: list[str] = [""] * len(table)
-    if knows_rates:
+    if knows_rates and "log_llm" in table.columns:
+        schedules = [f"{heat:.4f}" for heat in table["heat"]]
+    elif knows_rates:
         schedules = [f"{rate:.6g}" for rate in table["lr"]]
     elif table.groupby(["r_me", "r_llm", "seed"])["end"].nunique().max() > 1:
         schedules = [str(end) for end in table["end"]]

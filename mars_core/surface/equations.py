@@ -32,6 +32,9 @@ from mars_core.surface.noise import Scatter, whitened
 KNOTS = (0.0, float(np.log(1.5)), float(np.log(3.0)), float(np.log(6.0)))
 
 
+LEAST_DOUBT = 0.1  # of a checkpoint's scatter: what a run may be off by and still be taken as it is
+
+
 @dataclass(frozen=True, eq=False)
 class Equations:
     """Sufficient statistics; runs enter by the eigenvectors of their own information.
@@ -101,15 +104,14 @@ def designs(curves: Curves, beta: float, n_pairs: int, place: dict[int, int]) ->
 
 def build_equations(curves: Curves, scatter: Scatter, common: Floats, own: Floats, level: Floats) -> Equations:
     """Whiten, take the common effects off, and turn the run levels into their eigenvectors."""
-    doubtful = np.flatnonzero(curves.common.doubt)
-    n_common, n_own = common.shape[1] + len(doubtful), own.shape[1]
-    doubts = np.eye(len(curves.value))[:, doubtful]
-    stacked = np.column_stack([common, doubts, own, level, curves.value])
+    guessed, mean, sd = _guessed(curves, level, scatter)
+    n_common, n_own = common.shape[1] + len(sd), own.shape[1]
+    stacked = np.column_stack([common, guessed, own, level, curves.value])
     white, half_determinant = whitened(curves, scatter, stacked)
-    # A doubt is an effect of one row with a known standard deviation: one more equation says that it is about 0.
-    known = np.zeros((len(doubtful), stacked.shape[1]))
-    sd = curves.level * curves.common.doubt[doubtful]
-    known[np.arange(len(doubtful)), common.shape[1] + np.arange(len(doubtful))] = 1.0 / sd
+    # One more equation for each says what was known of it beforehand.
+    known = np.zeros((len(sd), stacked.shape[1]))
+    known[np.arange(len(sd)), common.shape[1] + np.arange(len(sd))] = 1.0 / sd
+    known[:, -1] = mean / sd
     white, half_determinant = np.vstack([white, known]), half_determinant + float(np.sum(np.log(sd)))
     Q, R = np.linalg.qr(white[:, :n_common])
     rest = white[:, n_common:] - Q @ (Q.T @ white[:, n_common:])
@@ -124,3 +126,20 @@ def build_equations(curves: Curves, scatter: Scatter, common: Floats, own: Float
         run_score=vectors.T @ (U.T @ y),
         constant=-half_determinant - 0.5 * float(y @ y),
     )
+
+
+def _guessed(curves: Curves, level: Floats, scatter: Scatter) -> tuple[Floats, Floats, Floats]:
+    """Effects of which mean and standard deviation are known: columns (n_rows, n), means and deviations (n,).
+
+    Doubts about a row's common effect; where runs differ in their rate, the coefficients of the learning-rate law, and
+    what that law misses of each run.
+    """
+    doubtful = np.flatnonzero(curves.common.doubt)
+    columns = [np.eye(len(curves.value))[:, doubtful]]
+    mean, sd = [np.zeros(len(doubtful))], [curves.level * curves.common.doubt[doubtful]]
+    if (rates := curves.rates) is not None:
+        missed = np.flatnonzero(rates.doubt > LEAST_DOUBT * scatter.sigma)
+        columns += [rates.columns, level[:, missed]]
+        mean += [rates.mean, np.zeros(len(missed))]
+        sd += [rates.sd, rates.doubt[missed]]
+    return np.column_stack(columns), np.concatenate(mean), np.concatenate(sd)

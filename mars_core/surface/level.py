@@ -79,8 +79,10 @@ def fit_level(curves: Curves, log_quantity: Floats, n_draws: int, seed: int = 0)
 
 
 def _mean_curve(curves: Curves, log_quantity: Floats) -> tuple[Floats, Floats, Floats, Floats]:
-    """Mean over the runs at each distinct size, with log size, log samples seen and heat, sorted by size."""
-    keys = np.round(np.column_stack([np.log(curves.size), np.log(curves.seen), curves.heat]), 9)
+    """Mean of the runs near their best rate at each size, with log size, log samples seen and heat, sorted by size."""
+    near = curves.near[curves.run]
+    log_quantity = log_quantity[near]
+    keys = np.round(np.column_stack([np.log(curves.size), np.log(curves.seen), curves.heat])[near], 9)
     distinct, of_row = np.unique(keys, axis=0, return_inverse=True)
     of_row = of_row.reshape(-1)
     mean = np.bincount(of_row, weights=log_quantity) / np.bincount(of_row)

@@ -12,12 +12,12 @@ little, so sigma is pulled towards a usual value by a prior of a few degrees of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
 
-from mars_core.surface.common import common_columns
+from mars_core.surface.common import Common, common_columns
 from mars_core.surface.curves import Curves, Floats
 
 PHIS = (0.0, 0.3, 0.6, 0.8)
@@ -50,12 +50,13 @@ def estimate_scatter(curves: Curves) -> Scatter:
 def _no_scatter(curves: Curves) -> Floats:
     """Columns of all effects that are no scatter, (n_rows, n_effects)."""
     common, level = common_columns(curves.common, curves.size, curves.heat), np.eye(curves.n_runs)[curves.run]
-    ranks = np.log(np.array(curves.pairs, dtype=np.float64))
-    x, y = (ranks - ranks.mean(axis=0)).T
-    n_me, n_llm = (len(np.unique(own)) for own in (x, y))
+    ranks = np.array(curves.pairs, dtype=np.float64).T
+    x, y = (_centred_log(own) for own in ranks)
+    n_me, n_llm = (len(np.unique(own[own > 0])) for own in ranks)
     forms = [
         x,
         y,
+        *((own == 0).astype(np.float64) for own in ranks if (own == 0).any()),
         *([x**2] if n_me > 2 else []),
         *([y**2] if n_llm > 2 else []),
         *([x * y] if n_me + n_llm > 4 else []),
@@ -63,6 +64,12 @@ def _no_scatter(curves: Curves) -> Floats:
     checkpoint = np.unique(np.round(curves.size, 9), return_inverse=True)[1].reshape(-1)
     at = np.eye(int(checkpoint.max()) + 1)[checkpoint]
     return np.column_stack([common, level, *(at * form[curves.pair, None] for form in forms)])
+
+
+def _centred_log(ranks: Floats) -> Floats:
+    """Log ranks less their mean; 0 for rank 0, whose effect is a column of its own."""
+    logs = np.log(np.maximum(ranks, 1.0))
+    return np.where(ranks > 0, logs - (logs[ranks > 0].mean() if (ranks > 0).any() else 0.0), 0.0)
 
 
 def whitened(curves: Curves, scatter: Scatter, columns: Floats) -> tuple[Floats, float]:
@@ -85,7 +92,8 @@ def whitened(curves: Curves, scatter: Scatter, columns: Floats) -> tuple[Floats,
 
 def spread_of_runs(curves: Curves) -> float:
     """Standard deviation of the mean deviation of runs of one pair, what all runs of a seed share taken off; 0 where no
-    pair has two runs."""
+    pair has two runs near its best rate."""
+    curves = _near(curves)
     # Runs that were made for several sizes are compared with those of their own size.
     end = np.array([np.round(curves.seen[curves.run == run].max(), 6) for run in range(curves.n_runs)])[curves.run]
     _, alike = np.unique(np.column_stack([curves.pair, end]), axis=0, return_inverse=True)
@@ -97,6 +105,18 @@ def spread_of_runs(curves: Curves) -> float:
     averaged = np.eye(curves.n_runs)[curves.run].T @ design / runs[:, None]
     freedom = curves.n_runs - int(np.linalg.matrix_rank(averaged))
     return float(np.sqrt(np.sum(means**2) / freedom)) if freedom > 0 else 0.0
+
+
+def _near(curves: Curves) -> Curves:
+    """The runs near the best rate of their pair."""
+    if curves.near.all():
+        return curves
+    rows = curves.near[curves.run]
+    run = np.unique(curves.run[rows], return_inverse=True)[1].reshape(-1)
+    common = Common(curves.common.effect[rows], curves.common.doubt[rows])
+    kept = {name: getattr(curves, name)[rows] for name in ("value", "size", "seen", "heat", "pair")}
+    seeds = tuple(seed for seed, near in zip(curves.seeds, curves.near, strict=True) if near)
+    return replace(curves, **kept, run=run, common=common, seeds=seeds, rates=None)
 
 
 def _restricted(curves: Curves, design: Floats, unit: Scatter, usual: float) -> tuple[float, float]:

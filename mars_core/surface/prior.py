@@ -9,6 +9,9 @@
 An effect is a main effect of each module and what they do only together. `drift` is how far differences move over the
 last third of a run beside the law, `early` how far they moved before. Amplitudes are log-uniform over four orders of
 magnitude: most of that range is no effect at all, so an effect has to show in the data before it is believed.
+
+A module of rank 0 has no adapter. How far it is from ranks of 1 and more no power of the rank says: it has an effect of
+its own, so wide (`APART`) that the measurements alone decide it.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from mars_core.ranks import Pair
 from mars_core.surface.curves import Floats
 
 JITTER = 1e-6
+APART = (0.5, 0.2)  # standard deviations of the effect of no adapter: what stays, and what goes with data
 OWN = 0.02  # largest offset of a single pair that its ranks do not explain
 SMALLEST = 2e-5  # amplitude that is as good as none; its distance from 0.1% is the prior weight of no effect
 
@@ -59,18 +63,28 @@ def bounds(sigma: float, spread: float = 0.0) -> Bounds:
 @dataclass(frozen=True, eq=False)
 class Distances:
     """What the kernels are made of, per module: `lines`, products of standardised log ranks, and `squares`, squared
-    differences of log ranks; (2, n_pairs, n_pairs) each, vision encoder first."""
+    differences of log ranks; (2, n_pairs, n_pairs) each, vision encoder first. Rank 0 lies on no line and infinitely
+    far from all others. apart: how many modules have rank 0 in both pairs, (n_pairs, n_pairs)."""
 
     lines: Floats
     squares: Floats
+    apart: Floats
 
 
 def distances(pairs: Sequence[Pair], measured: Sequence[Pair]) -> Distances:
     """Distances between pairs; the measured ones set what a rank is compared with."""
-    rho, known = np.log(np.array(pairs, dtype=np.float64)).T, np.log(np.array(measured, dtype=np.float64)).T
-    levels = [np.unique(ranks) for ranks in known]
-    line = np.stack([(own - at.mean()) / (at.std() or 1.0) for own, at in zip(rho, levels, strict=True)])
-    return Distances(line[:, :, None] * line[:, None, :], (rho[:, :, None] - rho[:, None, :]) ** 2)
+    ranks = np.array(pairs, dtype=np.float64).T
+    zero, rho = ranks == 0, np.log(np.maximum(ranks, 1.0))
+    levels = [np.log(np.unique(own[own > 0])) for own in np.array(measured, dtype=np.float64).T]
+    line = np.stack([_standardised(own, at) for own, at in zip(rho, levels, strict=True)])
+    line = np.where(zero, 0.0, line)
+    squares = (rho[:, :, None] - rho[:, None, :]) ** 2
+    squares = np.where(zero[:, :, None] != zero[:, None, :], np.inf, squares)
+    return Distances(line[:, :, None] * line[:, None, :], squares, (zero[:, :, None] & zero[:, None, :]).sum(axis=0))
+
+
+def _standardised(log_ranks: Floats, levels: Floats) -> Floats:
+    return (log_ranks - levels.mean()) / (levels.std() or 1.0) if len(levels) else np.zeros_like(log_ranks)
 
 
 def factors(between: Distances, hyper: Floats, n_features: int) -> list[Floats]:
@@ -94,9 +108,10 @@ def factors(between: Distances, hyper: Floats, n_features: int) -> list[Floats]:
 
     identity = np.eye(me.shape[1])
     own = value["own"] ** 2 * identity
+    stays, goes = (sd**2 * between.apart for sd in APART)
     blocks = [
-        effect(value["me"] * np.sqrt(1.0 - share_me), value["llm"] * np.sqrt(1.0 - share_llm)) + own,
-        effect(value["me"] * np.sqrt(share_me), value["llm"] * np.sqrt(share_llm)),
+        effect(value["me"] * np.sqrt(1.0 - share_me), value["llm"] * np.sqrt(1.0 - share_llm)) + own + stays,
+        effect(value["me"] * np.sqrt(share_me), value["llm"] * np.sqrt(share_llm)) + goes,
         value["drift"] ** 2 * (me + llm),
         value["early"] ** 2 * (me + llm),
         4.0 * value["early"] ** 2 * (me + llm),

@@ -200,7 +200,7 @@ def test_mistakes_in_the_table_are_named(choose, metrics_of, eq1, change, says):
         ({"target_samples": 0}, "target_samples must be positive"),
         ({"margin": 1.0}, "margin must lie"),
         ({"rule": "best"}, "unknown rule"),
-        ({"ranks_me": (0, 8)}, "positive rank"),
+        ({"ranks_me": (0,)}, "at least one above 0"),
         ({"ranks_me": (8.7, 16)}, "ranks_me must be whole"),
         ({"ranks_llm": (8, "16")}, "ranks_llm must be whole"),
         ({"ranks_me": 8}, "ranks_me must be a sequence"),

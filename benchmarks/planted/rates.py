@@ -1,0 +1,112 @@
+"""Planted studies whose runs differ in their learning rate: what a rate costs a pair, and calibrations of them.
+
+    loss(pair, rate, D) = surface(pair, D) + a(pair) g(log rate - log best(pair, D)),   g(z) = 2 (e^(k z) - 1 - k z) / k^2
+
+g is a parabola at its bottom and lopsided beyond, so that no law of the library has it exactly; a goes with the ranks;
+log best is linear in the log ranks and in log D, with an offset of every pair that no law knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from planted.ground import LARGEST, Floats, Pair
+from planted.study import Study, make_study
+
+REFERENCE = (16, 16)
+OFFSET = 0.08  # standard deviation of a pair's own offset of the log of its best rate
+
+
+@dataclass(frozen=True, eq=False)
+class Rates:
+    """What the learning rate does.
+
+    best: log best rate of each pair at 2,048 samples. slope: in log D. curvature: a of each pair, nats. skew: k.
+    """
+
+    best: Mapping[Pair, float]
+    slope: float
+    curvature: Mapping[Pair, float]
+    skew: float
+
+    def cost(self, pair: Pair, log_rate: float, D: float = LARGEST) -> float:
+        """What a rate costs over the best one, nats."""
+        z = log_rate - self.best[pair] - self.slope * np.log(D / LARGEST)
+        k = self.skew
+        return float(self.curvature[pair] * 2.0 * (np.exp(k * z) - 1.0 - k * z) / k**2)
+
+
+def draw_rates(rng: np.random.Generator, pairs: Sequence[Pair], level: float) -> Rates:
+    """The best rate falls with either rank as r^-0.1 to r^-0.4; a is 5% to 20% of the level of the loss."""
+    logs = np.log(np.array(pairs) / np.array(REFERENCE))
+    slopes, bends = -rng.uniform(0.1, 0.4, 2), rng.uniform(-0.2, 0.2, 2)
+    base = rng.uniform(np.log(1e-4), np.log(3e-3))
+    best = base + logs @ slopes + OFFSET * rng.standard_normal(len(pairs))
+    curvature = level * np.exp(rng.uniform(np.log(0.05), np.log(0.2)) + logs @ bends)
+    skew = rng.choice([-1, 1]) * rng.uniform(0.1, 0.5)
+    table = (dict(zip(pairs, values.tolist(), strict=True)) for values in (best, curvature))
+    return Rates(next(table), rng.uniform(-0.2, 0.0), next(table), skew)
+
+
+@dataclass(frozen=True, eq=False)
+class RateStudy:
+    """A planted study, and what the learning rate does in it."""
+
+    study: Study
+    rates: Rates
+
+    def truth(self, pair: Pair, log_rate: float, D: float) -> float:
+        """Loss of a pair at a rate, nats."""
+        return self.study.truth(pair, D) + self.rates.cost(pair, log_rate, D)
+
+    def best_truth(self, D: float) -> float:
+        """The smallest loss of any pair at its best rate."""
+        return min(self.study.truth(pair, D) for pair in self.study.pairs)
+
+    def regret(self, pair: Pair, log_rate: float, D: float) -> float:
+        """Excess perplexity of a pair at a rate over the best pair at its best rate."""
+        return float(np.expm1(self.truth(pair, log_rate, D) - self.best_truth(D)))
+
+    def best_at(self, log_rate: float, D: float) -> Pair:
+        """The pair that is truly best at one rate for all."""
+        return min(self.study.pairs, key=lambda pair: self.truth(pair, log_rate, D))
+
+    def metrics(self, tried: Mapping[Pair, Sequence[float]]) -> pd.DataFrame:
+        """The calibration's table with every pair at these rates; runs of a pair have noise of their own."""
+        rng = np.random.default_rng([self.study.number, 99])
+        return pd.concat([self._runs(rng, pair, rates) for pair, rates in tried.items()], ignore_index=True)
+
+    def _runs(self, rng: np.random.Generator, pair: Pair, rates: Sequence[float]) -> pd.DataFrame:
+        table = self.study.metrics
+        own = table[(table["r_me"] == pair[0]) & (table["r_llm"] == pair[1])]
+        parts = []
+        for number, rate in enumerate(rates):
+            luck = 0.0 if number == 0 else self._luck(rng, own)
+            heat = own["lr"] / own["lr"].max()
+            cost = self.rates.cost(pair, float(np.log(rate)), LARGEST)
+            parts.append(
+                own.assign(
+                    val_loss=own["val_loss"] * np.exp(luck) + cost,
+                    lr=heat * rate,
+                    peak_lr=rate,
+                    run_id=own["run_id"] + f"-{rate:.3g}",
+                )
+            )
+        return pd.concat(parts, ignore_index=True)
+
+    def _luck(self, rng: np.random.Generator, own: pd.DataFrame) -> Floats:
+        """Noise of a run of its own, as a log factor on each row: what a first run of the pair has is kept under it."""
+        noise, seeds = self.study.noise, own["seed"].nunique()
+        return replace(noise, common=0.0).sample(rng, 1, seeds).reshape(-1)
+
+
+def make_rate_study(number: int, shape: str | None = None) -> RateStudy:
+    """The study of this number under a schedule, with a learning rate that matters."""
+    study = make_study(2 * number + 1, shape)
+    rng = np.random.default_rng([number, 5])
+    level = float(np.median([study.truth(pair, LARGEST) for pair in study.pairs]))
+    return RateStudy(study, draw_rates(rng, study.pairs, level))

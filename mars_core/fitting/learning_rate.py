@@ -1,0 +1,222 @@
+"""Fit the learning-rate law to the ends of runs that differ in their rate alone.
+
+    value = own(pair, seed, size) + penalty(phi; rate, pair, size) + scatter
+
+What a pair reaches at its best rate is free, so nothing is assumed of how ranks act. Runs far from the best rate are
+doubted: the law's parabola is wrong there by a share of what it says. A maximum a posteriori estimate with its Laplace
+covariance; the priors are weak (`PRIOR`), and what the runs do not tell, such as the slope in the size where all runs
+have one, stays as wide as they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import least_squares
+
+from mars_core.laws.learning_rate import WEIGHTS, Axis, Centre, Floats, LearningRateLaw
+from mars_core.ranks import Pair
+
+# Mean and standard deviation of each weight; b is relative to the middle of the measured rates.
+PRIOR = {
+    "b": (0.0, 2.0), "s_me": (-0.2, 0.3), "s_llm": (-0.2, 0.3), "s_D": (-0.1, 0.15),
+    "z_me": (0.0, 0.7), "z_llm": (0.0, 0.7),
+}  # fmt: skip
+CURVATURE = (0.1, 1.2)  # median as a share of the value's level, standard deviation of its log
+BEND = 0.3  # standard deviation of how log a goes with a log rank
+CROSSED = 0.5  # standard deviation of q
+DOUBT = 0.3  # of a run's penalty: how far the parabola is off
+USUAL_SHARE, PRIOR_FREEDOM = 0.003, 4.0  # of the level: scatter of a run, known as if by so many runs
+ROUNDS = 6  # of weighting by doubt
+SAME = 1e-6  # log rates closer than this are one rate
+
+
+@dataclass(frozen=True, eq=False)
+class RateFit:
+    """The fitted law.
+
+    phi: (p,). covariance: (p, p). prior_mean, prior_sd: (p,). scatter: standard deviation of a run's value. rates: log
+    rates that were tried on each axis, sorted. n_groups: groups of runs (pair, seed, size) with several rates.
+    """
+
+    law: LearningRateLaw
+    phi: Floats
+    covariance: Floats
+    prior_mean: Floats
+    prior_sd: Floats
+    scatter: float
+    rates: tuple[Floats, ...]
+    n_groups: int
+
+    def best(self, pair: Pair, size: float) -> Floats:
+        """Log best rate of a pair on each axis, (n_axes,)."""
+        return np.asarray(self.law.best(self.phi, [pair], np.array([size]))[0])
+
+    def draws(self, n: int, seed: int = 0) -> Floats:
+        """Draws of phi, (n, p)."""
+        rng = np.random.default_rng([seed, 7])
+        return np.asarray(self.phi + rng.standard_normal((n, len(self.phi))) @ self._root.T)
+
+    def interval(self, symbol: str) -> tuple[float, float]:
+        """95% interval of an element of phi."""
+        at = self.law.symbols.index(symbol)
+        half = 1.96 * float(np.sqrt(self.covariance[at, at]))
+        return float(self.phi[at]) - half, float(self.phi[at]) + half
+
+    @cached_property
+    def _root(self) -> Floats:
+        values, vectors = np.linalg.eigh(self.covariance)
+        return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))
+
+
+def axes_of(log_me: Floats, log_llm: Floats, pairs: list[Pair]) -> tuple[Axis, ...]:
+    """Which rates vary over the runs: none, one for all modules, or one of each."""
+    adapted = np.array([0 not in pair for pair in pairs], dtype=np.bool_)
+    apart = np.ptp((log_me - log_llm)[adapted]) > SAME if adapted.any() else False
+    if apart:
+        return ("me", "llm")
+    return ("all",) if max(np.ptp(log_me), np.ptp(log_llm)) > SAME else ()
+
+
+def fit_learning_rates(ends: pd.DataFrame, level: float) -> RateFit | None:
+    """Fit the law; None where all runs have one rate.
+
+    Args:
+        ends: one row per run: r_me, r_llm, seed, D (samples), log_me, log_llm (log peak rates), value.
+        level: of values, what scatter and curvature are a share of.
+    """
+    pairs = [(int(a), int(b)) for a, b in zip(ends["r_me"], ends["r_llm"], strict=True)]
+    axes = axes_of(ends["log_me"].to_numpy(), ends["log_llm"].to_numpy(), pairs)
+    if not axes:
+        return None
+    law = LearningRateLaw(axes, _centre(pairs, ends["D"]))
+    rates = log_rates(ends, axes)
+    mean, sd = _prior(law, rates, level)
+    several = _several(ends, rates)
+    problem = _Problem(law, ends[several], rates[several], mean, sd, level)
+    starts = [problem.solve(_start(mean, shift, law)) for shift in _shifts(rates)]
+    phi = min(starts, key=problem.cost)
+    covariance, scatter = problem.laplace(phi)
+    tried = tuple(np.unique(np.round(column, 9)) for column in rates.T)
+    return RateFit(law, phi, covariance, mean, sd, scatter, tried, problem.n_groups)
+
+
+def log_rates(runs: pd.DataFrame, axes: tuple[Axis, ...]) -> Floats:
+    """Log rates of runs on the axes, (n, n_axes)."""
+    column = {
+        "all": np.where(runs["r_llm"] > 0, runs["log_llm"], runs["log_me"]),
+        "me": runs["log_me"],
+        "llm": runs["log_llm"],
+    }
+    return np.column_stack([np.asarray(column[axis], dtype=np.float64) for axis in axes])
+
+
+def _centre(pairs: list[Pair], sizes: pd.Series) -> Centre:
+    ranks = np.array(sorted(set(pairs)), dtype=np.float64)
+    middle = [float(np.exp(np.log(own[own > 0]).mean())) if (own > 0).any() else 1.0 for own in ranks.T]
+    return Centre(middle[0], middle[1], float(sizes.max()))
+
+
+def _prior(law: LearningRateLaw, rates: Floats, level: float) -> tuple[Floats, Floats]:
+    middles = [0.5 * (column.min() + column.max()) for column in rates.T]
+    weights = [
+        (PRIOR[name][0] + (middle if name == "b" else 0.0), PRIOR[name][1]) for middle in middles for name in WEIGHTS
+    ]
+    curvature = [(float(np.log(CURVATURE[0] * level)), CURVATURE[1]), (0.0, BEND), (0.0, BEND)] * len(law.axes)
+    crossed = [(0.0, CROSSED)] if len(law.axes) == 2 else []
+    mean, sd = np.array([*weights, *curvature, *crossed]).T
+    return mean, sd
+
+
+def _several(ends: pd.DataFrame, rates: Floats) -> np.ndarray:
+    """Rows whose pair, seed and size have more than one rate."""
+    labels = pd.Series([tuple(row) for row in np.round(rates, 9)], index=ends.index)
+    kinds = labels.groupby([ends["r_me"], ends["r_llm"], ends["seed"], ends["D"]]).transform("nunique")
+    return np.asarray(kinds > 1)
+
+
+def _shifts(rates: Floats) -> list[float]:
+    half = 0.5 * float(np.ptp(rates, axis=0).max())
+    return [-half, 0.0, half]
+
+
+def _start(mean: Floats, shift: float, law: LearningRateLaw) -> Floats:
+    start = mean.copy()
+    start[: len(WEIGHTS) * len(law.axes) : len(WEIGHTS)] += shift
+    return start
+
+
+class _Problem:
+    """Residuals of the law, group means taken off, and of its priors."""
+
+    def __init__(
+        self, law: LearningRateLaw, ends: pd.DataFrame, rates: Floats, mean: Floats, sd: Floats, level: float
+    ) -> None:
+        self.law, self.rates, self.mean, self.sd = law, rates, mean, sd
+        self.pairs = [(int(a), int(b)) for a, b in zip(ends["r_me"], ends["r_llm"], strict=True)]
+        self.size = ends["D"].to_numpy(dtype=np.float64)
+        self.value = ends["value"].to_numpy(dtype=np.float64)
+        self.group = ends.groupby(["r_me", "r_llm", "seed", "D"]).ngroup().to_numpy()
+        self.n_groups = int(self.group.max(initial=-1)) + 1
+        self.usual = USUAL_SHARE * level
+        self.scatter = self.usual
+        self.weight = np.full(len(ends), 1.0 / self.scatter)
+
+    def solve(self, phi: Floats) -> Floats:
+        """Minimise, weighting runs by doubt of what they cost as it becomes known."""
+        self.scatter = 3.0 * self.usual
+        for _ in range(ROUNDS):
+            self._weigh(phi)
+            phi = least_squares(self._residuals, phi, jac=self._jacobian, x_scale=self.sd, max_nfev=60).x
+            self.scatter = self._scatter(phi)
+        self._weigh(phi)
+        return np.asarray(phi)
+
+    def cost(self, phi: Floats) -> float:
+        """Minus log posterior up to a constant, the doubt's own normalisation included."""
+        self.scatter = self._settle(phi)
+        return float(0.5 * np.sum(self._residuals(phi) ** 2) - np.sum(np.log(self.weight)))
+
+    def laplace(self, phi: Floats) -> tuple[Floats, float]:
+        """Covariance at the minimum, and the scatter."""
+        self.scatter = self._settle(phi)
+        J = self._jacobian(phi)
+        return np.asarray(np.linalg.inv(J.T @ J)), self.scatter
+
+    def _settle(self, phi: Floats) -> float:
+        for _ in range(3):
+            self._weigh(phi)
+            self.scatter = self._scatter(phi)
+        self._weigh(phi)
+        return self.scatter
+
+    def _weigh(self, phi: Floats) -> None:
+        cost = self.law.penalty(phi, self.rates, self.pairs, self.size)
+        self.weight = 1.0 / np.sqrt(self.scatter**2 + (DOUBT * cost) ** 2)
+
+    def _scatter(self, phi: Floats) -> float:
+        """Standard deviation of runs, from those near their best rate."""
+        share = (self.weight * self.scatter) ** 2  # how much of a run's variance is scatter
+        white = self._residuals(phi)[: len(self.value)]
+        freedom = max(float(share.sum()) - self.n_groups - 2.0, 0.0)
+        squares = float(np.sum(share * white**2)) * self.scatter**2
+        return float(np.sqrt((squares + PRIOR_FREEDOM * self.usual**2) / (freedom + PRIOR_FREEDOM)))
+
+    def _without_means(self, columns: Floats) -> Floats:
+        """Whitened columns with weighted group means taken off."""
+        weight = self.weight[:, None]
+        total = np.zeros((self.n_groups, columns.shape[1]))
+        np.add.at(total, self.group, weight**2 * columns)
+        norm = np.bincount(self.group, weights=self.weight**2, minlength=self.n_groups)
+        return np.asarray(weight * (columns - (total / norm[:, None])[self.group]))
+
+    def _residuals(self, phi: Floats) -> Floats:
+        left = self.value - self.law.penalty(phi, self.rates, self.pairs, self.size)
+        return np.concatenate([self._without_means(left[:, None])[:, 0], (phi - self.mean) / self.sd])
+
+    def _jacobian(self, phi: Floats) -> Floats:
+        own = -self._without_means(self.law.jacobian(phi, self.rates, self.pairs, self.size))
+        return np.vstack([own, np.diag(1.0 / self.sd)])

@@ -1,0 +1,164 @@
+"""What a choice says of the learning rate: the best rate of the chosen pair, and what a fixed rate would have cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mars_core.fitting.learning_rate import RateFit
+from mars_core.ranks import Pair
+from mars_core.rates import LearningRates
+from mars_core.search.outlook import INTERVAL, Outlook
+
+Floats = NDArray[np.float64]
+Interval = tuple[float, float]
+DRAWS = 400
+AT_EDGE = 0.05  # of a log: a best rate so little inside the measured range is at its edge
+
+
+@dataclass(frozen=True)
+class BestRate:
+    """The best peak learning rate of a pair on one axis at the target size, with its 95% interval.
+
+    axis: `all` for one rate of all modules, else `me` or `llm`.
+    """
+
+    pair: Pair
+    axis: str
+    rate: float
+    interval: Interval
+
+
+@dataclass(frozen=True)
+class FixedRate:
+    """What one fixed rate for all pairs gives, as shares of the objective.
+
+    rates: peak rates of vision encoder and LLM. pair: best at this rate. excess: of that pair at this rate over the
+    chosen pair at its best rate. default: the pair of a user who searches nothing. rate_gain: what the best rate gains
+    for it. rank_gain: what the best pair gains over it, both at this rate.
+    """
+
+    rates: tuple[float, float]
+    pair: Pair
+    excess: float
+    default: Pair
+    rate_gain: float
+    rank_gain: float
+
+    @property
+    def was_the_limit(self) -> bool:
+        """Whether changing the rate gains more than any change of rank: `learning rate was the limit`."""
+        return self.rate_gain > self.rank_gain
+
+
+@dataclass(frozen=True)
+class RateAnswer:
+    """The learning-rate part of a choice.
+
+    chosen: best rate of the chosen pair on each axis. pairs: of every pair. slopes: the law's coefficients with their
+    95% intervals. measured: smallest and largest rate that was tried on each axis. notes: what may be wrong with it.
+    fixed: beside the rate that the user gave, None where none was.
+    """
+
+    chosen: tuple[BestRate, ...]
+    pairs: tuple[BestRate, ...]
+    slopes: Mapping[str, tuple[float, float, float]]
+    measured: Mapping[str, Interval]
+    notes: tuple[str, ...] = ()
+    fixed: FixedRate | None = None
+
+    @property
+    def learning_rates(self) -> LearningRates:
+        """The rates to train the chosen pair with; the projector follows the LLM."""
+        rate = {one.axis: one.rate for one in self.chosen}
+        llm = rate.get("all", rate.get("llm", float("nan")))
+        return LearningRates(rate.get("all", rate.get("me", llm)), llm, llm)
+
+
+def rate_answer(fit: RateFit, outlook: Outlook, chosen: Pair, default: Pair, fixed: LearningRates | None) -> RateAnswer:
+    """State the rates.
+
+    Args:
+        fit: the learning-rate law.
+        outlook: every pair at its best rate, at the target size.
+        chosen: the chosen pair.
+        default: the pair that a user would take without a search.
+        fixed: the rates that a user would take without a search, None where they are not known.
+    """
+    phi = fit.draws(DRAWS)
+    pairs = [*outlook.pairs, *([] if chosen in outlook.pairs else [chosen])]
+    best = [one for pair in pairs for one in _best_rates(fit, phi, pair, outlook.D_target)]
+    own = tuple(one for one in best if one.pair == chosen)
+    measured: dict[str, Interval] = {axis: _span(rates) for axis, rates in zip(fit.law.axes, fit.rates, strict=True)}
+    symbols = [name for name in fit.law.symbols if name.startswith(("s_", "b", "l"))]
+    slopes = {name: (float(fit.phi[fit.law.symbols.index(name)]), *fit.interval(name)) for name in symbols}
+    answer = None
+    if fixed is not None and chosen in outlook.pairs:
+        answer = _fixed_rate(fit, phi, outlook, chosen, default, fixed)
+    return RateAnswer(own, tuple(best), slopes, measured, tuple(_edges(own, measured)), answer)
+
+
+def _best_rates(fit: RateFit, phi: Floats, pair: Pair, size: float) -> list[BestRate]:
+    logs = np.array([fit.law.best(one, [pair], np.array([size]))[0] for one in phi])  # (n_draws, n_axes)
+    middle = fit.best(pair, size)
+    low, high = np.percentile(logs, INTERVAL, axis=0)
+    return [
+        BestRate(pair, axis, *(float(np.exp(middle[i])), (float(np.exp(low[i])), float(np.exp(high[i])))))
+        for i, axis in enumerate(fit.law.axes)
+        if _adapted(axis, pair)
+    ]
+
+
+def _adapted(axis: str, pair: Pair) -> bool:
+    return axis == "all" or pair[0 if axis == "me" else 1] > 0
+
+
+def _span(log_rates: Floats) -> Interval:
+    return float(np.exp(log_rates.min())), float(np.exp(log_rates.max()))
+
+
+def _edges(chosen: Sequence[BestRate], measured: Mapping[str, Interval]) -> list[str]:
+    notes = []
+    for one in chosen:
+        low, high = measured[one.axis]
+        if one.rate <= low * np.exp(AT_EDGE) or one.rate >= high * np.exp(-AT_EDGE):
+            side = "lower" if one.rate < np.sqrt(low * high) else "higher"
+            of = "" if one.axis == "all" else f" of the {'vision encoder' if one.axis == 'me' else 'LLM'}"
+            notes.append(
+                f"the best learning rate{of} for {one.pair}, {one.rate:.2g}, lies at the edge of the measured ones, "
+                f"{low:.2g} to {high:.2g}: calibrate {side} rates too"
+            )
+    return notes
+
+
+def _fixed_rate(
+    fit: RateFit, phi: Floats, outlook: Outlook, chosen: Pair, default: Pair, fixed: LearningRates
+) -> FixedRate:
+    paid = _paid(fit, phi, outlook, fixed)
+    value = outlook.value[np.arange(len(paid)) * len(outlook.value) // len(paid)]
+    at_fixed = value + paid
+    regret = np.expm1(at_fixed - at_fixed.min(axis=1, keepdims=True)).mean(axis=0)
+    best = int(np.argmin(regret))
+    reference = outlook.pairs.index(default) if default in outlook.pairs else outlook.pairs.index(chosen)
+    return FixedRate(
+        rates=(fixed.me, fixed.llm),
+        pair=outlook.pairs[best],
+        excess=float(np.expm1(at_fixed[:, best] - value[:, outlook.pairs.index(chosen)]).mean()),
+        default=outlook.pairs[reference],
+        rate_gain=float(np.expm1(paid[:, reference]).mean()),
+        rank_gain=float(np.expm1(at_fixed[:, reference] - at_fixed[:, best]).mean()),
+    )
+
+
+def _paid(fit: RateFit, phi: Floats, outlook: Outlook, fixed: LearningRates) -> Floats:
+    """What every pair pays for the fixed rate, (n_draws, n_pairs)."""
+    logs = {"me": np.log(fixed.me), "llm": np.log(fixed.llm)}
+    rows = [
+        [logs["llm" if pair[1] else "me"] if axis == "all" else logs[axis] for axis in fit.law.axes]
+        for pair in outlook.pairs
+    ]
+    size = np.full(len(rows), outlook.D_target)
+    return np.array([fit.law.penalty(one, np.array(rows), outlook.pairs, size) for one in phi])

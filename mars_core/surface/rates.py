@@ -1,0 +1,79 @@
+"""Runs at several learning rates: what each pays for not being at its pair's best rate.
+
+A run's values are brought to the best rate of its pair by the fitted law (`mars_core.fitting.learning_rate`). That law
+is not known exactly: its coefficients enter the equations once more, linearised about the fit, with their prior, so
+that all runs together decide them; and each run is doubted by a share of what it pays, since the law is a parabola.
+
+A run far from its best rate says little of how a pair goes on with data: of such runs the end alone counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from mars_core.fitting.learning_rate import DOUBT, RateFit, log_rates
+
+Floats = NDArray[np.float64]
+NEAR = 0.02  # of the level: a run that pays less is near its pair's best rate
+
+
+@dataclass(frozen=True, eq=False)
+class RateEffect:
+    """The law's part in the equations.
+
+    columns: derivatives of the penalty by phi, (n_rows, p). mean, sd: prior of phi less the fit's, (p,). doubt: what
+    the law misses of a run, a standard deviation, (n_runs,). near: whether a run is near its best rate, (n_runs,).
+    """
+
+    columns: Floats
+    mean: Floats
+    sd: Floats
+    doubt: Floats
+    near: NDArray[np.bool_]
+
+
+def at_best_rates(table: pd.DataFrame, fit: RateFit, level: float) -> pd.DataFrame:
+    """Checkpoints brought to the best rate of their pair; of runs far from it the last alone.
+
+    Args:
+        table: one row per run and step: r_me, r_llm, seed, run_id, step, D, value, log_me, log_llm, sorted by run and
+            step.
+        fit: the law.
+        level: of values.
+
+    Returns:
+        The table with value less `penalty`, and `near`, whether the run is near its best rate.
+    """
+    run = table["run_id"]
+    ends = table["D"].groupby(run).transform("max").to_numpy(dtype=np.float64)
+    cost = fit.law.penalty(fit.phi, log_rates(table, fit.law.axes), _pairs(table), ends)
+    least = pd.Series(cost, table.index).groupby([table[name] for name in ("r_me", "r_llm", "seed")]).transform("min")
+    near = (cost <= NEAR * level) | (cost <= least.to_numpy())
+    last = (table["step"] == table["step"].groupby(run).transform("max")).to_numpy()
+    brought = table.assign(value=table["value"] - cost, penalty=cost, near=near, end_size=ends)
+    return brought[near | last].reset_index(drop=True)
+
+
+def rate_effect(table: pd.DataFrame, fit: RateFit, run: NDArray[np.int64]) -> RateEffect:
+    """The law's part in the equations of these rows.
+
+    Args:
+        table: as `at_best_rates` returns it.
+        fit: the law.
+        run: index of each row's run.
+    """
+    sizes = table["end_size"].to_numpy(dtype=np.float64)
+    columns = fit.law.jacobian(fit.phi, log_rates(table, fit.law.axes), _pairs(table), sizes)
+    first = np.unique(run, return_index=True)[1]
+    paid = table["penalty"].to_numpy(dtype=np.float64)[first]
+    return RateEffect(
+        columns, fit.prior_mean - fit.phi, fit.prior_sd, DOUBT * paid, table["near"].to_numpy(dtype=np.bool_)[first]
+    )
+
+
+def _pairs(table: pd.DataFrame) -> list[tuple[int, int]]:
+    return [(int(r_me), int(r_llm)) for r_me, r_llm in zip(table["r_me"], table["r_llm"], strict=True)]
