@@ -1,6 +1,7 @@
 """Planted studies whose runs differ in their learning rate: what a rate costs a pair, and calibrations of them.
 
-    loss(pair, rate, D) = surface(pair, D) + a(pair) g(log rate - log best(pair, D)),   g(z) = 2 (e^(k z) - 1 - k z) / k^2
+    loss(pair, rate, D) = surface(pair, D) + a(pair) g(log rate - log best(pair, D))
+    g(z) = 2 (e^(k z) - 1 - k z) / k^2
 
 g is a parabola at its bottom and lopsided beyond, so that no law of the library has it exactly; a goes with the ranks;
 log best is linear in the log ranks and in log D, with an offset of every pair that no law knows.

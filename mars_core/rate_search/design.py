@@ -89,7 +89,7 @@ def rounded(rate: float) -> float:
 
 def _expected(pair: RankPair, reference: RankPair, best: float) -> float:
     factors = [rank / at for rank, at in zip(pair, reference, strict=True) if rank > 0 and at > 0]
-    return best * math.prod(factor**SLOPE for factor in factors)
+    return best * float(math.prod(factor**SLOPE for factor in factors))
 
 
 def _at(rate: float, step: float) -> float:

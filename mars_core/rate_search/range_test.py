@@ -42,7 +42,7 @@ def best_of_range(losses: Mapping[float, float]) -> float:
     ended = sorted((math.log(rate), loss) for rate, loss in losses.items() if math.isfinite(loss))
     if not ended:
         raise ValueError(
-            f"every run of the learning-rate range test diverged ({', '.join(f'{rate:.0e}' for rate in sorted(losses))}): "
+            f"every run of the learning-rate range test diverged ({min(losses):.0e} to {max(losses):.0e}): "
             "check the data and the base model, or name lower rates in calibration.learning_rates"
         )
     best = min(range(len(ended)), key=lambda at: ended[at][1])
