@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from mars_core.ranks import Pair
 from mars_core.report import formatting as f
 from mars_core.search import Choice, Rival
+from mars_core.search.rates import BestRate, FixedRate
 
 # verdict: tone of the headline, badge, meaning. The last four are of choices that earlier versions stored.
 VERDICTS = {
@@ -55,12 +56,42 @@ RIVALS = {
     "largest": "the largest pair",
     "uniform": "the uniform pair",
 }
+AXES = {"all": "", "me": " for the vision encoder", "llm": " for the LLM"}
 SAME = 5e-5  # an excess that rounds to 0.00%
 
 
 def decision_sentences(choice: Choice) -> tuple[str, ...]:
     """The decision in words; of a choice that an earlier version stored, its reason alone."""
-    return (choice.reason, *regret_sentence(choice), *rival_sentences(choice))
+    return (choice.reason, *rate_sentences(choice), *regret_sentence(choice), *rival_sentences(choice))
+
+
+def rate_sentences(choice: Choice) -> list[str]:
+    """The learning rate to train at, and what the two decisions gain over the user's default; nothing for one rate."""
+    if choice.rates is None:
+        return []
+    named = " and ".join(map(_best_rate, choice.rates.chosen))
+    gains = [] if choice.rates.fixed is None else _gains(choice.rates.fixed, choice.objective)
+    return [f"Train it at a peak learning rate of {named}.", *gains]
+
+
+def _best_rate(best: BestRate) -> str:
+    low, high = map(f.rate, best.interval)
+    return f"{f.rate(best.rate)}{AXES[best.axis]} (95% interval {low} to {high})"
+
+
+def _gains(fixed: FixedRate, objective: str) -> list[str]:
+    """What the user's own rate would have given, and which of the two decisions gains more."""
+    me, llm = fixed.rates
+    at = f.rate(llm) if me == llm else f"{f.rate(me)} (vision encoder) and {f.rate(llm)} (LLM)"
+    default = f"the default pair {f.pair(fixed.default)}"
+    best = f"the best pair is {f.pair(fixed.pair)}" if fixed.pair != fixed.default else f"{default} itself is best"
+    limit = "the learning rate was the limit" if fixed.was_the_limit else "the ranks gain at least as much as the rate"
+    return [
+        f"At your learning rate of {at} {best}, with {f.percent(max(fixed.excess, 0.0), 2)} more {objective} than "
+        "this choice.",
+        f"For {default} the best rate alone gains {f.percent(fixed.rate_gain, 2)}, and the best pair at your rate "
+        f"{f.percent(fixed.rank_gain, 2)}: {limit}.",
+    ]
 
 
 def verdict_words(choice: Choice) -> tuple[str, str, str]:

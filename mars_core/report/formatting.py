@@ -19,6 +19,14 @@ def fixed(value: Any, digits: int = 3) -> str:
     return DASH if _missing(value) else f"{float(value):.{digits}f}"
 
 
+def rate(value: Any) -> str:
+    """A learning rate in two significant digits, as a study file takes it: 2e-4, 0.0015."""
+    if _missing(value):
+        return DASH
+    mantissa, exponent = f"{float(value):.1e}".split("e")
+    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+
+
 def percent(value: Any, digits: int = 1) -> str:
     """A share as a percentage: 0.613 is 61.3%."""
     return DASH if _missing(value) else f"{100 * float(value):.{digits}f}%"

@@ -16,6 +16,7 @@ from mars_core.report import formatting, tables
 from mars_core.report.answer import answer_of
 from mars_core.report.data import ReportData
 from mars_core.report.figures.balance_curve import balance_curve_figure
+from mars_core.report.figures.best_rates import best_rates_figure
 from mars_core.report.figures.calibration_curves import calibration_curves_figure
 from mars_core.report.figures.final_curves import final_curves_figure
 from mars_core.report.figures.law_convergence import law_convergence_figure
@@ -23,6 +24,7 @@ from mars_core.report.figures.law_performance import law_performance_figure
 from mars_core.report.figures.perplexity_accuracy import correlation_of, perplexity_accuracy_figure
 from mars_core.report.figures.perplexity_heatmap import earlier_sizes_figure, heatmap_figure
 from mars_core.report.figures.predicted_heatmap import predicted_heatmap_figure
+from mars_core.report.figures.rate_curves import rate_curves_figure
 from mars_core.report.figures.svg import inline_svg, standalone_svg
 from mars_core.report.findings import LAW_NAMES, findings, fit_details, fits
 from mars_core.report.spread import spread_sentence
@@ -43,6 +45,8 @@ class Plot:
 PLOTS = (
     Plot("heatmap", "Measured validation perplexity over rank pairs", lambda _, r: heatmap_figure(r)),
     Plot("earlier", "The same at earlier dataset sizes", lambda _, r: earlier_sizes_figure(r)),
+    Plot("rates", "Validation perplexity over the learning rate", lambda _, r: rate_curves_figure(r)),
+    Plot("best-rates", "Best learning rate over the ranks", lambda _, r: best_rates_figure(r)),
     Plot("law-p", "Validation loss against dataset size with law P", lambda _, r: law_performance_figure(r)),
     Plot("predicted", "Perplexity predicted at the target size", lambda _, r: predicted_heatmap_figure(r)),
     Plot("law-c", "Steps to convergence against dataset size with law C", lambda _, r: law_convergence_figure(r)),

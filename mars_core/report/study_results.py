@@ -15,6 +15,7 @@ from mars_core.ranks import Pair
 from mars_core.report.data import ReportData
 from mars_core.search import Candidate, Choice
 from mars_core.search.objective import Objective, objective_named
+from mars_core.search.points import nearest_runs, read_points
 from mars_core.search.run_ends import run_ends
 
 MODULES = ("me", "llm")
@@ -29,7 +30,9 @@ class StudyResults:
     """Results as the figures read them.
 
     Attributes:
-        metrics: checkpoint rows, sorted by run and step; may be empty.
+        metrics: checkpoint rows, sorted by run and step; may be empty. Where runs differ in their learning rate, of
+            each pair those of the run nearest its best rate.
+        all_runs: checkpoint rows at every rate.
         performance: law P, None where it could not be fitted.
         convergence: law C by module (`me`, `llm`), without those that could not be fitted.
         causes: why a law is missing, by `performance`, `me`, `llm`.
@@ -43,6 +46,7 @@ class StudyResults:
     """
 
     metrics: pd.DataFrame
+    all_runs: pd.DataFrame
     performance: LawFit | None
     convergence: Mapping[str, LawFit]
     causes: Mapping[str, str]
@@ -112,8 +116,10 @@ def read_results(data: ReportData) -> StudyResults:
     laws = data.laws
     convergence = laws.get("convergence") or {}
     D_target = laws.get("D_target")
+    metrics, objective = _sorted_metrics(data.metrics), objective_named(str(laws.get("objective") or PERPLEXITY))
     return StudyResults(
-        metrics=_sorted_metrics(data.metrics),
+        metrics=_at_own_rate(metrics, objective),
+        all_runs=metrics,
         performance=_fit(laws.get("performance")),
         convergence={module: LawFit.from_json(convergence[module]) for module in MODULES if convergence.get(module)},
         causes={name: str(cause) for name, cause in (laws.get("causes") or {}).items() if cause},
@@ -123,7 +129,7 @@ def read_results(data: ReportData) -> StudyResults:
         choice=None if data.choice is None else Choice.from_json(data.choice),
         signal=str(laws.get("signal") or "slice"),
         level=str(laws.get("level") or "common"),
-        objective=objective_named(str(laws.get("objective") or PERPLEXITY)),
+        objective=objective,
     )
 
 
@@ -152,6 +158,16 @@ def _sorted_metrics(metrics: pd.DataFrame) -> pd.DataFrame:
     if missing:
         raise ValueError(f"the checkpoint metrics lack the columns {missing}: give rows of mars_core.metrics.schema")
     return metrics.sort_values(["r_llm", "r_me", "seed", "run_id", "step"], ignore_index=True)
+
+
+def _at_own_rate(metrics: pd.DataFrame, objective: Objective) -> pd.DataFrame:
+    """Of each pair the runs nearest its best learning rate; all rows where the runs have one rate."""
+    if metrics.empty or "peak_lr_llm" not in metrics.columns or metrics["peak_lr_llm"].nunique() < 2:
+        return metrics
+    points = read_points(metrics, objective)
+    if points.rates is None:
+        return metrics
+    return metrics[metrics["run_id"].astype(str).isin(nearest_runs(points))].reset_index(drop=True)
 
 
 def _fit(stored: Any) -> LawFit | None:

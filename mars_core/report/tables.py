@@ -125,6 +125,19 @@ def what_slices_say(results: StudyResults) -> str:
     )
 
 
+def rate_slopes(choice: Choice) -> str:
+    """How the best learning rate goes with the ranks and the size, in words."""
+    if choice.rates is None:
+        return ""
+    words = {"s_me": "r_me", "s_llm": "r_llm", "s_D": "the dataset size"}
+    said = []
+    for name, (value, low, high) in choice.rates.slopes.items():
+        symbol, _, axis = name.partition(" ")
+        if symbol in words:
+            said.append(f"{words[symbol]}^{f.number(value, 2)} {f.interval((low, high), 2)} {axis}".strip())
+    return "; ".join(said)
+
+
 def candidate_rows(results: StudyResults) -> list[Row]:
     """All compared pairs by expected regret."""
     choice = results.choice

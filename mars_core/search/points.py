@@ -118,16 +118,28 @@ def _fit_rates(runs: pd.DataFrame, objective: Objective) -> RateFit | None:
     return fit_learning_rates(ends, objective.level(runs["value"].to_numpy(dtype=np.float64)))
 
 
-def _at_best_rates(runs: pd.DataFrame, fit: RateFit, objective: Objective) -> pd.DataFrame:
-    """Of each pair, seed and size the run that is nearest the best rate, less what it pays for not being there."""
+def nearest_runs(points: Points) -> frozenset[str]:
+    """Of each pair, seed and size the run that is nearest the best learning rate; all runs where they have one rate."""
+    if points.rates is None:
+        return frozenset(points.runs["run_id"])
+    return frozenset(_nearest(points.runs, points.rates)["run_id"])
+
+
+def _nearest(runs: pd.DataFrame, fit: RateFit) -> pd.DataFrame:
+    """Rows of the runs nearest the best rate, with what a run pays for not being there as `paid`."""
     end = runs.groupby("run_id")["D"].transform("max")
     paid = fit.law.penalty(fit.phi, log_rates(runs, fit.law.axes), _pairs(runs), end.to_numpy(dtype=np.float64))
-    rows = runs.assign(value=runs["value"] - paid)
-    cells = [runs[name] for name in ("r_me", "r_llm", "seed")]
-    least = pd.Series(paid, runs.index).groupby([*cells, end]).transform("min")
-    rows = rows[paid <= least]
+    cell = [runs["r_me"], runs["r_llm"], runs["seed"], end]
+    rows = runs.assign(paid=paid)
+    rows = rows[paid <= rows["paid"].groupby(cell).transform("min")]
     first = rows.groupby(["r_me", "r_llm", "seed", end[rows.index]])["run_id"].transform("first")
-    rows = rows[rows["run_id"] == first].drop(columns=list(LOG_RATES))
+    return rows[rows["run_id"] == first]
+
+
+def _at_best_rates(runs: pd.DataFrame, fit: RateFit, objective: Objective) -> pd.DataFrame:
+    """The nearest runs, less what they pay."""
+    rows = _nearest(runs, fit)
+    rows = rows.assign(value=rows["value"] - rows["paid"]).drop(columns=["paid", *LOG_RATES])
     rows["loss"] = objective.quantity_of(rows["value"].to_numpy(dtype=np.float64))
     return rows[rows["loss"] > 0].reset_index(drop=True)
 

@@ -1,0 +1,107 @@
+"""The learning-rate law: its derivatives, and whether a fit finds what was planted."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mars_core.fitting.learning_rate import axes_of, fit_learning_rates
+from mars_core.laws.learning_rate import Centre, LearningRateLaw
+
+PAIRS = [(2, 2), (2, 16), (4, 4), (8, 8), (16, 2), (16, 16)]
+RATES = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)
+
+
+def ends(loss, pairs=PAIRS, rates=RATES, seeds=(0,)):
+    """Ends of runs of every pair at every rate; `loss` takes pair, log rates of both modules and seed."""
+    rates = [(rate, rate) if np.isscalar(rate) else rate for rate in rates]
+    return pd.DataFrame(
+        {"r_me": a, "r_llm": b, "seed": seed, "D": 2048, "log_me": np.log(me), "log_llm": np.log(llm)}
+        | {"value": loss((a, b), np.log(me), np.log(llm), seed)}
+        for a, b in pairs
+        for seed in seeds
+        for me, llm in rates
+    )
+
+
+def planted(pair, log_rate):
+    best = np.log(2e-3) - 0.15 * np.log(pair[0] / 4) - 0.3 * np.log(pair[1] / 4)
+    return 0.6 + 0.01 * np.log(64 / (pair[0] * pair[1])) + 0.07 * (log_rate - best) ** 2
+
+
+@pytest.mark.parametrize("axes", [("all",), ("me", "llm")])
+def test_derivatives_are_those_of_finite_differences(axes):
+    """Central differences of step h are off by h^2 times the third derivative, here below 1e-8."""
+    law, rng = LearningRateLaw(axes, Centre(5.0, 6.0, 2048.0)), np.random.default_rng(0)
+    pairs, size = [(2, 4), (0, 8), (16, 0), (8, 8)], np.array([512.0, 2048.0, 1024.0, 4096.0])
+    log_rates, phi = rng.normal(-6, 1, (4, len(axes))), rng.normal(0, 0.5, len(law.symbols))
+    found = law.jacobian(phi, log_rates, pairs, size)
+    for at in range(len(phi)):
+        step = np.zeros_like(phi)
+        step[at] = 1e-5
+        up, down = (law.penalty(phi + sign * step, log_rates, pairs, size) for sign in (1, -1))
+        np.testing.assert_allclose(found[:, at], (up - down) / 2e-5, rtol=1e-6, atol=1e-6)
+
+
+def test_a_rate_of_a_module_without_adapter_costs_nothing():
+    law = LearningRateLaw(("me", "llm"), Centre(8.0, 8.0, 2048.0))
+    phi, size = np.zeros(len(law.symbols)), np.array([2048.0, 2048.0])
+    low, high = (law.penalty(phi, np.array([[x, -1.0]] * 2), [(0, 8), (8, 8)], size) for x in (-3.0, 1.0))
+    assert low[0] == high[0]
+    assert low[1] != high[1]
+
+
+def test_a_planted_law_is_found():
+    """Noise of 0.2% of the loss; the slopes' 95% intervals hold the truth, and the best rates are within 10%."""
+    rng = np.random.default_rng(1)
+    table = ends(lambda pair, _, x, seed: planted(pair, x) + 0.001 * rng.standard_normal(), seeds=(0, 1))
+    fit = fit_learning_rates(table, 0.6)
+    for name, true in (("s_me", -0.15), ("s_llm", -0.3)):
+        low, high = fit.interval(name)
+        assert low < true < high
+        assert high - low < 0.15
+    for pair in PAIRS:
+        true = np.log(2e-3) - 0.15 * np.log(pair[0] / 4) - 0.3 * np.log(pair[1] / 4)
+        assert fit.best(pair, 2048.0)[0] == pytest.approx(true, abs=0.1)
+
+
+def test_a_lopsided_valley_moves_the_best_rate_by_little():
+    """The loss rises faster above the optimum than below, as it does: runs far away are doubted."""
+    steep = 0.6
+
+    def lopsided(pair, _, x, seed):
+        z = x - (np.log(2e-3) - 0.2 * np.log(pair[0] * pair[1] / 64))
+        return 0.6 + 0.07 * 2 * (np.exp(steep * z) - 1 - steep * z) / steep**2
+
+    fit = fit_learning_rates(ends(lopsided), 0.6)
+    for pair in PAIRS:
+        assert fit.best(pair, 2048.0)[0] == pytest.approx(np.log(2e-3) - 0.2 * np.log(pair[0] * pair[1] / 64), abs=0.2)
+
+
+def test_rates_of_two_modules_are_told_apart():
+    grid = [(me, llm) for me in RATES[1:4] for llm in RATES[1:4]]
+
+    def loss(pair, me, llm, seed):
+        return 0.6 + 0.03 * (me - np.log(1e-3)) ** 2 + 0.09 * (llm - np.log(3e-3)) ** 2
+
+    fit = fit_learning_rates(ends(loss, rates=grid), 0.6)
+    assert fit.law.axes == ("me", "llm")
+    np.testing.assert_allclose(fit.best((8, 8), 2048.0), np.log([1e-3, 3e-3]), atol=0.1)
+
+
+def test_pairs_of_one_rate_say_nothing_and_do_no_harm():
+    table = ends(lambda pair, _, x, seed: planted(pair, x))
+    single = ends(lambda pair, _, x, seed: 9.0, pairs=[(4, 8)], rates=(2e-3,))
+    with_it, without = (fit_learning_rates(rows, 0.6) for rows in (pd.concat([table, single]), table))
+    assert with_it.n_groups == without.n_groups == len(PAIRS)
+    np.testing.assert_allclose(with_it.best((8, 8), 2048.0), without.best((8, 8), 2048.0), atol=0.02)
+
+
+def test_one_rate_for_all_runs_is_no_law():
+    assert fit_learning_rates(ends(lambda *_: 0.6, rates=(2e-3,)), 0.6) is None
+    assert axes_of(np.zeros(2), np.zeros(2), [(8, 8), (4, 4)]) == ()
+
+
+def test_the_size_is_not_told_by_runs_of_one_size():
+    """Then the prior stays: -0.1 with a standard deviation of 0.15."""
+    fit = fit_learning_rates(ends(lambda pair, _, x, seed: planted(pair, x)), 0.6)
+    np.testing.assert_allclose(fit.interval("s_D"), (-0.1 - 1.96 * 0.15, -0.1 + 1.96 * 0.15), atol=1e-6)

@@ -1,0 +1,145 @@
+"""Choosing where runs differ in their learning rate, and where a module has no adapter."""
+
+import numpy as np
+import pytest
+
+from mars_core.search import choose_ranks
+from mars_core.search.objective import PERPLEXITY_OBJECTIVE
+from mars_core.search.points import nearest_runs, read_points
+
+RANKS = (8, 16, 32)
+BEST = np.log(1e-3)
+
+
+def best_of(r_me, r_llm):
+    return BEST - 0.3 * np.log(r_me * r_llm / 256)
+
+
+def at_rates(metrics, rates, curvature=0.08):
+    """The calibration at several rates: what each costs is planted."""
+    parts = []
+    for rate in rates:
+        paid = curvature * (np.log(rate) - best_of(metrics["r_me"], metrics["r_llm"])) ** 2
+        names = metrics["run_id"] + f"-{rate}"
+        heat = metrics["lr"] / metrics["lr"].max()
+        parts.append(metrics.assign(val_loss=metrics["val_loss"] + paid, peak_lr=rate, run_id=names, lr=heat * rate))
+    return (
+        parts[0]
+        .iloc[:0]
+        .__class__(np.concatenate([p.to_numpy() for p in parts]), columns=parts[0].columns)
+        .infer_objects()
+    )
+
+
+@pytest.fixture(scope="module")
+def inner():
+    """Ranks help up to (16, 16) and hurt beyond: known to nobody."""
+    return lambda r_me, r_llm, D: 1.0 + 3.0 * D**-0.3 + 0.02 * (np.log(r_me * r_llm / 256)) ** 2
+
+
+@pytest.fixture
+def several(metrics_of, inner):
+    return at_rates(metrics_of(inner, RANKS, RANKS, noise=0.001), (2.5e-4, 5e-4, 1e-3, 2e-3))
+
+
+def choose(metrics, **settings):
+    defaults = {
+        "target_samples": 2048,
+        "trainable_parameters": lambda pair: 1000 * pair[0] + 2000 * pair[1] + 1,
+        "reference": (16, 16),
+        "bootstrap": 20,
+    }
+    return choose_ranks(metrics, **{**defaults, **settings})
+
+
+def test_the_pair_is_judged_at_its_own_best_rate(several):
+    """At the lowest rate alone the largest pair looks best, since high ranks want low rates: not so at best rates."""
+    low = several[several["peak_lr"] == 2.5e-4]
+    assert choose(low, margin=0.0).pair == (32, 32)
+    choice = choose(several, margin=0.0, learning_rate=2.5e-4)
+    assert choice.pair[0] * choice.pair[1] == 256
+    (rate,) = choice.rates.chosen
+    assert rate.rate == pytest.approx(1e-3, rel=0.15)
+    assert rate.interval[0] < 1e-3 < rate.interval[1]
+    assert choice.rates.learning_rates == (rate.rate, rate.rate, rate.rate)
+    assert choice.rates.fixed.pair == (32, 32)
+
+
+def test_the_slopes_are_those_planted(several):
+    slopes = choose(several).rates.slopes
+    for name in ("s_me", "s_llm"):
+        value, low, high = slopes[name]
+        assert low < -0.3 < high
+        assert value == pytest.approx(-0.3, abs=0.05)
+
+
+def test_a_rate_far_too_low_was_the_limit(several):
+    fixed = choose(several, learning_rate=1e-4).rates.fixed
+    assert fixed.was_the_limit
+    assert fixed.rate_gain == pytest.approx(
+        np.expm1(0.08 * np.log(10) ** 2), rel=0.2
+    )  # the default pair is at its best
+    assert not choose(several, learning_rate=1e-3, reference=(8, 8)).rates.fixed.was_the_limit
+
+
+def test_a_run_that_diverged_costs_its_rate_and_not_its_pair(several):
+    hot = (several["r_me"] == 16) & (several["r_llm"] == 16) & (several["peak_lr"] == 2e-3) & (several["step"] > 90)
+    points = read_points(several.assign(val_loss=several["val_loss"].mask(hot)), PERPLEXITY_OBJECTIVE)
+    assert not points.diverged
+    assert "(16, 16) at 0.002" in points.notes[0]
+    everything = (several["r_me"] == 16) & (several["r_llm"] == 16)
+    points = read_points(several.assign(val_loss=several["val_loss"].mask(everything)), PERPLEXITY_OBJECTIVE)
+    assert list(points.diverged) == [(16, 16)]
+
+
+def test_the_power_laws_read_one_run_of_each_pair_at_its_best_rate(several, inner):
+    points = read_points(several, PERPLEXITY_OBJECTIVE)
+    assert len(nearest_runs(points)) == len(RANKS) ** 2
+    ends = points.table[points.table["step"] == points.table["step"].max()]
+    for row in ends.itertuples():
+        assert row.loss == pytest.approx(inner(row.r_me, row.r_llm, row.D), rel=0.01)
+
+
+def test_one_rate_written_out_changes_nothing(metrics_of, inner):
+    metrics = metrics_of(inner, RANKS, RANKS, noise=0.001)
+    plain, named = choose(metrics), choose(metrics.assign(peak_lr=1e-3))
+    assert named.rates is None
+    assert [c.loss for c in named.candidates] == [c.loss for c in plain.candidates]
+
+
+def test_the_paper_has_one_rate(several):
+    with pytest.raises(ValueError, match="runs of one learning rate"):
+        choose(several, rule="paper")
+
+
+def test_a_half_known_rate_is_refused(several):
+    with pytest.raises(ValueError, match="missing in 3 of"):
+        choose(several.assign(peak_lr=several["peak_lr"].where(np.arange(len(several)) >= 3)))
+    with pytest.raises(ValueError, match="stands alone"):
+        choose(several.rename(columns={"peak_lr": "peak_lr_me"}))
+    with pytest.raises(ValueError, match="above 0"):
+        choose(several.assign(peak_lr=0.0))
+
+
+def with_frozen_encoder(metrics, shift):
+    """Runs without vision adapter beside it, `shift` nats away from the smallest vision rank."""
+    smallest = metrics[metrics["r_me"] == min(RANKS)]
+    frozen = smallest.assign(r_me=0, val_loss=smallest["val_loss"] + shift, run_id=smallest["run_id"] + "-frozen")
+    return metrics.__class__(
+        np.concatenate([metrics.to_numpy(), frozen.to_numpy()]), columns=metrics.columns
+    ).infer_objects()
+
+
+@pytest.mark.parametrize(("shift", "frozen"), [(0.3, False), (-0.1, True)])
+def test_a_module_without_adapter_is_judged_by_measurement(metrics_of, inner, shift, frozen):
+    metrics = with_frozen_encoder(metrics_of(inner, RANKS, RANKS, noise=0.001), shift)
+    choice = choose(metrics)
+    assert (choice.pair[0] == 0) == frozen
+    excess = [np.log1p(choice.candidate(pair).excess) for pair in ((0, 16), (8, 16))]
+    assert excess[0] - excess[1] == pytest.approx(shift, abs=0.01)  # two runs, each with 0.1% of noise in its level
+
+
+def test_rank_0_is_never_chosen_unmeasured(metrics_of, inner):
+    choice = choose(metrics_of(inner, RANKS, RANKS), ranks_me=(0, 8, 16))
+    assert {c.pair[0] for c in choice.candidates} == {8, 16}
+    assert any(d.r_me == 0 and "rank 0" in d.reason for d in choice.dropped)
