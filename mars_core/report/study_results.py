@@ -103,8 +103,8 @@ class StudyResults:
 
     @property
     def n_runs(self) -> int:
-        """Number of calibration runs."""
-        return int(self.metrics["run_id"].nunique())
+        """Number of calibration runs, at all learning rates."""
+        return int(self.all_runs["run_id"].nunique())
 
 
 def read_results(data: ReportData) -> StudyResults:

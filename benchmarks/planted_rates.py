@@ -1,0 +1,158 @@
+"""Is the pair right where the best learning rate moves with the ranks, so that one rate for all picks a wrong one?
+
+Planted studies as in `planted_studies.py`, with a learning rate that matters (`planted/rates.py`). Only those count
+where one fixed rate picks wrong: even who knew the truth would take a pair there that, at its own best rate, has more
+than 0.5% more perplexity than the best one. MARS sees a calibration by the rounds of `calibration.learning_rates:
+auto`, its range test off by up to a factor of three, and states a pair and a rate. It is right where that pair at that rate has at
+most 0.5% more perplexity than the best pair at its best rate. Beside it: the best cell of the same table.
+
+    python benchmarks/planted_rates.py               # 200 studies; those stored are not chosen again
+    python benchmarks/planted_rates.py --studies 20  # fewer
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from planted.ground import LARGEST, Pair
+from planted.rates import RateStudy, make_rate_study
+
+from mars_core import __version__
+from mars_core.ranks import RankPair
+from mars_core.rate_search import anchors, first_rates, missing_rates
+from mars_core.rates import one_rate
+from mars_core.search import Question, read_points
+from mars_core.search.choose import calibrate, choose_with
+from mars_core.search.fitted_laws import FittedLaws
+from mars_core.search.objective import PERPLEXITY_OBJECTIVE
+
+RESULTS = Path(__file__).parent / "results"
+RECORD, LINES = RESULTS / "planted_rates.json", RESULTS / "planted_rates.jsonl"
+RIGHT = 0.005  # excess perplexity
+ROUNDS = 3
+TARGETS = (LARGEST, 16_384)
+
+
+def fixed_rate(study: RateStudy, number: int) -> float:
+    """A user's rate: up to a factor of four from the middle of the pairs' best ones, as its logarithm."""
+    middle = float(np.median(list(study.rates.best.values())))
+    return middle + float(np.random.default_rng([number, 11]).uniform(-2, 2)) * float(np.log(2))
+
+
+def excess_of_pair(study: RateStudy, pair: Pair) -> float:
+    """Excess perplexity of a pair over the best one, each at its best rate."""
+    return float(np.expm1(study.study.truth(pair, LARGEST) - study.best_truth(LARGEST)))
+
+
+def studies() -> Iterator[tuple[int, RateStudy]]:
+    """Studies in which the fixed rate picks wrong."""
+    number = 0
+    while True:
+        study = make_rate_study(number)
+        if excess_of_pair(study, study.best_at(fixed_rate(study, number), LARGEST)) > RIGHT:
+            yield number, study
+        number += 1
+
+
+def calibration(study: RateStudy, number: int) -> pd.DataFrame:
+    """The table of a calibration whose rates are found in rounds."""
+    pairs, reference = [RankPair(*pair) for pair in study.study.pairs], RankPair(*study.study.reference)
+    off = np.random.default_rng([number, 12]).uniform(-0.2, 1.1)
+    start = float(np.exp(study.rates.best.get(reference, np.median(list(study.rates.best.values()))) + off))
+    tried = {pair: list(rates) for pair, rates in first_rates(pairs, reference, start).items()}
+    for _ in range(ROUNDS - 1):
+        fit = read_points(study.metrics(tried), PERPLEXITY_OBJECTIVE).rates
+        assert fit is not None
+        best = {pair: float(np.exp(fit.best(pair, LARGEST)[0])) for pair in pairs}
+        missing = missing_rates(tried, best, anchors(pairs, reference))
+        if not missing:
+            break
+        for pair, rates in missing.items():
+            tried[pair] += rates
+    return study.metrics(tried)
+
+
+def score(number: int, study: RateStudy) -> dict[str, Any]:
+    """What MARS, the best cell of the same table and the fixed rate come to."""
+    metrics, fixed = calibration(study, number), fixed_rate(study, number)
+    points, planted = read_points(metrics, PERPLEXITY_OBJECTIVE), study.study
+    question = Question(LARGEST, planted.count, planted.reference, learning_rates=one_rate(float(np.exp(fixed))))
+    posterior = calibrate(points, question)
+    ends = metrics[metrics["step"] == metrics["step"].max()].groupby(["r_me", "r_llm", "peak_lr"])["val_loss"].mean()
+    r_me, r_llm, rate = ends.idxmin()
+    pair = study.best_at(fixed, LARGEST)
+    found = {
+        "number": number,
+        "shape": planted.shape,
+        "pairs": len(planted.pairs),
+        "runs": len(ends),
+        "seeds": planted.n_seeds,
+        "fixed": study.regret(pair, fixed, LARGEST),
+        "best_cell": study.regret((int(r_me), int(r_llm)), float(np.log(rate)), LARGEST),
+    }
+    for target in TARGETS:
+        question = Question(target, planted.count, planted.reference)
+        choice = choose_with(posterior, _no_laws(planted.reference), points, question)
+        assert choice.rates is not None
+        (best,) = choice.rates.chosen
+        true = study.rates.best[choice.pair] + study.rates.slope * float(np.log(target / LARGEST))
+        found[f"mars_{target}"] = study.regret(choice.pair, float(np.log(best.rate)), target)
+        found[f"rate_inside_{target}"] = bool(np.log(best.interval[0]) <= true <= np.log(best.interval[1]))
+    return found
+
+
+def _no_laws(reference: Pair) -> FittedLaws:
+    """Law P and law C decide nothing here, and take longer to fit than all the rest."""
+    return FittedLaws(None, {"me": None, "llm": None}, {}, (), reference, "slice", "common", "perplexity", ())
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Shares that are right and mean regrets."""
+    table = pd.DataFrame(rows)
+    named = [name for name in table.columns if name.startswith(("mars_", "fixed", "best_cell"))]
+    return {
+        "studies": len(table),
+        "runs_per_pair": float((table["runs"] / table["pairs"]).mean()),
+        "right": {name: float((table[name] <= RIGHT).mean()) for name in named},
+        "mean_regret": {name: float(table[name].mean()) for name in named},
+        "rate_inside": {str(target): float(table[f"rate_inside_{target}"].mean()) for target in TARGETS},
+    }
+
+
+def main() -> None:
+    """Choose in what is missing, print and record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--studies", type=int, default=200, help="how many studies (default: 200)")
+    wanted = parser.parse_args().studies
+    stored = [json.loads(line) for line in LINES.read_text(encoding="utf-8").splitlines()] if LINES.exists() else []
+    done = {row["number"] for row in stored}
+    rows: list[dict[str, Any]] = []
+    for number, study in studies():
+        if number in done:
+            rows.append(next(row for row in stored if row["number"] == number))
+        else:
+            rows.append(score(number, study))
+            with LINES.open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps(rows[-1]) + "\n")
+        if len(rows) == wanted:
+            break
+    record = {
+        "command": f"python benchmarks/planted_rates.py --studies {wanted}",
+        "date": datetime.now(UTC).date().isoformat(),
+        "versions": {"mars": __version__, "Python": platform.python_version(), "NumPy": np.__version__},
+        **summary(rows),
+    }
+    RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(record, indent=1))
+
+
+if __name__ == "__main__":
+    main()
