@@ -2,9 +2,9 @@
 
 Planted studies as in `planted_studies.py`, with a learning rate that matters (`planted/rates.py`). Only those count
 where one fixed rate picks wrong: even who knew the truth would take a pair there that, at its own best rate, has more
-than 0.5% more perplexity than the best one. MARS sees a calibration by the rounds of `calibration.learning_rates:
-auto`, its range test off by up to a factor of three, and states a pair and a rate. It is right where that pair at that rate has at
-most 0.5% more perplexity than the best pair at its best rate. Beside it: the best cell of the same table.
+than 0.5% more perplexity than the best one. MARS sees a calibration by the rounds of `learning_rates: auto`, its range
+test off by up to a factor of three, and states a pair and a rate. It is right where that pair at that rate has at most
+0.5% more perplexity than the best pair at its best rate. Beside it: the best cell of the same table.
 
     python benchmarks/planted_rates.py               # 200 studies; those stored are not chosen again
     python benchmarks/planted_rates.py --studies 20  # fewer
