@@ -93,7 +93,7 @@ def train(bench: Bench, cell: Cell) -> TrainedPack:
         validation=lambda: bench.validation_batches(shuffled=False),
         recipe=RECIPE,
         horizon=cell.steps,
-        checkpoint_steps=geometric_steps(8, cell.steps),
+        checkpoint_steps=geometric_steps(8, cell.steps, per_doubling=1),
         adapter_batches=AdapterBatches(8, 2),
     )
 
