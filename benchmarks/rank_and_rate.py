@@ -6,21 +6,28 @@ every pair at every rate. Stored cells are not trained again, so the command can
 
     python benchmarks/rank_and_rate.py            # all cells, the table's pairs first
     python benchmarks/rank_and_rate.py --list     # what there is and what is missing
+    python benchmarks/rank_and_rate.py --report   # tables of what there is, recorded and in the docs
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
+import platform
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
 from demo_rank_spread import Bench, Settings, load_bench
+from doc_table import DOCS, with_table
+from rank_and_rate_summary import markdown, summarise
 
 from mars_core import __version__
 from mars_core.demo import build_demo_data
@@ -34,6 +41,8 @@ from mars_core.training.recipe import Recipe
 from mars_core.training.schedule import geometric_steps
 
 RUNS = Path(__file__).parent / "results" / "rank_and_rate"
+RECORD = Path(__file__).parent / "results" / "rank_and_rate.json"
+PAGE, MARK = DOCS / "ranks-and-learning-rates.md", "ranks-and-rates"
 RATES = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)
 RULES: dict[str, AlphaRule] = {"2r": "2r", "constant": 16.0, "sqrt": "sqrt"}
 RANKS = (2, 4, 8, 16)
@@ -124,10 +133,41 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--list", action="store_true", help="say what is stored and train nothing")
     missing = [cell for cell in cells() if not cell.file.exists()]
-    if parser.parse_args().list:
+    parser.add_argument("--report", action="store_true", help="print and record what the stored runs say")
+    options = parser.parse_args()
+    if options.list:
         for cell in cells():
             print("missing" if cell in missing else "stored ", cell.file.name)
-        return
+    elif options.report:
+        report()
+    else:
+        train_missing(missing)
+        report()
+
+
+def report() -> None:
+    """Print and record what the stored runs say."""
+    stored = [cell for cell in cells() if cell.file.exists()]
+    records = summarise(pd.concat([pd.read_parquet(cell.file) for cell in stored], ignore_index=True))
+    written = {
+        "command": "python benchmarks/rank_and_rate.py",
+        "date": datetime.now(UTC).date().isoformat(),
+        "versions": {"mars": __version__, "torch": torch.__version__, "Python": platform.python_version()},
+        "cells": [cell.file.stem for cell in stored],
+        "results": records,
+    }
+    RECORD.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), MARK, table(written)), encoding="utf-8")
+    print(table(written))
+
+
+def table(record: dict[str, Any]) -> str:
+    """What the page says of a record."""
+    return markdown(record["results"])
+
+
+def train_missing(missing: Sequence[Cell]) -> None:
+    """Train the packs of these cells, each stored as soon as it is done."""
     RUNS.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         data = build_demo_data(Path(folder), n_train=4096, n_validation=256, n_test=512)

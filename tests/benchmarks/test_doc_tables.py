@@ -22,7 +22,7 @@ def benchmark(monkeypatch):
     return importlib.import_module
 
 
-@pytest.mark.parametrize("name", ["model_families", "planner_estimates"])
+@pytest.mark.parametrize("name", ["model_families", "planner_estimates", "rank_and_rate"])
 def test_the_table_in_the_docs_is_the_recorded_one(benchmark, name):
     module = benchmark(name)
     page = module.PAGE.read_text(encoding="utf-8")
