@@ -44,9 +44,7 @@ def _summary(rule: str, horizon: int, rows: pd.DataFrame) -> dict[str, Any]:
             for (a, b, rate), value in means.items()
         ],
         "by_rate": [_at_rate(float(rate), own) for rate, own in means.groupby("rate")],
-        "law": {
-            name: [float(value), *fit.interval(name)] for name, value in zip(fit.law.symbols, fit.phi, strict=True)
-        },
+        "law": {name: _with_interval(fit, name) for name in fit.law.symbols},
         "scatter": fit.scatter,
         "tuned": _tuned(fit, positive),
         "gamma": [_gamma(rows, float(rate)) for rate in sorted(ends["rate"].unique())],
@@ -57,9 +55,12 @@ def _ends(rows: pd.DataFrame, horizon: int) -> pd.DataFrame:
     """The last checkpoint of each run that did not diverge, as the law is fitted to it."""
     ends = rows[(rows["step"] == horizon) & rows["val_loss"].notna()]
     log_rate = np.log(ends["peak_lr"])
-    return ends.assign(
-        D=horizon * BATCH, log_me=log_rate, log_llm=log_rate, value=ends["val_loss"], rate=ends["peak_lr"]
-    )
+    logs = {"log_me": log_rate, "log_llm": log_rate}
+    return ends.assign(D=horizon * BATCH, value=ends["val_loss"], rate=ends["peak_lr"], **logs)
+
+
+def _with_interval(fit: RateFit, name: str) -> list[float]:
+    return [float(fit.phi[fit.law.symbols.index(name)]), *fit.interval(name)]
 
 
 def _at_rate(rate: float, means: pd.Series) -> dict[str, Any]:
@@ -130,15 +131,11 @@ def _perplexities(record: dict[str, Any]) -> str:
     wide = table.pivot_table(index="rate", columns="pair", values="perplexity")
     by_rate = {row["rate"]: row for row in record["by_rate"]}
     head = ["learning rate", *map(str, wide.columns), "best pair", "worst / best"]
-    lines = [
-        [
-            f"{rate:g}",
-            *(f"{value:.3f}" for value in row),
-            str(tuple(by_rate[rate]["best"])),
-            f"{by_rate[rate]['worst_over_best']:.2f}",
-        ]
-        for rate, row in zip(wide.index, wide.to_numpy(), strict=True)
-    ]
+    lines = []
+    for rate, row in zip(wide.index, wide.to_numpy(), strict=True):
+        own = by_rate[rate]
+        spread = [str(tuple(own["best"])), f"{own['worst_over_best']:.2f}"]
+        lines.append([f"{rate:g}", *(f"{value:.3f}" for value in row), *spread])
     tuned = {tuple(row["pair"]): row for row in record["tuned"]["pairs"]}
     best = min(tuned, key=lambda pair: tuned[pair]["perplexity"])
     own = [f"{tuned[pair]['perplexity']:.3f} at {tuned[pair]['best_rate']:.1e}" for pair in wide.columns]
