@@ -14,22 +14,8 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-
-
-@dataclass(frozen=True)
-class SubsetSizes:
-    """Power-of-two subset sizes, ascending; `message` says why they stop early, if they do."""
-
-    sizes: tuple[int, ...]
-    message: str | None = None
-
-    @property
-    def capped(self) -> bool:
-        """Whether the data held fewer samples than were asked for."""
-        return self.message is not None
 
 
 def nested_order(tasks: Sequence[str], seed: int) -> list[int]:
@@ -72,33 +58,6 @@ def stratified_turns(counts: Sequence[int]) -> list[int]:
         taken[turn] += 1
         turns.append(turn)
     return turns
-
-
-def power_of_two_sizes(smallest: int, largest: int, available: int) -> SubsetSizes:
-    """The powers of two from `smallest` to `largest` samples that `available` samples allow.
-
-    Raises:
-        ValueError: a bound is no power of two, they are out of order, or fewer than `smallest` samples
-            are available.
-    """
-    for name, size in (("smallest", smallest), ("largest", largest)):
-        if size < 1 or size & (size - 1):
-            raise ValueError(f"the {name} calibration size must be a power of two, got {size}")
-    if smallest > largest:
-        raise ValueError(f"the smallest calibration size ({smallest}) exceeds the largest ({largest}): swap them")
-    if available < smallest:
-        raise ValueError(
-            f"the training set has {available} samples, fewer than the smallest calibration size "
-            f"{smallest}: add data or lower the smallest size"
-        )
-    top = min(largest, 1 << (available.bit_length() - 1))
-    sizes = tuple(1 << power for power in range(smallest.bit_length() - 1, top.bit_length()))
-    if top == largest:
-        return SubsetSizes(sizes)
-    return SubsetSizes(
-        sizes,
-        f"the training set has {available} samples: the largest calibration size is {top} instead of {largest}",
-    )
 
 
 def _shuffled_by_task(tasks: Sequence[str], seed: int) -> dict[str, list[int]]:

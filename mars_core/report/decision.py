@@ -128,7 +128,7 @@ def _compared(choice: Choice, rivals: Sequence[Rival], own: int | None) -> str:
     if rival.excess is None:
         return words
     interval = f.percent_interval(rival.excess_interval, 2)
-    return f"{words} and is predicted {_difference(rival.excess)} {choice.objective} ({interval})"
+    return f"{words} and is predicted to have {_difference(rival.excess)} {choice.objective} ({interval})"
 
 
 def _difference(excess: float) -> str:

@@ -6,6 +6,7 @@ import pytest
 
 from mars_core.report.decision import decision_sentences, verdict_words
 from mars_core.search import Candidate, Choice, Rival, Source
+from mars_core.search.rates import BestRate, FixedRate, RateAnswer
 
 BEST = Choice(
     pair=(8, 8), verdict="best", reason="Because.", decided_by="posterior", fallback_cause=None, preferred_over=None,
@@ -25,8 +26,8 @@ def test_rivals_stand_beside_the_pair_with_parameters_and_excess():
         "Because.",
         "It is also the uniform pair.",
         "Beside it, the pair measured best in calibration, (8, 16), trains 1,500 parameters (1.5 times as many) and is "
-        "predicted 0.10% more perplexity (−0.20% to +0.40%); the largest pair, (64, 64), trains 8,000 parameters "
-        "(8 times as many) and is predicted 0.05% less perplexity (−0.30% to +0.20%).",
+        "predicted to have 0.10% more perplexity (−0.20% to +0.40%); the largest pair, (64, 64), trains 8,000 parameters "
+        "(8 times as many) and is predicted to have 0.05% less perplexity (−0.30% to +0.20%).",
     )
 
 
@@ -70,3 +71,35 @@ def test_algorithm_1_is_given_the_posterior_s_regret():
 def test_of_a_choice_of_before_there_is_the_reason_alone():
     old = dataclasses.replace(BEST, verdict="chosen", decided_by="balanced candidates", regret=None, rivals=())
     assert decision_sentences(old) == ("Because.",)
+
+
+FIXED = FixedRate(
+    rates=(1e-5, 1e-5), pair=(64, 64), excess=0.3, default=(16, 16), rate_gain=0.4, rank_gain=0.12
+)  # fmt: skip
+
+
+def rated(fixed=FIXED, axes=("all",)):
+    best = tuple(BestRate((8, 8), axis, 2.04e-4, (1e-4, 4e-4)) for axis in axes)
+    return dataclasses.replace(BEST, rates=RateAnswer(best, best, {}, {}, fixed=fixed))
+
+
+def test_the_learning_rate_is_named_with_what_both_decisions_gain():
+    assert decision_sentences(rated())[1:4] == (
+        "Train it at a peak learning rate of 2e-4 (95% interval 1e-4 to 4e-4).",
+        "At your learning rate of 1e-5 the best pair is (64, 64), with 30.00% more perplexity than this choice.",
+        "For the default pair (16, 16) the best rate alone gains 40.00%, and the best pair at your rate 12.00%: the "
+        "learning rate was the limit.",
+    )
+
+
+def test_ranks_that_gain_more_than_the_rate_are_said_to():
+    ranks = dataclasses.replace(FIXED, rate_gain=0.01, rates=(1e-5, 2e-5), pair=(16, 16))
+    said = " ".join(decision_sentences(rated(ranks)))
+    assert "1e-5 (vision encoder) and 2e-5 (LLM) the default pair (16, 16) itself is best" in said
+    assert "the ranks gain at least as much as the rate" in said
+
+
+def test_rates_of_two_modules_are_told_apart():
+    said = decision_sentences(rated(None, ("me", "llm")))[1]
+    assert "2e-4 for the vision encoder (95%" in said
+    assert "2e-4 for the LLM (95%" in said

@@ -6,11 +6,13 @@ import time
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from mars_core.report import ReportData, render, render_report
+from mars_core.report import ReportData, render, render_figures, render_report
 from mars_core.report.decision import VERDICTS
+from mars_core.search.rates import BestRate, RateAnswer
 
 SECTIONS = [
     *("answer", "findings", "measured", "candidates-section", "law-p", "law-c", "balance", "details"),
@@ -471,3 +473,26 @@ def test_baselines_stand_in_one_table_the_best_first(data, draw_only):
     table = Page(html).tables["baselines"][1:]
     assert [row[0] for row in table] == ["MARS (8, 16)", "adalora<b>", "base model"]
     assert table[1][1:] == ["6,000", "3.525", "60.0%", "75.0% (70.5% to 79.0%)", "1.3000", "3 min 20 s"]  # exp(1.26)
+
+
+def test_runs_at_several_rates_are_drawn_over_rate_and_rank(planted, make_data):
+    """What a rate costs is planted: a parabola about a best rate that falls with the ranks."""
+    metrics, laws, choice = planted
+    parts = []
+    for rate in (5e-4, 1e-3, 2e-3):
+        best = np.log(1e-3) - 0.2 * np.log(metrics["r_me"] * metrics["r_llm"] / 16)
+        loss = metrics["val_loss"] + 0.07 * (np.log(rate) - best) ** 2
+        names = {"peak_lr_me": rate, "peak_lr_llm": rate, "run_id": metrics["run_id"] + f"-{rate}"}
+        parts.append(metrics.assign(val_loss=loss, val_perplexity=np.exp(loss), **names))
+    several = pd.concat(parts, ignore_index=True)
+    pairs = [BestRate(c.pair, "all", 1e-3, (8e-4, 1.3e-3)) for c in choice.candidates]
+    own = tuple(one for one in pairs if one.pair == choice.pair)
+    rates = RateAnswer(own, tuple(pairs), {"s_me": (-0.2, -0.3, -0.1)}, {"all": (5e-4, 2e-3)})
+    data = make_data(several, laws, dataclasses.replace(choice, rates=rates))
+    figures = render_figures(data)
+    assert "peak learning rate" in figures["rates"]
+    assert "best peak learning rate" in figures["best-rates"]
+    assert "rates" not in render_figures(make_data(metrics, laws, choice))
+    page = render_report(data)
+    assert "The best rate changes as r_me^-0.2 [-0.3, -0.1]." in page
+    assert "48 short runs at several learning rates" in page
