@@ -26,8 +26,8 @@ def test_rivals_stand_beside_the_pair_with_parameters_and_excess():
         "Because.",
         "It is also the uniform pair.",
         "Beside it, the pair measured best in calibration, (8, 16), trains 1,500 parameters (1.5 times as many) and is "
-        "predicted to have 0.10% more perplexity (−0.20% to +0.40%); the largest pair, (64, 64), trains 8,000 parameters "
-        "(8 times as many) and is predicted to have 0.05% less perplexity (−0.30% to +0.20%).",
+        "predicted to have 0.10% more perplexity (−0.20% to +0.40%); the largest pair, (64, 64), trains 8,000 "
+        "parameters (8 times as many) and is predicted to have 0.05% less perplexity (−0.30% to +0.20%).",
     )
 
 
