@@ -166,10 +166,11 @@ def test_the_same_pack_again_gives_the_same_bits(pack, undisturbed):
 def test_half_precision_is_as_close_to_the_truth_as_peft_under_autocast(base, batch_of):
     """In bf16 neither is exact; the gradient's distance to the double-precision one must not exceed peft's by more than
     a half (both are about 2%, 8 bits over some twenty layers). How much is rounded on the way depends on the processor:
-    the ratio was below 1.2 on one without bf16 products of its own and 1.36 on one with them."""
+    the ratio was below 1.2 on one without bf16 products of its own and 1.36 on one with them. It depends on the adapter
+    as well: of ten drawn at random it was from 0.8 to 2.0."""
     pair, batch = RankPair(4, 4), batch_of(0, 1, 2, 3)
     layout = layout_of(base.partition, pair)
-    flat = 0.05 * torch.randn(layout.size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    flat = drawn_layer_by_layer(layout)
     exact = peft_gradient(base.model, base.partition, pair, flat, batch)
     half = copy.deepcopy(base.model).bfloat16()
     rounded = {name: value.bfloat16() if value.is_floating_point() else value for name, value in batch.items()}
@@ -186,6 +187,18 @@ def test_half_precision_is_as_close_to_the_truth_as_peft_under_autocast(base, ba
     assert structure.unpadded
     assert distance(gradient, exact) <= 1.5 * distance(peft, exact)
     assert 0 < distance(peft, exact) < 0.05
+
+
+def drawn_layer_by_layer(layout):
+    """Flat weights whose values do not depend on where the layout puts a layer."""
+    values = 0.05 * torch.randn(layout.size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    flat, taken = torch.empty_like(values), 0
+    parts = by_group(flat, layout)
+    for slot in layout.slots:
+        for view in (slot.a(parts), slot.b_transposed(parts)):
+            view.copy_(values[taken : taken + view.numel()].view_as(view))
+            taken += view.numel()
+    return flat
 
 
 def peft_gradient(model, partition, pair, flat, batch):

@@ -151,13 +151,15 @@ def test_learning_rates_reach_their_modules(wrapped_by, tune, base):
     for name, weight in weights(wrapped).items():
         if "lora_B" in name:
             moved = (weight - before[name]).abs().max().item()
-            assert moved == pytest.approx(method.rate(group_of[layer_of(name)]), rel=1e-3)  # Adam's eps
+            assert moved == pytest.approx(
+                method.learning_rates(RECIPE).rate(group_of[layer_of(name)]), rel=1e-3
+            )  # Adam's eps
     logged = next(entry for entry in run.history if "learning_rate_me" in entry)
     assert [logged[f"learning_rate_{group}"] for group in GROUPS] == pytest.approx([1e-6, 3e-6, 1e-5])
 
 
 def test_the_projector_follows_the_llm_unless_told_otherwise():
-    assert LearningRates(PAIR, me=1e-7, llm=1e-5).rate("projector") == 1e-5
+    assert LearningRates(PAIR, me=1e-7, llm=1e-5).learning_rates(RECIPE).projector == 1e-5
 
 
 def test_full_rank_tuning_is_adam_on_the_layers_weights(wrapped_by, tune, base, encoded, batch_of):
@@ -319,7 +321,7 @@ def test_adalora_trains_on_text_alone(base, encoded, wrapped_by, tune):
 )
 def test_ranks_that_do_not_fit_are_refused(method, message, base):
     with pytest.raises(ValueError, match=message):
-        method.check(base.partition)
+        method.check(base.partition, Recipe())
 
 
 def test_weights_of_another_method_are_refused(wrapped_by):
