@@ -21,7 +21,7 @@ from mars_core.export.start import save_start
 from mars_core.export.tool import ToolRun
 from mars_core.export.tools import TOOLS
 from mars_core.models.loading import load_base
-from mars_core.models.lora import adapter_ranks, lora_config
+from mars_core.models.lora import adapter_ranks, layer_alphas, layer_ranks, lora_config
 from mars_core.models.partition import GROUPS
 from mars_core.ranks import RankPair
 from mars_core.training.finetune import all_logits
@@ -41,7 +41,8 @@ def run_of(demo, tmp_path):
     """A final run of a pair, as another tool gets it; some of its settings may be others."""
 
     def make(pair: RankPair = RankPair(2, 4), **others) -> ToolRun:  # noqa: B008 - frozen
-        groups = {layer.name: pair.rank(group) for group in GROUPS for layer in demo.partition.group(group)}
+        recipe = others.get("recipe", Recipe(dtype="bfloat16"))
+        family = demo.partition.family
         settings = {
             "study": "my study",
             "model": "llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
@@ -50,8 +51,10 @@ def run_of(demo, tmp_path):
             "four_bit": False,
             "gradient_checkpointing": True,
             "pair": pair,
-            "ranks": {name: rank for name, rank in groups.items() if rank},
-            "recipe": Recipe(dtype="bfloat16"),
+            "ranks": layer_ranks(demo.partition, pair),
+            "alphas": layer_alphas(demo.partition, pair, recipe.alpha),
+            "modules": {"projector": family.projector, "me": (family.me,), "llm": (family.llm,)},
+            "recipe": recipe,
             "steps": 100,
             "epochs": 1.5,
             "seed": 3,

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mars_core.training.optimizer import make_optimizer, make_schedule
+from mars_core.training.optimizer import make_optimizer, make_schedule, rate_groups
 from mars_core.training.recipe import Recipe
 
 
@@ -13,7 +13,7 @@ def test_the_recipe_is_the_papers():
     """Appendix G.1: Adam at its defaults, batch 8, 1e-5, cosine with 10% warm-up."""
     recipe = Recipe()
     weight = torch.nn.Parameter(torch.zeros(1))
-    optimizer = make_optimizer({"llm": [weight]}, recipe.learning_rates)
+    optimizer = make_optimizer(rate_groups({"llm": ([weight], [])}, recipe.learning_rates, 1), recipe)
     reference = torch.optim.Adam([weight], lr=1e-5, fused=True)
     assert (type(optimizer), optimizer.defaults) == (torch.optim.Adam, reference.defaults)
     assert recipe.batch_size == 8
