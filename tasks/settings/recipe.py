@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from mars_core.models.targets import Patterns, Targets
 from mars_core.ranks import AlphaRule, AlphaRules
@@ -50,15 +50,6 @@ class TargetPatterns(Section):
     projector: str | None = Field(None, description="In the projector")
     llm: str | None = Field(None, description="In the language model")
 
-    @model_validator(mode="after")
-    def _usable(self) -> TargetPatterns:
-        for name, pattern in self.model_dump().items():
-            try:
-                re.compile(pattern or "")
-            except re.error as error:
-                raise ValueError(f"{name}: {pattern!r} is no regular expression ({error})") from error
-        return self
-
 
 class RecipeConfig(Section):
     """Fine-tuning settings shared by calibration and the final run; defaults are the paper's (appendix G)."""
@@ -98,6 +89,16 @@ class RecipeConfig(Section):
     lora_plus_ratio: float = Field(
         1.0, ge=1, description="Learning rate of LoRA's B over that of A (LoRA+; its authors use 16)"
     )
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _words_or_patterns(cls, value: Any) -> Any:
+        """Refuse here what the two forms together would refuse in words of both."""
+        if isinstance(value, str) and value not in ("all", "attention"):
+            raise ValueError(f"give all, attention, or a regular expression for me, projector or llm, got {value!r}")
+        if isinstance(value, dict):
+            _check_patterns(value)
+        return value
 
     @model_validator(mode="after")
     def _usable(self) -> RecipeConfig:
@@ -158,6 +159,17 @@ _CAME_LATER = {
     *("module_learning_rates", "module_lora_alpha", "optimizer", "weight_decay", "beta1", "beta2", "schedule"),
     *("final_share", "decay_ratio", "targets", "projector_rank", "lora_plus_ratio"),
 }
+
+
+def _check_patterns(patterns: Mapping[str, Any]) -> None:
+    unknown = [name for name in patterns if name not in TargetPatterns.model_fields]
+    if unknown:
+        raise ValueError(f"there is no such key as {unknown[0]}: it has {', '.join(TargetPatterns.model_fields)}")
+    for name, pattern in patterns.items():
+        try:
+            re.compile(str(pattern or ""))
+        except re.error as error:
+            raise ValueError(f"{name}: {pattern!r} is no regular expression ({error})") from error
 
 
 def _default(name: str) -> Any:
