@@ -58,7 +58,8 @@ def _partition(model: str, family: FamilyConfig | None, trust_remote_code: bool)
 
 
 def _adapting(base: Base, config: StudyConfig) -> Base:
-    return replace(base, partition=_adapted(base.partition, config))
+    partition = _adapted(base.partition, config)
+    return base if partition == base.partition else replace(base, partition=partition)
 
 
 def _adapted(partition: Partition, config: StudyConfig) -> Partition:
