@@ -112,7 +112,7 @@ def measure(bench: Bench, settings: Settings, pair: RankPair, seed: int) -> dict
 def train(model: Any, bench: Bench, settings: Settings, seed: int) -> None:
     """Plain training loop: token losses, clipping at norm 1, Adam, cosine."""
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = make_optimizer({"llm": parameters}, settings.recipe.learning_rates)
+    optimizer = make_optimizer([{"params": parameters}], settings.recipe)
     schedule = make_schedule(optimizer, settings.recipe, settings.steps)
     model.train()
     for batch in bench.batches(settings, seed):

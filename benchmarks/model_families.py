@@ -240,7 +240,7 @@ def _alone(model: nn.Module, subject: Subject, pair: RankPair, seed: int) -> tup
     wrapped = add_adapters(model, partition_of(model, subject.family), pair, seed=seed)
     try:
         trained = {name: weight for name, weight in wrapped.named_parameters() if weight.requires_grad}
-        optimizer = make_optimizer({"llm": list(trained.values())}, RECIPE.learning_rates)
+        optimizer = make_optimizer([{"params": list(trained.values())}], RECIPE)
         schedule = make_schedule(optimizer, RECIPE, STEPS)
         for _ in range(STEPS):
             token_losses(wrapped, subject.batch).mean().backward()

@@ -28,6 +28,27 @@ class RankPair(NamedTuple):
 AlphaRule = Literal["2r", "sqrt"] | float
 """How LoRA's alpha follows from the rank: twice it (the paper), with its root (rsLoRA), or one number for all ranks."""
 
+
+class AlphaRules(NamedTuple):
+    """A rule for the layers of each module."""
+
+    me: AlphaRule
+    projector: AlphaRule
+    llm: AlphaRule
+
+
+Alpha = AlphaRule | AlphaRules
+"""One rule for all modules, or one for each."""
+
+
+def rule_of(alpha: Alpha, group: str) -> AlphaRule:
+    """The rule of one group of layers (`me`, `projector` or `llm`)."""
+    if isinstance(alpha, AlphaRules):
+        rule: AlphaRule = getattr(alpha, group)
+        return rule
+    return alpha
+
+
 SQRT_ALPHA = 8.0  # alpha = 8 sqrt(r): at rank 16 the scale is that of 2r
 
 

@@ -72,7 +72,18 @@ class CardFacts:
         """How alpha follows from the rank, in words."""
         rule = str(self.recipe.get("lora_alpha", "2r"))  # older records have none
         words = {"2r": "alpha = 2 x rank", "sqrt": "alpha = 8 x the root of the rank (rsLoRA's scaling)"}
-        return words.get(rule, f"alpha = {rule}")
+        common = words.get(rule, f"alpha = {rule}")
+        own = self.recipe.get("module_lora_alpha")
+        return f"{common}, other rules in some modules ({own})" if own else f"{common} everywhere"
+
+    @property
+    def projector(self) -> str:
+        """Where the projector's rank stands in the card's first sentence."""
+        rank = self.recipe.get("projector_rank")
+        if rank is None:
+            return f"rank **{self.pair[1]}** in projector and language model"
+        of_projector = f"rank **{rank}**" if rank else "no adapter"
+        return f"{of_projector} in the projector and rank **{self.pair[1]}** in the language model"
 
     @property
     def validation_perplexity(self) -> float:

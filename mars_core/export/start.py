@@ -11,12 +11,10 @@ from torch import Tensor, nn
 from mars_core.models.partition import Partition
 from mars_core.packing.adapters import PEFT_A, PEFT_B, from_peft, layout_of
 from mars_core.packing.saving import save_adapter
-from mars_core.ranks import AlphaRule, RankPair
+from mars_core.ranks import Alpha, RankPair
 
 
-def save_start(
-    partition: Partition, pair: RankPair, seed: int, folder: Path, *, model_id: str, alpha: AlphaRule
-) -> None:
+def save_start(partition: Partition, pair: RankPair, seed: int, folder: Path, *, model_id: str, alpha: Alpha) -> None:
     """Write an untrained PEFT adapter of `pair` into an existing folder; with it the model computes what it did.
 
     Raises:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mars_core.data.records import Sample
-from mars_core.ranks import RankPair, lora_alpha
+from mars_core.models.partition import Group
+from mars_core.ranks import RankPair
 from mars_core.training.recipe import Recipe
 
 
@@ -16,9 +17,10 @@ from mars_core.training.recipe import Recipe
 class ToolRun:
     """The final fine-tune of a pair, as another tool is to run it.
 
-    study: its name. model: hub id or folder; model_type as transformers names it. ranks: LoRA rank of every adapted
-    layer, by its path. steps: optimizer steps. micro_batch_size: samples per forward pass. rows: folder with
-    train.jsonl and validation.jsonl, None where none could be written. start: folder of the pair's untrained adapter.
+    study: its name. model: hub id or folder; model_type as transformers names it. ranks, alphas: LoRA rank and alpha of
+    every adapted layer, by its path. modules: paths of each group's modules, the projector's first, which may lie
+    inside the ME. steps: optimizer steps. micro_batch_size: samples per forward pass. rows: folder with train.jsonl and
+    validation.jsonl, None where none could be written. start: folder of the pair's untrained adapter.
     output: where the tool is to put its results.
     """
 
@@ -30,6 +32,8 @@ class ToolRun:
     gradient_checkpointing: bool
     pair: RankPair
     ranks: Mapping[str, int]
+    alphas: Mapping[str, float]
+    modules: Mapping[Group, Sequence[str]]
     recipe: Recipe
     steps: int
     epochs: float
@@ -41,18 +45,18 @@ class ToolRun:
 
     @property
     def largest(self) -> int:
-        """The larger rank: LoRA's top-level one."""
+        """The largest rank: LoRA's top-level one."""
         return max(self.ranks.values())
 
     @property
     def alpha(self) -> float:
-        """`lora_alpha` of the larger rank: LoRA's top-level one."""
-        return lora_alpha(self.recipe.lora_alpha, self.largest)
+        """`lora_alpha` of the largest rank: LoRA's top-level one."""
+        return self.alphas[max(self.ranks, key=lambda name: self.ranks[name])]
 
     @property
-    def alphas(self) -> dict[str, float]:
-        """`lora_alpha` of every adapted layer."""
-        return {name: lora_alpha(self.recipe.lora_alpha, rank) for name, rank in self.ranks.items()}
+    def several_rates(self) -> bool:
+        """Whether modules have peak learning rates of their own."""
+        return len(set(self.recipe.learning_rates)) > 1
 
     @property
     def accumulation(self) -> int:
@@ -63,6 +67,23 @@ class ToolRun:
     def half(self) -> bool:
         """Whether the base weights are in bfloat16."""
         return self.recipe.dtype == "bfloat16"
+
+
+def scheduler(run: ToolRun) -> tuple[str, dict[str, float]]:
+    """The recipe's schedule as transformers' Trainer takes it: `lr_scheduler_type` and `lr_scheduler_kwargs`.
+
+    `learning_rate` must be the LLM's rate.
+    """
+    recipe = run.recipe
+    share = recipe.final_share
+    if recipe.schedule == "constant":
+        return "constant_with_warmup", {}
+    if recipe.schedule == "warmup_stable_decay":
+        decay = recipe.decay_steps(run.steps)
+        return recipe.schedule, {"num_decay_steps": decay, "min_lr_ratio": share}
+    if recipe.schedule == "linear":
+        return ("polynomial", {"power": 1.0, "lr_end": share * recipe.learning_rates.llm}) if share else ("linear", {})
+    return ("cosine_with_min_lr", {"min_lr_rate": share}) if share else ("cosine", {})
 
 
 @dataclass(frozen=True)
@@ -104,6 +125,8 @@ def _common_notes(run: ToolRun) -> tuple[str, ...]:
         "steps by n.",
         "Module paths are those of transformers 5; use the tool with it.",
     ]
+    if run.recipe.schedule == "warmup_stable_decay":
+        notes.append(f"The schedule's steps are those of a run of {run.steps} steps: change them with its length.")
     if run.rows is None:
         notes.append(
             "No dataset was written: images lie inside table files, and this tool takes paths. Write them as files, or "

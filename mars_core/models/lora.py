@@ -1,8 +1,9 @@
 """LoRA with one rank for the ME and another for the LLM, through PEFT's rank and alpha patterns.
 
-Alpha follows from the rank by one rule for all layers and is always written out: `alpha = 2 r` in the paper (appendix
-G.2), which keeps alpha/r the same; a constant alpha or rsLoRA's scale keep the best learning rate the same over ranks.
-The projector follows `r_llm`. Rank 0 leaves a module without adapter.
+Alpha follows from the rank by one rule for all layers, or by one for each module, and is always written out:
+`alpha = 2 r` in the paper (appendix G.2), which keeps alpha/r the same; a constant alpha or rsLoRA's scale keep the
+best learning rate the same over ranks. The projector follows `r_llm` unless it has a rank of its own. Rank 0 leaves
+a module without adapter.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from typing import TypeVar
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -17,7 +19,11 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from mars_core.models.partition import GROUPS, WHERE, Group, Partition
-from mars_core.ranks import AlphaRule, RankPair, lora_alpha, lora_scale
+from mars_core.ranks import Alpha, RankPair, lora_alpha, rule_of
+
+Number = TypeVar("Number", int, float)
+FSDP = "_fsdp_wrapped_module."
+"""What FSDP puts into the names of the modules that it wraps."""
 
 
 def check_ranks(partition: Partition, pair: RankPair) -> None:
@@ -29,35 +35,51 @@ def check_ranks(partition: Partition, pair: RankPair) -> None:
     if pair.r_me < 0 or pair.r_llm < 0 or pair == RankPair(0, 0):
         raise ValueError(f"rank pair {pair} is not usable: ranks are 0 or more and at least one is above 0")
     for group in GROUPS:
-        if partition.group(group) and pair.rank(group) > partition.largest_rank(group):
+        rank = partition.rank(pair, group)
+        if partition.group(group) and rank > partition.largest_rank(group):
             narrow = min(partition.group(group), key=lambda layer: min(layer.in_features, layer.out_features))
             raise ValueError(
-                f"rank {pair.rank(group)} for the {group} is above the width {partition.largest_rank(group)} "
+                f"rank {rank} for the {group} is above the width {partition.largest_rank(group)} "
                 f"of its layer {narrow.name}: use ranks up to {partition.largest_rank(group)}"
             )
 
 
 def trainable_parameters(partition: Partition, pair: RankPair) -> int:
     """Number of LoRA parameters of a pair: r * (in + out), summed over the adapted layers."""
-    return sum(pair.rank(group) * partition.parameters_per_rank(group) for group in GROUPS)
+    return sum(partition.rank(pair, group) * partition.parameters_per_rank(group) for group in GROUPS)
 
 
-def lora_config(partition: Partition, pair: RankPair, *, dropout: float = 0.0, alpha: AlphaRule = "2r") -> LoraConfig:
+def layer_ranks(partition: Partition, pair: RankPair) -> dict[str, int]:
+    """LoRA rank of every layer that has an adapter under a pair, by its path."""
+    ranks = {group: partition.rank(pair, group) for group in GROUPS}
+    return {layer.name: ranks[group] for group in GROUPS for layer in partition.group(group) if ranks[group]}
+
+
+def layer_alphas(partition: Partition, pair: RankPair, alpha: Alpha) -> dict[str, float]:
+    """LoRA's alpha of every layer that has an adapter under a pair, by its path."""
+    alphas: dict[str, float] = {}
+    for group in GROUPS:
+        if rank := partition.rank(pair, group):
+            alphas |= {layer.name: lora_alpha(rule_of(alpha, group), rank) for layer in partition.group(group)}
+    return alphas
+
+
+def lora_config(partition: Partition, pair: RankPair, *, dropout: float = 0.0, alpha: Alpha = "2r") -> LoraConfig:
     """PEFT configuration of a pair.
 
-    The top-level `r` is the larger rank (adapter loaders size their buffers by it); `rank_pattern` and
-    `alpha_pattern` name every layer of the other rank by its full path, so that nothing is matched by chance.
+    The top-level `r` is the largest rank (adapter loaders size their buffers by it); `rank_pattern` and
+    `alpha_pattern` name every layer by its full path, so that nothing is matched by chance.
     """
     check_ranks(partition, pair)
-    largest = max(pair.r_me, pair.r_llm)
-    ranks = {layer.name: pair.rank(group) for group in GROUPS for layer in partition.group(group) if pair.rank(group)}
+    ranks, alphas = layer_ranks(partition, pair), layer_alphas(partition, pair, alpha)
+    widest = max(ranks, key=lambda name: ranks[name])
     return LoraConfig(
-        r=largest,
-        lora_alpha=lora_alpha(alpha, largest),
+        r=ranks[widest],
+        lora_alpha=alphas[widest],
         lora_dropout=dropout,
         target_modules=sorted(ranks),
         rank_pattern=_exact_patterns(ranks),
-        alpha_pattern={name: lora_alpha(alpha, r) for name, r in _exact_patterns(ranks).items()},
+        alpha_pattern=_exact_patterns(alphas),
         task_type="CAUSAL_LM",
     )
 
@@ -69,7 +91,7 @@ def add_adapters(
     *,
     seed: int,
     dropout: float = 0.0,
-    alpha: AlphaRule = "2r",
+    alpha: Alpha = "2r",
 ) -> PeftModel:
     """Wrap `model` with freshly initialised adapters of `pair`; `seed` fixes their initial weights.
 
@@ -103,18 +125,17 @@ def wrap_with(model: nn.Module, config: LoraConfig, *, seed: int) -> PeftModel:
     return wrapped
 
 
-def check_adapters(wrapped: nn.Module, partition: Partition, pair: RankPair, alpha: AlphaRule = "2r") -> None:
+def check_adapters(wrapped: nn.Module, partition: Partition, pair: RankPair, alpha: Alpha = "2r") -> None:
     """Hold the adapters found in a model against the partition: names, ranks and alpha, layer by layer.
 
     Raises:
         ValueError: a layer is missing, unexpected, or has another rank or scale.
     """
-    expected = {layer.name: pair.rank(group) for group in GROUPS for layer in partition.group(group)}
-    expected = {name: rank for name, rank in expected.items() if rank}
+    expected, alphas = layer_ranks(partition, pair), layer_alphas(partition, pair, alpha)
     _check_layers(wrapped, set(expected))
     found = adapter_ranks(wrapped)
     for name, (rank, scale) in found.items():
-        wanted = lora_scale(alpha, expected[name])
+        wanted = alphas[name] / expected[name]
         if rank != expected[name] or not math.isclose(scale, wanted):
             raise ValueError(
                 f"layer {name} has rank {rank} and alpha/r {scale}, expected {expected[name]} and {wanted}"
@@ -140,14 +161,14 @@ def adapter_ranks(wrapped: nn.Module) -> dict[str, tuple[int, float]]:
     }
 
 
-def parameters_by_group(wrapped: nn.Module, partition: Partition) -> dict[Group, list[nn.Parameter]]:
-    """Trainable parameters of each group."""
+def parameters_by_group(wrapped: nn.Module, partition: Partition) -> dict[Group, dict[str, nn.Parameter]]:
+    """Trainable parameters of each group by name: of adapters, or the layers' own weights."""
     group_of = {layer.name: group for group in GROUPS for layer in partition.group(group)}
-    groups: dict[Group, list[nn.Parameter]] = {group: [] for group in GROUPS}
+    groups: dict[Group, dict[str, nn.Parameter]] = {group: {} for group in GROUPS}
     for name, parameter in wrapped.named_parameters():
         if parameter.requires_grad:
-            layer = name.removeprefix("base_model.model.").split(".lora_")[0]
-            groups[group_of[layer]].append(parameter)
+            layer = name.replace(FSDP, "").removeprefix("base_model.model.").split(".lora_")[0]
+            groups[group_of[layer.removesuffix(".weight")]][name] = parameter
     return groups
 
 
@@ -166,6 +187,6 @@ def adapter_state(wrapped: nn.Module) -> Mapping[str, torch.Tensor]:
     }
 
 
-def _exact_patterns(ranks: Mapping[str, int]) -> dict[str, int]:
+def _exact_patterns(values: Mapping[str, Number]) -> dict[str, Number]:
     # PEFT matches `(.*\.)?({key})$`, so an escaped full path matches that layer alone.
-    return {re.escape(name): rank for name, rank in ranks.items()}
+    return {re.escape(name): value for name, value in values.items()}

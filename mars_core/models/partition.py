@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from mars_core.models.families import Family
+from mars_core.ranks import RankPair
 
 Group = Literal["me", "projector", "llm"]
 GROUPS: tuple[Group, ...] = ("me", "projector", "llm")
@@ -28,10 +29,11 @@ class LinearLayer:
 
 @dataclass(frozen=True)
 class Partition:
-    """The linear layers that LoRA adapts, by group; heads and embeddings belong to none.
+    """A model's linear layers by group, and which of them LoRA adapts; heads and embeddings belong to no group.
 
-    excluded: linear layers left out (output heads, layers that the forward pass never uses). family: where the groups
-    were looked for.
+    me, projector, llm: all linear layers of each. excluded: linear layers left out (output heads, layers that the
+    forward pass never uses). family: where the groups were looked for. adapted: paths of the layers that are adapted,
+    None for all. projector_rank: LoRA rank of the projector, None where it follows the LLM's.
     """
 
     me: tuple[LinearLayer, ...]
@@ -39,11 +41,24 @@ class Partition:
     llm: tuple[LinearLayer, ...]
     excluded: tuple[str, ...]
     family: Family
+    adapted: frozenset[str] | None = None
+    projector_rank: int | None = None
 
-    def group(self, name: Group) -> tuple[LinearLayer, ...]:
-        """Return the layers of one group."""
+    def every(self, name: Group) -> tuple[LinearLayer, ...]:
+        """All linear layers of one group."""
         layers: tuple[LinearLayer, ...] = getattr(self, name)
         return layers
+
+    def group(self, name: Group) -> tuple[LinearLayer, ...]:
+        """The layers of one group that are adapted."""
+        layers = self.every(name)
+        return layers if self.adapted is None else tuple(layer for layer in layers if layer.name in self.adapted)
+
+    def rank(self, pair: RankPair, name: Group) -> int:
+        """LoRA rank of a group's layers under a pair."""
+        if name == "projector" and self.projector_rank is not None:
+            return self.projector_rank
+        return pair.rank(name)
 
     def parameters_per_rank(self, name: Group) -> int:
         """LoRA parameters that one unit of rank adds in a group: the sum of in + out features."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mars_core.models.lora import adapter_state, add_adapters, check_ranks, remove_adapters
 from mars_core.models.partition import GROUPS, Group, LinearLayer, Partition
-from mars_core.ranks import AlphaRule, RankPair, lora_scale
+from mars_core.ranks import Alpha, RankPair, lora_scale, rule_of
 
 PEFT_A = "base_model.model.{}.lora_A.default.weight"
 PEFT_B = "base_model.model.{}.lora_B.default.weight"
@@ -27,7 +27,7 @@ Parts = Mapping[Group, Tensor]
 
 @dataclass(frozen=True)
 class Slot:
-    """Where one layer's adapter lies in its group's vector: A as (rank, in), then B transposed as (rank, out).
+    """Where one layer's adapter lies in its group's vector: A as (rank, in), and B transposed as (rank, out).
 
     B is kept transposed because skinny products with it are several times faster that way. scale: alpha / rank.
     """
@@ -35,31 +35,35 @@ class Slot:
     layer: LinearLayer
     group: Group
     rank: int
-    start: int
+    a_start: int
+    b_start: int
     scale: float
 
     @property
-    def middle(self) -> int:
-        """Where A ends and B begins."""
-        return self.start + self.rank * self.layer.in_features
+    def a_stop(self) -> int:
+        """Where A ends."""
+        return self.a_start + self.rank * self.layer.in_features
 
     @property
-    def stop(self) -> int:
+    def b_stop(self) -> int:
         """Where B ends."""
-        return self.middle + self.rank * self.layer.out_features
+        return self.b_start + self.rank * self.layer.out_features
 
     def a(self, parts: Parts) -> Tensor:
         """A, shape (rank, in), a view."""
-        return parts[self.group][self.start : self.middle].view(self.rank, self.layer.in_features)
+        return parts[self.group][self.a_start : self.a_stop].view(self.rank, self.layer.in_features)
 
     def b_transposed(self, parts: Parts) -> Tensor:
         """B transposed, shape (rank, out), a view."""
-        return parts[self.group][self.middle : self.stop].view(self.rank, self.layer.out_features)
+        return parts[self.group][self.b_start : self.b_stop].view(self.rank, self.layer.out_features)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Slots of all adapted layers of one rank pair, the modality encoder's first; layers of rank 0 have none."""
+    """Slots of all adapted layers of one rank pair, the modality encoder's first; layers of rank 0 have none.
+
+    A group's vector holds every A of the group before the first B, so that each half is one vector for an optimizer.
+    """
 
     slots: tuple[Slot, ...]
 
@@ -71,7 +75,12 @@ class Layout:
     @cached_property
     def sizes(self) -> Mapping[Group, int]:
         """Length of the vector of each group with adapters."""
-        return {slot.group: slot.stop for slot in self.slots}
+        return {slot.group: slot.b_stop for slot in self.slots}
+
+    @cached_property
+    def middles(self) -> Mapping[Group, int]:
+        """Where the B of each group begin."""
+        return {slot.group: slot.b_start for slot in reversed(self.slots)}
 
     @property
     def size(self) -> int:
@@ -79,7 +88,7 @@ class Layout:
         return sum(self.sizes.values())
 
 
-def layout_of(partition: Partition, pair: RankPair, alpha: AlphaRule = "2r") -> Layout:
+def layout_of(partition: Partition, pair: RankPair, alpha: Alpha = "2r") -> Layout:
     """Lay out the adapters of a pair; `alpha` decides what each product is scaled by.
 
     Raises:
@@ -88,11 +97,12 @@ def layout_of(partition: Partition, pair: RankPair, alpha: AlphaRule = "2r") -> 
     check_ranks(partition, pair)
     slots: list[Slot] = []
     for group in GROUPS:
-        start = 0
-        for layer in partition.group(group):
-            if rank := pair.rank(group):
-                slots.append(Slot(layer, group, rank, start, lora_scale(alpha, rank)))
-                start = slots[-1].stop
+        if rank := partition.rank(pair, group):
+            scale = lora_scale(rule_of(alpha, group), rank)
+            a_start, b_start = 0, rank * sum(layer.in_features for layer in partition.group(group))
+            for layer in partition.group(group):
+                slots.append(Slot(layer, group, rank, a_start, b_start, scale))
+                a_start, b_start = slots[-1].a_stop, slots[-1].b_stop
     return Layout(tuple(slots))
 
 
@@ -117,11 +127,12 @@ def initial_weights(model: nn.Module, partition: Partition, pair: RankPair, seed
 
 def from_peft(state: Mapping[str, Tensor], layout: Layout) -> Tensor:
     """Flatten PEFT's adapter weights (names as `PeftModel.named_parameters` gives them)."""
-    parts = []
+    flat = next(iter(state.values())).new_empty(layout.size)
+    parts = by_group(flat, layout)
     for slot in layout.slots:
-        a, b = state[PEFT_A.format(slot.layer.name)], state[PEFT_B.format(slot.layer.name)]
-        parts += [a.reshape(-1), b.T.reshape(-1)]
-    return torch.cat(parts)
+        slot.a(parts).copy_(state[PEFT_A.format(slot.layer.name)])
+        slot.b_transposed(parts).copy_(state[PEFT_B.format(slot.layer.name)].T)
+    return flat
 
 
 def to_peft(flat: Tensor, layout: Layout) -> dict[str, Tensor]:

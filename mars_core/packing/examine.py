@@ -86,7 +86,7 @@ def examine(model: nn.Module, partition: Partition, batch: Mapping[str, Tensor])
             name for name, module in _below(model, partition.family.me) if isinstance(module, _CONVOLUTIONS)
         ]
         shared = _same_for_all(model, partition, structure, packed, RankPair(1, 1), convolutions)
-        projector = [layer.name for layer in partition.projector]
+        projector = [layer.name for layer in partition.group("projector")]
         entry_layers = _same_for_all(model, partition, structure, packed, RankPair(0, 1), projector)
         answers_only = _answers_only(model, partition, structure, packed)
         tails = _answer_tails(model, partition, structure, answers_only, batch)
@@ -193,7 +193,7 @@ def _answer_tails(
     answers_only: frozenset[str],
     batch: Mapping[str, Tensor],
 ) -> frozenset[str]:
-    """Modules of the last block that work row by row and all of whose adapted layers are read at answer rows alone."""
+    """Modules of the last block that work row by row and all of whose linear layers are read at answer rows alone."""
     block = _last_block(partition)
     parents = {name.rpartition(".")[0] for name in answers_only}
     whole = {parent for parent in parents if all(name in answers_only for name in block if _inside(name, {parent}))}

@@ -19,7 +19,7 @@ BYTES_PER_NF4_WEIGHT = 0.5 + 1 / 64 + 4 / (64 * 256)
 def frozen_bytes(model: nn.Module, partition: Partition) -> dict[str, int]:
     """Bytes of the frozen weights by how they are kept; in `four_bit` what is not a linear layer stays in bfloat16."""
     weights = sum(weight.numel() for weight in model.parameters())
-    linear = sum(layer.in_features * layer.out_features for group in GROUPS for layer in partition.group(group))
+    linear = sum(layer.in_features * layer.out_features for group in GROUPS for layer in partition.every(group))
     four_bit = linear * BYTES_PER_NF4_WEIGHT + 2 * (weights - linear)
     return {"float32": 4 * weights, "bfloat16": 2 * weights, "four_bit": round(four_bit)}
 

@@ -35,7 +35,7 @@ class Structure:
     """What a model's forward pass allows to leave out; found by `mars_core.packing.examine`, never assumed.
 
     unpadded: attention is plain and causal, so the language model can be given the real tokens alone.
-    answers_only: adapted layers whose output is read at the answer rows alone (those of the last block), except those
+    answers_only: layers whose output is read at the answer rows alone (those of the last block), except those
     in `answer_tails`: modules that work row by row and are read at the answer rows alone, as a whole.
     shared: modules with parameters whose input is the same for every member (patch embeddings).
     projector_entry_layers: projector layers that read what the vision tower gives, the first ones there.
@@ -289,7 +289,7 @@ def _share_of_one(value: Any, *, rows: int, width: int) -> Any:
 
 
 def vision_blocks(model: nn.Module, partition: Partition) -> list[nn.Module]:
-    """The vision tower's repeated blocks: the outermost list elements that hold adapted layers of the ME."""
+    """The vision tower's repeated blocks: the outermost list elements that hold linear layers of the ME."""
     path = re.compile(re.escape(partition.family.me) + r"\.(?:[^.]+\.)*?\d+(?=\.)")
     names = dict.fromkeys(found[0] for layer in partition.me if (found := path.match(layer.name)))
     return [model.get_submodule(name) for name in names]

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from mars_core.models.partition import Group, Partition
 from mars_core.packing.adapters import Layout, Parts, by_group, layout_of
 from mars_core.packing.flat_buffers import zero_vectors
-from mars_core.ranks import AlphaRule, RankPair
+from mars_core.ranks import Alpha, RankPair
 from mars_core.rates import LearningRates
 from mars_core.training.calibration import Checkpoint
-from mars_core.training.optimizer import make_optimizer, make_schedule
+from mars_core.training.optimizer import Halves, make_optimizer, make_schedule, rate_groups
 from mars_core.training.recipe import Recipe
 
 
@@ -28,11 +28,11 @@ class PackRun:
     pair: RankPair
     seed: int
     learning_rates: LearningRates | None = None
-    lora_alpha: AlphaRule | None = None
+    lora_alpha: Alpha | None = None
 
     def layout(self, partition: Partition, recipe: Recipe) -> Layout:
         """Where its adapters lie, and what they are scaled by."""
-        return layout_of(partition, self.pair, recipe.lora_alpha if self.lora_alpha is None else self.lora_alpha)
+        return layout_of(partition, self.pair, recipe.alpha if self.lora_alpha is None else self.lora_alpha)
 
 
 @dataclass
@@ -40,17 +40,19 @@ class TrainedRun:
     """A member under way.
 
     weights, gradient, first_moment, second_moment: a vector per group, laid out as `layout` says; passes add to the
-    gradient, Adam keeps the moments. losses: batch losses since the last checkpoint. diverged_at: the first step whose
+    gradient, Adam keeps the moments. parameters: what Adam sees of each group: its vector, or with LoRA+ the A and the
+    B of it. losses: batch losses since the last checkpoint. diverged_at: the first step whose
     loss was not finite, None while there is none.
     """
 
     member: PackRun
     layout: Layout
-    weights: Mapping[Group, nn.Parameter]
+    weights: Parts
+    parameters: Mapping[Group, tuple[nn.Parameter, ...]]
     gradient: Parts
     first_moment: Parts
     second_moment: Parts
-    optimizer: torch.optim.Adam
+    optimizer: torch.optim.Optimizer
     schedule: Any
     generator: torch.Generator
     losses: list[float] = field(default_factory=list)
@@ -61,12 +63,16 @@ class TrainedRun:
     @property
     def steps(self) -> dict[Group, int]:
         """Steps that Adam has taken in each group."""
-        return {group: int(self.optimizer.state[weights]["step"]) for group, weights in self.weights.items()}
+        return {group: int(self.optimizer.state[own[0]]["step"]) for group, own in self.parameters.items()}
+
+    def parts(self, group: Group, vector: Tensor) -> tuple[Tensor, ...]:
+        """What of a group's vector belongs to each of its parameters, views."""
+        return torch.split(vector, [parameter.numel() for parameter in self.parameters[group]])
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """One optimizer step: learning rate (of the LLM where it has adapters), and gradient norms before clipping."""
+    """One optimizer step: learning rate (of the LLM's A where it has adapters), and gradient norms before clipping."""
 
     lr: float
     grad_norm_me: float
@@ -114,17 +120,26 @@ def _start(
     recipe: Recipe,
     horizon: int,
 ) -> TrainedRun:
-    parameters = {group: nn.Parameter(vector) for group, vector in weights.items()}
-    optimizer = make_optimizer(
-        {group: [own] for group, own in parameters.items()}, member.learning_rates or recipe.learning_rates
-    )
-    for group, parameter in parameters.items():
-        # What Adam makes at its first step.
-        step = torch.zeros((), dtype=torch.float32, device=parameter.device)
-        optimizer.state[parameter] = {"step": step, "exp_avg": first[group], "exp_avg_sq": second[group]}
+    whole = recipe.lora_plus_ratio == 1
+    parameters = {group: _parameters(vector, layout.middles[group], whole) for group, vector in weights.items()}
+    halves: dict[str, Halves] = {group: (own[:1], own[1:]) for group, own in parameters.items()}
+    rates = member.learning_rates or recipe.learning_rates
+    optimizer = make_optimizer(rate_groups(halves, rates, recipe.lora_plus_ratio), recipe)
     generator = torch.Generator(device=next(iter(weights.values())).device).manual_seed(member.seed)
     schedule = make_schedule(optimizer, recipe, horizon)
-    return TrainedRun(member, layout, parameters, gradient, first, second, optimizer, schedule, generator)
+    run = TrainedRun(member, layout, weights, parameters, gradient, first, second, optimizer, schedule, generator)
+    for group, own in parameters.items():
+        moments = zip(own, run.parts(group, first[group]), run.parts(group, second[group]), strict=True)
+        for parameter, mean, square in moments:
+            # What Adam makes at its first step.
+            step = torch.zeros((), dtype=torch.float32, device=parameter.device)
+            optimizer.state[parameter] = {"step": step, "exp_avg": mean, "exp_avg_sq": square}
+    return run
+
+
+def _parameters(vector: Tensor, middle: int, whole: bool) -> tuple[nn.Parameter, ...]:
+    """A group's vector as one parameter, or its A and its B."""
+    return (nn.Parameter(vector),) if whole else (nn.Parameter(vector[:middle]), nn.Parameter(vector[middle:]))
 
 
 def gradient_norms(adapter_batch: Sequence[TrainedRun]) -> list[tuple[float, float]]:
@@ -153,12 +168,19 @@ def take_step(trained: TrainedRun, recipe: Recipe, norms: tuple[float, float], r
         for gradient in trained.gradient.values():
             gradient.mul_(factor)
     called = {slot.group for slot in trained.layout.slots if slot.layer.name in reached}
-    for group, weights in trained.weights.items():
-        weights.grad = trained.gradient[group] if group in called else None
-    trained.last = StepReport(float(trained.schedule.get_last_lr()[-1]), norm_me, norm_llm)
+    for group, own in trained.parameters.items():
+        for parameter, gradient in zip(own, trained.parts(group, trained.gradient[group]), strict=True):
+            parameter.grad = gradient if group in called else None
+    trained.last = StepReport(_rate_of_a(trained), norm_me, norm_llm)
     trained.optimizer.step()
     trained.schedule.step()
     forget_gradient(trained)
+
+
+def _rate_of_a(trained: TrainedRun) -> float:
+    """Learning rate of the last group's A; with LoRA+ that of its B stands behind it."""
+    last = list(trained.parameters.values())[-1]
+    return float(trained.schedule.get_last_lr()[-len(last)])
 
 
 def forget_gradient(trained: TrainedRun) -> None:

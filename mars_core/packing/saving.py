@@ -10,11 +10,11 @@ from torch import Tensor
 from mars_core.models.lora import lora_config
 from mars_core.models.partition import Partition
 from mars_core.packing.adapters import layout_of, to_peft
-from mars_core.ranks import AlphaRule, RankPair
+from mars_core.ranks import Alpha, RankPair
 
 
 def save_adapter(
-    flat: Tensor, partition: Partition, pair: RankPair, folder: Path, *, model_id: str, alpha: AlphaRule
+    flat: Tensor, partition: Partition, pair: RankPair, folder: Path, *, model_id: str, alpha: Alpha
 ) -> None:
     """Write `adapter_config.json` and `adapter_model.safetensors` of flat weights into an existing folder."""
     config = lora_config(partition, pair, alpha=alpha)

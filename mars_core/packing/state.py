@@ -10,9 +10,12 @@ from torch import Tensor
 
 from mars_core.packing.adapters import by_group, flatten
 from mars_core.packing.run import TrainedRun
+from mars_core.ranks import AlphaRules
 from mars_core.training.calibration import Checkpoint
 
 FLAT = ("weights", "first_moment", "second_moment")
+LAYOUT = "A before B"
+"""How a group's vector is laid out; states of another layout are not read."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class PackState:
     checkpoint_steps: steps at which the whole pack is measured; those up to `step` have been.
     tensors: by `NUMBER.NAME` of each member still trained: weights and Adam's moments (all flat) and the state of its
     dropout generator. members: by number, its pair, seed, checkpoints, diverged_at and Adam's steps by group, as JSON
-    values. seconds: trained so far.
+    values. seconds: trained so far. layout: of the flat tensors.
     """
 
     step: int
@@ -30,6 +33,7 @@ class PackState:
     seconds: float
     tensors: Mapping[str, Tensor]
     members: Sequence[Mapping[str, Any]]
+    layout: str = LAYOUT
 
 
 def take_state(step: int, checkpoint_steps: Sequence[int], seconds: float, trained: Sequence[TrainedRun]) -> PackState:
@@ -47,8 +51,13 @@ def restore_state(state: PackState, checkpoint_steps: Sequence[int], trained: Se
     """Bring fresh members to where `state` was taken.
 
     Raises:
-        ValueError: the state is of another pack, or of one measured at other steps.
+        ValueError: the state is of another pack or version, or of one measured at other steps.
     """
+    if state.layout != LAYOUT:
+        raise ValueError(
+            f"the state at step {state.step} was written by an earlier version, which laid adapters out otherwise: "
+            "delete it to train from the start"
+        )
     expected = [_identity(_describe(one)) for one in trained]
     if [_identity(stored) for stored in state.members] != expected:
         raise ValueError(
@@ -71,10 +80,11 @@ def _restore_tensors(state: PackState, number: int, one: TrainedRun) -> None:
     for name in FLAT:
         stored = by_group(state.tensors[f"{number}.{name}"], one.layout)
         for group, vector in getattr(one, name).items():
-            vector.data.copy_(stored[group])
+            vector.copy_(stored[group])
     one.generator.set_state(state.tensors[f"{number}.generator"])
-    for group, weights in one.weights.items():
-        one.optimizer.state[weights]["step"].fill_(state.members[number]["steps"][group])
+    for group, own in one.parameters.items():
+        for parameter in own:
+            one.optimizer.state[parameter]["step"].fill_(state.members[number]["steps"][group])
     schedule = one.schedule
     share = schedule.lr_lambdas[0](state.step)
     rates = [rate * share for rate in schedule.base_lrs]
@@ -85,12 +95,12 @@ def _restore_tensors(state: PackState, number: int, one: TrainedRun) -> None:
 
 
 def _describe(one: TrainedRun) -> dict[str, Any]:
-    rates = one.member.learning_rates
+    rates, alpha = one.member.learning_rates, one.member.lora_alpha
     return {
         "pair": list(one.member.pair),
         "seed": one.member.seed,
         "learning_rates": None if rates is None else list(rates),
-        "lora_alpha": one.member.lora_alpha,
+        "lora_alpha": list(alpha) if isinstance(alpha, AlphaRules) else alpha,
         "checkpoints": [asdict(checkpoint) for checkpoint in one.checkpoints],
         "diverged_at": one.diverged_at,
         "steps": one.steps,

@@ -25,7 +25,7 @@ from mars_core.packing.adapter_batches import (
     executor_of,
     over_adapter_batches,
 )
-from mars_core.packing.adapters import Parts, flatten, initial_weights
+from mars_core.packing.adapters import flatten, initial_weights
 from mars_core.packing.batch import PackedBatch, pack_batch
 from mars_core.packing.examine import examined
 from mars_core.packing.forward import adapter_batch_logits, adapter_batch_losses, autocast_of, losses_of
@@ -227,7 +227,7 @@ def _gradients(
     """Add up the gradients of a step; gives the adapter batch, its members' losses, and the layers reached."""
     adapters = make_adapter_batch(
         [one.layout for one in adapter_batch],
-        [_values(one) for one in adapter_batch],
+        [one.weights for one in adapter_batch],
         [one.gradient for one in adapter_batch],
     )
     probability = pack.recipe.lora_dropout
@@ -250,10 +250,6 @@ def _gradients(
             one.generator.set_state(state)  # so that the pass can be made again with the same masks
         raise
     return adapter_batch, losses, frozenset(reached)
-
-
-def _values(one: TrainedRun) -> Parts:
-    return {group: weights.data for group, weights in one.weights.items()}
 
 
 def _step_adapter_batch(pack: _Pack, ready: tuple[Sequence[TrainedRun], Tensor, frozenset[str]], number: int) -> None:
@@ -307,7 +303,7 @@ def _evaluate_adapter_batch(
 ) -> list[tuple[Score, float | None]]:
     adapters = make_adapter_batch(
         [one.layout for one in adapter_batch],
-        [_values(one) for one in adapter_batch],
+        [one.weights for one in adapter_batch],
         [one.gradient for one in adapter_batch],
     )
     totals: list[dict[str, Totals]] = [defaultdict(Totals) for _ in adapter_batch]

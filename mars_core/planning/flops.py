@@ -42,7 +42,7 @@ def forward_work(architecture: Architecture, shape: SampleShape) -> Work:
     """Operations of one sample's forward pass, with logits at answer tokens alone."""
     tokens = group_tokens(architecture, shape)
     hidden, vocabulary = architecture.head
-    weights = {group: sum(map(_weights, architecture.partition.group(group))) for group in GROUPS}
+    weights = {group: sum(map(_weights, architecture.partition.every(group))) for group in GROUPS}
     return Work(
         layers={group: 2 * tokens[group] * weights[group] for group in GROUPS},
         attention={"me": _vision_attention(architecture, shape), "llm": _llm_attention(architecture, shape.tokens)},
@@ -66,8 +66,10 @@ def training_flops(architecture: Architecture, shape: SampleShape, pair: RankPai
 def adapter_flops(architecture: Architecture, shape: SampleShape, pair: RankPair) -> int:
     """Operations of the adapters' forward pass: r * (in + out) products a token."""
     tokens = group_tokens(architecture, shape)
-    per_rank = architecture.partition.parameters_per_rank
-    return sum(2 * tokens[group] * pair.rank(group) * per_rank(group) for group in GROUPS)
+    partition = architecture.partition
+    return sum(
+        2 * tokens[group] * partition.rank(pair, group) * partition.parameters_per_rank(group) for group in GROUPS
+    )
 
 
 def _weights(layer: LinearLayer) -> int:

@@ -49,10 +49,11 @@ def activation_bytes(architecture: Architecture, shape: SampleShape, pair: RankP
 
 
 def _kept(architecture: Architecture, shape: SampleShape, pair: RankPair, group: Group, dtype: str) -> int:
-    layers = architecture.partition.group(group)
-    features = sum(layer.in_features + layer.out_features for layer in layers)
+    layers, adapted = architecture.partition.every(group), architecture.partition.group(group)
+    # A frozen weight's gradient is not asked for, so what enters its layer need not be kept.
+    features = sum(layer.out_features for layer in layers) + sum(layer.in_features for layer in adapted)
     gates = sum(layer.out_features for layer in layers if layer.name.endswith(".gate_proj"))
-    low_rank = len(layers) * pair.rank(group) * LOW_RANK_BYTES[dtype]
+    low_rank = len(adapted) * architecture.partition.rank(pair, group) * LOW_RANK_BYTES[dtype]
     norms = 0
     if dtype != "float32" and group != "projector":
         norms = NORM_BYTES * NORMS_PER_BLOCK * _blocks(architecture)[group] * _widths(architecture)[group]
@@ -68,10 +69,11 @@ def packed_bytes(architecture: Architecture, shape: SampleShape, pair: RankPair,
 
 
 def _packed_token(architecture: Architecture, group: Group, dtype: str) -> int:
-    features = 0
-    for layer in architecture.partition.group(group):
+    features, adapted = 0, set(architecture.partition.group(group))
+    for layer in architecture.partition.every(group):
         leaf = layer.name.rpartition(".")[2]
-        features += layer.in_features * (leaf not in READS_AS_SIBLING) + layer.out_features * (leaf not in ONLY_ADDED)
+        features += layer.in_features * (layer in adapted and leaf not in READS_AS_SIBLING)
+        features += layer.out_features * (leaf not in ONLY_ADDED)
         if leaf == FUSED:  # rotated queries and keys, beside the product that values are a view of
             features += 2 * layer.out_features // 3
     norms = 0
@@ -105,9 +107,9 @@ def scoring_bytes(architecture: Architecture, shape: SampleShape, dtype: str) ->
     """Bytes that scoring one sample takes beside the weights: its widest layers, and its logits."""
     tokens = group_tokens(architecture, shape)
     widest = max(
-        tokens[group] * max(layer.in_features + layer.out_features for layer in architecture.partition.group(group))
+        tokens[group] * max(layer.in_features + layer.out_features for layer in architecture.partition.every(group))
         for group in GROUPS
-        if architecture.partition.group(group)
+        if architecture.partition.every(group)
     )
     # A gated MLP holds two such layers at once.
     return 2 * BYTES[dtype] * widest + logits_bytes(architecture, shape, dtype)

@@ -133,13 +133,13 @@ def finetune(
         samples: what it is trained and scored on.
         settings: how.
         method, partition: what is special about the training method; without, everything trainable has the recipe's
-            learning rate.
+            one learning rate.
         listeners: who is told.
 
     Raises:
         FinetuneDiverged: the validation loss is not finite.
         ValueError: the checkpoints are those of a run of another length, micro-batches and processes do not make up the
-            batch, or the method cannot be trained in this way.
+            batch, the method cannot be trained in this way, or the recipe has several rates and no method is given.
     """
     trainer = _trainer(wrapped, samples, settings, method, partition, listeners)
     last = _last_checkpoint(settings.checkpoints, settings.steps)
@@ -165,6 +165,9 @@ def _trainer(
     partition: Partition | None,
     listeners: Listeners,
 ) -> AnswerTrainer:
+    several = settings.recipe.lora_plus_ratio != 1 or len(set(settings.recipe.learning_rates)) > 1
+    if several and (method is None or partition is None):
+        raise ValueError("a recipe with several learning rates needs the method and the partition that they belong to")
     trainer = AnswerTrainer(
         model=wrapped,
         args=_arguments(wrapped, settings, samples.measurement, method),
@@ -172,6 +175,7 @@ def _trainer(
         eval_dataset=samples.train,  # the Trainer asks for one; AnswerTrainer.evaluate reads `validation` instead
         data_collator=samples.collate,
         validation=samples.validation,
+        recipe=settings.recipe,
         measurement=samples.measurement,
         method=method,
         partition=partition,
@@ -195,10 +199,10 @@ def _arguments(
         gradient_accumulation_steps=accumulated,
         bf16=recipe.dtype == "bfloat16",
         learning_rate=recipe.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=recipe.warmup_steps(steps),
         optim="adamw_torch",  # without weight decay this is the paper's Adam
-        weight_decay=0.0,
+        weight_decay=recipe.weight_decay,
+        adam_beta1=recipe.beta1,
+        adam_beta2=recipe.beta2,
         max_grad_norm=recipe.max_grad_norm,
         eval_strategy="steps",
         eval_steps=every,

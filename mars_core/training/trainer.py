@@ -24,6 +24,8 @@ from mars_core.models.partition import Partition
 from mars_core.training.memory import peak_memory_bytes
 from mars_core.training.methods.lora import Lora
 from mars_core.training.methods.method import Method, trained
+from mars_core.training.optimizer import make_schedule
+from mars_core.training.recipe import Recipe
 
 Batches = Callable[[], Iterable[tuple[Mapping[str, Tensor], Sequence[str]]]]
 
@@ -41,6 +43,7 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
 
     validation: scored batches of this process's share of the validation set, whose totals are added up over processes;
     or of all of it, where there is a measurement.
+    recipe: its learning rates, optimizer and schedule are those of a pack.
     measurement: the metric that the best checkpoint is chosen by, None for validation perplexity.
     method: what is special about the training method, None where nothing is.
     """
@@ -51,6 +54,7 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         self,
         *,
         validation: Batches,
+        recipe: Recipe,
         measurement: Measurement | None = None,
         method: Method | None = None,
         partition: Partition | None = None,
@@ -58,6 +62,7 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
     ) -> None:
         super().__init__(**kwargs)
         self.validation = validation
+        self.recipe = recipe
         self.measurement = measurement
         self.method = method
         self.partition = partition
@@ -124,14 +129,21 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         return metrics
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Adam as the Trainer makes it, with the groups of the method."""
+        """The recipe's Adam as the Trainer makes it, with the groups of the method."""
         if self.optimizer is None and self.method is not None and self.partition is not None:
-            groups = self.method.parameter_groups(model or self.model, self.partition, self.args.learning_rate)
+            groups = self.method.parameter_groups(model or self.model, self.partition, self.recipe)
             optimizer, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
             settings |= {"weight_decay": self.args.weight_decay}  # otherwise AdamW has one of its own
             self.optimizer: Any = optimizer(groups, **settings)
         made: torch.optim.Optimizer = super().create_optimizer(model)
         return made
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """The recipe's schedule, by the same function as in a pack."""
+        if self.lr_scheduler is None:
+            self.lr_scheduler: Any = make_schedule(optimizer or self.optimizer, self.recipe, num_training_steps)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with the learning rate of every group where there are several."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from mars_core.packing.state import PackState
+from mars_core.packing.state import LAYOUT, PackState
 from tasks.storage.files import replacing
 from tasks.storage.folder import Revision
 
@@ -33,6 +33,7 @@ def write_state(folder: Path, state: PackState) -> None:
         "checkpoint_steps": list(state.checkpoint_steps),
         "seconds": state.seconds,
         "members": list(state.members),
+        "layout": state.layout,
     }
     with replacing(folder / FILE) as temporary:
         save_file(dict(state.tensors), str(temporary), metadata={"state": json.dumps(rest)})
@@ -46,14 +47,15 @@ def has_state(folder: Path) -> bool:
 def read_state(folder: Path, checkpoint_steps: Sequence[int]) -> PackState | None:
     """The stored state, None where there is none to go on with: the pack then starts again.
 
-    One that cannot be read is none, nor is one that was measured at other steps than are asked for now.
+    One that cannot be read is none, nor is one of an earlier version's layout, or one that was measured at other steps
+    than are asked for now.
     """
     if not has_state(folder):
         return None
     try:
         with safe_open(str(folder / FILE), framework="pt") as file:
             rest = json.loads(file.metadata()["state"])
-            if rest["checkpoint_steps"] != list(checkpoint_steps):
+            if rest["checkpoint_steps"] != list(checkpoint_steps) or rest.get("layout") != LAYOUT:
                 return None
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError):

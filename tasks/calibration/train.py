@@ -66,7 +66,10 @@ def calibrate_pack(study: Study, pack: PlannedPack, parent: str, label: str | No
         state = state_folder(study.revision, pack.pack_id)
         begun = read_state(state, pack.schedule.checkpoint_steps) is not None
         if has_state(state) and not begun:
-            show_message(f"pack {pack.name}: starts anew, its state is damaged or was made with other checkpoint steps")
+            show_message(
+                f"pack {pack.name}: starts anew, its state is damaged or was made by an earlier version or with other "
+                "checkpoint steps"
+            )
         whole = pack if begun else PlannedPack(tuple(missing))
         _train_and_store(study, whole, missing, parent, label)
     publish_part(study.config.study, study.revision, "calibrate", run_files(study.revision, pack.runs))
@@ -176,7 +179,7 @@ def _begin(study: Study, base: Base, run: PlannedRun, pack: PlannedPack, parent:
         "trainable_parameters": trainable_parameters(base.partition, run.pair),
         "data_hash": load_data(study.config.data).data_hash,
         "pack_runs": len(pack.runs),
-        "recipe": study.config.recipe.model_dump(mode="json"),
+        "recipe": study.config.recipe.described(),
         **({} if run.schedule.size is None else {"size": run.schedule.size}),
     }
     tags = {
@@ -189,7 +192,7 @@ def _begin(study: Study, base: Base, run: PlannedRun, pack: PlannedPack, parent:
 
 
 def _keep_snapshots(study: Study, base: Base, pack: PlannedPack, state: PackState) -> None:
-    alpha = study.config.recipe.alpha_rule
+    alpha = study.config.recipe.as_recipe().alpha
     for number, run in enumerate(pack.runs):
         flat = state.tensors.get(f"{number}.weights")
         if flat is not None:

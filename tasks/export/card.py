@@ -70,7 +70,7 @@ def card_text(study: Study, pair: RankPair, finals: Mapping[str, RankPair] | Non
         pair=pair,
         role=role,
         layers=len(read_json(final_folder(study.revision, pair) / "adapter" / "adapter_config.json")["rank_pattern"]),
-        recipe=study.config.recipe.model_dump(mode="json"),
+        recipe=study.config.recipe.described(),
         recipe_hash=recipe_hash(study.config),
         epochs=study.config.final.epochs,
         seed=study.config.final.seed,

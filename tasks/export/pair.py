@@ -18,15 +18,16 @@ from mars_core.export.start import save_start
 from mars_core.export.tool import ToolRun
 from mars_core.export.tools import TOOLS
 from mars_core.models.load_options import Loading
-from mars_core.models.loading import load_base, read_model_type, skeleton
-from mars_core.models.partition import GROUPS, Partition
+from mars_core.models.loading import load_base, read_model_type
+from mars_core.models.lora import layer_alphas, layer_ranks
+from mars_core.models.partition import Partition
 from mars_core.ranks import RankPair
 from tasks.choice.approval import pair_to_train
 from tasks.choice.search import choice_path
 from tasks.export.card import CARD, card_path
 from tasks.final.pair import final_folder
 from tasks.final.run import final_steps
-from tasks.inputs.base_model import DTYPES, model_fingerprint
+from tasks.inputs.base_model import DTYPES, model_fingerprint, study_partition
 from tasks.inputs.data import usable_samples
 from tasks.running.progress import progress_bar, show_message
 from tasks.settings.study import StudyConfig
@@ -99,20 +100,14 @@ def export_config(config: StudyConfig, ranks: tuple[int, int] | None, tool: str,
     study = reopen_study(config)
     pair = _pair(study.revision, ranks)
     _require_same_settings(study)
-    _, partition = skeleton(
-        config.model,
-        family=config.family.as_family() if config.family else None,
-        trust_remote_code=config.loading.trust_remote_code,
-    )
+    partition, alpha = study_partition(config), config.recipe.as_recipe().alpha
     splits = {file: usable_samples(config, split) for file, split in SPLITS.items()}
     readable = all(image_files(samples) for samples in splits.values())
     run = _tool_run(study, partition, pair, folder if readable else None, folder)
     rendered = TOOLS[tool].render(run)
     with replacing_folder(folder) as temporary:
         (temporary / START).mkdir()
-        save_start(
-            partition, pair, config.final.seed, temporary / START, model_id=config.model, alpha=config.recipe.alpha_rule
-        )
+        save_start(partition, pair, config.final.seed, temporary / START, model_id=config.model, alpha=alpha)
         for file, samples in splits.items() if readable else ():
             _write_rows(temporary / file, samples, TOOLS[tool].row)
         for name, text in rendered.files.items():
@@ -144,7 +139,7 @@ def companion(out: Path) -> Path:
 
 
 def _tool_run(study: Study, partition: Partition, pair: RankPair, rows: Path | None, folder: Path) -> ToolRun:
-    ranks = {layer.name: pair.rank(group) for group in GROUPS for layer in partition.group(group) if pair.rank(group)}
+    recipe, family = study.config.recipe.as_recipe(), partition.family
     local = Path(study.config.model).expanduser()
     return ToolRun(
         study=study.folder.name,
@@ -154,8 +149,10 @@ def _tool_run(study: Study, partition: Partition, pair: RankPair, rows: Path | N
         four_bit=study.config.loading.four_bit,
         gradient_checkpointing=study.config.loading.gradient_checkpointing,
         pair=pair,
-        ranks=ranks,
-        recipe=study.config.recipe.as_recipe(),
+        ranks=layer_ranks(partition, pair),
+        alphas=layer_alphas(partition, pair, recipe.alpha),
+        modules={"projector": family.projector, "me": (family.me,), "llm": (family.llm,)},
+        recipe=recipe,
         steps=final_steps(study.config),
         epochs=study.config.final.epochs,
         seed=study.config.final.seed,

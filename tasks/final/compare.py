@@ -46,7 +46,7 @@ def check_baselines(config: StudyConfig, baselines: Sequence[Baseline]) -> None:
     partition, acceleration = study_partition(config), acceleration_of(config)
     for baseline in baselines:
         try:
-            baseline.method.check(partition)
+            baseline.method.check(partition, config.recipe.as_recipe())
         except ValueError as error:
             raise ValueError(f"baseline {baseline.name}: {error}") from error
         if config.loading.four_bit and not baseline.method.keeps_base:

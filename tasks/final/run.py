@@ -83,7 +83,7 @@ def train_final(study: Study, baseline: Baseline, described: Described, parent: 
         RuntimeError: what was saved, loaded again, does not give the same logits.
     """
     method, partition = baseline.method, study_partition(study.config)
-    method.check(partition)
+    method.check(partition, study.config.recipe.as_recipe())
     steps, folder = final_steps(study.config), run_folder(study.revision, baseline)
     result, count = folder / method.result, method.trainable_parameters(partition)
     parameters = {
@@ -93,7 +93,7 @@ def train_final(study: Study, baseline: Baseline, described: Described, parent: 
         "seed": study.config.final.seed,
         "trainable_parameters": count,
         "data_hash": load_data(study.config.data).data_hash,
-        "recipe": study.config.recipe.model_dump(mode="json"),
+        "recipe": study.config.recipe.described(),
     }
     tags = {"mars.kind": "final", "mars.role": described.role, "mars.revision": str(study.revision.number)}
     with (

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from mars_core.metrics.identity import content_hash
 from mars_core.models.load_options import Loading
 from mars_core.models.loading import Base, load_base, read_commit, read_model_type, read_processor, skeleton
 from mars_core.models.partition import Partition
+from mars_core.models.targets import adapting
 from tasks.settings.model import FamilyConfig
 from tasks.settings.study import StudyConfig
 
@@ -20,29 +23,48 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def base_model(config: StudyConfig) -> Base:
-    """Return the frozen base model of a study, on one device."""
-    return _on_one_device(*_settings(config))
+    """Return the frozen base model of a study, on one device, with the layers that its recipe adapts."""
+    return _adapting(_on_one_device(*_settings(config)), config)
 
 
 def final_base_model(config: StudyConfig) -> Base:
     """The frozen base model as the final run and the test take it: over all GPUs where the study asks for that."""
-    return _over_all_gpus(*_settings(config)) if config.loading.spread else base_model(config)
+    if not config.loading.spread:
+        return base_model(config)
+    return _adapting(_over_all_gpus(*_settings(config)), config)
 
 
 def load_study_base(config: StudyConfig, device: torch.device, dtype: torch.dtype) -> Base:
     """The frozen base model of a study, loaded anew for one process of several."""
-    family = config.family.as_family() if config.family else None
-    return load_base(config.model, device=device, dtype=dtype, family=family, loading=config.loading.as_loading())
+    family, loading = config.family.as_family() if config.family else None, config.loading.as_loading()
+    return _adapting(load_base(config.model, device=device, dtype=dtype, family=family, loading=loading), config)
 
 
 def study_partition(config: StudyConfig) -> Partition:
-    """The partition of a study's base model, without its weights."""
-    return _partition(config.model, config.family, config.loading.trust_remote_code)
+    """The partition of a study's base model, with the layers that its recipe adapts, without its weights."""
+    return _adapted(_partition(config.model, config.family, config.loading.trust_remote_code), config)
+
+
+def study_skeleton(config: StudyConfig) -> tuple[nn.Module, Partition]:
+    """The network of a study's base model without its weights, and its partition."""
+    family = config.family.as_family() if config.family else None
+    network, partition = skeleton(config.model, family=family, trust_remote_code=config.loading.trust_remote_code)
+    return network, _adapted(partition, config)
 
 
 @lru_cache(maxsize=4)
 def _partition(model: str, family: FamilyConfig | None, trust_remote_code: bool) -> Partition:
     return skeleton(model, family=family.as_family() if family else None, trust_remote_code=trust_remote_code)[1]
+
+
+def _adapting(base: Base, config: StudyConfig) -> Base:
+    partition = _adapted(base.partition, config)
+    return base if partition == base.partition else replace(base, partition=partition)
+
+
+def _adapted(partition: Partition, config: StudyConfig) -> Partition:
+    recipe = config.recipe.as_recipe()
+    return adapting(partition, recipe.targets, recipe.projector_rank)
 
 
 def _settings(config: StudyConfig) -> tuple[str, str, str, FamilyConfig | None, Loading]:

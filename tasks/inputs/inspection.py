@@ -13,30 +13,34 @@ from mars_core.models.lora import trainable_parameters
 from mars_core.models.partition import GROUPS, Group, Partition
 from mars_core.packing.footprint import adapter_bytes, frozen_bytes
 from mars_core.ranks import RankPair
+from tasks.inputs.base_model import study_skeleton
 from tasks.settings.study import read_study
 
 
 def inspect_model(target: str, ranks: Sequence[int], *, trust_remote_code: bool = False) -> dict[str, Any]:
     """Partition, LoRA targets, trainable parameters and memory of a checkpoint, as JSON values.
 
-    target: a checkpoint folder, a hub id, or a study file, whose `family` section then counts.
+    target: a checkpoint folder, a hub id, or a study file, whose `family` section and
+    `recipe.targets` then count.
 
     Raises:
         ValueError: there is no such checkpoint, or MARS does not know its modules.
     """
-    model, family = target, None
+    model = target
     if target.endswith((".yaml", ".yml")):
         config = read_study(Path(target))
-        model, family = config.model, config.family.as_family() if config.family else None
-        trust_remote_code = trust_remote_code or config.loading.trust_remote_code
-    network, partition = skeleton(model, family=family, trust_remote_code=trust_remote_code)
+        model, trust_remote_code = config.model, trust_remote_code or config.loading.trust_remote_code
+        loading = config.loading.model_copy(update={"trust_remote_code": trust_remote_code})
+        network, partition = study_skeleton(config.model_copy(update={"loading": loading}))
+    else:
+        network, partition = skeleton(model, trust_remote_code=trust_remote_code)
     return {
         "model": model,
         "model_type": read_model_type(model, trust_remote_code=trust_remote_code),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "groups": {group: _group(partition, group, ranks) for group in GROUPS},
         "excluded": list(partition.excluded),
-        "pairs": [_pair(partition, RankPair(*pair)) for pair in product(ranks, repeat=2) if _fits(partition, *pair)],
+        "pairs": [_pair(partition, pair) for pair in _fitting(partition, ranks)],
         "memory": _memory(network, partition, ranks),
     }
 
@@ -49,14 +53,22 @@ def _group(partition: Partition, group: Group, ranks: Sequence[int]) -> dict[str
         "widths": [{"in": i, "out": o, "layers": count} for (i, o), count in widths.items()],
         "largest_rank": partition.largest_rank(group),
         "parameters_per_rank": partition.parameters_per_rank(group),
-        "lora_parameters": {str(rank): rank * partition.parameters_per_rank(group) for rank in ranks},
+        "lora_parameters": {
+            str(rank): partition.rank(RankPair(rank, rank), group) * partition.parameters_per_rank(group)
+            for rank in ranks
+        },
         "targets": [layer.name for layer in layers],
     }
 
 
-def _fits(partition: Partition, r_me: int, r_llm: int) -> bool:
-    narrow = [partition.largest_rank(group) for group in ("projector", "llm") if partition.group(group)]
-    return r_me <= partition.largest_rank("me") and r_llm <= min(narrow)
+def _fitting(partition: Partition, ranks: Sequence[int]) -> list[RankPair]:
+    """The pairs of these ranks that the layers can hold."""
+    groups = [group for group in GROUPS if partition.group(group)]
+    return [
+        pair
+        for pair in (RankPair(*both) for both in product(ranks, repeat=2))
+        if all(partition.rank(pair, group) <= partition.largest_rank(group) for group in groups)
+    ]
 
 
 def _pair(partition: Partition, pair: RankPair) -> dict[str, int]:
@@ -69,7 +81,7 @@ def _pair(partition: Partition, pair: RankPair) -> dict[str, int]:
 
 
 def _memory(network: Any, partition: Partition, ranks: Sequence[int]) -> dict[str, Any]:
-    pairs = [RankPair(*pair) for pair in product(ranks, repeat=2) if _fits(partition, *pair)]
+    pairs = _fitting(partition, ranks)
     frozen, adapters = frozen_bytes(network, partition), adapter_bytes(partition, pairs)
     return {
         "frozen_bytes": frozen,

@@ -8,7 +8,6 @@ from typing import Any
 
 from mars_core.data.dataset import EncodedDataset
 from mars_core.data.records import Sample
-from mars_core.models.loading import skeleton
 from mars_core.models.lora import check_ranks
 from mars_core.planning.architecture import architecture_of
 from mars_core.planning.devices import UTILISATION, device_named
@@ -17,7 +16,7 @@ from mars_core.planning.shapes import SampleShape, patch_size_of, shape_of
 from mars_core.ranks import RankPair
 from mars_core.training.finetune import EVALUATIONS_PER_RUN
 from tasks.final.run import final_steps
-from tasks.inputs.base_model import base_processor
+from tasks.inputs.base_model import base_processor, study_skeleton
 from tasks.inputs.data import calibration_set, token_measure, usable_samples
 from tasks.running.progress import progress_bar
 from tasks.settings.study import StudyConfig
@@ -35,8 +34,7 @@ def cost_on(config: StudyConfig, device: str, utilisation: float = UTILISATION) 
         ValueError: the device is not in the table, data or model cannot be used, or a rank does not fit the model.
     """
     target = device_named(device)
-    family = config.family.as_family() if config.family else None
-    network, partition = skeleton(config.model, family=family, trust_remote_code=config.loading.trust_remote_code)
+    network, partition = study_skeleton(config)
     architecture = architecture_of(network, partition)
     pairs = calibration_pairs(config)
     final = final_pair(config)

@@ -91,7 +91,7 @@ def gather(results: Results, command: str) -> ReportData:
         versions={name: version(name) for name in VERSIONED} | {"python": platform.python_version()},
         model=_model(config),
         data=load_data(config.data).summary() | {"dropped_too_long": dropped_samples(config, "train")},
-        recipe=config.recipe.model_dump(mode="json"),
+        recipe=config.recipe.described(),
         metrics=metrics,
         laws=laws.to_json(),
         choice=choice.to_json() if choice else None,

@@ -30,7 +30,8 @@ def _nearest(name: str, known: Sequence[str], holder: str) -> str | None:
 
 def _elsewhere(model: type[BaseModel], name: str) -> str | None:
     """The same key in another section, or one much like it."""
-    dotted = {path.rpartition(".")[2]: path for path in _paths(model)}
+    deepest_first = sorted(_paths(model), key=lambda path: -path.count("."))
+    dotted = {path.rpartition(".")[2]: path for path in deepest_first}
     near = difflib.get_close_matches(name, dotted, n=1, cutoff=0.8)
     return dotted[near[0]] if near else None
 

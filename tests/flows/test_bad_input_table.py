@@ -113,6 +113,12 @@ CASES: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "rank 0": (settings(calibration={"ranks": [0, 8]}), RUN),
     "a rank above a layer's width": (settings(calibration={"ranks": [2, 4096]}), RUN),
     "a micro-batch that does not divide the batch": (settings(micro_batch_size=3), RUN),
+    "weight decay without AdamW": (settings(recipe={"weight_decay": 0.1}), RUN),
+    "layers that are not there": (settings(recipe={"targets": {"llm": "q_project"}}), RUN),
+    "shares that exceed the schedule": (
+        settings(recipe={"schedule": "warmup_stable_decay", "warmup_ratio": 0.3, "decay_ratio": 0.8}),
+        RUN,
+    ),
     "no YAML": (not_yaml, RUN),
     "no study file": (lambda study: study.unlink(), RUN),
     "a folder that is no checkpoint": (not_a_checkpoint, RUN),

@@ -7,12 +7,13 @@ untrained adapter is therefore named as well (`lora_model_dir`), which every ver
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
 from mars_core.export.rows import block_row
-from mars_core.export.tool import Rendered, Tool, ToolRun, header
+from mars_core.export.tool import Rendered, Tool, ToolRun, header, scheduler
 
 # From docs/multimodal.qmd; None: listed there, with the model's own template.
 CHAT_TEMPLATES: dict[str, str | None] = {
@@ -42,6 +43,11 @@ def _notes(run: ToolRun) -> tuple[str, ...]:
     ]
     if run.model_type not in CHAT_TEMPLATES:
         notes.insert(1, f"Axolotl's list of multimodal models does not name {run.model_type!r}: try it first.")
+    if run.several_rates and run.recipe.lora_plus_ratio != 1:
+        notes.append(
+            "Axolotl has lr_groups or loraplus_lr_ratio, not both at once: the recipe's rates of single modules, "
+            f"{run.recipe.learning_rates}, are left out, and all modules have the LLM's."
+        )
     return tuple(notes)
 
 
@@ -69,13 +75,14 @@ def _settings(run: ToolRun) -> dict[str, Any]:
         "gradient_checkpointing": run.gradient_checkpointing,
         "num_epochs": run.epochs,
         "optimizer": "adamw_torch",
-        "adam_beta1": 0.9,
-        "adam_beta2": 0.999,
+        "adam_beta1": run.recipe.beta1,
+        "adam_beta2": run.recipe.beta2,
         "adam_epsilon": 1e-8,
-        "learning_rate": run.recipe.learning_rate,
-        "lr_scheduler": "cosine",
+        "learning_rate": run.recipe.learning_rates.llm,
+        **_rates(run),
+        **_schedule(run),
         "warmup_steps": run.recipe.warmup_steps(run.steps),
-        "weight_decay": 0.0,
+        "weight_decay": run.recipe.weight_decay,
         "max_grad_norm": run.recipe.max_grad_norm,
         "bf16": run.half,
         "seed": run.seed,
@@ -83,6 +90,27 @@ def _settings(run: ToolRun) -> dict[str, Any]:
         "lora_rank_pattern": _exact(run.ranks),
         "lora_alpha_pattern": _exact(run.alphas),
     }
+
+
+def _rates(run: ToolRun) -> dict[str, Any]:
+    if run.recipe.lora_plus_ratio != 1:
+        return {"loraplus_lr_ratio": run.recipe.lora_plus_ratio}
+    if not run.several_rates:
+        return {}
+    # The first group with a path that occurs in a parameter's name has it (core/trainers/mixins/optimizer.py).
+    rates = run.recipe.learning_rates
+    return {
+        "lr_groups": [
+            {"name": group, "modules": list(paths), "lr": rates.rate(group)}
+            for group, paths in run.modules.items()
+            if paths
+        ]
+    }
+
+
+def _schedule(run: ToolRun) -> dict[str, Any]:
+    kind, settings = scheduler(run)
+    return {"lr_scheduler": kind, **({"lr_scheduler_kwargs": settings} if settings else {})}
 
 
 def _data(run: ToolRun) -> dict[str, Any]:
@@ -96,7 +124,7 @@ def _data(run: ToolRun) -> dict[str, Any]:
     return {"datasets": dataset("train.jsonl"), "test_datasets": dataset("validation.jsonl")} | scored
 
 
-def _exact(values: Any) -> dict[str, int]:
+def _exact(values: Mapping[str, float]) -> dict[str, float]:
     # PEFT matches patterns as regular expressions.
     return {re.escape(name): value for name, value in sorted(values.items())}
 

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from mars_core.export.rows import marked_row
-from mars_core.export.tool import Rendered, Tool, ToolRun, header
+from mars_core.export.tool import Rendered, Tool, ToolRun, header, scheduler
 
 # Names in src/llamafactory/data/template.py, for the model types that model_utils/visual.py registers.
 TEMPLATES = {
@@ -49,6 +49,11 @@ def _notes(run: ToolRun) -> tuple[str, ...]:
             f"LLaMA-Factory has no template for model type {run.model_type!r}: register one, or use another tool "
             "(ms-swift knows it if its model list does).",
         )
+    if run.several_rates:
+        notes.append(
+            f"LLaMA-Factory has one learning_rate: the recipe's rates of single modules, {run.recipe.learning_rates}, "
+            "are left out, and all modules have the LLM's."
+        )
     return tuple(notes)
 
 
@@ -74,14 +79,26 @@ def _settings(run: ToolRun) -> dict[str, Any]:
         "disable_gradient_checkpointing": not run.gradient_checkpointing,
         "num_train_epochs": run.epochs,
         "optim": "adamw_torch",
-        "learning_rate": run.recipe.learning_rate,
-        "lr_scheduler_type": "cosine",
+        "learning_rate": run.recipe.learning_rates.llm,
+        **_schedule(run),
         "warmup_steps": run.recipe.warmup_steps(run.steps),
-        "weight_decay": 0.0,
+        "weight_decay": run.recipe.weight_decay,
+        "adam_beta1": run.recipe.beta1,
+        "adam_beta2": run.recipe.beta2,
+        **({"loraplus_lr_ratio": run.recipe.lora_plus_ratio} if run.recipe.lora_plus_ratio != 1 else {}),
         "max_grad_norm": run.recipe.max_grad_norm,
         "bf16": run.half,
         "seed": run.seed,
     }
+
+
+def _schedule(run: ToolRun) -> dict[str, Any]:
+    kind, settings = scheduler(run)
+    if kind == "warmup_stable_decay":
+        # Without a number it takes a third of the steps after the warm-up (src/llamafactory/train/trainer_utils.py).
+        warmup = run.recipe.warmup_steps(run.steps)
+        settings["num_stable_steps"] = run.steps - warmup - run.recipe.decay_steps(run.steps)
+    return {"lr_scheduler_type": kind, **({"lr_scheduler_kwargs": settings} if settings else {})}
 
 
 def _data(run: ToolRun) -> dict[str, Any]:

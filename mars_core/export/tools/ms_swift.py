@@ -6,10 +6,11 @@ adapter's own configuration then decides every rank.
 
 from __future__ import annotations
 
+import json
 import shlex
 
 from mars_core.export.rows import marked_row
-from mars_core.export.tool import Rendered, Tool, ToolRun, header
+from mars_core.export.tool import Rendered, Tool, ToolRun, header, scheduler
 
 # Names in swift/model/constant.py.
 MODEL_TYPES = {
@@ -41,6 +42,16 @@ def _notes(run: ToolRun) -> tuple[str, ...]:
     ]
     if run.model_type not in MODEL_TYPES:
         notes.insert(1, f"ms-swift lists no model type for {run.model_type!r}: see its list of supported models.")
+    if run.several_rates:
+        notes.append(
+            "--vit_lr and --aligner_lr sort parameters by the modules that ms-swift lists for the model type, and "
+            "leave those in none of them untrained: hold its log against the number of trainable parameters."
+        )
+    if run.recipe.lora_plus_ratio != 1:
+        notes.append(
+            "ms-swift takes --lorap_lr_ratio for adapters that it makes itself, not for one that it continues from: "
+            f"the recipe's LoRA+ ratio {run.recipe.lora_plus_ratio:g} is left out."
+        )
     return tuple(notes)
 
 
@@ -63,15 +74,27 @@ def _flags(run: ToolRun) -> dict[str, tuple[str, ...]]:
         "gradient_checkpointing": (_word(run.gradient_checkpointing),),
         "num_train_epochs": (f"{run.epochs:g}",),
         "optim": ("adamw_torch",),
-        "learning_rate": (repr(recipe.learning_rate),),
-        "lr_scheduler_type": ("cosine",),
+        "learning_rate": (repr(recipe.learning_rates.llm),),
+        **_module_rates(run),
+        **_schedule(run),
         "warmup_steps": (str(recipe.warmup_steps(run.steps)),),
-        "weight_decay": ("0",),
-        "adam_beta2": ("0.999",),
+        "weight_decay": (f"{recipe.weight_decay:g}",),
+        "adam_beta1": (repr(recipe.beta1),),
+        "adam_beta2": (repr(recipe.beta2),),
         "max_grad_norm": (f"{recipe.max_grad_norm:g}",),
         "seed": (str(run.seed),),
     }
     return flags
+
+
+def _module_rates(run: ToolRun) -> dict[str, tuple[str, ...]]:
+    rates = run.recipe.learning_rates
+    return {"vit_lr": (repr(rates.me),), "aligner_lr": (repr(rates.projector),)} if run.several_rates else {}
+
+
+def _schedule(run: ToolRun) -> dict[str, tuple[str, ...]]:
+    kind, settings = scheduler(run)
+    return {"lr_scheduler_type": (kind,), **({"lr_scheduler_kwargs": (json.dumps(settings),)} if settings else {})}
 
 
 def _data(run: ToolRun) -> dict[str, tuple[str, ...]]:

@@ -53,8 +53,13 @@ class AdaLora(PeftMethod):
         """Rank of every layer at the start."""
         return self.init_rank or (3 * self.target_rank + 1) // 2
 
-    def check(self, partition: Partition) -> None:
-        """Refuse ranks that the layers cannot hold, and a start or phases that leave nothing to prune."""
+    def check(self, partition: Partition, recipe: Recipe) -> None:
+        """Refuse ranks that the layers cannot hold, a start or phases that leave nothing to prune, and LoRA+."""
+        if recipe.lora_plus_ratio != 1:
+            raise ValueError(
+                f"AdaLoRA starts with neither A nor B at zero, so recipe.lora_plus_ratio {recipe.lora_plus_ratio:g} "
+                "has no meaning for it: set it to 1, or compare with another method"
+            )
         if self.start <= self.target_rank:
             raise ValueError(
                 f"AdaLoRA prunes from init_rank down to target_rank, got {self.start} and {self.target_rank}: "

@@ -18,11 +18,11 @@ class Dora(PairMethod):
 
     def trainable_parameters(self, partition: Partition) -> int:
         """Those of LoRA, and a magnitude per output feature."""
-        adapted = [layer for group in GROUPS if self.pair.rank(group) for layer in partition.group(group)]
+        adapted = [layer for group in GROUPS if partition.rank(self.pair, group) for layer in partition.group(group)]
         return super().trainable_parameters(partition) + sum(layer.out_features for layer in adapted)
 
     def config(self, partition: Partition, *, recipe: Recipe, steps: int) -> LoraConfig:
         """PEFT's configuration of LoRA with `use_dora`."""
-        config = lora_config(partition, self.pair, dropout=recipe.lora_dropout, alpha=recipe.lora_alpha)
+        config = lora_config(partition, self.pair, dropout=recipe.lora_dropout, alpha=recipe.alpha)
         config.use_dora = True
         return config

@@ -26,8 +26,13 @@ class FullRank(Method):
     result: ClassVar[str] = "model"
     keeps_base: ClassVar[bool] = False
 
-    def check(self, partition: Partition) -> None:
-        """Any layer can be trained."""
+    def check(self, partition: Partition, recipe: Recipe) -> None:
+        """Any layer can be trained, but there is no B for LoRA+."""
+        if recipe.lora_plus_ratio != 1:
+            raise ValueError(
+                f"full-rank tuning trains no A and B, so recipe.lora_plus_ratio {recipe.lora_plus_ratio:g} has no "
+                "meaning for it: set it to 1, or compare with another method"
+            )
 
     def trainable_parameters(self, partition: Partition) -> int:
         """in * out, summed over the layers."""
@@ -36,6 +41,7 @@ class FullRank(Method):
 
     def wrap(self, model: nn.Module, partition: Partition, *, seed: int, recipe: Recipe, steps: int) -> nn.Module:
         """Unfreeze the layers' weights; the model is changed in place."""
+        self.check(partition, recipe)
         if getattr(model, "is_loaded_in_4bit", False):
             raise ValueError("full-rank tuning cannot train 4-bit weights: set loading.four_bit to false")
         for group in GROUPS:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from torch import nn
-
-from mars_core.models.lora import parameters_by_group
-from mars_core.models.partition import GROUPS, Group, Partition
+from mars_core import rates
 from mars_core.training.methods.lora import Lora
+from mars_core.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -23,11 +20,6 @@ class LearningRates(Lora):
     llm: float
     projector: float | None = None
 
-    def rate(self, group: Group) -> float:
-        """Peak learning rate of a group."""
-        return {"me": self.me, "llm": self.llm, "projector": self.projector or self.llm}[group]
-
-    def parameter_groups(self, wrapped: nn.Module, partition: Partition, rate: float) -> list[dict[str, Any]]:
-        """One group per module that has parameters; the recipe's own rate is not used."""
-        groups = parameters_by_group(wrapped, partition)
-        return [{"params": groups[group], "lr": self.rate(group), "name": group} for group in GROUPS if groups[group]]
+    def learning_rates(self, recipe: Recipe) -> rates.LearningRates:
+        """These rates; the recipe's are not used."""
+        return rates.LearningRates(self.me, self.projector or self.llm, self.llm)

@@ -19,13 +19,13 @@ class Lora(PairMethod):
 
     def config(self, partition: Partition, *, recipe: Recipe, steps: int) -> LoraConfig:
         """PEFT's configuration of the pair."""
-        return lora_config(partition, self.pair, dropout=recipe.lora_dropout, alpha=recipe.lora_alpha)
+        return lora_config(partition, self.pair, dropout=recipe.lora_dropout, alpha=recipe.alpha)
 
     def wrap(self, model: nn.Module, partition: Partition, *, seed: int, recipe: Recipe, steps: int) -> nn.Module:
         """Wrap `model`, and hold ranks and scales against the pair."""
         wrapped = super().wrap(model, partition, seed=seed, recipe=recipe, steps=steps)
         try:
-            check_adapters(wrapped, partition, self.pair, recipe.lora_alpha)
+            check_adapters(wrapped, partition, self.pair, recipe.alpha)
         except ValueError:
             self.unwrap(wrapped)
             raise

@@ -11,7 +11,10 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
+from mars_core.models.lora import parameters_by_group
 from mars_core.models.partition import Partition
+from mars_core.rates import LearningRates
+from mars_core.training.optimizer import Halves, rate_groups
 from mars_core.training.recipe import Recipe
 
 
@@ -31,8 +34,10 @@ class Method(ABC):
     shards: ClassVar[bool] = True
 
     @abstractmethod
-    def check(self, partition: Partition) -> None:
-        """Refuse settings that the layers cannot hold, before anything expensive.
+    def check(self, partition: Partition, recipe: Recipe) -> None:
+        """Refuse settings that the layers cannot hold, or a recipe that the method has no use for.
+
+        Called before anything expensive.
 
         Raises:
             ValueError: they do not fit.
@@ -65,9 +70,17 @@ class Method(ABC):
         `unwrap` takes it off again; `model` is changed no further.
         """
 
-    def parameter_groups(self, wrapped: nn.Module, partition: Partition, rate: float) -> list[dict[str, Any]]:
-        """The optimizer's groups (`params`, `lr`, `name`); `rate` is the recipe's peak learning rate."""
-        return [{"params": list(trained(wrapped).values()), "lr": rate, "name": "all"}]
+    def learning_rates(self, recipe: Recipe) -> LearningRates:
+        """Peak learning rate of each module: the recipe's."""
+        return recipe.learning_rates
+
+    def parameter_groups(self, wrapped: nn.Module, partition: Partition, recipe: Recipe) -> list[dict[str, Any]]:
+        """The optimizer's groups (`params`, `lr`, `name`): one where all rates are equal, else those of a pack."""
+        rates, ratio = self.learning_rates(recipe), recipe.lora_plus_ratio
+        if ratio == 1 and len(set(rates)) == 1:
+            return [{"params": list(trained(wrapped).values()), "lr": rates.llm, "name": "all"}]
+        found = parameters_by_group(wrapped, partition)
+        return rate_groups({group: _halves(own) for group, own in found.items() if own}, rates, ratio)
 
     def penalty(self, wrapped: nn.Module) -> Tensor | None:
         """What is added to the loss of an optimizer step, None for nothing."""
@@ -98,6 +111,13 @@ class Method(ABC):
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(state[name])
+
+
+def _halves(parameters: Mapping[str, nn.Parameter]) -> Halves:
+    # As PEFT's LoRA+ has it: vectors (DoRA's magnitudes) have the rate of B.
+    b = {name for name, parameter in parameters.items() if ".lora_B." in name or parameter.ndim == 1}
+    rest = [parameter for name, parameter in parameters.items() if name not in b]
+    return rest, [parameter for name, parameter in parameters.items() if name in b]
 
 
 def trained(wrapped: nn.Module) -> dict[str, nn.Parameter]:

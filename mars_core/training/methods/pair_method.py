@@ -8,6 +8,7 @@ from mars_core.models.lora import check_ranks, trainable_parameters
 from mars_core.models.partition import Partition
 from mars_core.ranks import RankPair
 from mars_core.training.methods.peft_method import PeftMethod
+from mars_core.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class PairMethod(PeftMethod):
 
     pair: RankPair
 
-    def check(self, partition: Partition) -> None:
+    def check(self, partition: Partition, recipe: Recipe) -> None:
         """Refuse ranks that the layers cannot hold."""
         check_ranks(partition, self.pair)
 

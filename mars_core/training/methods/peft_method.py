@@ -24,7 +24,7 @@ class PeftMethod(Method):
 
     def wrap(self, model: nn.Module, partition: Partition, *, seed: int, recipe: Recipe, steps: int) -> nn.Module:
         """Wrap `model` with freshly initialised adapters."""
-        self.check(partition)
+        self.check(partition, recipe)
         wrapped: nn.Module = wrap_with(model, self.config(partition, recipe=recipe, steps=steps), seed=seed)
         return wrapped
 

@@ -135,3 +135,17 @@ def test_a_merged_checkpoints_card_loads_it_without_peft():
     assert "peft" not in code_of(card).lower()
     assert "## Why these ranks" in card
     compile(code_of(card), "card", "exec")
+
+
+def test_a_card_names_what_modules_have_of_their_own():
+    recipe = {"learning_rate": 1e-5, "lora_alpha": "2r", "module_lora_alpha": "me 16", "projector_rank": 4}
+    text = adapter_card(facts(recipe=recipe))
+    assert (
+        "rank **8** in the vision\nencoder and rank **4** in the projector and rank **16** in the language model"
+        in text
+    )
+    assert "alpha = 2 x rank, other rules in some modules (me 16)." in text
+    assert "| projector rank | 4 |" in text
+    plain = adapter_card(facts())
+    assert "encoder and rank **16** in projector and language model, alpha = 2 x rank everywhere." in plain
+    assert "encoder and no adapter in the projector" in adapter_card(facts(recipe=recipe | {"projector_rank": 0}))

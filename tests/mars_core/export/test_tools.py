@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shlex
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import get_scheduler
 
 from mars_core.data.readers import read_samples
 from mars_core.data.records import BytesImage
@@ -21,10 +23,12 @@ from mars_core.export.start import save_start
 from mars_core.export.tool import ToolRun
 from mars_core.export.tools import TOOLS
 from mars_core.models.loading import load_base
-from mars_core.models.lora import adapter_ranks, lora_config
+from mars_core.models.lora import adapter_ranks, layer_alphas, layer_ranks, lora_config
 from mars_core.models.partition import GROUPS
-from mars_core.ranks import RankPair
+from mars_core.ranks import AlphaRules, RankPair
+from mars_core.rates import LearningRates
 from mars_core.training.finetune import all_logits
+from mars_core.training.optimizer import make_schedule
 from mars_core.training.recipe import Recipe
 
 OPTIONS = json.loads(Path(__file__).with_name("options.json").read_text())
@@ -41,7 +45,8 @@ def run_of(demo, tmp_path):
     """A final run of a pair, as another tool gets it; some of its settings may be others."""
 
     def make(pair: RankPair = RankPair(2, 4), **others) -> ToolRun:  # noqa: B008 - frozen
-        groups = {layer.name: pair.rank(group) for group in GROUPS for layer in demo.partition.group(group)}
+        recipe = others.get("recipe", Recipe(dtype="bfloat16"))
+        family = demo.partition.family
         settings = {
             "study": "my study",
             "model": "llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
@@ -50,8 +55,10 @@ def run_of(demo, tmp_path):
             "four_bit": False,
             "gradient_checkpointing": True,
             "pair": pair,
-            "ranks": {name: rank for name, rank in groups.items() if rank},
-            "recipe": Recipe(dtype="bfloat16"),
+            "ranks": layer_ranks(demo.partition, pair),
+            "alphas": layer_alphas(demo.partition, pair, recipe.alpha),
+            "modules": {"projector": family.projector, "me": (family.me,), "llm": (family.llm,)},
+            "recipe": recipe,
             "steps": 100,
             "epochs": 1.5,
             "seed": 3,
@@ -98,6 +105,85 @@ def test_axolotls_patterns_give_peft_both_ranks(run_of, demo, pair):
     wanted = lora_config(demo.partition, pair)
     assert (config.rank_pattern, config.alpha_pattern) == (wanted.rank_pattern, wanted.alpha_pattern)
     assert per_group(get_peft_model(demo.model, config), demo.partition) == counted(demo.partition, pair)
+
+
+RECIPES = {
+    "rates": Recipe(module_learning_rates=LearningRates(2e-6, 3e-6, 4e-6), final_share=0.2),
+    "LoRA+": Recipe(lora_plus_ratio=16.0, schedule="linear", optimizer="adamw", weight_decay=0.1, beta2=0.95),
+    "both": Recipe(
+        module_learning_rates=LearningRates(2e-6, 3e-6, 4e-6), lora_plus_ratio=4.0, schedule="linear", final_share=0.2
+    ),
+    "stable": Recipe(schedule="warmup_stable_decay", decay_ratio=0.5, final_share=0.1),
+    "constant": Recipe(schedule="constant"),
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+@pytest.mark.parametrize("tool", TOOLS)
+def test_a_tools_optimizer_and_schedule_are_the_recipes(run_of, tool, recipe):
+    """Transformers' scheduler of the options given, with what LLaMA-Factory adds to them."""
+    rendered = TOOLS[tool].render(run_of(recipe=recipe))
+    options = settings_of(rendered.text)
+    assert options.keys() <= set(OPTIONS[tool]["options"])
+    betas = [float(options[f"adam_beta{number}"]) for number in (1, 2)]
+    assert (betas, float(options["weight_decay"])) == ([recipe.beta1, recipe.beta2], recipe.weight_decay)
+    settings = options.get("lr_scheduler_kwargs", {})
+    settings = json.loads(settings) if isinstance(settings, str) else settings
+    if tool == "llama-factory" and recipe.schedule == "warmup_stable_decay":
+        assert settings["num_stable_steps"] == 40
+    rate, kind = float(options["learning_rate"]), options.get("lr_scheduler_type", options.get("lr_scheduler"))
+    given = partial(get_scheduler, kind, num_warmup_steps=int(options["warmup_steps"]), num_training_steps=100)
+    expected = shares(lambda optimizer: make_schedule(optimizer, recipe, 100), rate)
+    assert shares(partial(given, scheduler_specific_kwargs=settings), rate) == pytest.approx(expected, abs=1e-12)
+
+
+def shares(schedule_of, rate: float) -> list[float]:
+    """Share of the peak at every step."""
+    optimizer, found = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=rate), []
+    schedule = schedule_of(optimizer)
+    for _ in range(100):
+        found.append(schedule.get_last_lr()[0] / rate)
+        optimizer.step()
+        schedule.step()
+    return found
+
+
+def test_axolotls_groups_give_every_adapter_its_modules_rate(run_of, demo):
+    """By the rule of its optimizer mixin: the first path that occurs in a parameter's name."""
+    rates = LearningRates(2e-6, 3e-6, 4e-6)
+    options = settings_of(TOOLS["axolotl"].render(run_of(recipe=Recipe(module_learning_rates=rates))).text)
+    lookup = {module: group["lr"] for group in options["lr_groups"] for module in group["modules"]}
+    for group in GROUPS:
+        for layer in demo.partition.group(group):
+            name = f"base_model.model.{layer.name}.lora_A.default.weight"
+            assert next(lr for module, lr in lookup.items() if module in name) == rates.rate(group)
+    assert options["learning_rate"] == 4e-6
+    assert "loraplus_lr_ratio" not in options
+
+
+def test_what_a_tool_cannot_carry_is_said(run_of):
+    rendered = {
+        (tool, name): TOOLS[tool].render(run_of(recipe=RECIPES[name])) for tool in TOOLS for name in ("rates", "both")
+    }
+    swift = settings_of(rendered["ms-swift", "both"].text)
+    assert (float(swift["vit_lr"]), float(swift["aligner_lr"]), float(swift["learning_rate"])) == (2e-6, 3e-6, 4e-6)
+    factory = settings_of(rendered["llama-factory", "both"].text)
+    assert (factory["learning_rate"], factory["loraplus_lr_ratio"]) == (4e-6, 4.0)
+    axolotl = settings_of(rendered["axolotl", "both"].text)
+    assert (axolotl["loraplus_lr_ratio"], "lr_groups" in axolotl) == (4.0, False)
+    said = {key: " ".join(one.notes) for key, one in rendered.items()}
+    assert "rates of single modules, 2e-06 (vision encoder), 4e-06 (LLM), 3e-06 (projector)" in said["axolotl", "both"]
+    assert "left out" in said["llama-factory", "rates"]
+    assert "LoRA+ ratio 4 is left out" in said["ms-swift", "both"]
+    assert not [key for key in said if key[1] == "rates" and "LoRA+" in said[key]]
+
+
+def test_axolotls_patterns_have_the_scales_of_the_modules(run_of, demo):
+    recipe = Recipe(module_lora_alpha=AlphaRules(6.0, "2r", "sqrt"))
+    options = settings_of(TOOLS["axolotl"].render(run_of(recipe=recipe)).text)
+    wanted = lora_config(demo.partition, RankPair(2, 4), alpha=recipe.alpha)
+    assert options["lora_alpha_pattern"] == wanted.alpha_pattern
+    assert (options["lora_r"], options["lora_alpha"]) == (wanted.r, wanted.lora_alpha)
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=str)

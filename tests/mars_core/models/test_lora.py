@@ -115,10 +115,10 @@ def test_parameters_by_group_are_all_trainable_ones(llava, partition):
     pair = RankPair(2, 4)
     wrapped = add_adapters(llava, partition, pair, seed=0)
     groups = parameters_by_group(wrapped, partition)
-    listed = [parameter for group in GROUPS for parameter in groups[group]]
+    listed = [parameter for group in GROUPS for parameter in groups[group].values()]
     assert {id(p) for p in listed} == {id(p) for p in trained_by_peft(wrapped).values()}
     for group in GROUPS:
-        count = sum(parameter.numel() for parameter in groups[group])
+        count = sum(parameter.numel() for parameter in groups[group].values())
         assert count == pair.rank(group) * partition.parameters_per_rank(group)
 
 

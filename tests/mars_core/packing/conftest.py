@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -11,7 +12,8 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch.nn import functional
-from transformers import get_cosine_schedule_with_warmup
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import get_scheduler
 
 from mars_core.models.partition import GROUPS
 from mars_core.packing.adapter_batches import AdapterBatches
@@ -104,36 +106,58 @@ def dense_losses(model, batch):
     )
 
 
-def plain_model(base, pair, seed, rule="2r"):
-    """A copy of the base model with fresh adapters of `pair`, by peft alone; rsLoRA by PEFT's own option."""
+def plain_model(base, pair, seed, recipe=RECIPE):
+    """A copy of the base model with fresh adapters of `pair`, by peft alone; rsLoRA of all modules by PEFT's option."""
     model = copy.deepcopy(base.model)
-    names = {group: [layer.name for layer in base.partition.group(group)] for group in GROUPS}
-    ranks = dict.fromkeys(names["me"], pair.r_me) | dict.fromkeys(names["projector"] + names["llm"], pair.r_llm)
+    group_of = {layer.name: group for group in GROUPS for layer in base.partition.every(group)}
+    by_group = {"me": pair.r_me, "projector": pair.r_llm, "llm": pair.r_llm}
+    if recipe.projector_rank is not None:
+        by_group["projector"] = recipe.projector_rank
+    ranks = {name: by_group[group] for name, group in group_of.items() if is_target(name, group, recipe.targets)}
     ranks = {name: rank for name, rank in ranks.items() if rank}
+    rules = recipe.module_lora_alpha._asdict() if recipe.module_lora_alpha else dict.fromkeys(GROUPS, recipe.lora_alpha)
+    rslora = set(rules.values()) == {"sqrt"}
+
+    def alpha(name):
+        return alpha_of(rules[group_of[name]], 1 if rslora else ranks[name])
+
     config = LoraConfig(
         r=1,
         lora_alpha=1,
         target_modules=list(ranks),
         rank_pattern={f"^{name}$": rank for name, rank in ranks.items()},
-        alpha_pattern={f"^{name}$": {"2r": 2 * rank, "sqrt": 8}.get(rule, rule) for name, rank in ranks.items()},
-        use_rslora=rule == "sqrt",
+        alpha_pattern={f"^{name}$": alpha(name) for name in ranks},
+        use_rslora=rslora,
     )
     torch.manual_seed(seed)
     return get_peft_model(model, config).train()
 
 
+def alpha_of(rule, rank):
+    return {"2r": 2 * rank, "sqrt": 8 * math.sqrt(rank)}.get(rule, rule)
+
+
+def is_target(name, group, targets):
+    """Whether a layer of the demo's backbone is adapted."""
+    if targets == "attention":
+        return ".self_attn." in name
+    pattern = None if targets == "all" else getattr(targets, group)
+    return pattern is None or re.search(pattern, name) is not None
+
+
 def plain_run(base, pair, seed, micro_batches, validation, *, recipe=RECIPE, prepare=lambda model: None, rates=None):
     """The run alone, with peft and torch; yields what it measures, step by step. rates: peak rate by group."""
-    model = plain_model(base, pair, seed, recipe.lora_alpha)
+    model = plain_model(base, pair, seed, recipe)
     prepare(model)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     me = {layer.name for layer in base.partition.me}
-    vision = [p for name, p in trained.items() if name.removeprefix("base_model.model.").split(".lora_")[0] in me]
+    vision = [p for name, p in trained.items() if layer_of(name) in me]
     others = [p for p in trained.values() if not any(p is other for other in vision)]
-    optimizer = torch.optim.Adam(
-        parameter_groups(base, trained, rates) if rates else trained.values(), lr=recipe.learning_rate
-    )
-    schedule = get_cosine_schedule_with_warmup(optimizer, num_warmup_steps=2, num_training_steps=HORIZON)
+    if rates is None and recipe.module_learning_rates:
+        rates = recipe.module_learning_rates._asdict()
+    groups = parameter_groups(base, trained, rates or dict.fromkeys(GROUPS, recipe.learning_rate), recipe)
+    optimizer = plain_optimizer(groups, recipe)
+    schedule = plain_schedule(optimizer, recipe)
     for step in micro_batches:
         optimizer.zero_grad()
         total = sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in step)
@@ -148,7 +172,7 @@ def plain_run(base, pair, seed, micro_batches, validation, *, recipe=RECIPE, pre
             for group in (vision, others)
         ]
         torch.nn.utils.clip_grad_norm_(trained.values(), recipe.max_grad_norm)
-        lr = optimizer.param_groups[-1]["lr"]
+        lr = optimizer.param_groups[-1]["lr"] / recipe.lora_plus_ratio
         optimizer.step()
         schedule.step()
         model.eval()
@@ -159,13 +183,40 @@ def plain_run(base, pair, seed, micro_batches, validation, *, recipe=RECIPE, pre
         yield loss, val_loss, lr, norms, {name: p.detach().clone() for name, p in trained.items()}
 
 
-def parameter_groups(base, trained, rates):
-    """Parameter groups of PyTorch's optimizers, one for each group of layers that has adapters."""
-    group_of = {layer.name: group for group in GROUPS for layer in base.partition.group(group)}
-    own = {group: [] for group in GROUPS}
+def layer_of(name):
+    return name.removeprefix("base_model.model.").split(".lora_")[0]
+
+
+def parameter_groups(base, trained, rates, recipe):
+    """Parameter groups of PyTorch's optimizers: the A and the B of each group of layers that has adapters."""
+    group_of = {layer.name: group for group in GROUPS for layer in base.partition.every(group)}
+    own = {(group, half): [] for group in GROUPS for half in "AB"}
     for name, parameter in trained.items():
-        own[group_of[name.removeprefix("base_model.model.").split(".lora_")[0]]].append(parameter)
-    return [{"params": found, "lr": rates[group]} for group, found in own.items() if found]
+        own[group_of[layer_of(name)], "B" if ".lora_B." in name else "A"].append(parameter)
+    ratios = {"A": 1.0, "B": recipe.lora_plus_ratio}
+    return [{"params": found, "lr": rates[group] * ratios[half]} for (group, half), found in own.items() if found]
+
+
+def plain_optimizer(groups, recipe):
+    betas = (recipe.beta1, recipe.beta2)
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, betas=betas, weight_decay=recipe.weight_decay)
+    return torch.optim.Adam(groups, betas=betas)
+
+
+def plain_schedule(optimizer, recipe):
+    """By transformers' own names, and a line from 1 to the final share where it has none."""
+    share = recipe.final_share
+    if recipe.schedule == "linear" and share:
+        return LambdaLR(optimizer, lambda step: step / 2 if step < 2 else 1 - (1 - share) * (step - 2) / (HORIZON - 2))
+    names = {"constant": "constant_with_warmup", "cosine": "cosine_with_min_lr" if share else "cosine"}
+    settings = {
+        "cosine": {"min_lr_rate": share} if share else {},
+        "warmup_stable_decay": {"num_decay_steps": 3, "min_lr_ratio": share},
+    }
+    return get_scheduler(
+        names.get(recipe.schedule, recipe.schedule), optimizer, 2, HORIZON, settings.get(recipe.schedule, {})
+    )
 
 
 @pytest.fixture(scope="session")

@@ -92,7 +92,7 @@ def test_seeds_of_a_pair_share_a_product_in_every_layer(base):
     for adapter_batch in split_into_adapter_batches(started, 4, 1):
         made = make_adapter_batch(
             [one.layout for one in adapter_batch],
-            [{group: weights.data for group, weights in one.weights.items()} for one in adapter_batch],
+            [one.weights for one in adapter_batch],
             [one.gradient for one in adapter_batch],
         )
         for layer in base.partition.llm:

@@ -163,9 +163,18 @@ def test_another_error_is_not_taken_for_a_lack_of_memory(pack, monkeypatch, base
         pack(MEMBERS)
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_a_resumed_pack_ends_where_an_undisturbed_one_does(pack, plain, broken_member, dropout):
-    recipe = replace(plain.recipe, lora_dropout=dropout)
+LORA_PLUS = {
+    "optimizer": "adamw",
+    "weight_decay": 0.1,
+    "schedule": "warmup_stable_decay",
+    "final_share": 0.1,
+    "lora_plus_ratio": 4.0,
+}
+
+
+@pytest.mark.parametrize("changes", [{}, {"lora_dropout": 0.3}, LORA_PLUS], ids=["plain", "dropout", "LoRA+"])
+def test_a_resumed_pack_ends_where_an_undisturbed_one_does(pack, plain, broken_member, changes):
+    recipe = replace(plain.recipe, **changes)
     broken_member(4, float("nan"))  # one run has diverged by then
     states: dict[int, PackState] = {}
     whole, _ = pack(MEMBERS, recipe=recipe, on_checkpoint=lambda state: states.update({state.step: state}))
@@ -188,6 +197,14 @@ def test_the_state_of_another_pack_is_refused(pack):
     pack(MEMBERS[:2], on_checkpoint=states.append)
     with pytest.raises(ValueError, match="is of another pack"):
         pack(MEMBERS[1:3], resume=states[0])
+
+
+def test_a_state_that_was_laid_out_otherwise_is_refused(pack):
+    """Read as it stands, A and B would be taken for one another."""
+    states = []
+    pack(MEMBERS[:1], on_checkpoint=states.append)
+    with pytest.raises(ValueError, match="written by an earlier version, which laid adapters out otherwise"):
+        pack(MEMBERS[:1], resume=replace(states[0], layout="layer by layer"))
 
 
 def test_a_state_from_other_checkpoint_steps_is_refused(pack):

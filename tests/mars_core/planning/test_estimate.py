@@ -13,12 +13,13 @@ from mars_core.evaluation.answer_loss import token_losses
 from mars_core.models.families import family_of
 from mars_core.models.loading import skeleton
 from mars_core.models.lora import add_adapters, remove_adapters
-from mars_core.models.partition import partition_of
+from mars_core.models.partition import GROUPS, partition_of
+from mars_core.models.targets import Patterns, adapting
 from mars_core.packing.cost import activation_bytes as packed_activation_bytes
 from mars_core.planning.architecture import architecture_of
 from mars_core.planning.devices import DEVICES, device_named
 from mars_core.planning.estimate import Budget, estimate
-from mars_core.planning.flops import forward_work, training_flops
+from mars_core.planning.flops import forward_work, group_tokens, training_flops
 from mars_core.planning.memory import (
     activation_bytes,
     checkpointed_bytes,
@@ -78,6 +79,33 @@ def test_activations_are_those_that_passes_keep(wide, dtype, pair):
     assert 0.95 * kept <= predicted <= 1.2 * kept
     kept = packed_activation_bytes(model, partition, batch, pair, Recipe(dtype=dtype))
     assert kept <= packed_bytes(architecture, shape, pair, dtype) <= 1.15 * kept
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("targets", ["attention", Patterns(me="mlp", llm="mlp")], ids=["attention", "MLPs"])
+def test_layers_without_adapters_keep_less(wide, dtype, targets):
+    """As near as where all layers are adapted, and for a pack up to 2% too little."""
+    model_type, model, batch = wide
+    model = model.to(getattr(torch, dtype))
+    batch = {name: value.to(model.dtype) if value.is_floating_point() else value for name, value in batch.items()}
+    whole = partition_of(model, family_of(model_type))
+    partition, pair = adapting(whole, targets), RankPair(8, 8)
+    architecture = architecture_of(model, partition)
+    shape = SampleShape(batch["labels"].shape[1], ANSWERS, pictures_of(batch, patch_size_of(model.config)))
+    predicted, kept = (
+        activation_bytes(architecture, shape, pair, dtype),
+        kept_by_peft(model, partition, batch, pair, dtype),
+    )
+    assert 0.95 * kept <= predicted <= 1.2 * kept
+    assert predicted < activation_bytes(architecture_of(model, whole), shape, pair, dtype)
+    kept = packed_activation_bytes(model, partition, batch, pair, Recipe(dtype=dtype))
+    assert 0.98 * kept <= packed_bytes(architecture, shape, pair, dtype) <= 1.15 * kept
+    work = forward_work(architecture, shape)
+    assert work == forward_work(architecture_of(model, whole), shape)  # frozen layers are passed all the same
+    more = training_flops(architecture_of(model, whole), shape, pair) - training_flops(architecture, shape, pair)
+    per_rank = {group: whole.parameters_per_rank(group) - partition.parameters_per_rank(group) for group in GROUPS}
+    tokens = group_tokens(architecture, shape)
+    assert more == sum(6 * tokens[group] * 8 * per_rank[group] for group in GROUPS)
 
 
 def test_weights_and_adapters_take_what_real_tensors_take(wide):

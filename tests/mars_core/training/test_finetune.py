@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,11 +19,14 @@ from mars_core.data.collate import collate
 from mars_core.evaluation.answer_loss import token_losses
 from mars_core.evaluation.scores import evaluate
 from mars_core.models.lora import adapter_state, add_adapters
+from mars_core.models.targets import Patterns, adapting
 from mars_core.packing.adapters import layout_of, to_peft
 from mars_core.packing.run import PackRun
 from mars_core.packing.train import train_pack
-from mars_core.ranks import RankPair
+from mars_core.ranks import AlphaRules, RankPair
+from mars_core.rates import LearningRates
 from mars_core.training.finetune import FinetuneDiverged, all_logits
+from mars_core.training.methods import Lora
 from mars_core.training.recipe import Recipe
 from mars_core.training.trainer import ELAPSED, AnswerTrainer
 from tests.mars_core.training.final_runs import run_of
@@ -104,6 +108,66 @@ def test_the_trainer_gives_the_loss_curve_of_a_calibration_run(tune, adapted, ba
     for name, weight in last.items():
         # AdamW without decay and Adam do the same in another order; small gradients enlarge the difference.
         torch.testing.assert_close(weight, kept[name], rtol=1e-5, atol=1e-7)
+
+
+def test_any_recipe_is_trained_as_a_pack_trains_it(tune, base, batch_of, validation, monkeypatch):
+    """Layers, ranks, scales, rates of modules and of B, AdamW and schedule; tolerances as above."""
+    monkeypatch.setattr(
+        AnswerTrainer, "_get_train_sampler", lambda self, dataset=None: SequentialSampler(self.train_dataset)
+    )
+    recipe = replace(
+        RECIPE,
+        targets=Patterns(me="fc1", llm="self_attn|down_proj"),
+        projector_rank=3,
+        module_lora_alpha=AlphaRules(6.0, "sqrt", "2r"),
+        module_learning_rates=LearningRates(2e-3, 1e-3, 3e-3),
+        lora_plus_ratio=4.0,
+        optimizer="adamw",
+        weight_decay=0.2,
+        beta1=0.8,
+        beta2=0.95,
+        schedule="warmup_stable_decay",
+        decay_ratio=0.5,
+        final_share=0.1,
+    )
+    partition = adapting(base.partition, recipe.targets, recipe.projector_rank)
+    order = [batch_of(start, start + 1) for start in range(0, 8, 2)]
+    pack = train_pack(
+        base.model,
+        partition,
+        [PackRun(PAIR, 3)],
+        train_steps=lambda done: [[batch] for batch in order[done:]],
+        validation=validation,
+        recipe=recipe,
+        horizon=4,
+        checkpoint_steps=(1, 2, 3, 4),
+    )
+    reference, kept = pack.runs[0], to_peft(pack.weights[0], layout_of(partition, PAIR))
+    method = Lora(PAIR)
+    wrapped = method.wrap(copy.deepcopy(base.model), partition, seed=3, recipe=recipe, steps=4)
+    last = {}
+    run = tune(
+        wrapped,
+        steps=4,
+        recipe=recipe,
+        method=method,
+        partition=partition,
+        on_step=lambda step: last.update(adapter_state(wrapped)) if step == 4 else None,
+    )
+    logged = [entry for entry in run.history if "loss" in entry]
+    for entry, checkpoint in zip(logged, reference.checkpoints, strict=True):
+        assert entry["loss"] == pytest.approx(checkpoint.train_loss, rel=1e-5)
+        assert entry["learning_rate_llm_B"] == pytest.approx(4 * entry["learning_rate_llm"])
+    for step, loss in validation_losses(run).items():
+        assert loss == pytest.approx(reference.checkpoints[step - 1].val_loss, rel=1e-7)
+    assert last.keys() == kept.keys()
+    for name, weight in last.items():
+        torch.testing.assert_close(weight, kept[name], rtol=1e-5, atol=1e-7)
+
+
+def test_several_rates_need_to_know_whose_they_are(tune, adapted):
+    with pytest.raises(ValueError, match="needs the method and the partition"):
+        tune(adapted(), recipe=replace(RECIPE, lora_plus_ratio=2.0))
 
 
 def test_accumulated_micro_batches_give_the_same_curve(tune, adapted):

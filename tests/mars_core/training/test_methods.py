@@ -12,9 +12,11 @@ from dataclasses import replace
 import pytest
 import torch
 from peft import get_peft_model
+from peft.optimizers import create_loraplus_optimizer
 from torch import nn
 from torch.nn import functional
 
+from mars_core import rates
 from mars_core.data.collate import collate
 from mars_core.evaluation.answer_loss import token_losses
 from mars_core.models.loading import load_base
@@ -151,13 +153,72 @@ def test_learning_rates_reach_their_modules(wrapped_by, tune, base):
     for name, weight in weights(wrapped).items():
         if "lora_B" in name:
             moved = (weight - before[name]).abs().max().item()
-            assert moved == pytest.approx(method.rate(group_of[layer_of(name)]), rel=1e-3)  # Adam's eps
+            assert moved == pytest.approx(
+                method.learning_rates(RECIPE).rate(group_of[layer_of(name)]), rel=1e-3
+            )  # Adam's eps
     logged = next(entry for entry in run.history if "learning_rate_me" in entry)
     assert [logged[f"learning_rate_{group}"] for group in GROUPS] == pytest.approx([1e-6, 3e-6, 1e-5])
 
 
 def test_the_projector_follows_the_llm_unless_told_otherwise():
-    assert LearningRates(PAIR, me=1e-7, llm=1e-5).rate("projector") == 1e-5
+    assert LearningRates(PAIR, me=1e-7, llm=1e-5).learning_rates(RECIPE).projector == 1e-5
+
+
+PLUS = replace(
+    RECIPE,
+    lora_plus_ratio=4.0,
+    optimizer="adamw",
+    weight_decay=0.2,
+    beta1=0.8,
+    schedule="linear",
+    module_learning_rates=rates.LearningRates(1e-3, 2e-3, 3e-3),
+)
+
+
+def test_dora_is_trained_as_a_loop_with_pefts_lora_plus(base, encoded, batch_of, tune):
+    """Two steps of torch's AdamW in PEFT's own groups, module by module; magnitudes have B's rate, as PEFT has it."""
+    method, rows = Dora(PAIR), encoded[:4]
+    recipe = replace(PLUS, batch_size=len(rows))
+    ours = method.wrap(copy.deepcopy(base.model), base.partition, seed=3, recipe=recipe, steps=2)
+    reference = copy.deepcopy(ours).train()
+    group_of = {layer.name: group for group in GROUPS for layer in base.partition.group(group)}
+    optimizers = []
+    for group in GROUPS:
+        for name, parameter in reference.named_parameters():
+            parameter.requires_grad_(".lora_" in name and group_of[layer_of(name)] == group)
+        settings = {"betas": (0.8, 0.999), "weight_decay": 0.2, "loraplus_weight_decay": 0.2}
+        optimizers.append(
+            create_loraplus_optimizer(
+                reference, torch.optim.AdamW, lr=recipe.learning_rates.rate(group), loraplus_lr_ratio=4.0, **settings
+            )
+        )
+    for name, parameter in reference.named_parameters():
+        parameter.requires_grad_(".lora_" in name)
+    for share in (1.0, 0.5):
+        token_losses(reference, batch_of(0, 1, 2, 3)).mean().backward()
+        for optimizer in optimizers:
+            for one in optimizer.param_groups:
+                one["lr"] = share * one.setdefault("peak", one["lr"])
+            optimizer.step()
+            optimizer.zero_grad()
+    last = {}
+    tune(ours, method, steps=2, train=rows, recipe=recipe, on_step=lambda _: last.update(weights(ours)))
+    expected = weights(reference)
+    for name, weight in last.items():
+        torch.testing.assert_close(weight, expected[name], rtol=1e-6, atol=1e-8)
+
+
+def test_full_rank_tuning_has_the_rates_of_its_modules(wrapped_by, base):
+    method = FullRank()
+    groups = method.parameter_groups(wrapped_by(method), base.partition, replace(PLUS, lora_plus_ratio=1.0))
+    assert [(one["name"], one["lr"]) for one in groups] == [("me", 1e-3), ("projector", 2e-3), ("llm", 3e-3)]
+    assert [len(one["params"]) for one in groups] == [len(base.partition.group(group)) for group in GROUPS]
+
+
+@pytest.mark.parametrize("method", [AdaLora(target_rank=4), FullRank()], ids=["adalora", "full rank"])
+def test_lora_plus_is_refused_where_it_means_nothing(method, base):
+    with pytest.raises(ValueError, match=r"recipe\.lora_plus_ratio 4 has no meaning for it"):
+        method.check(base.partition, PLUS)
 
 
 def test_full_rank_tuning_is_adam_on_the_layers_weights(wrapped_by, tune, base, encoded, batch_of):
@@ -319,7 +380,7 @@ def test_adalora_trains_on_text_alone(base, encoded, wrapped_by, tune):
 )
 def test_ranks_that_do_not_fit_are_refused(method, message, base):
     with pytest.raises(ValueError, match=message):
-        method.check(base.partition)
+        method.check(base.partition, Recipe())
 
 
 def test_weights_of_another_method_are_refused(wrapped_by):

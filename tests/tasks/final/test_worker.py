@@ -20,7 +20,7 @@ from tasks.settings.baselines import read_baseline
 from tasks.settings.calibration import CalibrationConfig
 from tasks.settings.data import DataConfig
 from tasks.settings.final import FinalConfig
-from tasks.settings.recipe import RecipeConfig
+from tasks.settings.recipe import ModuleRates, RecipeConfig
 from tasks.settings.study import StudyConfig, write_study
 from tests.conftest import ROOT
 
@@ -123,9 +123,26 @@ fsdp_config:
 """
 
 
+OTHER = RecipeConfig(
+    learning_rate=1e-3,
+    max_tokens=512,
+    module_learning_rates=ModuleRates(me=2e-3),
+    lora_plus_ratio=4,
+    optimizer="adamw",
+    weight_decay=0.1,
+    schedule="linear",
+    targets="attention",
+)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["pair-2-4", "full-rank"])
-def test_two_processes_that_share_one_model_train_what_one_does(config, tmp_path, name, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "recipe"),
+    [("pair-2-4", None), ("full-rank", None), ("pair-2-4", OTHER)],
+    ids=["pair", "full rank", "pair by another recipe"],
+)
+def test_two_processes_that_share_one_model_train_what_one_does(config, tmp_path, name, recipe, monkeypatch):
+    config = config.model_copy(update={"recipe": recipe or config.recipe})
     one, weights, _, _ = run_of(config, name, tmp_path / "one")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # where the module below is found
     monkeypatch.setattr("tasks.final.train.MODULE", "tests.tasks.final.fsdp_on_cpu")

@@ -20,9 +20,11 @@ from tasks.inputs.base_model import (
     checkpoint_fingerprint,
     final_base_model,
     model_fingerprint,
+    study_partition,
 )
 from tasks.settings.data import DataConfig
 from tasks.settings.model import FamilyConfig, LoadingConfig
+from tasks.settings.recipe import RecipeConfig
 from tasks.settings.study import StudyConfig
 
 LARGE = 100 * PIECE
@@ -118,6 +120,10 @@ def test_the_base_model_is_loaded_once(study):
     first = base_model(study())
     assert base_model(study(micro_batch_size=2)) is first
     assert final_base_model(study()) is first
+    attention = study(recipe=RecipeConfig(targets="attention"))
+    assert base_model(attention).model is first.model  # the same weights, other layers adapted
+    assert len(base_model(attention).partition.group("llm")) == 3 * 4
+    assert study_partition(attention) == base_model(attention).partition
     assert base_processor(study()).tokenizer.get_vocab() == first.processor.tokenizer.get_vocab()
 
 

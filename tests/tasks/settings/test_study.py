@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from mars_core.metrics.identity import content_hash
+from mars_core.training.recipe import Recipe
 from tasks.settings.recipe import RecipeConfig
 from tasks.settings.study import StudyConfig, read_study, require_full_paths, write_study
 
@@ -143,3 +145,63 @@ def test_the_usual_alpha_leaves_the_identity_of_stored_studies():
     """Studies that were made before there was a choice have no `lora_alpha` in their identity."""
     assert "lora_alpha" not in RecipeConfig().identity()
     assert RecipeConfig(lora_alpha=32).identity()["lora_alpha"] == "32"
+
+
+LATER = {
+    "module_learning_rates": {"llm": 1e-4},
+    "module_lora_alpha": {"me": 16, "projector": "sqrt"},
+    "optimizer": "adamw",
+    "beta1": 0.8,
+    "beta2": 0.95,
+    "schedule": "linear",
+    "final_share": 0.1,
+    "targets": {"llm": "self_attn"},
+    "projector_rank": 0,
+    "lora_plus_ratio": 16,
+}
+
+
+@pytest.mark.parametrize("name", LATER)
+def test_a_setting_that_came_later_is_in_the_identity_only_where_it_was_changed(name):
+    assert name not in RecipeConfig().identity()
+    changed = RecipeConfig(**{name: LATER[name]})
+    assert content_hash(changed.identity()) != content_hash(RecipeConfig().identity())
+    assert RecipeConfig.model_validate(changed.model_dump(mode="json")) == changed  # as a worker is given it
+
+
+def test_a_recipe_says_of_each_module_what_it_says_of_all():
+    recipe = RecipeConfig(learning_rate=1e-3, lora_alpha=8, **LATER).as_recipe()
+    assert recipe.learning_rates == (1e-3, 1e-3, 1e-4)
+    assert recipe.alpha == (16.0, "sqrt", 8.0)
+    assert recipe.targets == (None, None, "self_attn")
+    assert RecipeConfig().as_recipe() == Recipe()
+    assert RecipeConfig(targets="attention").as_recipe().targets == "attention"
+
+
+def test_people_read_one_value_a_setting():
+    described = RecipeConfig(**LATER).described()
+    assert described["module_lora_alpha"] == "me 16, projector sqrt"
+    assert described["targets"] == "llm self_attn"
+    assert list(RecipeConfig().described()) == [
+        *("learning_rate", "batch_size", "warmup_ratio", "max_grad_norm", "lora_dropout", "lora_alpha"),
+        *("max_tokens", "dtype"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"weight_decay": 0.1}, "weight_decay 0.1 is AdamW's: set optimizer to adamw"),
+        ({"schedule": "constant", "final_share": 0.1}, "a constant schedule ends at its peak"),
+        ({"decay_ratio": 0.5}, "decay_ratio is for schedule warmup_stable_decay, and schedule is cosine"),
+        ({"schedule": "warmup_stable_decay", "warmup_ratio": 0.9}, "sum to at most 1"),
+        ({"lora_plus_ratio": 0.5}, "greater than or equal to 1"),
+        ({"targets": {"me": "("}}, r"me: '\(' is no regular expression"),
+        ({"targets": "mlp"}, "give all, attention, or a regular expression for me, projector or llm, got 'mlp'"),
+        ({"targets": {"vision": "fc"}}, "no such key as vision: it has me, projector, llm"),
+        ({"module_lora_alpha": {"me": "3r"}}, "String should match pattern"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings, message):
+    with pytest.raises(ValidationError, match=message):
+        RecipeConfig(**settings)
