@@ -55,7 +55,7 @@ def test_a_law_that_misses_its_points_at_a_size_is_flagged():
 
 
 def test_collapsed_floor():
-    fit = fit_law("performance", performance(theta=(3.0, 0.05, 0.1, 0.15, 0.0)))
+    fit = fit_law("performance", performance(theta=(3.0, 0.05, 0.1, 0.15, 0.0)), hold_out=False)
     status = next(status for status in fit.statuses if status.code == "floor_collapsed")
     assert status.severity in ("warning", "info")
     assert "floor" in status.message
@@ -76,31 +76,32 @@ def test_fine_tuning_curves_that_still_fall_have_a_collapsed_floor(seed):
 
 
 def test_wrong_sign_of_law_c():
-    fit = fit_law("convergence", convergence(theta=(1.0, 0.3, 0.8, 10.0)))
+    fit = fit_law("convergence", convergence(theta=(1.0, 0.3, 0.8, 10.0)), hold_out=False)
     assert fit.has("wrong_sign")
     assert fit.coefficients["gamma"] == pytest.approx(0.3, abs=0.05)
     assert any(s.severity == "error" and "gamma" in s.message for s in fit.statuses)
 
 
 def test_wrong_sign_of_law_p():
-    assert "wrong_sign" in codes("performance", performance(theta=(8.0, 0.05, -0.1, 0.3, 1.0)))
+    assert "wrong_sign" in codes("performance", performance(theta=(8.0, 0.05, -0.1, 0.3, 1.0)), hold_out=False)
 
 
 def test_an_exponent_that_is_zero_within_noise_is_not_wrong_signed():
     for seed_like in (0.0, -0.0005, 0.0005):
-        assert "wrong_sign" not in codes("performance", performance(theta=(8.0, 0.05, seed_like, 0.3, 1.0)))
+        table = performance(theta=(8.0, 0.05, seed_like, 0.3, 1.0))
+        assert "wrong_sign" not in codes("performance", table, hold_out=False)
 
 
 def test_rank_without_measurable_effect_is_a_verdict():
     # The size of effect that Zhang et al. 2402.17193 measured for LoRA rank, under 2% noise.
-    fit = fit_law("performance", performance(theta=(8.0, 0.1, 0.00022, 0.3, 1.0), noise=0.02))
+    fit = fit_law("performance", performance(theta=(8.0, 0.1, 0.00022, 0.3, 1.0), noise=0.02), hold_out=False)
     told = [status for status in fit.statuses if status.code == "no_measurable_effect"]
     assert [status.message.split()[0] for status in told] == ["alpha_l"]
     assert told[0].severity == "info"
 
 
 def test_exponent_on_its_bound():
-    fit = fit_law("convergence", convergence(theta=(1e5, -4.0, 0.8, 1.0)))
+    fit = fit_law("convergence", convergence(theta=(1e5, -4.0, 0.8, 1.0)), hold_out=False)
     assert fit.has("at_bound")
     assert any("gamma ended on its lower bound (-3)" in status.message for status in fit.statuses)
 
@@ -113,7 +114,7 @@ def test_too_few_points_needs_more_than_parameters_plus_two():
 
 
 def test_collinear_ranks_are_ill_conditioned():
-    assert "ill_conditioned" in codes("performance", performance(pairs=[(r, r) for r in RANKS]))
+    assert "ill_conditioned" in codes("performance", performance(pairs=[(r, r) for r in RANKS]), hold_out=False)
 
 
 def test_ranks_without_effect_are_no_better_than_trivial():
@@ -186,7 +187,7 @@ def test_the_rival_uses_the_step_at_which_a_size_is_reached():
 
 
 def test_censored_share_is_told_and_warned_about_when_large():
-    few, many = fit_law("convergence", convergence(limit=0.4)), fit_law("convergence", convergence(limit=0.2))
+    few, many = (fit_law("convergence", convergence(limit=limit), hold_out=False) for limit in (0.4, 0.2))
     severity = {fit.n_censored: s.severity for fit in (few, many) for s in fit.statuses if s.code == "censored_share"}
     assert severity[few.n_censored] == "info"
     assert severity[many.n_censored] == "warning"
