@@ -47,6 +47,11 @@ _PALETTE: tuple[tuple[str, tuple[int, int, int]], ...] = (
 )
 """OpenMoji's own palette with the colour word for each entry."""
 
+_WORDS = sorted({word for word, _ in _PALETTE})
+_WORD_OF_ANCHOR = np.array([_WORDS.index(word) for word, _ in _PALETTE])
+_ANCHORS = np.array([colour for _, colour in _PALETTE], dtype=np.int32)
+_ANCHOR_SQUARES = (_ANCHORS**2).sum(-1)
+
 DRAWING_COLOURS: tuple[str, ...] = ("blue", "brown", "green", "grey", "orange", "red", "white", "yellow")
 """Main colours that the demo asks about; too few drawings are mainly pink, purple or black."""
 
@@ -142,12 +147,11 @@ def main_colour(pixels: npt.NDArray[np.uint8]) -> str | None:
     rgb = pixels[pixels[..., 3] > 200][:, :3].astype(np.int32)
     if len(rgb) == 0:
         return None
-    anchors = np.array([colour for _, colour in _PALETTE], dtype=np.int32)
-    nearest = ((rgb[:, None, :] - anchors[None, :, :]) ** 2).sum(-1).argmin(-1)
-    words = np.array([word for word, _ in _PALETTE])[nearest]
-    words = words[words != _OUTLINE]
-    names, counts = np.unique(words, return_counts=True)
-    if len(names) == 0 or counts.max() < _MAIN_SHARE * len(words):
+    # |x - a|^2 without |x|^2, which is the same for every colour a.
+    nearest = (_ANCHOR_SQUARES - 2 * rgb @ _ANCHORS.T).argmin(-1)
+    counts = np.bincount(_WORD_OF_ANCHOR[nearest], minlength=len(_WORDS))
+    counts[_WORDS.index(_OUTLINE)] = 0
+    if counts.max() == 0 or counts.max() < _MAIN_SHARE * counts.sum():
         return None
-    best = str(names[counts.argmax()])
+    best = _WORDS[int(counts.argmax())]
     return None if best == "black" else best

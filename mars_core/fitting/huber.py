@@ -33,7 +33,7 @@ class LossParts(NamedTuple):
 
 def huber(residual: Floats, delta: float) -> LossParts:
     """Huber loss: r^2 / 2 inside delta, delta * (|r| - delta / 2) outside."""
-    slope = np.clip(residual, -delta, delta)
+    slope = np.minimum(np.maximum(residual, -delta), delta)
     size = np.abs(residual)
     value = slope * (residual - 0.5 * slope)
     return LossParts(value, slope, (size <= delta).astype(np.float64), delta / np.maximum(size, delta))

@@ -147,7 +147,7 @@ class Problem:
     def _per_point(self, per_row: Floats) -> Floats:
         if per_row.shape[1] == self.n_points:
             return per_row
-        return np.take(per_row, self.row_of_point, axis=1)
+        return per_row.take(self.row_of_point, axis=1)
 
     def _per_row(self, per_point: Floats) -> Floats:
         if len(self.row_starts) == self.n_points:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from mars_core.demo import demo_backbone_path
+from tasks.calibration import packs
 from tasks.settings.calibration import CalibrationConfig
 from tasks.settings.data import DataConfig
 from tasks.settings.recipe import RecipeConfig
@@ -18,6 +20,22 @@ from tests.conftest import made_once
 @pytest.fixture(scope="session", autouse=True)
 def services(quick_services: None) -> None:
     """Most tests here run flows."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def costs_measured_once() -> Iterator[None]:
+    """Every calibration measures a few steps of as many runs as go at once: that of equal ones is taken again."""
+    measure, known = packs.measure_cost, {}
+
+    def measured(model, partition, pairs, *, recipe, at_once, **changes):
+        key = (tuple(pairs), recipe, at_once, changes["validation_samples"])
+        if key not in known:
+            known[key] = measure(model, partition, pairs, recipe=recipe, at_once=at_once, **changes)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packs, "measure_cost", measured)
+        yield
 
 
 def write_small_study(folder: Path, data: Path) -> StudyConfig:

@@ -58,6 +58,7 @@ def pretraining_pictures(monkeypatch):
     """Drawings that the tower is given while a backbone is built."""
     import mars_core.demo.build_backbone as build
 
+    monkeypatch.setattr(build, "_TOKENIZER_DOCUMENTS", 2_000)  # the tokenizer is not looked at
     given = []
     grey_pictures = build.grey_pictures
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mars_core.evaluation.answer_loss import token_losses
 from mars_core.models.families import family_of
@@ -34,6 +35,17 @@ from mars_core.training.recipe import Recipe
 
 PUBLISHED = Path(__file__).parents[3] / "benchmarks" / "published"
 ANSWERS = 40
+PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default)
+
+
+class QuickHalfProducts(TorchDispatchMode):
+    """Products of bf16 tensors by way of fp32, below autograd: of the same shapes and bytes, and not ten times slower
+    on processors that have no bf16 products of their own."""
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        if operator not in PRODUCTS or args[0].dtype != torch.bfloat16:
+            return operator(*args, **(kwargs or {}))
+        return operator(*(arg.float() for arg in args), **(kwargs or {})).bfloat16()
 
 
 def kept_by_peft(model, partition, batch, pair, dtype):
@@ -75,10 +87,11 @@ def test_activations_are_those_that_passes_keep(wide, dtype, pair):
     pictures = pictures_of(batch, patch_size_of(model.config))
     shape = SampleShape(batch["labels"].shape[1], ANSWERS, pictures)
     predicted = activation_bytes(architecture, shape, pair, dtype)
-    kept = kept_by_peft(model, partition, batch, pair, dtype)
+    with QuickHalfProducts():
+        kept = kept_by_peft(model, partition, batch, pair, dtype)
+        packed = packed_activation_bytes(model, partition, batch, pair, Recipe(dtype=dtype))
     assert 0.95 * kept <= predicted <= 1.2 * kept
-    kept = packed_activation_bytes(model, partition, batch, pair, Recipe(dtype=dtype))
-    assert kept <= packed_bytes(architecture, shape, pair, dtype) <= 1.15 * kept
+    assert packed <= packed_bytes(architecture, shape, pair, dtype) <= 1.15 * packed
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

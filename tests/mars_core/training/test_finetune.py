@@ -7,6 +7,7 @@ import math
 import shutil
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -45,30 +46,41 @@ def adapted(base):
     return lambda: add_adapters(copy.deepcopy(base.model), base.partition, PAIR, seed=3)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def validation(encoded, batch_of):
     """Gives one scored batch of three samples."""
     rows = (0, 3, 6)
     return lambda: [(batch_of(*rows), [encoded[row].sample.task for row in rows])]
 
 
+@pytest.fixture(scope="session")
+def arguments(encoded, validation, shared_base):
+    """What `finetune` is given, but for the folder of its checkpoints."""
+    return {
+        "train": encoded,
+        "collate": functools.partial(collate, pad_token_id=shared_base.pad_token_id),
+        "validation": validation,
+        "recipe": RECIPE,
+        "steps": 8,
+        "seed": 3,
+    }
+
+
 @pytest.fixture
-def tune(base, encoded, validation, tmp_path):
+def tune(arguments, tmp_path):
     """Runs `finetune` on the samples."""
+    return lambda wrapped, *, folder="checkpoints", **changes: run_of(
+        wrapped, arguments | {"checkpoints": tmp_path / folder} | changes
+    )
 
-    def start(wrapped, *, folder="checkpoints", **changes):
-        arguments = {
-            "train": encoded,
-            "collate": functools.partial(collate, pad_token_id=base.pad_token_id),
-            "validation": validation,
-            "recipe": RECIPE,
-            "steps": 8,
-            "seed": 3,
-            "checkpoints": tmp_path / folder,
-        } | changes
-        return run_of(wrapped, arguments)
 
-    return start
+@pytest.fixture(scope="session")
+def whole(arguments, shared_base, tmp_path_factory):
+    """An undisturbed run and the adapters that it ended with, made once; to be left as they are."""
+    wrapped = add_adapters(copy.deepcopy(shared_base.model), shared_base.partition, PAIR, seed=3)
+    checkpoints = tmp_path_factory.mktemp("whole")
+    run = run_of(wrapped, arguments | {"checkpoints": checkpoints})
+    return SimpleNamespace(run=run, state=adapter_state(wrapped), checkpoints=checkpoints)
 
 
 def validation_losses(run) -> dict[int, float]:
@@ -170,10 +182,10 @@ def test_several_rates_need_to_know_whose_they_are(tune, adapted):
         tune(adapted(), recipe=replace(RECIPE, lora_plus_ratio=2.0))
 
 
-def test_accumulated_micro_batches_give_the_same_curve(tune, adapted):
+def test_accumulated_micro_batches_give_the_same_curve(tune, adapted, whole):
     """The loss is the mean over the answer tokens of the whole step, so only sums are made in another order."""
-    whole, parts = (tune(adapted(), folder=f"micro-{micro}", micro_batch_size=micro) for micro in (None, 1))
-    assert validation_losses(parts) == pytest.approx(validation_losses(whole), rel=1e-7)
+    parts = tune(adapted(), micro_batch_size=1)
+    assert validation_losses(parts) == pytest.approx(validation_losses(whole.run), rel=1e-7)
 
 
 def test_micro_batches_that_do_not_make_up_the_batch_are_refused(tune, adapted):
@@ -224,17 +236,16 @@ def test_a_resumed_run_counts_the_seconds_before_the_interruption(tune, adapted,
 
 def test_a_checkpoint_without_a_time_is_resumed_from(tune, adapted, tmp_path):
     """Those of earlier versions have none."""
-    whole = tune(adapted())
-    (tmp_path / "checkpoints" / "checkpoint-8" / ELAPSED).unlink()
-    assert tune(adapted()).best_step == whole.best_step
+    done = tune(adapted(), steps=2)
+    (tmp_path / "checkpoints" / "checkpoint-2" / ELAPSED).unlink()
+    assert tune(adapted(), steps=2).best_step == done.best_step
 
 
-def test_a_half_written_checkpoint_is_passed_over(tune, adapted, tmp_path):
+def test_a_half_written_checkpoint_is_passed_over(tune, adapted, whole, tmp_path):
     def interrupt(step):
         if step == 5:
             raise Interrupted
 
-    whole = tune(adapted(), folder="whole")
     with pytest.raises(Interrupted):
         tune(adapted(), folder="cut", on_step=interrupt)
     half = shutil.copytree(tmp_path / "cut" / "checkpoint-4", tmp_path / "cut" / "checkpoint-5")
@@ -243,17 +254,15 @@ def test_a_half_written_checkpoint_is_passed_over(tune, adapted, tmp_path):
     steps = []
     again = tune(adapted(), folder="cut", on_step=steps.append)
     assert steps == [5, 6, 7, 8]
-    assert validation_losses(again) == validation_losses(whole)
+    assert validation_losses(again) == validation_losses(whole.run)
 
 
-def test_a_finished_run_is_not_trained_again(tune, adapted):
-    first, second, steps = adapted(), adapted(), []
-    done = tune(first)
-    again = tune(second, on_step=steps.append)
+def test_a_finished_run_is_not_trained_again(tune, adapted, whole):
+    second, steps = adapted(), []
+    again = tune(second, checkpoints=whole.checkpoints, on_step=steps.append)
     assert steps == []
-    assert (again.best_step, again.best_val_loss) == (done.best_step, done.best_val_loss)
-    state = adapter_state(first)
-    assert all(torch.equal(weight, state[name]) for name, weight in adapter_state(second).items())
+    assert (again.best_step, again.best_val_loss) == (whole.run.best_step, whole.run.best_val_loss)
+    assert all(torch.equal(weight, whole.state[name]) for name, weight in adapter_state(second).items())
 
 
 def test_checkpoints_of_a_run_of_another_length_are_refused(tune, adapted):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 
@@ -64,29 +63,22 @@ def test_configuration_counts(checkpoint):
     assert fingerprint(checkpoint) != before
 
 
-def test_a_hub_id_stands_for_its_present_commit(tmp_path):
+def test_a_hub_id_stands_for_its_present_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     repository = tmp_path / "models--org--model"
     commits = ("1" * 40, "2" * 40)
     for commit in commits:
         (repository / "snapshots" / commit).mkdir(parents=True)
         shutil.copy(demo_backbone_path() / "config.json", repository / "snapshots" / commit)
     (repository / "refs").mkdir()
-    # In a process of its own, which finds the hub's cache there; one process, as importing torch takes seconds.
-    code = """
-import sys
-from pathlib import Path
-from tasks.inputs.base_model import checkpoint_fingerprint
 
-for commit in sys.argv[2:]:
-    Path(sys.argv[1]).write_text(commit)
-    checkpoint_fingerprint.cache_clear()
-    print(checkpoint_fingerprint("org/model"))
-"""
-    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", code, str(repository / "refs" / "main"), *commits, commits[0]]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    found = run.stdout.split()
-    assert len(found) == 3
+    def fingerprint_at(commit):
+        (repository / "refs" / "main").write_text(commit)
+        checkpoint_fingerprint.cache_clear()
+        return checkpoint_fingerprint("org/model")
+
+    found = [fingerprint_at(commit) for commit in (*commits, commits[0])]
     assert found[0] == found[2] != found[1]
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from tasks.study.lock import StudyBusyError, at_work_on
 from tests.conftest import ROOT
@@ -72,13 +73,12 @@ def test_a_failure_inside_lets_go(tmp_path):
     assert take(tmp_path)
 
 
-def test_commands_that_train_are_refused_at_once(holder, tmp_path, demo_data, prefects_address):
+def test_commands_that_train_are_refused_at_once(holder, tmp_path, demo_data):
+    from flows.cli.main import app
     from tests.flows.conftest import write_small_study
 
     write_small_study(tmp_path, demo_data)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_API_URL": prefects_address}
-    command = [str(Path(sys.executable).with_name("mars")), "calibrate", str(tmp_path / "study.yaml")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 2
+    done = CliRunner().invoke(app, ["calibrate", str(tmp_path / "study.yaml")])
+    assert done.exit_code == 2
     assert f"process {holder.pid}" in done.stderr
     assert not (tmp_path / "study" / "revisions").exists()
