@@ -14,6 +14,8 @@ from flows.cli.stages import AsJson
 
 app = typer.Typer(help="Look at a base checkpoint, or build one.", no_args_is_help=True)
 
+SHOWN = 8
+
 
 @app.callback()
 def _group() -> None:
@@ -42,7 +44,7 @@ def inspect(
         return
     console.print(f"{found['model']}: {found['model_type']}, {found['parameters']:,} parameters")
     console.print(_groups(found))
-    console.print(f"not adapted: {', '.join(found['excluded']) or 'nothing'}")
+    console.print(f"not adapted: {_some(found['excluded']) or 'nothing'}")
     console.print(_pairs(found))
     memory = found["memory"]
     frozen = ", ".join(f"{_gigabytes(amount)} in {kept}" for kept, amount in memory["frozen_bytes"].items())
@@ -51,6 +53,11 @@ def inspect(
         f"{_gigabytes(memory['pack_adapter_and_adam_bytes'])}. Activations come on top: `mars calibrate --dry-run` "
         "measures them with your data."
     )
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - SHOWN
+    return ", ".join(names) if more <= 0 else f"{', '.join(names[:SHOWN])} and {more} more (--json lists all)"
 
 
 def _groups(found: dict[str, Any]) -> Table:

@@ -39,10 +39,15 @@ def inspect_model(target: str, ranks: Sequence[int], *, trust_remote_code: bool 
         "model_type": read_model_type(model, trust_remote_code=trust_remote_code),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "groups": {group: _group(partition, group, ranks) for group in GROUPS},
-        "excluded": list(partition.excluded),
+        "excluded": [*partition.excluded, *_left_out(partition)],
         "pairs": [_pair(partition, pair) for pair in _fitting(partition, ranks)],
         "memory": _memory(network, partition, ranks),
     }
+
+
+def _left_out(partition: Partition) -> list[str]:
+    """Layers that the recipe does not adapt."""
+    return [layer.name for group in GROUPS for layer in partition.every(group) if layer not in partition.group(group)]
 
 
 def _group(partition: Partition, group: Group, ranks: Sequence[int]) -> dict[str, Any]:

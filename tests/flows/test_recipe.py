@@ -68,6 +68,7 @@ def test_every_stage_keeps_to_the_recipe(config, study, tmp_path):
 
     inspected = inspect_model(str(study), [2, 4])
     assert {group: inspected["groups"][group]["layers"] for group in ALPHAS} == {"me": 3, "projector": 2, "llm": 12}
+    assert "model.language_model.layers.0.mlp.up_proj" in inspected["excluded"]
     assert {"r_me": 2, "r_llm": 4, "trainable_parameters": count}.items() <= inspected["pairs"][1].items()
 
     export_config(config, tuple(PAIR), "axolotl", tmp_path / "axolotl.yaml")
