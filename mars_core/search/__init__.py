@@ -13,20 +13,24 @@ from mars_core.search.constraints import (
     SameParametersAsUniform,
 )
 from mars_core.search.points import Points, read_points
+from mars_core.search.rates import BestRate, FixedRate, RateAnswer
 
 __all__ = [
     "AllowedRanks",
     "BalancePoint",
+    "BestRate",
     "Candidate",
     "Choice",
     "Constraint",
     "Diverged",
     "Dropped",
+    "FixedRate",
     "MaxAdapterBytes",
     "MaxTrainableParameters",
     "NoPairLeft",
     "Points",
     "Question",
+    "RateAnswer",
     "Rival",
     "SameParametersAsUniform",
     "Source",
