@@ -186,7 +186,7 @@ def finetune(
     """Train the chosen pair at the full budget and save its adapter; the uniform-rank default too, to compare."""
     config = load_for_flow(study, accelerate)
     from flows.stages import finetune_flow
-    from tasks.final.pairs import final_pairs
+    from tasks.final.pairs import final_arms, plain_rates
     from tasks.storage.location import working_folder
     from tasks.study.lock import at_work_on
     from tasks.study.opened import kept_open, open_study
@@ -195,8 +195,11 @@ def finetune(
         if ranks is not None:
             adapters = {"asked for": finetune_flow(config, *ranks, role="asked for")}
         else:
-            finals = final_pairs(open_study(config))
-            adapters = {role: finetune_flow(config, *pair, role) for role, pair in finals.items()}
+            opened = open_study(config)
+            adapters = {
+                role: finetune_flow(config, *arm.pair, role, plain_rates(opened, arm))
+                for role, arm in final_arms(opened).items()
+            }
     print_result(adapters, as_json)
 
 

@@ -17,6 +17,8 @@ class Recipe:
     in warm-up. max_grad_norm: clipping threshold on the norm over all adapters, 0 for none (the paper
     is silent; 1.0 is the Trainer's default). lora_alpha: how alpha follows
     from the rank. dtype: dtype of the frozen weights.
+
+    module_learning_rates: peak rates of each module, None for one of all.
     """
 
     learning_rate: float = 1e-5
@@ -27,6 +29,7 @@ class Recipe:
     lora_alpha: AlphaRule = "2r"
     max_tokens: int = 2048
     dtype: str = "float32"
+    module_learning_rates: LearningRates | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The settings as plain values."""
@@ -35,7 +38,7 @@ class Recipe:
     @property
     def learning_rates(self) -> LearningRates:
         """Peak rate of each module."""
-        return one_rate(self.learning_rate)
+        return self.module_learning_rates or one_rate(self.learning_rate)
 
     def warmup_steps(self, horizon: int) -> int:
         """Warm-up steps of a schedule of `horizon` steps."""

@@ -97,8 +97,8 @@ def _every_sample(config: StudyConfig) -> list[Sample]:
 
 def final_pair(config: StudyConfig) -> RankPair:
     """The largest pair that the search may choose: what the final run is planned for before one is chosen."""
-    largest = max(config.available_ranks)
-    return RankPair(largest, largest)
+    me, llm = config.available_ranks
+    return RankPair(max(me), max(llm))
 
 
 def _budgets(config: StudyConfig, pairs: Sequence[RankPair], final: RankPair) -> dict[str, Budget]:
