@@ -85,7 +85,7 @@ def first_round(study: Study, found: RangeResult) -> DecidedRates:
     """The rates that each pair is tried at first."""
     rates = first_rates(calibration_pairs(study.config), study.config.calibration.reference, found.best)
     show_message(f"calibrate: {_range_words(found)}")
-    return DecidedRates(study.plan.rates_hash, found, (_round(rates),))
+    return DecidedRates(study.plan.rates_hash, found, (round_of(rates),))
 
 
 def next_round(study: Study, decided: DecidedRates) -> DecidedRates:
@@ -100,7 +100,7 @@ def next_round(study: Study, decided: DecidedRates) -> DecidedRates:
         return replace(decided, complete=True)
     words = ", ".join(f"{pair} at {', '.join(f'{rate:g}' for rate in rates)}" for pair, rates in missing.items())
     show_message(f"calibrate: the best learning rate may lie beyond those tried: next {words}")
-    return replace(decided, rounds=(*decided.rounds, _round(missing)))
+    return replace(decided, rounds=(*decided.rounds, round_of(missing)))
 
 
 def best_rates(points: Points, pairs: Iterable[Pair]) -> dict[Pair, float]:
@@ -114,7 +114,8 @@ def best_rates(points: Points, pairs: Iterable[Pair]) -> dict[Pair, float]:
     return {pair: math.exp(float(points.rates.best(pair, size)[0])) for pair in pairs}
 
 
-def _round(rates: Mapping[Pair, tuple[float, ...]] | Mapping[RankPair, tuple[float, ...]]) -> tuple[PairRates, ...]:
+def round_of(rates: Mapping[Pair, tuple[float, ...]] | Mapping[RankPair, tuple[float, ...]]) -> tuple[PairRates, ...]:
+    """Rates of pairs as they are stored."""
     return tuple(PairRates(pair, own) for pair, own in rates.items())
 
 
