@@ -38,6 +38,7 @@ from mars_core.evaluation.scores import Evaluation, evaluate
 from mars_core.ranks import RankPair
 from mars_core.training.finetune import scores_at
 from tasks.calibration.stored import stored_metrics
+from tasks.final.arm import Arm
 from tasks.final.pair import final_folder, read_final
 from tasks.inputs.base_model import final_base_model, model_fingerprint
 from tasks.inputs.data import load_data, scored_batches, test_set, training_set
@@ -105,7 +106,7 @@ def add_final(demo: StudyConfig, work: Path, out: Path, pair: RankPair, seed: in
 
 def final_record(config: StudyConfig, revision: Revision, pair: RankPair) -> dict[str, Any]:
     """What is kept of a finished final run."""
-    run = read_final(revision, pair)
+    run = read_final(revision, Arm(pair))
     last, samples = scores_at(run["history"], run["steps"]), run["steps"] * config.recipe.batch_size
     test = test_scores(config, revision, pair)
     return {
@@ -130,7 +131,7 @@ def final_record(config: StudyConfig, revision: Revision, pair: RankPair) -> dic
 def test_scores(config: StudyConfig, revision: Revision, pair: RankPair) -> Evaluation:
     """Scores of a final adapter, loaded again from its folder, on the test split."""
     base, method = final_base_model(config), of_pair(pair).method
-    loaded = method.load(base.model, final_folder(revision, pair) / "adapter")
+    loaded = method.load(base.model, final_folder(revision, Arm(pair)) / "adapter")
     try:
         return evaluate(loaded, scored_batches(test_set(config), base, config.evaluation_batch_size)())
     finally:

@@ -11,12 +11,8 @@ from flows.results import JSON_RESULTS
 from tasks.calibration.hours import publish_calibration
 from tasks.calibration.reuse import adopt_runs
 from tasks.calibration.stage import CALIBRATE
-from tasks.calibration.stored import (
-    beside_taken,
-    calibration_cost,
-    describe_cost,
-    missing_runs,
-)
+from tasks.calibration.steps import ALL_AT_ONCE, Step, calibration_steps
+from tasks.calibration.stored import beside_taken, calibration_cost, describe_cost, missing_runs
 from tasks.running.progress import show_message
 from tasks.settings.study import StudyConfig
 from tasks.storage.location import working_folder
@@ -38,38 +34,45 @@ def calibrate_flow(config: StudyConfig, new_revision: bool = False, where: Where
     place = place_of(where)
     place.check(config)
     with at_work_on(working_folder(config.study)):
-        plan = plan_calibration(config)  # refuses what cannot be planned before a revision is opened for it
+        plan_calibration(config)  # refuses what cannot be planned before a revision is opened for it
         study = open_study(config, new=new_revision)
-        study.plan = plan
-        for note in plan.notes:
+        study.plan_again()
+        for note in study.plan.notes:
             show_message(f"note: {note}")
         CALIBRATE.run(study, lambda: _train_missing(study, place))
     return study.address(study.revision.folder)
 
 
 def _train_missing(study: Study, place: Place) -> dict[str, Any]:
-    """Take runs over from older revisions, train the others; returns what the calibration cost."""
-    adopted = adopt_runs(study)
-    if adopted:
-        show_message(f"calibrate: {len(adopted)} runs taken over from older revisions")
-    missing = missing_runs(study)
-    show_message(f"calibrate: {len(missing)} of {len(study.plan.runs)} runs to train, {study.plan.run_lengths} each")
-    packs, expected = place.plan_packs(study, missing)
+    """Train what is missing, step by step; returns what the calibration cost."""
     with parent_run(study) as parent:
-        place.train_packs(study, packs, parent)
-        study.pull()  # the runs that other machines trained
-        _insist_on_every_run(study)
-        publish_calibration(study, missing, parent)
-    cost = calibration_cost(study) | beside_taken(study.revision, expected)
+        expected = [_train_step(study, place, step, parent) for step in calibration_steps(study)]
+    cost = calibration_cost(study) | beside_taken(study, expected)
     show_message(f"calibrate: took {describe_cost(cost)}")
     return cost
 
 
-def _insist_on_every_run(study: Study) -> None:
-    missing = missing_runs(study)
+def _train_step(study: Study, place: Place, step: Step, parent: str) -> dict[str, Any]:
+    """Take runs over from older revisions, train the others; returns what they were expected to take."""
+    adopted = adopt_runs(study, step.runs)
+    if adopted:
+        show_message(f"calibrate: {len(adopted)} runs taken over from older revisions")
+    missing = missing_runs(study, step.runs)
+    name = "" if step.name == ALL_AT_ONCE else f"{step.name}: "
+    show_message(f"calibrate: {name}{len(missing)} of {len(step.runs)} runs to train, {step.run_lengths} each")
+    packs, expected = place.plan_packs(study, missing)
+    place.train_packs(study, packs, parent, step.name)
+    study.pull()  # the runs that other machines trained
+    _insist_on_every_run(study, step)
+    publish_calibration(study, missing, parent)
+    return expected
+
+
+def _insist_on_every_run(study: Study, step: Step) -> None:
+    missing = missing_runs(study, step.runs)
     if missing:
         raise RuntimeError(
-            f"{len(missing)} of {len(study.plan.runs)} calibration runs are missing or not measured at steps "
+            f"{len(missing)} of {len(step.runs)} calibration runs are missing or not measured at steps "
             f"{list(missing[0].schedule.checkpoint_steps)} after all packs have ended, first {missing[0].name} in "
             f"{study.path('calibration')}: run `mars calibrate` again, it trains those"
         )

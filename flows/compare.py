@@ -6,6 +6,7 @@ from prefect import flow
 
 from flows.results import JSON_RESULTS
 from flows.stages import evaluate_flow, finetune_flow, report_flow
+from tasks.final.arm import Arm
 from tasks.final.compare import (
     check_baselines,
     compare_stage,
@@ -17,7 +18,7 @@ from tasks.final.compare import (
     training_stage,
     write_comparison,
 )
-from tasks.final.pairs import final_pairs
+from tasks.final.pairs import final_arms, plain_rates
 from tasks.final.run import run_folder
 from tasks.service.timeouts import bounded
 from tasks.settings.baselines import Baseline, read_baseline
@@ -47,9 +48,9 @@ def _compare(config: StudyConfig, baselines: list[str], command: str) -> str:
         study = open_study(config)
         asked = [read_baseline(text) for text in baselines]
         check_baselines(config, asked)
-        finals = final_pairs(study)
-        for role, pair in finals.items():
-            finetune_flow(config, *pair, role)
+        finals = final_arms(study)
+        for role, arm in finals.items():
+            finetune_flow(config, *arm.pair, role, plain_rates(study, arm))
         evaluate_flow(config)
         for baseline in asked:
             baseline_flow(config, baseline)
@@ -71,7 +72,7 @@ def baseline_flow(config: StudyConfig, baseline: Baseline) -> str:
     study = open_study(config)
     study.pull()  # another machine may have trained it
     if baseline.pair is not None:
-        finetune_flow(config, baseline.pair.r_me, baseline.pair.r_llm, "baseline")
+        finetune_flow(config, *baseline.pair, "baseline", plain_rates(study, Arm(baseline.pair)))
     else:
         _train(study, baseline)
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from flows.stages import evaluate_flow, finetune_flow
 from tasks.calibration.packs import begin_packs
+from tasks.calibration.steps import ALL_AT_ONCE
 from tasks.calibration.train import calibrate_pack
-from tasks.final.pairs import final_pairs
+from tasks.final.pairs import final_arms, plain_rates
 from tasks.running.progress import progress_artifact
 from tasks.service.timeouts import bounded
 from tasks.settings.study import StudyConfig
@@ -28,18 +29,18 @@ class Here:
         """Packs as large as memory and settings allow, by a measurement of a few steps."""
         return begin_packs(study, missing)
 
-    def train_packs(self, study: Study, packs: Sequence[PlannedPack], parent: str) -> None:
+    def train_packs(self, study: Study, packs: Sequence[PlannedPack], parent: str, what: str) -> None:
         """Train them one after the other."""
-        train = bounded_pack(study.config)
-        with progress_artifact(CALIBRATION_KEY, "calibration packs", len(packs)) as show:
+        train, of = bounded_pack(study.config), "" if what == ALL_AT_ONCE else f"{what}, "
+        with progress_artifact(CALIBRATION_KEY, f"{what} packs", len(packs)) as show:
             for number, pack in enumerate(packs, start=1):
-                train(study, pack, parent, f"pack {number}/{len(packs)}, {len(pack.runs)} runs")
+                train(study, pack, parent, f"{of}pack {number}/{len(packs)}, {len(pack.runs)} runs")
                 show(number)
 
     def train_finals(self, study: Study) -> None:
         """Train them one after the other."""
-        for role, pair in final_pairs(study).items():
-            finetune_flow(study.config, *pair, role)
+        for role, arm in final_arms(study).items():
+            finetune_flow(study.config, *arm.pair, role, plain_rates(study, arm))
 
     def evaluate(self, study: Study) -> None:
         """Score them in this process."""

@@ -16,8 +16,8 @@ from flows.results import JSON_RESULTS
 from flows.stages import fit_flow, search_flow
 from flows.study import train_and_report
 from mars_core.drift import ChoiceDrift, Night, quiet_night_as_markdown
-from mars_core.ranks import RankPair
-from tasks.final.pairs import final_pairs
+from tasks.final.arm import Arm
+from tasks.final.pairs import final_arms
 from tasks.inputs.data import check_data
 from tasks.nightly.champion import Champion, read_acceptance, read_champion
 from tasks.nightly.run import Seen, find_drift, last_findings, look, publish_night, show_night, stored_runs
@@ -109,24 +109,24 @@ def _stored_findings(study: Study, seen: Seen) -> ChoiceDrift:
 def _act(study: Study, choice: ChoiceDrift, trigger: Trigger, where: Where) -> tuple[Outcome, str]:
     if not choice.needs_final_run:
         return "kept", "No final run is needed."
-    champion, pair = read_champion(study.folder), final_pairs(study)["chosen"]
-    before = _decided(study.revision, pair, champion)
+    champion, arm = read_champion(study.folder), final_arms(study)["chosen"]
+    before = _decided(study.revision, arm, champion)
     if before is not None and before[0] == "refused":
         return before
     if trigger == "propose":
-        return "proposed", f"A final run of {pair} is proposed; `mars nightly --trigger run` makes it."
+        return "proposed", f"A final run of {arm} is proposed; `mars nightly --trigger run` makes it."
     train_and_report(study, place_of(where), "mars nightly")
-    return _decided(study.revision, pair, champion) or ("triggered", f"A final run of {pair} was set off.")
+    return _decided(study.revision, arm, champion) or ("triggered", f"A final run of {arm} was set off.")
 
 
-def _decided(revision: Revision, pair: RankPair, champion: Champion | None) -> tuple[Outcome, str] | None:
+def _decided(revision: Revision, arm: Arm, champion: Champion | None) -> tuple[Outcome, str] | None:
     """What came of the pair's final run against what stood before it, None where there was none."""
-    decision = read_acceptance(revision, pair, champion)
+    decision = read_acceptance(revision, arm, champion)
     if decision is None:
         return None
     if decision.accepted:
-        return "accepted", f"The final run of {pair} was accepted: {decision.reason}."
-    return "refused", f"The final run of {pair} was not accepted: {decision.reason}."
+        return "accepted", f"The final run of {arm} was accepted: {decision.reason}."
+    return "refused", f"The final run of {arm} was not accepted: {decision.reason}."
 
 
 def _publish(study: Study, night: Night | None, choice: ChoiceDrift, done: str) -> str:

@@ -17,7 +17,8 @@ from mars_core.ranks import RankPair
 from tasks.calibration.stored import missing_runs
 from tasks.choice.approval import pair_to_train
 from tasks.choice.search import choice_path
-from tasks.final.pairs import final_pairs
+from tasks.final.arm import Arm
+from tasks.final.pairs import asked_arm, final_arms, plain_rates
 from tasks.running.progress import show_message
 from tasks.service.device_slot import device_slot
 from tasks.settings.study import StudyConfig
@@ -59,7 +60,7 @@ def calibrate_pack_flow(
 
 def _planned_pack(plan: CalibrationPlan, runs: list[str]) -> PlannedPack:
     """The pack as it was asked for, runs that are stored by now included: its state is found by all of them."""
-    known = {run.run_id: run for run in plan.runs}
+    known = {run.run_id: run for run in plan.every_run}
     if unknown := [run for run in runs if run not in known]:
         raise ValueError(
             f"{len(unknown)} of {len(runs)} calibration runs are not in this worker's plan: data, model or code on "
@@ -69,7 +70,12 @@ def _planned_pack(plan: CalibrationPlan, runs: list[str]) -> PlannedPack:
 
 
 @flow(name="mars-final", **JSON_RESULTS)
-def final_flow(config: StudyConfig, r_me: int | None = None, r_llm: int | None = None) -> str:
+def final_flow(
+    config: StudyConfig,
+    r_me: int | None = None,
+    r_llm: int | None = None,
+    learning_rates: list[float] | None = None,
+) -> str:
     """Train one pair at the full budget, by default the one that the search chose; returns its adapter's path.
 
     The chosen pair's adapter becomes the standing one if it is better on validation.
@@ -78,12 +84,14 @@ def final_flow(config: StudyConfig, r_me: int | None = None, r_llm: int | None =
         config: The study; its search must have run, unless both ranks are given.
         r_me: Rank of the vision encoder, by default the chosen one.
         r_llm: Rank of the language model, by default the chosen one.
+        learning_rates: Peak learning rates of vision encoder, projector and language model, by default the best that
+            the choice knows for the pair, or the recipe's.
     """
     study = reopen_study(config)
-    pair = _asked_for(study.revision, r_me, r_llm)
-    role = _role(study, pair)
+    arm = asked_arm(study, *_asked_for(study.revision, r_me, r_llm), learning_rates)
+    role = _role(study, arm)
     with device_slot(config.device), kept_open():
-        adapter = finetune_flow(config, *pair, role)
+        adapter = finetune_flow(config, *arm.pair, role, plain_rates(study, arm))
         if role == "chosen":  # here, where there is a GPU: the standing adapter may have to be scored again
             accept_flow(config)
     return adapter
@@ -97,11 +105,11 @@ def _asked_for(revision: Revision, r_me: int | None, r_llm: int | None) -> RankP
     return pair_to_train(revision)
 
 
-def _role(study: Study, pair: RankPair) -> str:
+def _role(study: Study, arm: Arm) -> str:
     if not choice_path(study.revision).is_file():
         return ASKED_FOR
-    roles = {known: role for role, known in final_pairs(study).items()}
-    return roles.get(pair, ASKED_FOR)
+    roles = {known: role for role, known in final_arms(study).items()}
+    return roles.get(arm, ASKED_FOR)
 
 
 @flow(name="mars-score", **JSON_RESULTS)

@@ -23,8 +23,8 @@ class Place(Protocol):
     def plan_packs(self, study: Study, missing: Sequence[PlannedRun]) -> tuple[list[PlannedPack], dict[str, Any]]:
         """The packs that train the missing runs, and what they are expected to take where that is known."""
 
-    def train_packs(self, study: Study, packs: Sequence[PlannedPack], parent: str) -> None:
-        """Train packs, and wait for them. parent: MLflow run of the revision."""
+    def train_packs(self, study: Study, packs: Sequence[PlannedPack], parent: str, what: str) -> None:
+        """Train packs, and wait for them. parent: MLflow run of the revision. what: the packs' step, for people."""
 
     def train_finals(self, study: Study) -> None:
         """Make the final runs of the present choice (`tasks.final.pairs`), and wait for them."""

@@ -10,13 +10,13 @@ from prefect import flow
 
 from flows.results import JSON_RESULTS
 from mars_core.metrics.identity import content_hash
-from mars_core.ranks import RankPair
 from tasks.choice.fit import FIT, fit_laws, laws_path
 from tasks.choice.search import SEARCH, choose_ranks, chosen_pair
 from tasks.export.card import card_path, card_stage, card_text, has_adapter, write_card
+from tasks.final.arm import Arm
 from tasks.final.evaluate import EVALUATE, evaluate_finals, evaluation_path, is_evaluated
-from tasks.final.pair import final_folder, finetune_pair, finetune_stage
-from tasks.final.pairs import final_pairs, trained_pairs
+from tasks.final.pair import final_folder, finetune_arm, finetune_stage
+from tasks.final.pairs import asked_arm, final_arms, trained_arms
 from tasks.nightly.champion import accept_by_hand, accept_if_better, keep_champion_adapter
 from tasks.report.write import (
     REPORT,
@@ -62,28 +62,35 @@ def search_flow(config: StudyConfig) -> dict[str, int]:
 
 
 @flow(name="mars-final-fine-tune", flow_run_name="fine-tune me{r_me}-llm{r_llm} {config.study}", **JSON_RESULTS)
-def finetune_flow(config: StudyConfig, r_me: int, r_llm: int, role: str = "chosen") -> str:
-    """Train one pair at the full budget; returns the path of its adapter."""
-    study, pair = open_study(config), RankPair(r_me, r_llm)
-    stage = finetune_stage(pair)
-    train = bounded(finetune_pair, config.timeouts.final_run_hours, "timeouts.final_run_hours")
+def finetune_flow(
+    config: StudyConfig, r_me: int, r_llm: int, role: str = "chosen", learning_rates: list[float] | None = None
+) -> str:
+    """Train one pair at the full budget; returns the path of its adapter.
+
+    learning_rates: Peak rates of vision encoder, projector and LLM, by default the best that the choice knows for the
+        pair, or the recipe's.
+    """
+    study = open_study(config)
+    arm = asked_arm(study, r_me, r_llm, learning_rates)
+    stage = finetune_stage(arm)
+    train = bounded(finetune_arm, config.timeouts.final_run_hours, "timeouts.final_run_hours")
 
     def work() -> None:
         study.pull()  # another machine may have accepted a run since the study was opened
-        keep_champion_adapter(study, pair, stage.inputs_hash(study))
+        keep_champion_adapter(study, arm, stage.inputs_hash(study))
         with parent_run(study) as parent:
-            train(study, pair, role, parent)
+            train(study, arm, role, parent)
 
     stage.run(study, work)
-    _write_cards(study, [pair])
-    return study.address(final_folder(study.revision, pair) / "adapter")
+    _write_cards(study, [arm])
+    return study.address(final_folder(study.revision, arm) / "adapter")
 
 
 @flow(name="mars-evaluate", flow_run_name="evaluate {config.study}", **JSON_RESULTS)
 def evaluate_flow(config: StudyConfig) -> str:
     """Score base model and final adapters on the test split; returns the path of the scores."""
     study = begun_study(config)
-    finals = final_pairs(study)
+    finals = final_arms(study)
     score = bounded(evaluate_finals, config.timeouts.evaluation_hours, "timeouts.evaluation_hours")
 
     def work() -> None:
@@ -100,9 +107,9 @@ def accept_flow(config: StudyConfig) -> dict[str, Any]:
     """Make the chosen pair's final run the standing choice if it is better on validation; returns the decision."""
     study = begun_study(config)
     study.pull()  # another machine may have accepted a run while this one trained
-    pair = _finished_final(study)
-    decision = accept_if_better(study, pair)
-    show_message(f"final run of {pair}: {'accepted' if decision['accepted'] else 'not accepted'}, {decision['reason']}")
+    arm = _finished_final(study)
+    decision = accept_if_better(study, arm)
+    show_message(f"final run of {arm}: {'accepted' if decision['accepted'] else 'not accepted'}, {decision['reason']}")
     return decision
 
 
@@ -113,10 +120,10 @@ def accept_by_hand_flow(config: StudyConfig) -> dict[str, Any]:
     return accept_by_hand(study, _finished_final(study))
 
 
-def _finished_final(study: Study) -> RankPair:
-    pair = final_pairs(study)["chosen"]
-    finetune_stage(pair).require(study)
-    return pair
+def _finished_final(study: Study) -> Arm:
+    arm = final_arms(study)["chosen"]
+    finetune_stage(arm).require(study)
+    return arm
 
 
 @flow(name="mars-report", flow_run_name="report {config.study}", **JSON_RESULTS)
@@ -125,7 +132,7 @@ def report_flow(config: StudyConfig, command: str = "mars report") -> str:
     study = begun_study(config)
 
     def work() -> None:
-        results = Results(study, trained_pairs(study), is_evaluated(study))
+        results = Results(study, trained_arms(study), is_evaluated(study))
         write_report(results, command)
         with parent_run(study) as parent:
             publish_to_mlflow(study.revision, results.evaluated, parent)
@@ -135,14 +142,14 @@ def report_flow(config: StudyConfig, command: str = "mars report") -> str:
     return study.address(report_path(study.revision))
 
 
-def _write_cards(study: Study, pairs: Iterable[RankPair]) -> None:
+def _write_cards(study: Study, arms: Iterable[Arm]) -> None:
     """Write the model card of each finished final run, or complete it, where it does not say what is known by now."""
-    scored = trained_pairs(study) if is_evaluated(study) else None
-    for pair in filter(partial(has_adapter, study.revision), pairs):
-        text, stage = card_text(study, pair, scored), card_stage(pair)
+    scored = trained_arms(study) if is_evaluated(study) else None
+    for arm in filter(partial(has_adapter, study.revision), arms):
+        text, stage = card_text(study, arm, scored), card_stage(arm)
         inputs = content_hash(text)
         if study.is_finished(stage, inputs):
             study.publish(stage)
         else:
-            write_card(study.revision, pair, text)
-            study.finish(stage, inputs, [card_path(study.revision, pair)], {})
+            write_card(study.revision, arm, text)
+            study.finish(stage, inputs, [card_path(study.revision, arm)], {})

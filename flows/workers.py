@@ -13,12 +13,12 @@ from prefect.client.schemas.objects import FlowRun
 from flows.here import CALIBRATION_KEY
 from mars_core import __version__
 from mars_core.metrics.identity import content_hash
-from mars_core.ranks import RankPair
 from tasks.calibration.packs import packs_for_workers
 from tasks.choice.search import choice_path
+from tasks.final.arm import Arm
 from tasks.final.evaluate import EVALUATE
 from tasks.final.pair import finetune_stage
-from tasks.final.pairs import untrained_pairs
+from tasks.final.pairs import plain_rates, untrained_arms
 from tasks.inputs.data import load_data
 from tasks.running.progress import progress_bar
 from tasks.running.retrying import REQUESTS
@@ -47,15 +47,15 @@ class Workers:
         """The packs for the workers that the pool has at the moment."""
         return packs_for_workers(study, missing, online_workers(PACK_DEPLOYMENT))
 
-    def train_packs(self, study: Study, packs: Sequence[PlannedPack], parent: str) -> None:
+    def train_packs(self, study: Study, packs: Sequence[PlannedPack], parent: str, what: str) -> None:
         """Train as many at once as workers are free."""
         requests = [pack_request(study, pack, parent) for pack in packs]
-        with progress_bar("calibration packs", len(packs), CALIBRATION_KEY, after=0) as advance:
+        with progress_bar(f"{what} packs", len(packs), CALIBRATION_KEY, after=0) as advance:
             run_all(requests, on_done=advance)
 
     def train_finals(self, study: Study) -> None:
         """Train side by side where there are several workers."""
-        run_all([final_request(study, role, pair) for role, pair in untrained_pairs(study).items()])
+        run_all([final_request(study, role, arm) for role, arm in untrained_arms(study).items()])
         study.pull()
 
     def evaluate(self, study: Study) -> None:
@@ -84,22 +84,26 @@ def pack_request(study: Study, pack: PlannedPack, parent: str) -> Request:
     )
 
 
-def final_request(study: Study, role: str, pair: RankPair) -> Request:
-    """The flow run that trains a pair at the full budget: one per study, revision, data, recipe, choice and attempt."""
+def final_request(study: Study, role: str, arm: Arm) -> Request:
+    """The flow run that trains an arm at the full budget: one per study, revision, data, recipe, choice and attempt."""
     identity = {
         "study": study_key(study.folder),
         "revision": study.revision.number,
         "data_hash": load_data(study.config.data).data_hash,
         "recipe_hash": recipe_hash(study.config),
         "choice": file_hash(choice_path(study.revision)),
-        "pair": list(pair),
-        "final": finetune_stage(pair).inputs_hash(study),
+        "pair": list(arm.pair),
+        "final": finetune_stage(arm).inputs_hash(study),
     }
     return Request(
         deployment=FINAL_DEPLOYMENT,
         identity=content_hash(identity),
-        name=f"final {pair.slug} ({role}) of {study.folder.name}",
-        parameters={"config": study.config.model_dump(mode="json"), "r_me": pair.r_me, "r_llm": pair.r_llm},
+        name=f"final {arm.slug} ({role}) of {study.folder.name}",
+        parameters={
+            "config": study.config.model_dump(mode="json"),
+            **arm.pair._asdict(),
+            "learning_rates": plain_rates(study, arm),
+        },
         tags=_tags("final", study),
     )
 
@@ -124,7 +128,7 @@ def trigger_finals(study: Study) -> list[str]:
 
     Runs that are finished or under way are not started again.
     """
-    return [trigger_final(final_request(study, role, pair)) for role, pair in untrained_pairs(study).items()]
+    return [trigger_final(final_request(study, role, arm)) for role, arm in untrained_arms(study).items()]
 
 
 @task(

@@ -72,3 +72,25 @@ def lora_scale(rule: AlphaRule, rank: int) -> float:
 
 Pair = tuple[int, int]
 """A rank pair as callers of the search may give it: a `RankPair` or a plain (r_me, r_llm)."""
+
+
+class RankGrid(NamedTuple):
+    """Ranks of either module, each in increasing order; 0 is no adapter there."""
+
+    me: tuple[int, ...]
+    llm: tuple[int, ...]
+
+    @property
+    def pairs(self) -> list[RankPair]:
+        """Every pair that adapts something."""
+        return [RankPair(r_me, r_llm) for r_me in self.me for r_llm in self.llm if r_me or r_llm]
+
+    @property
+    def reference(self) -> RankPair:
+        """The uniform default: the lower middle of the positive ranks that both modules have, 16 of 8, 16, 32, 64.
+
+        Where they share none, the lower middle of each.
+        """
+        shared = [rank for rank in self.me if rank > 0 and rank in self.llm]
+        me, llm = ([rank for rank in shared or own if rank > 0] for own in self)
+        return RankPair(me[(len(me) - 1) // 2], llm[(len(llm) - 1) // 2])

@@ -18,6 +18,20 @@ class LearningRates(NamedTuple):
         shown = f"{self.me:.3g} (vision encoder), {self.llm:.3g} (LLM)"
         return shown if self.projector == self.llm else f"{shown}, {self.projector:.3g} (projector)"
 
+    @property
+    def slug(self) -> str:
+        """The rates as part of a folder name, for example `lr2e-4`, or `lr2e-4-1e-4` where the LLM's is another."""
+        parts = [self.me, *([] if self.me == self.projector == self.llm else [self.llm])]
+        parts += [] if self.projector == self.llm else [self.projector]
+        return f"lr{'-'.join(map(_short, parts))}"
+
+    def of_pair(self, pair: tuple[int, int]) -> LearningRates:
+        """The rates as they matter to a pair (r_me, r_llm): of a module without adapters it has that of the other."""
+        r_me, r_llm = pair
+        if r_me == 0:
+            return self._replace(me=self.llm)
+        return one_rate(self.me) if r_llm == 0 else self
+
     def rate(self, group: str) -> float:
         """Rate of one group of layers (`me`, `projector` or `llm`)."""
         return float(getattr(self, group))
@@ -26,3 +40,8 @@ class LearningRates(NamedTuple):
 def one_rate(rate: float) -> LearningRates:
     """The same rate for all modules."""
     return LearningRates(rate, rate, rate)
+
+
+def _short(rate: float) -> str:
+    mantissa, exponent = f"{rate:.2e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"

@@ -49,7 +49,8 @@ def print_summary(summary: dict[str, Any]) -> None:
 
 def _scores(summary: dict[str, Any]) -> Table:
     table = Table("test split", "perplexity", "exact match", "answers")
-    pairs = {"chosen": summary["pair"], "uniform": summary["uniform_pair"]}
+    uniform = summary["uniform_pair"]
+    pairs = {"chosen": summary["pair"], "uniform": uniform, "uniform-tuned-rate": uniform}
     names = {role: f"{role} ({pair['r_me']}, {pair['r_llm']})" for role, pair in pairs.items()} | {"base": "before"}
     for role, score in summary["test"].items():
         accuracy, answers = f"{score['accuracy']:.1%}", str(score["n_answers"])

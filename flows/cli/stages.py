@@ -76,15 +76,15 @@ def calibrate(
         return
     config = load_study(study)
     if dry_run:
+        from tasks.calibration.expected import describe_expected, expected_plan
         from tasks.calibration.packs import forecast
-        from tasks.study.plan import describe_plan, plan_calibration
 
-        plan = plan_calibration(config)
-        expected = forecast(config, plan, plan.runs)
+        plan = expected_plan(config)
+        described, expected = describe_expected(config, plan), forecast(config, plan, plan.every_run)
         if as_json:
-            print_json(describe_plan(plan) | {"cost": expected.as_json()})
+            print_json(described | {"cost": expected.as_json()})
         else:
-            _print_plan(describe_plan(plan), str(expected))
+            _print_plan(described, str(expected))
         return
     start_temporary_server()
     from flows.calibrate import calibrate_flow
@@ -93,12 +93,16 @@ def calibrate(
 
 
 def _print_plan(plan: dict[str, Any], expected: str) -> None:
+    from tasks.calibration.expected import parts_in_words
+
     pairs = ", ".join(f"({r_me}, {r_llm})" for r_me, r_llm in plan["pairs"])
     for one in plan["schedules"]:
         checkpoints = ", ".join(map(str, one["checkpoint_steps"]))
         size = "" if one["size"] is None else f" for size {one['size']}"
         typer.echo(f"{one['runs']} runs of {one['steps_per_run']} steps{size}, evaluated at steps {checkpoints}")
     typer.echo(f"pairs (r_me, r_llm): {pairs}")
+    for line in parts_in_words(plan):
+        typer.echo(line)
     typer.echo(f"expected: {expected}")
     for note in plan["notes"]:
         typer.echo(f"note: {note}")
@@ -186,7 +190,7 @@ def finetune(
     """Train the chosen pair at the full budget and save its adapter; the uniform-rank default too, to compare."""
     config = load_for_flow(study, accelerate)
     from flows.stages import finetune_flow
-    from tasks.final.pairs import final_pairs
+    from tasks.final.pairs import final_arms, plain_rates
     from tasks.storage.location import working_folder
     from tasks.study.lock import at_work_on
     from tasks.study.opened import kept_open, open_study
@@ -195,8 +199,11 @@ def finetune(
         if ranks is not None:
             adapters = {"asked for": finetune_flow(config, *ranks, role="asked for")}
         else:
-            finals = final_pairs(open_study(config))
-            adapters = {role: finetune_flow(config, *pair, role) for role, pair in finals.items()}
+            opened = open_study(config)
+            adapters = {
+                role: finetune_flow(config, *arm.pair, role, plain_rates(opened, arm))
+                for role, arm in final_arms(opened).items()
+            }
     print_result(adapters, as_json)
 
 

@@ -21,7 +21,12 @@ from mars_core.report import formatting
 TEMPLATE = "card.md.j2"
 PIPELINE = "image-text-to-text"
 LAW_NAMES = {"performance": "Law P", "me": "Law C of the vision encoder", "llm": "Law C of the language model"}
-ROLE_NAMES = {"base": "before fine-tuning", "chosen": "chosen pair", "uniform": "uniform-rank default"}
+ROLE_NAMES = {
+    "base": "before fine-tuning",
+    "chosen": "chosen pair",
+    "uniform": "uniform-rank default",
+    "uniform-tuned-rate": "uniform-rank default at its best learning rate",
+}
 LOAD = re.compile(r"^## Load it\n.*?(?=^## )", re.DOTALL | re.MULTILINE)
 
 

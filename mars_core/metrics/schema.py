@@ -4,16 +4,22 @@ Version 2 added `objective`, the metric that the search minimises, and `val_obje
 objective is perplexity (that is val_perplexity) and where the metric had no value. Tables of version 1 are read as
 tables whose objective is perplexity.
 
+Version 3 added the peak learning rates of a run's modules, and clipped_share, the share of its steps up to this one
+whose gradient was clipped. They are null in tables of before, whose runs all had the recipe's rates.
+
 Units: losses in nats per answer token, steps are optimizer steps, sizes are samples, time in seconds.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+PEAKS = ("peak_lr_me", "peak_lr_projector", "peak_lr_llm")
 PERPLEXITY = "perplexity"
 
 SCHEMA = pa.schema(
@@ -37,8 +43,12 @@ SCHEMA = pa.schema(
         pa.field("objective", pa.string(), nullable=False),
         pa.field("val_objective", pa.float64()),
         pa.field("lr", pa.float64(), nullable=False),
+        pa.field("peak_lr_me", pa.float64()),
+        pa.field("peak_lr_projector", pa.float64()),
+        pa.field("peak_lr_llm", pa.float64()),
         pa.field("grad_norm_me", pa.float64(), nullable=False),
         pa.field("grad_norm_llm", pa.float64(), nullable=False),
+        pa.field("clipped_share", pa.float64()),
         pa.field("wall_seconds", pa.float64(), nullable=False),
         pa.field("peak_memory_bytes", pa.int64(), nullable=False),
         pa.field("device", pa.string(), nullable=False),
@@ -73,9 +83,13 @@ def from_table(table: pa.Table) -> pd.DataFrame:
 
 
 def _as_newest(rows: pd.DataFrame) -> pd.DataFrame:
-    if "schema_version" not in rows.columns or set(rows["schema_version"]) != {1}:
+    version = set(rows["schema_version"]) if "schema_version" in rows.columns else set()
+    if version not in ({1}, {2}):
         return rows
-    newer = rows.assign(schema_version=SCHEMA_VERSION, objective=PERPLEXITY, val_objective=np.nan)
+    added: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "clipped_share": np.nan, **dict.fromkeys(PEAKS, np.nan)}
+    if version == {1}:
+        added |= {"objective": PERPLEXITY, "val_objective": np.nan}
+    newer = rows.assign(**added)
     return newer[[name for name in SCHEMA.names if name in newer]]
 
 
@@ -112,6 +126,10 @@ def _check_ranges(rows: pd.DataFrame) -> None:
     _refuse(rows, rows["val_objective"] < 0, "a val_objective below 0")
     measured = rows["val_objective"].notna()
     _refuse(rows, measured & (rows["objective"] == PERPLEXITY), "a val_objective though the objective is perplexity")
+    bad = [(rows[name] <= 0) | (rows[name] == np.inf) for name in PEAKS]
+    _refuse(rows, bad[0] | bad[1] | bad[2], "a peak learning rate that is not above 0")
+    shares = rows["clipped_share"]
+    _refuse(rows, (shares < 0) | (shares > 1), "a clipped_share that is not between 0 and 1")
 
 
 def _typed(rows: pd.DataFrame) -> pa.Table:

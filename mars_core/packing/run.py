@@ -41,8 +41,9 @@ class TrainedRun:
 
     weights, gradient, first_moment, second_moment: a vector per group, laid out as `layout` says; passes add to the
     gradient, Adam keeps the moments. parameters: what Adam sees of each group: its vector, or with LoRA+ the A and the
-    B of it. losses: batch losses since the last checkpoint. diverged_at: the first step whose
-    loss was not finite, None while there is none.
+    B of it. losses: batch losses since the last checkpoint. diverged_at: the first step whose loss was not finite, None
+    while there is none. clipped: steps whose gradient was clipped, None where a state of before they were counted was
+    gone on with.
     """
 
     member: PackRun
@@ -58,6 +59,7 @@ class TrainedRun:
     losses: list[float] = field(default_factory=list)
     checkpoints: list[Checkpoint] = field(default_factory=list)
     diverged_at: int | None = None
+    clipped: int | None = 0
     last: StepReport | None = None
 
     @property
@@ -165,6 +167,8 @@ def take_step(trained: TrainedRun, recipe: Recipe, norms: tuple[float, float], r
     norm_me, norm_llm = norms
     if recipe.max_grad_norm > 0:
         factor = min(1.0, recipe.max_grad_norm / (math.hypot(norm_me, norm_llm) + 1e-6))
+        if factor < 1.0 and trained.clipped is not None:
+            trained.clipped += 1
         for gradient in trained.gradient.values():
             gradient.mul_(factor)
     called = {slot.group for slot in trained.layout.slots if slot.layer.name in reached}

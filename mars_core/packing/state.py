@@ -71,7 +71,7 @@ def restore_state(state: PackState, checkpoint_steps: Sequence[int], trained: Se
         )
     for number, (one, stored) in enumerate(zip(trained, state.members, strict=True)):
         one.checkpoints = [Checkpoint(**checkpoint) for checkpoint in stored["checkpoints"]]
-        one.diverged_at = stored["diverged_at"]
+        one.diverged_at, one.clipped = stored["diverged_at"], stored.get("clipped")
         if one.diverged_at is None:
             _restore_tensors(state, number, one)
 
@@ -103,6 +103,7 @@ def _describe(one: TrainedRun) -> dict[str, Any]:
         "lora_alpha": list(alpha) if isinstance(alpha, AlphaRules) else alpha,
         "checkpoints": [asdict(checkpoint) for checkpoint in one.checkpoints],
         "diverged_at": one.diverged_at,
+        "clipped": one.clipped,
         "steps": one.steps,
     }
 

@@ -294,6 +294,7 @@ def _checkpoint(one: TrainedRun, number: int, score: Score, objective: float | N
         wall_seconds=seconds,
         peak_memory_bytes=peak_memory_bytes(),
         val_objective=objective,
+        clipped_share=None if one.clipped is None else one.clipped / number,
     )
 
 

@@ -15,7 +15,7 @@ from mars_core.ranks import Pair
 from mars_core.report.data import ReportData
 from mars_core.search import Candidate, Choice
 from mars_core.search.objective import Objective, objective_named
-from mars_core.search.points import nearest_runs, read_points
+from mars_core.search.points import read_points
 from mars_core.search.run_ends import run_ends
 
 MODULES = ("me", "llm")
@@ -167,7 +167,7 @@ def _at_own_rate(metrics: pd.DataFrame, objective: Objective) -> pd.DataFrame:
     points = read_points(metrics, objective)
     if points.rates is None:
         return metrics
-    return metrics[metrics["run_id"].astype(str).isin(nearest_runs(points))].reset_index(drop=True)
+    return metrics[metrics["run_id"].astype(str).isin(points.nearest)].reset_index(drop=True)
 
 
 def _fit(stored: Any) -> LawFit | None:

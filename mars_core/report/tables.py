@@ -40,7 +40,12 @@ MEANINGS = {
     },
 }
 LEVELS = {"common": "the same for all pairs", "own": "close to the lowest it reached"}
-ROLES = (("base", "Base model"), ("uniform", "Uniform ranks"), ("chosen", "Chosen pair"))
+ROLES = (
+    ("base", "Base model"),
+    ("uniform", "Uniform ranks"),
+    ("uniform-tuned-rate", "Uniform ranks, tuned rate"),
+    ("chosen", "Chosen pair"),
+)
 
 
 def coefficient_rows(fit: LawFit) -> list[Row]:

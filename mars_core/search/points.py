@@ -28,7 +28,8 @@ class Points:
     their peak learning rate log_me and log_llm, its logarithms. table: what the power laws read of it: pairs of
     positive ranks, and of each pair and seed the run nearest its best rate, brought to that rate. diverged: pairs with
     a run that has no finite value (at all of their rates), in words. notes: what was left out or changed. rates: the
-    fitted learning-rate law, None where all runs have one rate.
+    fitted learning-rate law, None where all runs have one rate. nearest: where they have several, of every pair, seed
+    and size the run nearest its best rate.
     """
 
     runs: pd.DataFrame
@@ -36,6 +37,7 @@ class Points:
     diverged: Mapping[Pair, str]
     notes: tuple[str, ...]
     rates: RateFit | None = None
+    nearest: frozenset[str] = frozenset()
 
 
 def read_points(metrics: pd.DataFrame, objective: Objective) -> Points:
@@ -79,8 +81,9 @@ def read_points(metrics: pd.DataFrame, objective: Objective) -> Points:
     runs["value"] = objective.value(runs["loss"].to_numpy(dtype=np.float64))
     rates = _fit_rates(runs, objective)
     table = runs if rates is None else _at_best_rates(runs, rates, objective)
+    nearest = frozenset() if rates is None else frozenset(table["run_id"])
     table = table[(table["r_me"] > 0) & (table["r_llm"] > 0)].reset_index(drop=True)
-    return Points(runs, table, diverged, (*notes, *lost, *zero_note), rates)
+    return Points(runs, table, diverged, (*notes, *lost, *zero_note), rates, nearest)
 
 
 def _with_rates(rows: pd.DataFrame) -> pd.DataFrame:
@@ -116,13 +119,6 @@ def _fit_rates(runs: pd.DataFrame, objective: Objective) -> RateFit | None:
         return None
     ends = runs[runs["step"] == runs.groupby("run_id")["step"].transform("max")]
     return fit_learning_rates(ends, objective.level(runs["value"].to_numpy(dtype=np.float64)))
-
-
-def nearest_runs(points: Points) -> frozenset[str]:
-    """Of each pair, seed and size the run that is nearest the best learning rate; all runs where they have one rate."""
-    if points.rates is None:
-        return frozenset(points.runs["run_id"])
-    return frozenset(_nearest(points.runs, points.rates)["run_id"])
 
 
 def _nearest(runs: pd.DataFrame, fit: RateFit) -> pd.DataFrame:

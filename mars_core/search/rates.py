@@ -73,9 +73,19 @@ class RateAnswer:
     @property
     def learning_rates(self) -> LearningRates:
         """The rates to train the chosen pair with; the projector follows the LLM."""
-        rate = {one.axis: one.rate for one in self.chosen}
-        llm = rate.get("all", rate.get("llm", float("nan")))
-        return LearningRates(rate.get("all", rate.get("me", llm)), llm, llm)
+        return _together(self.chosen)
+
+    def of_pair(self, pair: Pair) -> LearningRates | None:
+        """The rates to train a pair with, None for one that was not compared."""
+        own = [one for one in (*self.chosen, *self.pairs) if one.pair == tuple(pair)]
+        return _together(own) if own else None
+
+
+def _together(own: Sequence[BestRate]) -> LearningRates:
+    """Best rates of a pair's modules; a module without adapters has that of the other."""
+    rate = {one.axis: float(f"{one.rate:.2g}") for one in own}  # as people can read and repeat it
+    one_of_them = rate.get("all", rate.get("llm", rate.get("me", float("nan"))))
+    return LearningRates(rate.get("all", rate.get("me", one_of_them)), one_of_them, one_of_them)
 
 
 def rate_answer(fit: RateFit, outlook: Outlook, chosen: Pair, default: Pair, fixed: LearningRates | None) -> RateAnswer:

@@ -18,6 +18,7 @@ class Checkpoint:
     rank it has; 0 without adapters. wall_seconds: the run's share of its
     pack's time so far (time / runs). peak_memory_bytes: of the process or device. val_objective: value of the
     search's metric on the same answers, None where perplexity is the objective, NaN where the metric has none.
+    clipped_share: of the steps so far, those whose gradient was clipped; None where it is not known.
     """
 
     step: int
@@ -30,6 +31,7 @@ class Checkpoint:
     wall_seconds: float
     peak_memory_bytes: int
     val_objective: float | None = None
+    clipped_share: float | None = None
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,8 @@ def revision_hours(revision: Revision) -> dict[str, float]:
     parts = [
         *(
             _run_hours(read_json(path), path.with_suffix(".parquet"))
-            for path in revision.path("calibration").glob("*.json")
+            for folder in (revision.path("calibration"), revision.path("calibration", "range-test"))
+            for path in folder.glob("*.json")
         ),
         *(final_hours(read_json(path)) for path in revision.path("final").glob("*/training.json")),
     ]

@@ -162,7 +162,7 @@ def _asked_for(path: Path, plan: CalibrationPlan, limit: int, fresh: Sequence[Pl
 
     path: where the packs are written down.
     """
-    known, left = {run.run_id: run for run in plan.runs}, {run.run_id for run in fresh}
+    known, left = {run.run_id: run for run in plan.every_run}, {run.run_id for run in fresh}
     before = read_json(path) if path.is_file() else []
     kept = [ids for ids in before if left.intersection(ids) and known.keys() >= set(ids)]
     left -= {run_id for ids in kept for run_id in ids}
@@ -269,7 +269,7 @@ PACK_FILE = "runs.json"
 
 def unfinished_packs(study: Study, missing: Sequence[PlannedRun]) -> list[PlannedPack]:
     """Packs of planned runs that were begun, with runs that are still missing: they go on where they stopped."""
-    known = {run.run_id: run for run in study.plan.runs}
+    known = {run.run_id: run for run in study.plan.every_run}
     left = {run.run_id for run in missing}
     found = []
     for path in sorted(study.revision.path("calibration", "state").glob(f"*/{PACK_FILE}")):

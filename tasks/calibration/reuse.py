@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pyarrow.parquet as pq
 
 from mars_core.metrics.schema import to_table
@@ -12,8 +14,8 @@ from tasks.study.opened import Study
 from tasks.study.plan import PlannedRun
 
 
-def adopt_runs(study: Study) -> list[PlannedRun]:
-    """Copy planned runs that are missing here and whole in an older revision; returns them.
+def adopt_runs(study: Study, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """Copy those of the runs that are missing here and whole in an older revision; returns them.
 
     A run_id is a hash of everything that decides a run, so a run that carries it is the run that would be trained.
     The rows get this revision's number; the run's record says where it comes from. Nothing is taken twice.
@@ -21,10 +23,10 @@ def adopt_runs(study: Study) -> list[PlannedRun]:
     adopted: list[PlannedRun] = []
     others = [known for known in revisions(study.folder) if known.number != study.revision.number]
     for older in reversed(others):
-        missing = missing_runs(study)
+        missing = missing_runs(study, runs)
         if not missing:
             break
-        elsewhere = {run.run_id for run in missing_runs(study.at(older))}
+        elsewhere = {run.run_id for run in missing_runs(study.at(older), missing)}
         available = [run for run in missing if run.run_id not in elsewhere]
         for run in available:
             _copy(older, study.revision, run)

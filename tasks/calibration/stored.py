@@ -9,20 +9,23 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 
-from mars_core.metrics.schema import from_table
+from mars_core.metrics.schema import PEAKS, from_table
+from mars_core.rates import LearningRates
+from tasks.settings.recipe import RecipeConfig
 from tasks.storage.files import read_json
 from tasks.storage.folder import Revision
 from tasks.study.opened import Study
-from tasks.study.plan import PlannedRun
+from tasks.study.plan import Part, PlannedRun
+from tasks.study.rates import rates_path
 
 
 def missing_runs(study: Study, runs: Sequence[PlannedRun] | None = None) -> list[PlannedRun]:
     """Those of the planned runs (or of some of them) whose metrics are not there yet or not whole."""
-    return [run for run in (study.plan.runs if runs is None else runs) if not _is_stored(study.revision, run)]
+    return [run for run in (study.plan.every_run if runs is None else runs) if not _is_stored(study.revision, run)]
 
 
 def _is_stored(revision: Revision, run: PlannedRun) -> bool:
-    summary, metrics = summary_path(revision, run.run_id), metrics_path(revision, run.run_id)
+    metrics, summary = run_files(revision, [run])
     if not (summary.is_file() and metrics.is_file()):
         return False
     if read_json(summary)["diverged_at"] is not None:
@@ -38,33 +41,9 @@ def read_metrics(path: Path) -> pd.DataFrame:
     return from_table(pq.read_table(path))
 
 
-def collect_metrics(study: Study) -> tuple[pd.DataFrame, list[str]]:
-    """Metrics of all planned runs that did not diverge, and a note on each that did."""
-    frames, notes = [], []
-    for run in study.plan.runs:
-        diverged_at = read_json(summary_path(study.revision, run.run_id))["diverged_at"]
-        if diverged_at is None:
-            frames.append(read_metrics(metrics_path(study.revision, run.run_id)))
-        else:
-            notes.append(f"run {run.name} diverged at step {diverged_at} and is left out of the laws")
-    if not frames:
-        raise ValueError("every calibration run diverged: lower recipe.learning_rate and open a new revision")
-    return pd.concat(frames, ignore_index=True), notes
-
-
-def diverged_pairs(study: Study) -> dict[tuple[int, int], str]:
-    """Pairs with a planned run that diverged, each with the words for those runs.
-
-    A pair of several seeds is among them with one: what its other seeds reached is what it reaches where it holds.
-    """
-    found: dict[tuple[int, int], list[str]] = {}
-    for run in study.plan.runs:
-        diverged_at = read_json(summary_path(study.revision, run.run_id))["diverged_at"]
-        if diverged_at is not None:
-            size = "" if run.schedule.size is None else f" and size {run.schedule.size}"
-            words = f"seed {run.seed}{size} at step {diverged_at}"
-            found.setdefault(run.pair, []).append(words)
-    return {pair: ", ".join(runs) for pair, runs in found.items()}
+def with_peaks(metrics: pd.DataFrame, rates: LearningRates) -> pd.DataFrame:
+    """Metrics with these peak learning rates, the recipe's, where a run of before they were stored names none."""
+    return metrics.assign(**{name: metrics[name].fillna(rate) for name, rate in zip(PEAKS, rates, strict=True)})
 
 
 def stored_metrics(revision: Revision) -> pd.DataFrame:
@@ -77,40 +56,52 @@ def stored_metrics(revision: Revision) -> pd.DataFrame:
     if not manifest.is_file():
         raise ValueError(f"calibration has not finished in {revision.folder}: run `mars calibrate` first")
     summaries = [revision.path(name) for name in read_json(manifest)["outputs"] if name.endswith(".json")]
-    kept = [path.with_suffix(".parquet") for path in summaries if read_json(path)["diverged_at"] is None]
+    runs = [path for path in summaries if path.parent == revision.path("calibration")]
+    kept = [path.with_suffix(".parquet") for path in runs if read_json(path)["diverged_at"] is None]
     if not kept:
         raise ValueError(f"every calibration run in {revision.folder} diverged: lower recipe.learning_rate")
-    return pd.concat([read_metrics(path) for path in kept], ignore_index=True)
+    recipe = RecipeConfig.model_validate(read_json(revision.path("revision.json"))["recipe"]).as_recipe()
+    return with_peaks(pd.concat([read_metrics(path) for path in kept], ignore_index=True), recipe.learning_rates)
 
 
 def calibration_outputs(study: Study) -> list[Path]:
     """Files that a finished calibration consists of."""
-    return run_files(study.revision, study.plan.runs)
+    decided = [rates_path(study.revision)] if study.plan.outline else []
+    return [*run_files(study.revision, study.plan.every_run), *decided]
 
 
 def run_files(revision: Revision, runs: Sequence[PlannedRun]) -> list[Path]:
     """Files of finished runs, the summary of each last."""
-    return [path(revision, run.run_id) for run in runs for path in (metrics_path, summary_path)]
+    return [path(revision, run.run_id, run.part) for run in runs for path in (metrics_path, summary_path)]
 
 
 def calibration_cost(study: Study) -> dict[str, Any]:
     """What the planned runs took in training and evaluation, as they recorded it."""
-    summaries = [read_json(summary_path(study.revision, run.run_id)) for run in study.plan.runs]
+    plan = study.plan
+    summaries = [read_json(summary_path(study.revision, run.run_id, run.part)) for run in plan.every_run]
     return {
         "seconds": sum(summary["wall_seconds"] for summary in summaries),
         "peak_memory_bytes": max(summary["peak_memory_bytes"] for summary in summaries),
-        "runs": len(study.plan.runs),
+        "runs": len(plan.every_run),
         "steps": study.plan.steps,
         "notes": list(study.plan.notes),
     }
 
 
-def beside_taken(revision: Revision, expected: Mapping[str, Any]) -> dict[str, Any]:
-    """An expectation with what its runs then took; nothing where there is none."""
-    if not expected:
+def beside_taken(study: Study, expectations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Expectations of the calibration's steps with what their runs then took; nothing where there are none."""
+    known = [expected for expected in expectations if expected]
+    if not known:
         return {}
-    summaries = [read_json(revision.path("calibration", f"{run}.json")) for run in expected["expected_runs"]]
-    return {**expected, "seconds_of_expected_runs": sum(summary["wall_seconds"] for summary in summaries)}
+    ids = [run for expected in known for run in expected["expected_runs"]]
+    runs = [run for run in study.plan.every_run if run.run_id in ids]
+    summaries = [read_json(summary_path(study.revision, run.run_id, run.part)) for run in runs]
+    return {
+        "expected_runs": ids,
+        "expected_seconds": sum(expected["expected_seconds"] for expected in known),
+        "expected_memory_bytes": max(expected["expected_memory_bytes"] for expected in known),
+        "seconds_of_expected_runs": sum(summary["wall_seconds"] for summary in summaries),
+    }
 
 
 def describe_cost(cost: Mapping[str, Any]) -> str:
@@ -125,11 +116,15 @@ def describe_cost(cost: Mapping[str, Any]) -> str:
     return f"{took}; {expected} for {fresh}, which took {cost['seconds_of_expected_runs']:.0f} s"
 
 
-def metrics_path(revision: Revision, run: str) -> Path:
+def metrics_path(revision: Revision, run: str, part: Part = "calibration") -> Path:
     """Checkpoint metrics of a run."""
-    return revision.path("calibration", f"{run}.parquet")
+    return _folder(revision, part) / f"{run}.parquet"
 
 
-def summary_path(revision: Revision, run: str) -> Path:
+def summary_path(revision: Revision, run: str, part: Part = "calibration") -> Path:
     """What else is kept of a run: whether it diverged, time and memory, its MLflow run."""
-    return revision.path("calibration", f"{run}.json")
+    return _folder(revision, part) / f"{run}.json"
+
+
+def _folder(revision: Revision, part: Part) -> Path:
+    return revision.path("calibration") if part == "calibration" else revision.path("calibration", part)

@@ -16,7 +16,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from mars_core import __version__
-from mars_core.metrics.schema import SCHEMA, SCHEMA_VERSION, to_table
+from mars_core.metrics.schema import PEAKS, SCHEMA, SCHEMA_VERSION, to_table
 from mars_core.models.loading import Base
 from mars_core.models.lora import trainable_parameters
 from mars_core.packing.adapter_batches import AdapterBatches
@@ -29,7 +29,7 @@ from mars_core.packing.train import TrainedPack, train_pack
 from mars_core.training.calibration import CalibrationRun, Checkpoint
 from tasks.calibration.packs import PACK_FILE, adapter_batches_at_once, memory_budget
 from tasks.calibration.state import drop_state, has_state, read_state, state_folder, write_state
-from tasks.calibration.stored import metrics_path, missing_runs, run_files, summary_path
+from tasks.calibration.stored import metrics_path, missing_runs, run_files
 from tasks.inputs.base_model import base_model, device_name, resolve_device
 from tasks.inputs.data import calibration_set, load_data, scored_batches, step_batches, validation_set
 from tasks.inputs.objective import measurement
@@ -73,7 +73,7 @@ def calibrate_pack(study: Study, pack: PlannedPack, parent: str, label: str | No
         whole = pack if begun else PlannedPack(tuple(missing))
         _train_and_store(study, whole, missing, parent, label)
     publish_part(study.config.study, study.revision, "calibrate", run_files(study.revision, pack.runs))
-    return [str(metrics_path(study.revision, run.run_id)) for run in pack.runs]
+    return [str(metrics_path(study.revision, run.run_id, run.part)) for run in pack.runs]
 
 
 def _train_and_store(
@@ -138,7 +138,7 @@ def _train(
         return train_pack(
             base.model,
             base.partition,
-            [PackRun(run.pair, run.seed) for run in pack.runs],
+            [PackRun(run.pair, run.seed, run.learning_rates) for run in pack.runs],
             train_steps=steps,
             validation=validation,
             recipe=study.config.recipe.as_recipe(),
@@ -176,6 +176,7 @@ def _begin(study: Study, base: Base, run: PlannedRun, pack: PlannedPack, parent:
         "r_llm": run.pair.r_llm,
         "seed": run.seed,
         "data_seed": run.data_seed,
+        **_peaks(study.config, run),
         "trainable_parameters": trainable_parameters(base.partition, run.pair),
         "data_hash": load_data(study.config.data).data_hash,
         "pack_runs": len(pack.runs),
@@ -183,7 +184,7 @@ def _begin(study: Study, base: Base, run: PlannedRun, pack: PlannedPack, parent:
         **({} if run.schedule.size is None else {"size": run.schedule.size}),
     }
     tags = {
-        "mars.kind": "calibration",
+        "mars.kind": run.part,
         "mars.revision": str(study.revision.number),
         "mars.run_id": run.run_id,
         "mars.pack_id": pack.pack_id,
@@ -224,6 +225,7 @@ def _rows(
         "r_llm": run.pair.r_llm,
         "seed": run.seed,
         "data_seed": run.data_seed,
+        **_peaks(study.config, run),
         "device": device_name(resolve_device(study.config.device)),
         "objective": study.config.search.objective,
         "recipe_hash": recipe_hash(study.config),
@@ -239,6 +241,11 @@ def _rows(
     return pd.DataFrame(rows, columns=SCHEMA.names)
 
 
+def _peaks(config: StudyConfig, run: PlannedRun) -> dict[str, float]:
+    """Peak learning rates of a run's modules by their names in the metrics."""
+    return dict(zip(PEAKS, run.learning_rates or config.recipe.as_recipe().learning_rates, strict=True))
+
+
 def _curves(rows: pd.DataFrame) -> list[Mapping[str, float]]:
     names = ["train_loss", "val_loss", "val_perplexity", "val_accuracy", "lr", "grad_norm_me", "grad_norm_llm"]
     if rows["val_objective"].notna().any():
@@ -248,16 +255,18 @@ def _curves(rows: pd.DataFrame) -> list[Mapping[str, float]]:
 
 
 def _store(revision: Revision, run: PlannedRun, rows: pd.DataFrame, result: CalibrationRun, tracked: str) -> None:
-    with replacing(metrics_path(revision, run.run_id)) as temporary:
+    metrics, summary = run_files(revision, [run])
+    with replacing(metrics) as temporary:
         pq.write_table(to_table(rows), temporary)
     last = result.checkpoints[-1] if result.checkpoints else None
-    summary = {
+    record = {
         "run_id": run.run_id,
         "pair": list(run.pair),
         "seed": run.seed,
+        "learning_rates": None if run.learning_rates is None else list(run.learning_rates),
         "diverged_at": result.diverged_at,
         "wall_seconds": last.wall_seconds if last else 0.0,
         "peak_memory_bytes": last.peak_memory_bytes if last else 0,
         "mlflow_run_id": tracked,
     }
-    write_json(summary_path(revision, run.run_id), summary)
+    write_json(summary, record)

@@ -18,9 +18,9 @@ from mars_core.search import both_laws
 from mars_core.search.both_laws import LawSettings, times_from_curves
 from mars_core.search.fitted_laws import FittedLaws
 from mars_core.search.objective import objective_named
-from mars_core.search.points import read_points
+from mars_core.search.points import Points, read_points
+from tasks.calibration.diverged import collect_metrics, divergence
 from tasks.calibration.stage import CALIBRATE
-from tasks.calibration.stored import collect_metrics
 from tasks.inputs.data import usable_samples
 from tasks.running.retrying import IO_RETRIES
 from tasks.settings.study import StudyConfig
@@ -34,7 +34,7 @@ def _inputs(study: Study, metrics_hash: str) -> str:
     """What decides the fitted laws: metrics, settings, and the code, whose mistakes a new version mends."""
     settings = {
         "fit": study.config.fit.model_dump(mode="json"),
-        "reference": study.config.calibration.reference_rank,
+        "reference": _reference(study.config),
         "plan": study.plan.inputs_hash,
         "objective": study.config.search.objective,
         "code_version": __version__,
@@ -42,38 +42,52 @@ def _inputs(study: Study, metrics_hash: str) -> str:
     return content_hash([metrics_hash, settings])
 
 
+def _reference(config: StudyConfig) -> int | list[int]:
+    # One number where both ranks are equal, as in the hashes of studies made before they could differ.
+    me, llm = config.calibration.reference
+    return me if me == llm else [me, llm]
+
+
 @task(name="fit-laws", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
 def fit_laws(study: Study) -> str:
     """Fit both laws and store coefficients, intervals and diagnostics; returns the path of laws.json."""
-    metrics, notes = collect_metrics(study)
-    laws = laws_from(metrics, study.config, frozen_levels(study, metrics))
-    write_json(laws_path(study.revision), replace(laws, notes=(*notes, *laws.objective_notes)).to_json())
+    found = divergence(study)
+    metrics = collect_metrics(study, found)
+    points = read_points(metrics, objective_named(study.config.search.objective))
+    curves = law_c_curves(metrics, points)
+    laws = laws_from(points, curves, study.config, frozen_levels(study, curves, points))
+    write_json(laws_path(study.revision), replace(laws, notes=(*found.notes, *laws.objective_notes)).to_json())
     return str(laws_path(study.revision))
 
 
-def laws_from(metrics: pd.DataFrame, config: StudyConfig, levels: LossLevels | None) -> FittedLaws:
+def laws_from(points: Points, curves: pd.DataFrame, config: StudyConfig, levels: LossLevels | None) -> FittedLaws:
     """Fit law P to the objective and law C to the convergence times of both modules.
 
     The times come from the validation loss whatever the objective is.
 
-    levels: the revision's frozen loss levels, None where its first runs allowed none.
+    curves: metrics that the times are read off. levels: the revision's frozen loss levels, None where its first runs
+    allowed none.
     """
     settings = law_settings(config)
-    objective = objective_named(config.search.objective)
-    times = times_from_curves(metrics, settings, levels)
-    return both_laws.laws_from(read_points(metrics, objective), times, settings, objective)
+    times = times_from_curves(curves, settings, levels)
+    return both_laws.laws_from(points, times, settings, objective_named(config.search.objective))
+
+
+def law_c_curves(metrics: pd.DataFrame, points: Points) -> pd.DataFrame:
+    """Metrics that convergence times are read off: pairs of positive ranks, each at the rate nearest its best one."""
+    positive = metrics[(metrics["r_me"] > 0) & (metrics["r_llm"] > 0)]
+    return positive if points.rates is None else positive[positive["run_id"].isin(points.nearest)]
 
 
 def law_settings(config: StudyConfig) -> LawSettings:
     """How a study's laws are fitted, as mars_core's record."""
-    reference = (config.calibration.reference_rank,) * 2
-    return LawSettings(reference, **config.fit.model_dump())
+    return LawSettings(config.calibration.reference, **config.fit.model_dump())
 
 
-def frozen_levels(study: Study, metrics: pd.DataFrame) -> LossLevels | None:
+def frozen_levels(study: Study, metrics: pd.DataFrame, points: Points) -> LossLevels | None:
     """Loss levels of the revision's first fit: pairs added or diverged later must move no other pair's time."""
     path = levels_path(study.revision)
-    reference = (study.config.calibration.reference_rank,) * 2
+    reference = study.config.calibration.reference
     longest, *others = study.plan.schedules
     design: dict[str, Any] = {
         "signal": study.config.fit.signal,
@@ -83,6 +97,8 @@ def frozen_levels(study: Study, metrics: pd.DataFrame) -> LossLevels | None:
     design["steps"] = list(longest.checkpoint_steps)
     if others:
         design["shorter"] = [list(one.checkpoint_steps) for one in others]
+    if points.rates is not None:  # other rates reach other losses
+        design["log_rates"] = [[float(rate) for rate in axis] for axis in points.rates.rates]
     if path.is_file() and (stored := read_json(path))["design"] == design:
         return LossLevels.from_json(stored["levels"])
     try:

@@ -11,11 +11,12 @@ from prefect.cache_policies import NO_CACHE
 from mars_core import __version__
 from mars_core.metrics.identity import content_hash
 from mars_core.models.lora import trainable_parameters
-from mars_core.ranks import RankPair
+from mars_core.ranks import RankGrid, RankPair
 from mars_core.search import Choice, Diverged, Question, choose_from, read_points
 from mars_core.search.objective import objective_named
+from mars_core.search.run_signs import run_warnings
+from tasks.calibration.diverged import collect_metrics, divergence
 from tasks.calibration.stage import CALIBRATE
-from tasks.calibration.stored import collect_metrics, diverged_pairs
 from tasks.choice.fit import FIT, read_laws, target_note, target_size
 from tasks.inputs.base_model import study_partition
 from tasks.running.retrying import IO_RETRIES
@@ -32,7 +33,7 @@ def _inputs(study: Study, measured: str) -> str:
     """What decides the choice; measured: hash of metrics and laws."""
     settings = {
         "search": study.config.search.model_dump(mode="json"),
-        "ranks": study.config.available_ranks,
+        "ranks": _ranks(study.config.available_ranks),
         "target_size": target_size(study.config),
         "code_version": __version__,
         "method": METHOD,
@@ -40,14 +41,21 @@ def _inputs(study: Study, measured: str) -> str:
     return content_hash([measured, settings])
 
 
+def _ranks(grid: RankGrid) -> list[list[int]] | list[int]:
+    # One list where both modules have the same, as in the hashes of studies made before they could differ.
+    return list(grid.me) if grid.me == grid.llm else [list(grid.me), list(grid.llm)]
+
+
 @task(name="choose-ranks", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
 def choose_ranks(study: Study) -> str:
     """Choose from the runs and their laws, and store the choice with its reasons; returns its path."""
-    metrics, _ = collect_metrics(study)
-    question = _question(study.config, Diverged(diverged_pairs(study)))
+    found = divergence(study)
+    question = _question(study.config, Diverged(found.pairs))
+    metrics = collect_metrics(study, found)
     points = read_points(metrics, question.objective)
     annotated = replace(points, notes=(*points.notes, target_note(study.config)))
     choice = choose_from(read_laws(study.revision), annotated, question)
+    choice = replace(choice, warnings=(*choice.warnings, *run_warnings(metrics)))
     write_json(choice_path(study.revision), choice.to_json())
     return str(choice_path(study.revision))
 
@@ -58,13 +66,14 @@ def _question(config: StudyConfig, diverged: Diverged) -> Question:
     return Question(
         target_samples=target_size(config),
         trainable_parameters=lambda pair: trainable_parameters(partition, RankPair(*pair)),
-        reference=(config.calibration.reference_rank,) * 2,
-        ranks_me=config.available_ranks,
-        ranks_llm=config.available_ranks,
+        reference=config.calibration.reference,
+        ranks_me=config.available_ranks.me,
+        ranks_llm=config.available_ranks.llm,
         margin=config.search.margin,
         rule=config.search.law,
         constraints=(*config.search.as_constraints(), diverged),
         objective=objective_named(config.search.objective),
+        learning_rates=config.recipe.as_recipe().learning_rates,
     )
 
 

@@ -13,11 +13,11 @@ from prefect.cache_policies import NO_CACHE
 
 from mars_core.export.card import CardFacts, adapter_card
 from mars_core.models.loading import read_model_type
-from mars_core.ranks import RankPair
 from mars_core.report.decision import decision_sentences
 from tasks.choice.approval import approval_notes
 from tasks.choice.fit import laws_path, read_laws
 from tasks.choice.search import choice_path, read_choice
+from tasks.final.arm import Arm
 from tasks.final.evaluate import read_evaluation
 from tasks.final.pair import final_folder, read_final
 from tasks.inputs.base_model import model_fingerprint
@@ -35,28 +35,28 @@ VERSIONED = ("mars-rank-search", "torch", "transformers", "peft")
 HUB_DATASET = re.compile(r"hf://datasets/([^/]+/[^/@]+)")
 
 
-def card_path(revision: Revision, pair: RankPair) -> Path:
+def card_path(revision: Revision, arm: Arm) -> Path:
     """Where a final run's card lies: where the Hub looks for it."""
-    return final_folder(revision, pair) / "adapter" / CARD
+    return final_folder(revision, arm) / "adapter" / CARD
 
 
-def has_adapter(revision: Revision, pair: RankPair) -> bool:
+def has_adapter(revision: Revision, arm: Arm) -> bool:
     """Whether a final run left an adapter: cards are for adapters."""
-    return (final_folder(revision, pair) / "adapter" / "adapter_config.json").is_file()
+    return (final_folder(revision, arm) / "adapter" / "adapter_config.json").is_file()
 
 
-def card_stage(pair: RankPair) -> str:
+def card_stage(arm: Arm) -> str:
     """Name of the card's stage: it has its own, since it is completed after training."""
-    return f"card-{pair.slug}"
+    return f"card-{arm.slug}"
 
 
-def card_text(study: Study, pair: RankPair, finals: Mapping[str, RankPair] | None) -> str:
+def card_text(study: Study, arm: Arm, finals: Mapping[str, Arm] | None) -> str:
     """The card of a finished final run.
 
-    finals: the pairs by role that the stored test scores are of, None where the test split has not been scored.
+    finals: the arms by role that the stored test scores are of, None where the test split has not been scored.
     """
     scores = {role: entry["overall"] for role, entry in read_evaluation(study.revision).items()} if finals else {}
-    role = _role(study.revision, pair, finals or {})
+    role = _role(study.revision, arm, finals or {})
     facts = CardFacts(
         study=study.folder.name,
         revision=study.revision.number,
@@ -67,19 +67,19 @@ def card_text(study: Study, pair: RankPair, finals: Mapping[str, RankPair] | Non
         four_bit=study.config.loading.four_bit,
         trust_remote_code=study.config.loading.trust_remote_code,
         dtype=study.config.recipe.dtype,
-        pair=pair,
+        pair=arm.pair,
         role=role,
-        layers=len(read_json(final_folder(study.revision, pair) / "adapter" / "adapter_config.json")["rank_pattern"]),
-        recipe=study.config.recipe.described(),
+        layers=len(read_json(final_folder(study.revision, arm) / "adapter" / "adapter_config.json")["rank_pattern"]),
+        recipe=_recipe(study.config, arm),
         recipe_hash=recipe_hash(study.config),
         epochs=study.config.final.epochs,
         seed=study.config.final.seed,
         data_hash=load_data(study.config.data).data_hash,
         counts={name: len(samples) for name, samples in load_data(study.config.data).parts.items()},
         datasets=_hub_datasets(study.config),
-        training=read_final(study.revision, pair),
+        training=read_final(study.revision, arm),
         scores=scores if role in scores else {},
-        pairs=dict(finals or {}),
+        pairs={known: final.pair for known, final in (finals or {}).items()},
         laws=read_laws(study.revision).to_json() if laws_path(study.revision).is_file() else None,
         choice=_choice(study.revision),
         notes=tuple(approval_notes(study.revision)) if choice_path(study.revision).is_file() else (),
@@ -88,23 +88,32 @@ def card_text(study: Study, pair: RankPair, finals: Mapping[str, RankPair] | Non
     return adapter_card(facts)
 
 
-@task(name="write-model-card", task_run_name="card of {pair}", cache_policy=NO_CACHE, persist_result=False, **REQUESTS)
-def write_card(revision: Revision, pair: RankPair, text: str) -> str:
+@task(name="write-model-card", task_run_name="card of {arm}", cache_policy=NO_CACHE, persist_result=False, **REQUESTS)
+def write_card(revision: Revision, arm: Arm, text: str) -> str:
     """Write a final run's card beside its adapter, here and among its MLflow run's files; returns its path."""
-    path = card_path(revision, pair)
+    path = card_path(revision, arm)
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     tracking.use_store(revision.study)
-    run = str(read_final(revision, pair)["mlflow_run_id"])
+    run = str(read_final(revision, arm)["mlflow_run_id"])
     if tracking.is_tracked(run):
         tracking.log_file(run, path, "adapter")
     return str(path)
 
 
-def _role(revision: Revision, pair: RankPair, finals: Mapping[str, RankPair]) -> str:
-    """The pair's role at present, which may not be the one that it was trained in."""
-    present = [role for role, final in finals.items() if final == pair]
-    return present[0] if present else str(read_final(revision, pair)["role"])
+def _role(revision: Revision, arm: Arm, finals: Mapping[str, Arm]) -> str:
+    """The arm's role at present, which may not be the one that it was trained in."""
+    present = [role for role, final in finals.items() if final == arm]
+    return present[0] if present else str(read_final(revision, arm)["role"])
+
+
+def _recipe(config: StudyConfig, arm: Arm) -> dict[str, Any]:
+    """The recipe as it was trained: where the choice gave learning rates, these and the study's own."""
+    recipe = config.recipe.described()
+    if arm.learning_rates is None:
+        return recipe
+    usual = config.recipe.as_recipe().learning_rates
+    return recipe | {"learning_rate": str(arm.learning_rates), "learning_rate of the study file": str(usual)}
 
 
 def _choice(revision: Revision) -> dict[str, Any] | None:

@@ -25,7 +25,9 @@ from mars_core.ranks import RankPair
 from tasks.choice.approval import pair_to_train
 from tasks.choice.search import choice_path
 from tasks.export.card import CARD, card_path
-from tasks.final.pair import final_folder
+from tasks.final.arm import Arm
+from tasks.final.pair import final_folder, finetune_stage
+from tasks.final.pairs import best_arm
 from tasks.final.run import final_steps
 from tasks.inputs.base_model import DTYPES, model_fingerprint, study_partition
 from tasks.inputs.data import usable_samples
@@ -53,8 +55,8 @@ def merge(config: StudyConfig, ranks: tuple[int, int] | None, out: Path) -> dict
     _refuse_four_bit(config)
     study = reopen_study(config)
     revision = study.revision
-    pair = _pair(revision, ranks)
-    adapter = _finished_adapter(revision, pair)
+    arm = _trained_arm(study, ranks)
+    pair, adapter = arm.pair, _finished_adapter(revision, arm)
     _require_same_base(study)
     dtype = str(read_json(revision.path("revision.json"))["recipe"]["dtype"])
     show_message(f"merging the adapter of {pair} into {config.model} on the CPU, in {dtype}")
@@ -67,8 +69,8 @@ def merge(config: StudyConfig, ranks: tuple[int, int] | None, out: Path) -> dict
     )
     with replacing_folder(out) as temporary:
         merged = merge_adapter(base, adapter, probe_batch(base), temporary)
-        if card_path(revision, pair).is_file():
-            text = card_path(revision, pair).read_text(encoding="utf-8")
+        if card_path(revision, arm).is_file():
+            text = card_path(revision, arm).read_text(encoding="utf-8")
             card = merged_card(text, dtype, config.loading.trust_remote_code)
             (temporary / CARD).write_text(card, encoding="utf-8")
     return {
@@ -98,12 +100,13 @@ def export_config(config: StudyConfig, ranks: tuple[int, int] | None, tool: str,
     if taken:
         raise ValueError(f"{taken[0]} exists already: remove it, or give another file with --output")
     study = reopen_study(config)
-    pair = _pair(study.revision, ranks)
+    arm = _arm(study, ranks)
+    pair = arm.pair
     _require_same_settings(study)
     partition, alpha = study_partition(config), config.recipe.as_recipe().alpha
     splits = {file: usable_samples(config, split) for file, split in SPLITS.items()}
     readable = all(image_files(samples) for samples in splits.values())
-    run = _tool_run(study, partition, pair, folder if readable else None, folder)
+    run = _tool_run(study, partition, arm, folder if readable else None, folder)
     rendered = TOOLS[tool].render(run)
     with replacing_folder(folder) as temporary:
         (temporary / START).mkdir()
@@ -138,8 +141,8 @@ def companion(out: Path) -> Path:
     return out.with_name(f"{out.stem}-files")
 
 
-def _tool_run(study: Study, partition: Partition, pair: RankPair, rows: Path | None, folder: Path) -> ToolRun:
-    recipe, family = study.config.recipe.as_recipe(), partition.family
+def _tool_run(study: Study, partition: Partition, arm: Arm, rows: Path | None, folder: Path) -> ToolRun:
+    pair, recipe, family = arm.pair, arm.baseline.recipe(study.config.recipe.as_recipe()), partition.family
     local = Path(study.config.model).expanduser()
     return ToolRun(
         study=study.folder.name,
@@ -179,19 +182,29 @@ def _refuse_four_bit(config: StudyConfig) -> None:
         )
 
 
-def _pair(revision: Revision, ranks: tuple[int, int] | None) -> RankPair:
+def _arm(study: Study, ranks: tuple[int, int] | None) -> Arm:
+    """A pair at the learning rates that the choice gives it."""
     if ranks is not None:
-        return RankPair(*ranks)
-    if not choice_path(revision).is_file():
+        return best_arm(study, RankPair(*ranks))
+    if not choice_path(study.revision).is_file():
         raise ValueError(
-            f"no pair has been chosen yet in {revision.folder}: run `mars search` first, or name a pair with --ranks"
+            f"no pair has been chosen yet in {study.revision.folder}: run `mars search` first, or name a pair with "
+            "--ranks"
         )
-    return pair_to_train(revision)
+    return best_arm(study, pair_to_train(study.revision))
 
 
-def _finished_adapter(revision: Revision, pair: RankPair) -> Path:
+def _trained_arm(study: Study, ranks: tuple[int, int] | None) -> Arm:
+    """As `_arm`; of a pair that was trained at the recipe's rates alone, that."""
+    arm = _arm(study, ranks)
+    usual = Arm(arm.pair)
+    trained = [one for one in (arm, usual) if study.revision.manifest(finetune_stage(one).name).is_file()]
+    return trained[0] if trained else arm
+
+
+def _finished_adapter(revision: Revision, arm: Arm) -> Path:
     """The adapter of a finished final run whose files are all as it left them."""
-    stage = f"finetune-{pair.slug}"
+    stage, pair = finetune_stage(arm).name, arm.pair
     manifest = revision.manifest(stage)
     if not manifest.is_file():
         raise ValueError(
@@ -203,7 +216,7 @@ def _finished_adapter(revision: Revision, pair: RankPair) -> Path:
             f"files of the final run of {pair} in {revision.folder} are missing or were changed since: "
             "run `mars finetune` again"
         )
-    return final_folder(revision, pair) / "adapter"
+    return final_folder(revision, arm) / "adapter"
 
 
 def _require_same_settings(study: Study) -> None:

@@ -18,8 +18,8 @@ from prefect.cache_policies import NO_CACHE
 
 from mars_core.evaluation.scores import evaluate
 from mars_core.metrics.identity import content_hash
-from mars_core.ranks import RankPair
 from tasks.final.answers import asked_questions, write_answers
+from tasks.final.arm import Arm
 from tasks.final.evaluate import EVALUATE, as_json, evaluation_path, generated_values, read_evaluation
 from tasks.final.pair import finetune_stage
 from tasks.final.run import Described, run_folder, run_inputs, train_final
@@ -28,7 +28,7 @@ from tasks.inputs.data import scored_batches, test_set
 from tasks.running.progress import progress_bar
 from tasks.running.retrying import REQUESTS
 from tasks.settings.accelerate import acceleration_of
-from tasks.settings.baselines import SETTINGS, Baseline, of_pair
+from tasks.settings.baselines import SETTINGS, Baseline
 from tasks.settings.study import StudyConfig
 from tasks.storage.files import file_hash, read_json, write_json
 from tasks.storage.folder import Revision
@@ -119,12 +119,12 @@ def _sum(advance: Any) -> Any:
 
 
 @task(name="write-comparison", cache_policy=NO_CACHE, persist_result=False, **REQUESTS)
-def write_comparison(study: Study, chosen: RankPair, baselines: Sequence[Baseline], parent: str) -> str:
+def write_comparison(study: Study, chosen: Arm, baselines: Sequence[Baseline], parent: str) -> str:
     """Put base model, chosen pair and baselines into one table, in the study, MLflow and the Prefect UI."""
     evaluation = read_evaluation(study.revision)
     rows = [
         {"name": "base model", "role": "base", "trainable_parameters": 0, "test": evaluation["base"]},
-        _row(study.revision, of_pair(chosen), "MARS", "chosen", evaluation["chosen"]),
+        _row(study.revision, chosen.baseline, "MARS", "chosen", evaluation["chosen"]),
     ]
     for baseline in baselines:
         test = read_json(run_folder(study.revision, baseline) / "test.json")
@@ -197,7 +197,7 @@ def baseline_answers(revision: Revision, baseline: Baseline) -> Path:
 def training_stage(baseline: Baseline) -> Stage:
     """A baseline's training as a stage; of a rank pair, its final run."""
     if baseline.pair is not None:
-        return finetune_stage(baseline.pair)
+        return finetune_stage(Arm(baseline.pair, baseline.learning_rates))
 
     def outputs(study: Study) -> list[Path]:
         folder = run_folder(study.revision, baseline)

@@ -16,11 +16,11 @@ from prefect.cache_policies import NO_CACHE
 from mars_core.evaluation.scores import Evaluation, Score, evaluate
 from mars_core.metrics.identity import content_hash
 from mars_core.models.lora import remove_adapters
-from mars_core.ranks import RankPair
 from tasks.choice.search import choice_path
 from tasks.final.answers import answers_path, asked_questions, generate_answers
+from tasks.final.arm import Arm
 from tasks.final.pair import final_folder, finetune_stage, read_final
-from tasks.final.pairs import final_pairs, untrained_pairs
+from tasks.final.pairs import final_arms, untrained_arms
 from tasks.inputs.base_model import final_base_model
 from tasks.inputs.data import scored_batches, test_set
 from tasks.running.progress import progress_bar
@@ -33,7 +33,7 @@ from tasks.tracking import runs as tracking
 
 
 @task(name="evaluate-on-test", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
-def evaluate_finals(study: Study, finals: Mapping[str, RankPair]) -> str:
+def evaluate_finals(study: Study, finals: Mapping[str, Arm]) -> str:
     """Score the base model and each final adapter, by role, on the test split; returns the path of the scores."""
     base = final_base_model(study.config)
     test = test_set(study.config)
@@ -48,25 +48,25 @@ def evaluate_finals(study: Study, finals: Mapping[str, RankPair]) -> str:
             advance(done)
 
         scores["base"] = as_json(evaluate(base.model, batches(), on_batch=count))
-        for role, pair in finals.items():
-            with _adapted(base.model, final_folder(study.revision, pair) / "adapter") as wrapped:
+        for role, arm in finals.items():
+            with _adapted(base.model, final_folder(study.revision, arm) / "adapter") as wrapped:
                 scores[role] = as_json(evaluate(wrapped, batches(), on_batch=count))
     _add_generated(study, finals, scores)
-    for role, pair in finals.items():
+    for role, arm in finals.items():
         overall = {f"test_{key}": value for key, value in scores[role]["overall"].items()}
-        tracked = read_final(study.revision, pair)["mlflow_run_id"]
+        tracked = read_final(study.revision, arm)["mlflow_run_id"]
         tracking.log_values_if_known(tracked, overall | generated_values(scores[role]))
         tracking.log_file_if_known(tracked, answers_path(study.revision, role), "answers")
     write_json(evaluation_path(study.revision), scores)
     return str(evaluation_path(study.revision))
 
 
-def _add_generated(study: Study, finals: Mapping[str, RankPair], scores: dict[str, Any]) -> None:
+def _add_generated(study: Study, finals: Mapping[str, Arm], scores: dict[str, Any]) -> None:
     """Put the accuracies of generated answers beside each model's other scores."""
     base, asked = final_base_model(study.config), asked_questions(study.config)
     scores["base"]["generated"] = generate_answers(study, base, base.model, "base", None, asked)
-    for role, pair in finals.items():
-        adapter = final_folder(study.revision, pair) / "adapter"
+    for role, arm in finals.items():
+        adapter = final_folder(study.revision, arm) / "adapter"
         with _adapted(base.model, adapter) as wrapped:
             found = generate_answers(study, base, wrapped, role, adapter, asked)
         scores[role]["generated"] = found
@@ -112,18 +112,18 @@ def _score(score: Score) -> dict[str, float]:
 
 def _inputs(study: Study, finals_hash: str) -> str:
     settings = study.config.evaluation.model_dump(mode="json")
-    return content_hash([sorted(final_pairs(study)), settings, finals_hash])
+    return content_hash([sorted(final_arms(study)), settings, finals_hash])
 
 
 def _outputs(study: Study) -> list[Path]:
     """Those of generated answers are only there where answers were short enough."""
-    roles = ("base", *final_pairs(study))
+    roles = ("base", *final_arms(study))
     return [evaluation_path(study.revision), *(answers_path(study.revision, role) for role in roles)]
 
 
 EVALUATE = Stage(
     "evaluate",
-    reads=lambda study: [finetune_stage(pair) for pair in final_pairs(study).values()],
+    reads=lambda study: [finetune_stage(arm) for arm in final_arms(study).values()],
     inputs=_inputs,
     outputs=_outputs,
 )
@@ -131,7 +131,7 @@ EVALUATE = Stage(
 
 def is_evaluated(study: Study) -> bool:
     """Whether the stored test scores are those of the present final runs."""
-    if not choice_path(study.revision).is_file() or untrained_pairs(study):
+    if not choice_path(study.revision).is_file() or untrained_arms(study):
         return False
     return EVALUATE.is_finished(study)
 

@@ -9,47 +9,48 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from mars_core.ranks import RankPair
+from mars_core.metrics.schema import PEAKS
+from tasks.final.arm import Arm
 from tasks.final.run import Described, run_folder, run_inputs, train_final
-from tasks.settings.baselines import of_pair
 from tasks.storage.files import read_json
 from tasks.storage.folder import Revision
 from tasks.study.opened import Study
 from tasks.study.stage import Stage
 
 
-@task(name="final-fine-tune", task_run_name="fine-tune {pair}", cache_policy=NO_CACHE, persist_result=False)
-def finetune_pair(study: Study, pair: RankPair, role: str, parent: str) -> str:
+@task(name="final-fine-tune", task_run_name="fine-tune {arm}", cache_policy=NO_CACHE, persist_result=False)
+def finetune_arm(study: Study, arm: Arm, role: str, parent: str) -> str:
     """Train one pair at the full budget and save its adapter; returns the adapter's path.
 
     Raises:
         RuntimeError: the saved adapter, reloaded, does not give the same logits.
     """
+    rates = arm.baseline.recipe(study.config.recipe.as_recipe()).learning_rates
     described = Described(
-        name=f"final {pair.slug} ({role})",
-        label=f"final fine-tune {pair} ({role})",
+        name=f"final {arm.slug} ({role})",
+        label=f"final fine-tune {arm} ({role})",
         role=role,
-        parameters=pair._asdict(),
-        record={"pair": list(pair)},
-        attached={"adapter": final_folder(study.revision, pair) / "adapter"},  # what the model registry gets
+        parameters=arm.pair._asdict() | dict(zip(PEAKS, rates, strict=True)),
+        record={"pair": list(arm.pair), "learning_rates": list(rates)},
+        attached={"adapter": final_folder(study.revision, arm) / "adapter"},  # what the model registry gets
     )
-    return str(train_final(study, of_pair(pair), described, parent))
+    return str(train_final(study, arm.baseline, described, parent))
 
 
-def final_folder(revision: Revision, pair: RankPair) -> Path:
+def final_folder(revision: Revision, arm: Arm) -> Path:
     """Where a final run's files lie."""
-    return run_folder(revision, of_pair(pair))
+    return run_folder(revision, arm.baseline)
 
 
-def finetune_stage(pair: RankPair) -> Stage:
-    """A pair's final run as a stage. Its checkpoints, only for resuming, are gone once it has finished.
+def finetune_stage(arm: Arm) -> Stage:
+    """An arm's final run as a stage. Its checkpoints, only for resuming, are gone once it has finished.
 
     The model card is none of its outputs: later stages complete it, and it is a stage of its own (`tasks.export.card`).
     """
     return Stage(
-        f"finetune-{pair.slug}",
-        inputs=lambda study, _: run_inputs(study.config, of_pair(pair)),
-        outputs=lambda study: _outputs(final_folder(study.revision, pair)),
+        f"finetune-{arm.slug}",
+        inputs=lambda study, _: run_inputs(study.config, arm.baseline),
+        outputs=lambda study: _outputs(final_folder(study.revision, arm)),
     )
 
 
@@ -58,7 +59,7 @@ def _outputs(folder: Path) -> Iterator[Path]:
     yield folder / "training.json"
 
 
-def read_final(revision: Revision, pair: RankPair) -> dict[str, Any]:
+def read_final(revision: Revision, arm: Arm) -> dict[str, Any]:
     """The record of a finished final run."""
-    record: dict[str, Any] = read_json(final_folder(revision, pair) / "training.json")
+    record: dict[str, Any] = read_json(final_folder(revision, arm) / "training.json")
     return record

@@ -89,7 +89,7 @@ def _train_here(
                 scored_batches(validation_set(config), base, config.evaluation_batch_size),
                 measurement(config),
             ),
-            settings_of(config, steps, checkpoints),
+            settings_of(config, baseline, steps, checkpoints),
             method=baseline.method,
             partition=base.partition,
             listeners=Listeners(on_step, on_log),
@@ -100,10 +100,10 @@ def _train_here(
     return wrapped, run
 
 
-def settings_of(config: StudyConfig, steps: int, checkpoints: Path) -> FinalSettings:
-    """A study's settings of its final run, as mars_core's record."""
+def settings_of(config: StudyConfig, baseline: Baseline, steps: int, checkpoints: Path) -> FinalSettings:
+    """A study's settings of a final run, as mars_core's record."""
     return FinalSettings(
-        config.recipe.as_recipe(),
+        baseline.recipe(config.recipe.as_recipe()),
         steps,
         config.final.seed,
         checkpoints,
@@ -115,7 +115,7 @@ def settings_of(config: StudyConfig, steps: int, checkpoints: Path) -> FinalSett
 def wrap(config: StudyConfig, baseline: Baseline, steps: int) -> nn.Module:
     """The study's base model made trainable."""
     base = final_base_model(config)
-    recipe, seed = config.recipe.as_recipe(), config.final.seed
+    recipe, seed = baseline.recipe(config.recipe.as_recipe()), config.final.seed
     return baseline.method.wrap(base.model, base.partition, seed=seed, recipe=recipe, steps=steps)
 
 
@@ -141,7 +141,11 @@ def _train_launched(
     folder = checkpoints / "launch"
     job = Job(
         study=config.model_dump(mode="json"),
-        baseline={"name": baseline.name, "settings": baseline.settings.model_dump(mode="json")},
+        baseline={
+            "name": baseline.name,
+            "settings": baseline.settings.model_dump(mode="json"),
+            "learning_rates": baseline.learning_rates and list(baseline.learning_rates),
+        },
         steps=steps,
         # Sharded checkpoints and others cannot be resumed from one another.
         checkpoints=str(checkpoints / "sharded" if acceleration.sharded else checkpoints),

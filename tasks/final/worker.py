@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mars_core.data.collate import collate
+from mars_core.rates import LearningRates
 from mars_core.records import json_safe
 from mars_core.training.finetune import FinalRun, FinetuneDiverged, Listeners, Samples, finetune
 from tasks.final.train import ERROR, EVENTS, RUN, WEIGHTS, Job, settings_of
@@ -58,7 +59,7 @@ def main() -> None:
 
 def _train(job: Job, first: bool) -> FinalRun:
     config = StudyConfig.model_validate(job.study)
-    baseline = Baseline(job.baseline["name"], SETTINGS.validate_python(job.baseline["settings"]))
+    baseline = _baseline(job)
     device = _device(config)
     # Shards are moved to the GPU; whole models would not fit there.
     base = load_study_base(config, torch.device("cpu") if _sharded() else device, DTYPES[config.recipe.dtype])
@@ -66,7 +67,11 @@ def _train(job: Job, first: bool) -> FinalRun:
     # A metric needs all samples in every process.
     share = (0, 1) if metric else (int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
     wrapped = baseline.method.wrap(
-        base.model, base.partition, seed=config.final.seed, recipe=config.recipe.as_recipe(), steps=job.steps
+        base.model,
+        base.partition,
+        seed=config.final.seed,
+        recipe=baseline.recipe(config.recipe.as_recipe()),
+        steps=job.steps,
     )
     tell = _teller(Path(job.folder) / EVENTS) if first else None
     return finetune(
@@ -77,7 +82,7 @@ def _train(job: Job, first: bool) -> FinalRun:
             scored_batches(validation_set(config), base, config.evaluation_batch_size, device=device, share=share),
             metric,
         ),
-        settings_of(config, job.steps, Path(job.checkpoints)),
+        settings_of(config, baseline, job.steps, Path(job.checkpoints)),
         method=baseline.method,
         partition=base.partition,
         listeners=Listeners(
@@ -86,6 +91,12 @@ def _train(job: Job, first: bool) -> FinalRun:
             on_state=lambda state: _save(state, Path(job.folder) / WEIGHTS),
         ),
     )
+
+
+def _baseline(job: Job) -> Baseline:
+    rates = job.baseline["learning_rates"]
+    settings = SETTINGS.validate_python(job.baseline["settings"])
+    return Baseline(job.baseline["name"], settings, LearningRates(*rates) if rates else None)
 
 
 def _device(config: StudyConfig) -> torch.device:

@@ -19,11 +19,11 @@ from mars_core.drift import Acceptance, LawSummary, ValidationScore, judge_final
 from mars_core.evaluation.scores import evaluate
 from mars_core.metrics.identity import content_hash
 from mars_core.models.lora import remove_adapters
-from mars_core.ranks import RankPair
 from mars_core.records import Record
 from mars_core.search.fitted_laws import FittedLaws
 from tasks.choice.fit import laws_path, read_laws
 from tasks.choice.search import choice_path, read_choice
+from tasks.final.arm import Arm
 from tasks.final.evaluate import evaluation_path, read_evaluation
 from tasks.final.pair import final_folder, read_final
 from tasks.inputs.base_model import final_base_model, model_fingerprint
@@ -95,18 +95,18 @@ def champion_hash(champion: Champion | None) -> str:
 
 
 @task(name="keep-standing-adapter", cache_policy=NO_CACHE, persist_result=False, **SENDING)
-def keep_champion_adapter(study: Study, pair: RankPair, inputs: str) -> None:
+def keep_champion_adapter(study: Study, arm: Arm, inputs: str) -> None:
     """Set the standing adapter aside if a final run of the same pair with other inputs is about to take its folder.
 
     Copied first, then named by the standing choice: at no time does that name another run's adapter.
 
     inputs: hash of what decides the run to come. With the same, it makes the same adapter again.
     """
-    folder, kept = final_folder(study.revision, pair), kept_folder(study.revision, pair)
+    folder, kept = final_folder(study.revision, arm), kept_folder(study.revision, arm)
     champion = read_champion(study.folder)
     if champion is None:
         return
-    if study.folder / champion.adapter == folder / "adapter" and _inputs_of(study.revision, pair) != inputs:
+    if study.folder / champion.adapter == folder / "adapter" and _inputs_of(study.revision, arm) != inputs:
         with replacing_folder(kept) as temporary:
             if (folder / "adapter").is_dir():  # else it is gone, and must not come back as another run's
                 shutil.copytree(folder / "adapter", temporary / "adapter")
@@ -115,7 +115,7 @@ def keep_champion_adapter(study: Study, pair: RankPair, inputs: str) -> None:
         champion = replace(champion, adapter=(kept / "adapter").relative_to(study.folder).as_posix())
         write_json(champion_path(study.folder), champion.to_json())
         show_message(
-            f"the standing adapter of {pair} is kept in {kept}: a final run with other settings takes its place"
+            f"the standing adapter of {arm} is kept in {kept}: a final run with other settings takes its place"
         )
     # Asked again: it may have been killed before all of it was up.
     if study.folder / champion.adapter == kept / "adapter":
@@ -123,53 +123,53 @@ def keep_champion_adapter(study: Study, pair: RankPair, inputs: str) -> None:
         publish_newest(study.config.study, STANDING_FILE)
 
 
-def kept_folder(revision: Revision, pair: RankPair) -> Path:
+def kept_folder(revision: Revision, arm: Arm) -> Path:
     """Where the standing adapter of a pair lies once another run of the pair has its place in `final`."""
-    return revision.path("standing", pair.slug)
+    return revision.path("standing", arm.slug)
 
 
-def _inputs_of(revision: Revision, pair: RankPair) -> str | None:
+def _inputs_of(revision: Revision, arm: Arm) -> str | None:
     """Inputs of the pair's finished final run; None where none has finished."""
-    manifest = revision.manifest(f"finetune-{pair.slug}")
+    manifest = revision.manifest(f"finetune-{arm.slug}")
     return str(read_json(manifest)["inputs"]) if manifest.is_file() else None
 
 
 @task(name="accept-final-run", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
-def accept_if_better(study: Study, pair: RankPair) -> dict[str, Any]:
+def accept_if_better(study: Study, arm: Arm) -> dict[str, Any]:
     """Let a finished final run take the standing one's place if it is better on validation; returns the decision.
 
     The decision is kept beside the final run and is not made twice against the same standing choice.
     """
     tracking.use_store(study.folder)
     champion = read_champion(study.folder)
-    if champion is not None and _is(champion, study.revision, pair):
+    if champion is not None and _is(champion, study.revision, arm):
         return Acceptance(True, champion.accepted_because).to_json()
-    known = read_acceptance(study.revision, pair, champion)
+    known = read_acceptance(study.revision, arm, champion)
     if known is not None and not known.accepted:  # an accepted one that does not stand was lost: decide again
         return known.to_json()
-    if is_remote(study.config.study) and not tracking.is_tracked(read_final(study.revision, pair)["mlflow_run_id"]):
+    if is_remote(study.config.study) and not tracking.is_tracked(read_final(study.revision, arm)["mlflow_run_id"]):
         return Acceptance(False, NOT_TRACKED_HERE).to_json()  # not kept: the machine that has the run decides
-    return _decide(study, pair, champion, _judge(study, pair, champion))
+    return _decide(study, arm, champion, _judge(study, arm, champion))
 
 
 @task(name="accept-final-run-by-hand", cache_policy=NO_CACHE, persist_result=False, **SENDING)
-def accept_by_hand(study: Study, pair: RankPair) -> dict[str, Any]:
+def accept_by_hand(study: Study, arm: Arm) -> dict[str, Any]:
     """Let a finished final run take the standing one's place because a person says so."""
     champion = read_champion(study.folder)
-    return _decide(study, pair, champion, Acceptance(True, "accepted by hand"))
+    return _decide(study, arm, champion, Acceptance(True, "accepted by hand"))
 
 
-def read_acceptance(revision: Revision, pair: RankPair, champion: Champion | None) -> Acceptance | None:
+def read_acceptance(revision: Revision, arm: Arm, champion: Champion | None) -> Acceptance | None:
     """The decision about a final run against this standing choice, None where there is none."""
-    path = _acceptance_path(revision, pair)
+    path = _acceptance_path(revision, arm)
     if not path.is_file():
         return None
     stored = read_json(path)
-    against = {"standing": champion_hash(champion), "run": read_final(revision, pair)["mlflow_run_id"]}
+    against = {"standing": champion_hash(champion), "run": read_final(revision, arm)["mlflow_run_id"]}
     return Acceptance.from_json(stored["decision"]) if stored["against"] == against else None
 
 
-def _judge(study: Study, pair: RankPair, champion: Champion | None) -> Acceptance:
+def _judge(study: Study, arm: Arm, champion: Champion | None) -> Acceptance:
     if champion is None:
         return Acceptance(True, "the first final run of this study")
     if champion.model_fingerprint != model_fingerprint(study.config):
@@ -177,7 +177,7 @@ def _judge(study: Study, pair: RankPair, champion: Champion | None) -> Acceptanc
     champion_adapter = study.folder / champion.adapter
     if not champion_adapter.is_dir():
         return _not_comparable(f"the standing adapter is gone from {champion_adapter}")
-    new_loss, samples = read_final(study.revision, pair)["best_val_loss"], usable_samples(study.config, "validation")
+    new_loss, samples = read_final(study.revision, arm)["best_val_loss"], usable_samples(study.config, "validation")
     if champion.validation_hash == validation_hash(study.config):
         return judge_final(ValidationScore(new_loss, champion.validation_loss, len(samples), len(samples)))
     seen = _training_samples(Revision(study.folder, champion.revision))
@@ -190,7 +190,7 @@ def _judge(study: Study, pair: RankPair, champion: Champion | None) -> Acceptanc
             f"fewer than {FEWEST_UNSEEN}"
         )
     # Both afresh: the loss that training kept is the lowest of several checkpoints, and may be autocast's.
-    new_loss = _loss(study.config, final_folder(study.revision, pair) / "adapter", unseen)
+    new_loss = _loss(study.config, final_folder(study.revision, arm) / "adapter", unseen)
     standing_loss = _loss(study.config, champion_adapter, unseen)
     return judge_final(ValidationScore(new_loss, standing_loss, len(unseen), len(samples)))
 
@@ -224,37 +224,37 @@ def _loss(config: StudyConfig, adapter: Path, samples: Sequence[Sample]) -> floa
         remove_adapters(wrapped)
 
 
-def _decide(study: Study, pair: RankPair, champion: Champion | None, decision: Acceptance) -> dict[str, Any]:
-    record = read_final(study.revision, pair)
+def _decide(study: Study, arm: Arm, champion: Champion | None, decision: Acceptance) -> dict[str, Any]:
+    record = read_final(study.revision, arm)
     tags = {
         "mars.revision": str(study.revision.number),
-        "mars.pair": pair.slug,
+        "mars.pair": arm.pair.slug,
         "mars.accepted": str(decision.accepted),
     }
     name = champion.registered_model if champion else model_name(study.folder)  # kept where the folder moves
-    version = register_adapter(study.folder, name, record["mlflow_run_id"], tags, f"{pair}: {decision.reason}")
+    version = register_adapter(study.folder, name, record["mlflow_run_id"], tags, f"{arm}: {decision.reason}")
     if decision.accepted:  # the file last: a crash before it repeats all of this
         move_champion(study.folder, name, version)
-        accepted = _champion_of(study, pair, record, (name, version), decision)
+        accepted = _champion_of(study, arm, record, (name, version), decision)
         write_json(champion_path(study.folder), accepted.to_json())
         publish_newest(study.config.study, STANDING_FILE)
     against = {"standing": champion_hash(champion), "run": record["mlflow_run_id"]}
-    write_json(_acceptance_path(study.revision, pair), {"decision": decision.to_json(), "against": against})
-    publish_files(study.config.study, [_acceptance_path(study.revision, pair)])
+    write_json(_acceptance_path(study.revision, arm), {"decision": decision.to_json(), "against": against})
+    publish_files(study.config.study, [_acceptance_path(study.revision, arm)])
     return decision.to_json()
 
 
 def _champion_of(
     study: Study,
-    pair: RankPair,
+    arm: Arm,
     record: Mapping[str, Any],
     registered: tuple[str, str],
     decision: Acceptance,
 ) -> Champion:
     return Champion(
         revision=study.revision.number,
-        pair=pair,
-        adapter=(final_folder(study.revision, pair) / "adapter").relative_to(study.folder).as_posix(),
+        pair=arm.pair,
+        adapter=(final_folder(study.revision, arm) / "adapter").relative_to(study.folder).as_posix(),
         registered_model=registered[0],
         model_version=registered[1],
         mlflow_run_id=record["mlflow_run_id"],
@@ -267,7 +267,7 @@ def _champion_of(
         choice_reason=read_choice(study.revision).reason if choice_path(study.revision).is_file() else "",
         accepted_because=decision.reason,
         accepted_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        evaluation=_test_scores(study.revision, pair),
+        evaluation=_test_scores(study.revision, arm),
     )
 
 
@@ -277,17 +277,17 @@ def summaries(laws: FittedLaws) -> dict[str, LawSummary | None]:
     return {name: LawSummary(fit.law, fit.coefficients, fit.intervals) if fit else None for name, fit in fits}
 
 
-def _test_scores(revision: Revision, pair: RankPair) -> dict[str, Any] | None:
-    role = read_final(revision, pair)["role"]
+def _test_scores(revision: Revision, arm: Arm) -> dict[str, Any] | None:
+    role = read_final(revision, arm)["role"]
     scores = read_evaluation(revision) if evaluation_path(revision).is_file() else {}
     return scores[role]["overall"] if role in scores else None
 
 
-def _is(champion: Champion, revision: Revision, pair: RankPair) -> bool:
-    return (champion.revision, champion.pair) == (revision.number, pair) and (
-        champion.mlflow_run_id == read_final(revision, pair)["mlflow_run_id"]
+def _is(champion: Champion, revision: Revision, arm: Arm) -> bool:
+    return (champion.revision, champion.pair) == (revision.number, arm.pair) and (
+        champion.mlflow_run_id == read_final(revision, arm)["mlflow_run_id"]
     )
 
 
-def _acceptance_path(revision: Revision, pair: RankPair) -> Path:
-    return final_folder(revision, pair) / "acceptance.json"
+def _acceptance_path(revision: Revision, arm: Arm) -> Path:
+    return final_folder(revision, arm) / "acceptance.json"

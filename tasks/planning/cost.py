@@ -15,12 +15,13 @@ from mars_core.planning.estimate import Budget, Passes, estimate
 from mars_core.planning.shapes import SampleShape, patch_size_of, shape_of
 from mars_core.ranks import RankPair
 from mars_core.training.finetune import EVALUATIONS_PER_RUN
+from tasks.calibration.expected import expected_plan
 from tasks.final.run import final_steps
 from tasks.inputs.base_model import base_processor, study_skeleton
 from tasks.inputs.data import calibration_set, token_measure, usable_samples
 from tasks.running.progress import progress_bar
 from tasks.settings.study import StudyConfig
-from tasks.study.plan import calibration_pairs, calibration_schedules
+from tasks.study.plan import CalibrationPlan, calibration_pairs, calibration_schedules
 
 SAMPLES_LOOKED_AT = 64
 
@@ -36,17 +37,22 @@ def cost_on(config: StudyConfig, device: str, utilisation: float = UTILISATION) 
     target = device_named(device)
     network, partition = study_skeleton(config)
     architecture = architecture_of(network, partition)
-    pairs = calibration_pairs(config)
     final = final_pair(config)
-    for pair in (*pairs, final):
+    for pair in (*calibration_pairs(config), final):
         check_ranks(partition, pair)
+    plan = expected_plan(config)
     patch_size = patch_size_of(network.config)
     shapes, extremes = sample_shapes(config, patch_size), extreme_shapes(config, patch_size)
     phases = {
         name: estimate(architecture, shapes, budget, target, utilisation, extremes=extremes).as_json()
-        for name, budget in _budgets(config, pairs, final).items()
+        for name, budget in _budgets(config, plan, final).items()
     }
-    notes = [*calibration_schedules(config)[1]]
+    notes = [*plan.notes]
+    if plan.range_test:
+        notes.append(
+            f"calibration: the first round of learning rates; the range test ({len(plan.range_test)} runs of "
+            f"{plan.range_test[0].schedule.horizon} steps) and what widens the round come on top"
+        )
     if config.recipe.dtype == "bfloat16" and target.bf16_flops is None:
         notes.append(f"{target.label} has no units for bfloat16: counted at its rate in float32")
     return {
@@ -95,14 +101,14 @@ def _every_sample(config: StudyConfig) -> list[Sample]:
 
 def final_pair(config: StudyConfig) -> RankPair:
     """The largest pair that the search may choose: what the final run is planned for before one is chosen."""
-    largest = max(config.available_ranks)
-    return RankPair(largest, largest)
+    me, llm = config.available_ranks
+    return RankPair(max(me), max(llm))
 
 
-def _budgets(config: StudyConfig, pairs: Sequence[RankPair], final: RankPair) -> dict[str, Budget]:
+def _budgets(config: StudyConfig, plan: CalibrationPlan, final: RankPair) -> dict[str, Budget]:
     schedules, _ = calibration_schedules(config)
     recipe, loading = config.recipe, config.loading
-    runs = [pair for pair in pairs for _ in config.calibration.seeds]
+    runs = [run.pair for run in plan.runs if run.schedule == schedules[0]]
     validation, test = (len(usable_samples(config, split)) for split in ("validation", "test"))
     shared: dict[str, Any] = {
         "batch": recipe.batch_size,

@@ -22,17 +22,19 @@ from mars_core.ranks import RankPair
 from mars_core.report import ReportData, render_figures, render_report
 from mars_core.search import Choice
 from mars_core.search.fitted_laws import FittedLaws
+from tasks.calibration.diverged import collect_metrics, divergence
 from tasks.calibration.hours import revision_hours
 from tasks.calibration.stage import CALIBRATE
-from tasks.calibration.stored import calibration_cost, collect_metrics
+from tasks.calibration.stored import calibration_cost
 from tasks.choice.approval import approval_notes
 from tasks.choice.fit import FIT, laws_path, read_laws, target_size
 from tasks.choice.markdown import choice_markdown, decision_text
 from tasks.choice.search import SEARCH, choice_path, read_choice
+from tasks.final.arm import Arm
 from tasks.final.compare import present_comparison
 from tasks.final.evaluate import EVALUATE, generated_values, is_evaluated, read_evaluation
 from tasks.final.pair import final_folder, finetune_stage, read_final
-from tasks.final.pairs import trained_pairs
+from tasks.final.pairs import trained_arms
 from tasks.inputs.base_model import study_partition
 from tasks.inputs.data import dropped_samples, load_data
 from tasks.running.retrying import IO_RETRIES, REQUESTS, SENDING
@@ -57,7 +59,7 @@ class Results:
     """
 
     study: Study
-    finals: Mapping[str, RankPair]
+    finals: Mapping[str, Arm]
     evaluated: bool
 
 
@@ -78,10 +80,10 @@ def gather(results: Results, command: str) -> ReportData:
     """Read everything that the report shows; stages that have not run are left out."""
     study, finals = results.study, results.finals
     config, revision = study.config, study.revision
-    metrics, diverged = collect_metrics(study)
+    found = divergence(study)
     laws = replace(read_laws(revision), D_target=target_size(config))
     choice = read_choice(revision) if choice_path(revision).is_file() else None
-    trained = [read_final(revision, pair) | {"role": role} for role, pair in finals.items()]
+    trained = [read_final(revision, arm) | {"role": role} for role, arm in finals.items()]
     chosen = finals.get("chosen")
     return ReportData(
         study=revision.study.name,
@@ -92,7 +94,7 @@ def gather(results: Results, command: str) -> ReportData:
         model=_model(config),
         data=load_data(config.data).summary() | {"dropped_too_long": dropped_samples(config, "train")},
         recipe=config.recipe.described(),
-        metrics=metrics,
+        metrics=collect_metrics(study, found),
         laws=laws.to_json(),
         choice=choice.to_json() if choice else None,
         adapter=study.address(final_folder(revision, chosen) / "adapter") if chosen else None,
@@ -100,8 +102,8 @@ def gather(results: Results, command: str) -> ReportData:
         evaluation=read_evaluation(revision) if results.evaluated else None,
         comparison=present_comparison(revision),
         costs=costs(study, trained),
-        warnings=_warnings(study, diverged),
-        notes=[note for note in _notes(study, laws, choice) if note not in diverged],
+        warnings=_warnings(study, found.warnings),
+        notes=[note for note in _notes(study, laws, choice) if note not in found.warnings],
     )
 
 
@@ -233,8 +235,8 @@ def report_markdown(results: Results, page: str | None) -> str:
     return "\n\n".join(lines)
 
 
-def _scores_markdown(scores: Mapping[str, Any], finals: Mapping[str, RankPair]) -> str:
-    names = {role: f"{role} {pair}" for role, pair in finals.items()} | {"base": "before"}
+def _scores_markdown(scores: Mapping[str, Any], finals: Mapping[str, Arm]) -> str:
+    names = {role: f"{role} {arm}" for role, arm in finals.items()} | {"base": "before"}
     rows = [
         [names.get(role, role), f"{score['overall']['perplexity']:.4f}", f"{score['overall']['accuracy']:.1%}"]
         for role, score in scores.items()
@@ -272,7 +274,7 @@ def _law_rows(laws: FittedLaws) -> list[dict[str, Any]]:
 
 def _stages(study: Study) -> list[Stage]:
     """Stages that a report shows, as far as they have finished."""
-    finals = [finetune_stage(pair) for pair in trained_pairs(study).values()]
+    finals = [finetune_stage(arm) for arm in trained_arms(study).values()]
     return [CALIBRATE, FIT, SEARCH, *finals, *([EVALUATE] if is_evaluated(study) else [])]
 
 

@@ -25,7 +25,7 @@ from tasks.tracking.champion import Champions
 TEMPORARY = re.compile(r"^\..+\.[a-z0-9_]{8}$")
 TEMPORARY_SECONDS = 24 * 3600
 REVISION_NAME = re.compile(r"^[0-9]{3}$")
-PAIR_NAME = re.compile(r"^me([0-9]+)-llm([0-9]+)$")
+PAIR_NAME = re.compile(r"^me([0-9]+)-llm([0-9]+)(-lr.+)?$")  # learning rates where they are not the recipe's
 STAGES_OF_A_FINAL_RUN = ("score", "card", "finetune")
 """Stages that write in a final run's folder, the last one first; `mars compare` scores."""
 
@@ -146,7 +146,10 @@ def _accepted_adapter(study: Path) -> Path | None:
 
 def _has_chosen_adapter(revision: Revision) -> bool:
     pair = _chosen(revision)
-    return pair is not None and revision.manifest(f"finetune-me{pair[0]}-llm{pair[1]}").is_file()
+    if pair is None:
+        return False
+    stage = f"finetune-me{pair[0]}-llm{pair[1]}"
+    return revision.manifest(stage).is_file() or any(revision.folder.glob(f"manifests/{stage}-lr*.json"))
 
 
 def _chosen(revision: Revision) -> tuple[int, int] | None:
@@ -228,15 +231,15 @@ def _other_adapters(revision: Revision, config: StudyConfig, champions: Champion
     chosen = _chosen(revision)
     if chosen is None:
         return
-    reference = config.calibration.reference_rank
+    reference = config.calibration.reference
     for folder in _children(revision.folder / "final"):
         record = folder / "training.json"
-        if _pair_of(folder.name) in (chosen, (reference, reference)) or not record.is_file():
+        if _pair_of(folder.name) in (chosen, reference) or not record.is_file():
             continue
         training = read_json(record)
         if folder / "adapter" == _accepted_adapter(revision.study):
             continue
-        if training["role"] == "uniform" or training.get("mlflow_run_id") in champions.runs:
+        if training["role"] in ("uniform", "uniform-tuned-rate") or training.get("mlflow_run_id") in champions.runs:
             continue
         if not any(folder.glob("checkpoints-*")):
             manifests = tuple(revision.manifest(f"{stage}-{folder.name}") for stage in STAGES_OF_A_FINAL_RUN)

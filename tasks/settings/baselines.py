@@ -8,7 +8,7 @@ A baseline is a few lines of YAML: `method`, and that method's settings. Those t
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -17,7 +17,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from mars_core.ranks import RankPair
+from mars_core.rates import LearningRates as Rates
 from mars_core.training.methods import AdaLora, Dora, FullRank, LearningRates, Lora, Method, RsLora
+from mars_core.training.recipe import Recipe
 
 Rank = Annotated[int, Field(ge=0, le=4096)]
 Rate = Annotated[float, Field(gt=0)]
@@ -26,7 +28,7 @@ SHIPPED = files("tasks.settings.presets.baselines")
 _NUMBER = r"\d+(?:\.\d+)?(?:e-?\d+)?"
 _NAME = re.compile(rf"(?P<base>[a-z]+(?:-[a-z]+)*)-(?P<numbers>{_NUMBER}(?:-{_NUMBER})*)")
 _USABLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_PAIR_FOLDER = re.compile(r"me\d+-llm\d+")
+_PAIR_FOLDER = re.compile(r"me\d+-llm\d+(-lr.*)?")
 
 
 class _Settings(BaseModel):
@@ -144,38 +146,56 @@ SETTINGS: TypeAdapter[Any] = TypeAdapter(Settings)
 class Baseline:
     """A named baseline.
 
-    name: as the user asked for it.
+    name: as the user asked for it. learning_rates: peak rates that take the place of the recipe's.
     """
 
     name: str
     settings: _Settings
+    learning_rates: Rates | None = None
 
     @property
     def method(self) -> Method:
         """The training method."""
-        made: Method = self.settings.as_method()  # type: ignore[attr-defined]
-        return made
+        rates, pair = self.learning_rates, self.pair
+        if rates is None or pair is None or len(set(rates)) == 1:
+            return self._as_given
+        return LearningRates(pair, me=rates.me, llm=rates.llm, projector=rates.projector)
 
     @property
     def pair(self) -> RankPair | None:
         """The rank pair where the baseline is nothing but a pair: its run is a final run like the chosen pair's."""
-        return self.method.pair if type(self.method) is Lora else None
+        method = self._as_given
+        return method.pair if isinstance(method, Lora) and type(method) is Lora else None
+
+    @property
+    def _as_given(self) -> Method:
+        made: Method = self.settings.as_method()  # type: ignore[attr-defined]
+        return made
 
     @property
     def slug(self) -> str:
         """Name of its folder and its stages: a rank pair's is that of the pair, whatever it was asked for as."""
-        return self.pair.slug if self.pair else self.name
+        name = self.pair.slug if self.pair else self.name
+        return name if self.learning_rates is None else f"{name}-{self.learning_rates.slug}"
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What of it decides its run: ranks alone of a rank pair."""
+        """What of it decides its run: ranks alone of a rank pair, and learning rates that are not the recipe's."""
         pair = self.pair
-        return {"pair": list(pair)} if pair else {"baseline": self.settings.model_dump(mode="json")}
+        rates = {} if self.learning_rates is None else {"learning_rates": list(self.learning_rates)}
+        return ({"pair": list(pair)} if pair else {"baseline": self.settings.model_dump(mode="json")}) | rates
+
+    def recipe(self, recipe: Recipe) -> Recipe:
+        """A recipe with the rates that this is trained at."""
+        if self.learning_rates is None:
+            return recipe
+        return replace(recipe, learning_rate=self.learning_rates.llm, module_learning_rates=self.learning_rates)
 
 
-def of_pair(pair: RankPair) -> Baseline:
-    """A rank pair as a baseline, named as its folder is."""
-    return Baseline(pair.slug, PairSettings(method="pair", r_me=pair.r_me, r_llm=pair.r_llm))
+def of_pair(pair: RankPair, learning_rates: Rates | None = None) -> Baseline:
+    """A rank pair as a baseline, named as its folder is where the rates are the recipe's."""
+    settings = PairSettings(method="pair", r_me=pair.r_me, r_llm=pair.r_llm)
+    return Baseline(pair.slug, settings, learning_rates)
 
 
 def shipped_baselines() -> list[str]:

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from tasks.settings.section import Rank, Section
+from mars_core.ranks import RankGrid, RankPair
+from mars_core.rates import LearningRates
+from tasks.settings.ranks import Ranks, rank_grid, rate_grid, rates_text
+from tasks.settings.section import Section
 
 
 class CalibrationConfig(Section):
     """The short runs that the laws are fitted to."""
 
-    ranks: tuple[Rank, ...] = Field((8, 16, 32, 64), description="Ranks of both modules: every pair is calibrated")
+    ranks: Ranks = Field(
+        (8, 16, 32, 64),
+        description="Ranks of both modules, or of each (`{me: [0, 8, 16], llm: [8, 16, 32]}`): every pair is "
+        "calibrated; 0 is a module without adapters",
+    )
+    learning_rates: Annotated[str | None, BeforeValidator(rates_text)] = Field(
+        None,
+        description="Peak learning rates that every pair is calibrated at, such as `[1e-4, 2e-4, 4e-4]` or "
+        "`{me: [1e-4, 2e-4], llm: [1e-4]}` for every combination; `auto` finds them by short test runs, and fewer runs "
+        "then suffice (default: only the recipe's)",
+    )
     samples: int = Field(2048, ge=8, description="Training samples per pair (capped by the dataset)")
     smallest_size: int = Field(64, ge=1, description="Smallest effective dataset size that is measured")
     runs: Literal["one", "per_size"] = Field(
@@ -45,21 +58,29 @@ class CalibrationConfig(Section):
 
     @model_validator(mode="after")
     def _distinct(self) -> CalibrationConfig:
-        if len(set(self.ranks)) != len(self.ranks) or len(set(self.seeds)) != len(self.seeds):
-            raise ValueError("ranks and seeds must not repeat")
-        if 0 in self.ranks:
-            raise ValueError("rank 0 takes no part in a power law: give ranks of 1 or more")
-        if len(self.ranks) < 2:
-            raise ValueError(f"a law in the rank needs at least 2 different ranks, got {list(self.ranks)}")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds must not repeat, got {list(self.seeds)}")
+        for ranks in self.grid:
+            if sum(rank > 0 for rank in ranks) < 2:
+                raise ValueError(f"a law in the rank needs at least 2 different ranks above 0, got {list(ranks)}")
         if self.smallest_size > self.samples:
             raise ValueError(f"smallest_size {self.smallest_size} is above samples {self.samples}")
         return self
 
     @property
-    def reference_rank(self) -> int:
-        """The lower middle of the grid: 16 for 8, 16, 32, 64."""
-        ranks = sorted(self.ranks)
-        return ranks[(len(ranks) - 1) // 2]
+    def grid(self) -> RankGrid:
+        """Ranks of either module."""
+        return rank_grid(self.ranks)
+
+    @property
+    def reference(self) -> RankPair:
+        """The uniform default, where law C's slices cross: (16, 16) for 8, 16, 32, 64."""
+        return self.grid.reference
+
+    @property
+    def rates(self) -> Literal["auto"] | tuple[LearningRates, ...] | None:
+        """What `learning_rates` stands for."""
+        return rate_grid(self.learning_rates)
 
 
 class FitConfig(Section):

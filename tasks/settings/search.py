@@ -7,13 +7,16 @@ from typing import Literal
 from pydantic import Field
 
 from mars_core.search import Constraint, MaxAdapterBytes, MaxTrainableParameters, SameParametersAsUniform
-from tasks.settings.section import Rank, Section
+from tasks.settings.ranks import Ranks
+from tasks.settings.section import Section
 
 
 class SearchConfig(Section):
     """How the pair is chosen."""
 
-    ranks: tuple[Rank, ...] | None = Field(None, description="Available ranks (default: the calibration ranks)")
+    ranks: Ranks | None = Field(
+        None, description="Available ranks, of both modules or of each (default: the calibration ranks)"
+    )
     target_samples: int | None = Field(
         None,
         ge=1,

@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Rank = Annotated[int, Field(ge=0, le=4096)]
 """A LoRA rank as a study file gives it."""
 
+BOTH, EACH = "(both modules)", "(each module)"
+"""Marks of the two ways to give ranks; errors leave them out."""
+
 
 def _title(name: str, info: Any) -> str:
     return name.replace("_", " ").capitalize()
@@ -25,6 +28,8 @@ def _for_the_form(schema: dict[str, Any]) -> None:
             field |= kinds[0]
             if "enum" in field:
                 field["enum"] = [*field["enum"], None]  # so that an absent choice may also be sent as null
+        if "oneOf" in field:
+            field["anyOf"] = field.pop("oneOf")  # the form knows no other
 
 
 def _is_empty(value: Any) -> bool:

@@ -13,13 +13,15 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from mars_core.ranks import RankGrid
 from tasks.settings.calibration import CalibrationConfig, FitConfig
 from tasks.settings.data import DataConfig
 from tasks.settings.final import EvaluationConfig, FinalConfig, RetentionConfig, TimeoutConfig
 from tasks.settings.model import FamilyConfig, LoadingConfig
+from tasks.settings.ranks import rank_grid
 from tasks.settings.recipe import RecipeConfig
 from tasks.settings.search import SearchConfig
-from tasks.settings.section import Section
+from tasks.settings.section import BOTH, EACH, Section
 from tasks.settings.unknown_keys import unknown_key
 from tasks.storage.files import replacing
 from tasks.storage.location import check_location, is_remote, local_path, read_text
@@ -69,15 +71,19 @@ class StudyConfig(Section):
         data = self.data
         for location in (self.study, data.train, data.images, data.validation, data.test):
             check_location(location or "")
-        ranks = self.search.ranks
-        if ranks is not None and 0 in ranks:
-            raise ValueError("search.ranks: rank 0 takes no part in a power law, give ranks of 1 or more")
+        if self.search.law == "paper" and self.calibration.learning_rates is not None:
+            raise ValueError(
+                "search.law: paper is for runs of one learning rate, as in the paper, and calibration.learning_rates "
+                "asks for several: leave it out, or take `law: mars`"
+            )
+        if self.search.ranks is not None:
+            rank_grid(self.search.ranks)
         return self
 
     @property
-    def available_ranks(self) -> tuple[int, ...]:
-        """Ranks that the search may choose from, in increasing order."""
-        return tuple(sorted(self.search.ranks or self.calibration.ranks))
+    def available_ranks(self) -> RankGrid:
+        """Ranks that the search may choose from."""
+        return rank_grid(self.search.ranks) if self.search.ranks else self.calibration.grid
 
 
 def read_study(path: Path | str) -> StudyConfig:
@@ -165,10 +171,11 @@ def _resolve(path: str, file: str) -> str:
 def _explain(error: ValidationError) -> str:
     parts = []
     for item in error.errors():
+        place = [part for part in item["loc"] if part not in (BOTH, EACH)]
         if item["type"] == "extra_forbidden":
-            parts.append(unknown_key(StudyConfig, item["loc"]))
+            parts.append(unknown_key(StudyConfig, place))
             continue
-        where = ".".join(str(part) for part in item["loc"])
+        where = ".".join(map(str, place))
         message = item["msg"].removeprefix("Value error, ")
         # A rule of our own says itself what it got.
         got = "" if item["type"] in ("missing", "value_error") else f", got {item['input']!r}"

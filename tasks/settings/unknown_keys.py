@@ -53,7 +53,7 @@ def _section_at(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel] 
 
 
 def _model_in(annotation: object) -> type[BaseModel] | None:
-    for kind in (annotation, *get_args(annotation)):
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            return kind
-    return None
+    """The section in an annotation, however deep in unions."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for kind in get_args(annotation) if (found := _model_in(kind)) is not None), None)

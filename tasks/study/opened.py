@@ -14,6 +14,7 @@ from tasks.storage import folder as storage
 from tasks.storage import location, transfer
 from tasks.storage.folder import Revision
 from tasks.study.plan import CalibrationPlan, plan_calibration
+from tasks.study.rates import read_rates
 from tasks.study.revision import current_revision, open_revision
 
 
@@ -34,8 +35,12 @@ class Study:
 
     @cached_property
     def plan(self) -> CalibrationPlan:
-        """All calibration runs."""
-        return plan_calibration(self.config)
+        """All calibration runs; with automatic learning rates, those that are decided."""
+        return plan_calibration(self.config, read_rates(self.revision))
+
+    def plan_again(self) -> None:
+        """Plan anew: learning rates have been decided since."""
+        vars(self).pop("plan", None)
 
     def at(self, revision: Revision) -> Study:
         """The same study and plan at another revision."""
@@ -58,8 +63,9 @@ class Study:
             self.look_again()
 
     def look_again(self) -> None:
-        """Forget which stages were found finished: others may have worked on the study since."""
+        """Forget which stages were found finished, and the plan: others may have worked on the study since."""
         self._finished.clear()
+        self.plan_again()
 
     def is_finished(self, stage: str, inputs: str) -> bool:
         """Whether a stage has finished with these inputs and its outputs are all still as it left them."""

@@ -1,22 +1,27 @@
-"""Plan a calibration: the runs of every rank pair and seed, their schedules and identities."""
+"""Plan a calibration: the runs of every rank pair, learning rate and seed, their schedules and identities."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from mars_core.metrics.identity import content_hash, run_id
 from mars_core.models.lora import check_ranks, trainable_parameters
 from mars_core.models.partition import GROUPS, Partition
 from mars_core.ranks import RankPair
+from mars_core.rate_search import RANGE, range_pairs
+from mars_core.rate_search.range_test import range_steps
+from mars_core.rates import LearningRates, one_rate
 from mars_core.search.constraints import allowed_pairs
 from mars_core.training.schedule import geometric_steps
 from tasks.inputs.base_model import model_fingerprint, study_partition
 from tasks.inputs.data import PARTS, StudyData, dropped_samples, load_data, usable_samples
 from tasks.inputs.objective import measurement, objective_identity
 from tasks.settings.study import StudyConfig
+from tasks.study.rates import DecidedRates
 from tasks.study.revision import recipe_hash
 
 CHECKPOINTS_PER_DOUBLING = 2
@@ -38,21 +43,32 @@ class RunSchedule:
     size: int | None = None
 
 
+Part = Literal["calibration", "range-test"]
+
+
 @dataclass(frozen=True)
 class PlannedRun:
-    """One calibration run to be: its identity, pair, seed and schedule; data_seed decides the order of its samples."""
+    """One calibration run to be.
+
+    run_id: its identity. data_seed: decides the order of its samples. learning_rates: peak rates, None for the
+    recipe's. part: `range-test` for a short run that says which rates to calibrate at; no law reads it.
+    """
 
     run_id: str
     pair: RankPair
     seed: int
     schedule: RunSchedule
     data_seed: int = 0
+    learning_rates: LearningRates | None = None
+    part: Part = "calibration"
 
     @property
     def name(self) -> str:
         """How the run is called where people see it."""
+        rates = "" if self.learning_rates is None else f" {self.learning_rates.slug}"
         size = "" if self.schedule.size is None else f" size{self.schedule.size}"
-        return f"{self.pair.slug} seed{self.seed}{size}"
+        test = " range test" if self.part == "range-test" else ""
+        return f"{self.pair.slug}{rates} seed{self.seed}{size}{test}"
 
 
 @dataclass(frozen=True)
@@ -87,15 +103,28 @@ class PlannedPack:
 
 @dataclass(frozen=True)
 class CalibrationPlan:
-    """All runs of a revision; notes: what the user should know, such as a largest size capped by the dataset."""
+    """All runs of a revision.
+
+    runs: those that are known; with automatic learning rates, those of the rounds decided so far. notes: what the user
+    should know, such as a largest size capped by the dataset. outline: with automatic rates, a run of every pair, seed
+    and schedule at the recipe's rate: what rates are found for. range_test: the short runs that say where to look.
+    """
 
     runs: tuple[PlannedRun, ...]
     notes: tuple[str, ...]
+    outline: tuple[PlannedRun, ...] = ()
+    range_test: tuple[PlannedRun, ...] = ()
+
+    @property
+    def every_run(self) -> tuple[PlannedRun, ...]:
+        """Those of the range test, then the others."""
+        return (*self.range_test, *self.runs)
 
     @property
     def schedules(self) -> tuple[RunSchedule, ...]:
         """The different schedules of its runs, the longest first."""
-        return tuple(sorted({run.schedule for run in self.runs}, key=lambda one: one.horizon, reverse=True))
+        found = {run.schedule for run in self.outline or self.runs}
+        return tuple(sorted(found, key=lambda one: one.horizon, reverse=True))
 
     @property
     def steps(self) -> int:
@@ -110,37 +139,110 @@ class CalibrationPlan:
 
     @property
     def inputs_hash(self) -> str:
-        """Hash of everything that decides the metrics of the whole calibration."""
+        """Hash of everything that decides the metrics of the whole calibration, its learning rates included."""
         looked_at = [one.checkpoint_steps for one in self.schedules]
-        return content_hash(
-            [sorted(run.run_id for run in self.runs), looked_at[0] if len(looked_at) == 1 else looked_at]
-        )
+        ids = sorted(run.run_id for run in self.outline or self.runs)
+        automatic = ["automatic learning rates"] if self.outline else []
+        return content_hash([ids, looked_at[0] if len(looked_at) == 1 else looked_at, *automatic])
+
+    @property
+    def rates_hash(self) -> str:
+        """Hash of what decides which learning rates are tried, for rates that are stored once they are decided."""
+        return content_hash([sorted(run.run_id for run in runs) for runs in (self.outline, self.range_test)])
 
 
-def plan_calibration(config: StudyConfig) -> CalibrationPlan:
+def plan_calibration(config: StudyConfig, decided: DecidedRates | None = None) -> CalibrationPlan:
     """Lay out the calibration of a study; nothing is trained, and the model's weights are not read.
+
+    decided: automatic learning rates as far as they are known; passed over where they were decided for another plan.
 
     Raises:
         ValueError: the dataset is smaller than the smallest size, or a rank does not fit the model.
     """
-    data = load_data(config.data)
     partition = study_partition(config)
-    pairs = calibration_pairs(config)
-    ranks = config.available_ranks
+    pairs, available = calibration_pairs(config), config.available_ranks
     count = partial(_count_parameters, partition)
-    allowed_pairs(ranks, ranks, config.search.as_constraints(), count)  # raises where they leave none
-    for pair in [*pairs, *(RankPair(rank, rank) for rank in config.available_ranks)]:
+    allowed_pairs(*available, config.search.as_constraints(), count)  # raises where they leave none
+    for pair in [*pairs, *available.pairs]:
         check_ranks(partition, pair)
     schedules, notes = calibration_schedules(config)
     measurement(config)  # raises where the objective cannot be measured
-    identity = partial(_identity, config, data, partition)
-    runs = tuple(
-        PlannedRun(identity(pair, seed, schedule.horizon), pair, seed, schedule, data_seed_of(config, seed))
-        for seed in config.calibration.seeds
-        for schedule in schedules
-        for pair in pairs
-    )
-    return CalibrationPlan(runs, notes)
+    planned = _Planner(config, load_data(config.data), partition)
+    rates = config.calibration.rates
+    if rates != "auto":
+        own = {pair: _rates_of(pair, rates, config) for pair in pairs}
+        return CalibrationPlan(planned.runs(own, schedules), notes)
+    outline = planned.runs({pair: [None] for pair in pairs}, schedules)
+    plan = CalibrationPlan((), notes, outline, planned.range_test(schedules[0]))
+    if decided is None or decided.plan != plan.rates_hash:
+        return plan
+    tried = {pair: _rates_of(pair, map(one_rate, given), config) for pair, given in decided.rates.items()}
+    return replace(plan, runs=planned.runs(tried, schedules))
+
+
+def _rates_of(pair: RankPair, rates: Iterable[LearningRates] | None, config: StudyConfig) -> list[LearningRates | None]:
+    """Rates of a pair that differ for it, None for the recipe's: its runs may be stored already."""
+    if rates is None:
+        return [None]
+    usual = config.recipe.as_recipe().learning_rates.of_pair(pair)
+    return [None if own == usual else own for own in dict.fromkeys(one.of_pair(pair) for one in rates)]
+
+
+@dataclass(frozen=True)
+class _Planner:
+    """Gives runs their identities."""
+
+    config: StudyConfig
+    data: StudyData
+    partition: Partition
+
+    def runs(
+        self, rates: Mapping[RankPair, Sequence[LearningRates | None]], schedules: Sequence[RunSchedule]
+    ) -> tuple[PlannedRun, ...]:
+        """The runs of pairs at their learning rates, of every seed and schedule."""
+        return tuple(
+            self._run(pair, seed, schedule, own)
+            for seed in self.config.calibration.seeds
+            for schedule in schedules
+            for pair, several in rates.items()
+            for own in several
+        )
+
+    def range_test(self, longest: RunSchedule) -> tuple[PlannedRun, ...]:
+        """The short runs, of the first seed, that say where to look for learning rates."""
+        steps = range_steps(longest.horizon)
+        schedule = RunSchedule(steps, (steps,))
+        return tuple(
+            self._run(pair, self.config.calibration.seeds[0], schedule, one_rate(rate), "range-test")
+            for pair in range_pairs(*self.config.calibration.grid)
+            for rate in RANGE
+        )
+
+    def _run(
+        self,
+        pair: RankPair,
+        seed: int,
+        schedule: RunSchedule,
+        rates: LearningRates | None,
+        part: Part = "calibration",
+    ) -> PlannedRun:
+        layers = [layer.name for group in GROUPS for layer in self.partition.group(group)]
+        data_seed = data_seed_of(self.config, seed)
+        identity = run_id(
+            model_id=model_fingerprint(self.config),
+            data_hash=self.data.calibration_hash,
+            recipe_hash=recipe_hash(self.config),
+            r_me=pair.r_me,
+            r_llm=pair.r_llm,
+            seed=seed,
+            data_seed=data_seed,
+            adapted=content_hash(layers),
+            horizon=schedule.horizon,
+            objective=objective_identity(self.config),
+            learning_rates=rates,
+            part=None if part == "calibration" else part,
+        )
+        return PlannedRun(identity, pair, seed, schedule, data_seed, rates, part)
 
 
 def data_seed_of(config: StudyConfig, seed: int) -> int:
@@ -153,8 +255,7 @@ def data_seed_of(config: StudyConfig, seed: int) -> int:
 
 def calibration_pairs(config: StudyConfig) -> list[RankPair]:
     """Every pair of the calibration ranks."""
-    ranks = sorted(config.calibration.ranks)
-    return [RankPair(r_me, r_llm) for r_me in ranks for r_llm in ranks]
+    return config.calibration.grid.pairs
 
 
 def _count_parameters(partition: Partition, pair: tuple[int, int]) -> int:
@@ -238,24 +339,6 @@ def _length_note(config: StudyConfig, split: str) -> tuple[str, ...]:
     return (
         f"WARNING: {note}, {share:.0%} of them: what is trained or tested is not the data given; raise "
         "recipe.max_tokens (`mars data check` shows the lengths), or remove them from the data if this is meant",
-    )
-
-
-def _identity(
-    config: StudyConfig, data: StudyData, partition: Partition, pair: RankPair, seed: int, horizon: int
-) -> str:
-    layers = [layer.name for group in GROUPS for layer in partition.group(group)]
-    return run_id(
-        model_id=model_fingerprint(config),
-        data_hash=data.calibration_hash,
-        recipe_hash=recipe_hash(config),
-        r_me=pair.r_me,
-        r_llm=pair.r_llm,
-        seed=seed,
-        data_seed=data_seed_of(config, seed),
-        adapted=content_hash(layers),
-        horizon=horizon,
-        objective=objective_identity(config),
     )
 
 

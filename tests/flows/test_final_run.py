@@ -11,6 +11,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from flows.stages import finetune_flow
 from mars_core.evaluation.answer_loss import IGNORE
 from mars_core.ranks import RankPair
+from tasks.final.arm import Arm
 from tasks.final.pair import read_final
 from tasks.inputs.base_model import final_base_model
 from tasks.inputs.data import training_set, validation_set
@@ -41,5 +42,5 @@ def test_the_check_of_what_was_saved_takes_no_more_memory_than_training(study):
         handle.remove()
     # The first pass looks, before anything is trained, whether the forward pass uses every layer.
     assert 0 < max(rows[1:]) <= most
-    record = read_final(Revision(Path(config.study), 1), RankPair(2, 4))
+    record = read_final(Revision(Path(config.study), 1), Arm(RankPair(2, 4)))
     assert record["reload_difference"] == 0.0  # the same weights in the same kernels

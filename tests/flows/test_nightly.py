@@ -21,6 +21,7 @@ from mars_core.drift import Acceptance
 from mars_core.evaluation.scores import evaluate
 from mars_core.ranks import RankPair
 from tasks.choice.search import chosen_pair
+from tasks.final.arm import Arm
 from tasks.inputs import base_model as resources
 from tasks.inputs.data import forget_data, scored_batches, validation_set
 from tasks.nightly.champion import accept_if_better, read_acceptance, read_champion
@@ -240,11 +241,11 @@ def another_recipe(config: StudyConfig) -> StudyConfig:
 def test_champion_moves_only_to_a_lower_validation_loss_on_the_same_samples(own, change, accepted):
     config = another_recipe(own)
     revision, pair = second_final(config, read_champion(Path(own.study)).validation_loss + change)
-    decision = Acceptance.from_json(accept_if_better.fn(Study(config, revision), pair))
+    decision = Acceptance.from_json(accept_if_better.fn(Study(config, revision), Arm(pair)))
     assert decision.accepted == accepted
     assert champion(own) == ("2" if accepted else "1")
     assert read_champion(Path(own.study)).revision == (2 if accepted else 1)
-    assert accept_if_better.fn(Study(config, revision), pair)["accepted"] == accepted  # decided once
+    assert accept_if_better.fn(Study(config, revision), Arm(pair))["accepted"] == accepted  # decided once
 
 
 def test_a_worse_run_of_the_standing_pair_leaves_its_weights_standing(copied):
@@ -263,14 +264,14 @@ def test_a_worse_run_of_the_standing_pair_leaves_its_weights_standing(copied):
     assert (after.mlflow_run_id, after.validation_loss) == (before.mlflow_run_id, before.validation_loss)
     assert (study / after.adapter / weights).read_bytes() == content
     assert champion(copied) == "1"
-    assert read_acceptance(Revision(study, 1), pair, after).accepted is False  # it is not judged again
+    assert read_acceptance(Revision(study, 1), Arm(pair), after).accepted is False  # it is not judged again
 
 
 def test_on_other_validation_data_both_adapters_are_scored_again_alike(own):
     rewrite(own.data.validation, lambda rows: rows[:-3])
     forget_data()
     revision, pair = second_final(own, 0.0)
-    decision = Acceptance.from_json(accept_if_better.fn(Study(own, revision), pair))
+    decision = Acceptance.from_json(accept_if_better.fn(Study(own, revision), Arm(pair)))
     base = resources.base_model(own)
     network = PeftModel.from_pretrained(base.model, str(Path(own.study, "revisions/001/final", pair.slug, "adapter")))
     batches = scored_batches(validation_set(own), base, 4)
@@ -289,7 +290,7 @@ def test_samples_that_the_standing_adapter_was_trained_on_judge_nothing(own):
     rewrite(own.data.validation, lambda rows: rows + moved)
     forget_data()
     revision, pair = second_final(own, 0.0)
-    decision = Acceptance.from_json(accept_if_better.fn(Study(own, revision), pair))
+    decision = Acceptance.from_json(accept_if_better.fn(Study(own, revision), Arm(pair)))
     assert not decision.accepted
     assert "cannot be compared" in decision.reason
     assert champion(own) == "1"

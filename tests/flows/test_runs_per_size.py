@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from flows.calibrate import calibrate_flow
 from flows.cli.main import app
 from flows.stages import fit_flow, report_flow, search_flow
-from tasks.calibration.stored import collect_metrics, metrics_path, missing_runs, read_metrics, stored_metrics
+from tasks.calibration.diverged import collect_metrics, divergence
+from tasks.calibration.stored import metrics_path, missing_runs, read_metrics, stored_metrics
 from tasks.choice.fit import read_laws
 from tasks.settings.calibration import FitConfig
 from tasks.settings.search import SearchConfig
@@ -98,7 +99,7 @@ def test_the_stages_after_it_run_and_name_the_lengths(calibrated):
 def test_only_the_size_that_is_missing_is_trained_again(calibrated, capsys):
     revision = newest_revision(Path(calibrated.study))
     study = Study(calibrated, revision)
-    before, _ = collect_metrics(study)
+    before = collect_metrics(study, divergence(study))
     lost = next(run for run in study.plan.runs if run.schedule.size == 32)
     kept = next(run for run in study.plan.runs if run.schedule.size == 64)
     path = metrics_path(revision, lost.run_id)
@@ -110,7 +111,7 @@ def test_only_the_size_that_is_missing_is_trained_again(calibrated, capsys):
     assert missing_runs(study) == []
     assert "1 of 12 runs to train" in capsys.readouterr().err
     assert metrics_path(revision, kept.run_id).stat().st_mtime_ns == times[kept.run_id]
-    after, _ = collect_metrics(study)
+    after = collect_metrics(study, divergence(study))
     np.testing.assert_allclose(after.val_loss, before.val_loss, rtol=1e-5)
 
 

@@ -19,7 +19,8 @@ from mars_core.evaluation.generation.normalise import normalised
 from mars_core.metrics.schema import SCHEMA
 from mars_core.ranks import RankPair
 from tasks.final.answers import answers_path, asked_questions, generate_answers
-from tasks.final.pair import finetune_pair, read_final
+from tasks.final.arm import Arm
+from tasks.final.pair import finetune_arm, read_final
 from tasks.inputs.base_model import base_model
 from tasks.settings.study import StudyConfig
 from tasks.storage.folder import Revision
@@ -127,10 +128,10 @@ def test_a_study_may_minimise_a_metric(copied):
     choice = json.loads(revision.path("choice.json").read_text())
     assert choice["objective"] == "token_error"
     assert all(candidate["perplexity"] is None for candidate in choice["candidates"])
-    pair = RankPair(*choice["pair"])
+    arm = Arm(RankPair(*choice["pair"]))
     with study_run(Path(config.study), 1, {}) as parent:
-        finetune_pair(Study(config, revision), pair, "chosen", parent)
-    final = read_final(revision, pair)
+        finetune_arm(Study(config, revision), arm, "chosen", parent)
+    final = read_final(revision, arm)
     values = {entry["step"]: entry["eval_objective"] for entry in final["history"] if "eval_objective" in entry}
     assert final["best_objective"] == values[final["best_step"]] == min(values.values())
 

@@ -15,6 +15,7 @@ import pytest
 from flows.calibrate import calibrate_flow
 from flows.stages import finetune_flow
 from mars_core.ranks import RankPair
+from tasks.final.arm import Arm
 from tasks.final.pair import final_folder
 from tasks.final.run import run_inputs
 from tasks.settings.baselines import of_pair
@@ -103,7 +104,7 @@ def test_a_final_run_that_takes_too_long_is_ended_and_gone_on_with(study):
     revision = open_revision(long, new=False)
 
     def checkpoints() -> list[int]:
-        paths = final_folder(revision, PAIR).glob("checkpoints-*/checkpoint-*")
+        paths = final_folder(revision, Arm(PAIR)).glob("checkpoints-*/checkpoint-*")
         return [int(path.name.partition("-")[2]) for path in paths]
 
     state, attempts = ended_with_a_checkpoint(
@@ -111,12 +112,12 @@ def test_a_final_run_that_takes_too_long_is_ended_and_gone_on_with(study):
     )
     assert "timeouts.final_run_hours" in state.message
     assert statuses(long, "final") == {"FAILED": attempts}
-    mark = final_folder(revision, PAIR).glob(f"checkpoints-*/checkpoint-{max(checkpoints())}/trainer_state.json")
+    mark = final_folder(revision, Arm(PAIR)).glob(f"checkpoints-*/checkpoint-{max(checkpoints())}/trainer_state.json")
     step = leave_a_mark(next(mark))
 
     finetune_flow(long, 2, 2)
     assert statuses(long, "final") == {"FAILED": attempts, "FINISHED": 1}
-    record = json.loads((final_folder(revision, PAIR) / "training.json").read_text())
+    record = json.loads((final_folder(revision, Arm(PAIR)) / "training.json").read_text())
     assert record["steps"] == 160
     logged = mlflow.MlflowClient(tracking_uri(Path(long.study))).get_metric_history(record["mlflow_run_id"], "loss")
     assert MARK in {point.value for point in logged if point.step == step}

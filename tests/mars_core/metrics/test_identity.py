@@ -56,6 +56,10 @@ def test_every_part_of_a_runs_identity_counts(name):
 
 def test_ranks_and_seeds_are_not_interchangeable():
     assert run_id(**RUN | {"r_me": 16, "r_llm": 8}) != run_id(**RUN)
+    rates = {run_id(**RUN | {"learning_rates": given}) for given in ((1e-4, 1e-4, 1e-4), (2e-4, 1e-4, 1e-4), None)}
+    parts = {run_id(**RUN | {"part": given}) for given in ("range-test", "other", None)}
+    assert len(rates) == len(parts) == 3
+    assert rates & parts == {run_id(**RUN)}
     assert run_id(**RUN | {"seed": 1}) != run_id(**RUN | {"data_seed": 1})
 
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mars_core.metrics.schema import SCHEMA, SCHEMA_VERSION, from_table, to_table, validate
+from mars_core.metrics.schema import PEAKS, SCHEMA, SCHEMA_VERSION, from_table, to_table, validate
 
 
 def checkpoint_rows(n: int = 3) -> pd.DataFrame:
@@ -22,6 +22,10 @@ def checkpoint_rows(n: int = 3) -> pd.DataFrame:
             "val_objective": 0.5 / step,
             "train_loss": 3.5 / step,
             "lr": 1e-4,
+            "peak_lr_me": 3e-4,
+            "peak_lr_projector": 2e-4,
+            "peak_lr_llm": 2e-4,
+            "clipped_share": 0.5,
             "grad_norm_me": 0.5,
             "grad_norm_llm": 0.0,
             "wall_seconds": 0.1 * step,
@@ -51,7 +55,11 @@ def checkpoint_rows(n: int = 3) -> pd.DataFrame:
 
 def test_the_columns_are_those_of_the_contract():
     assert sorted(SCHEMA.names) == sorted(checkpoint_rows().columns)
-    assert [field.name for field in SCHEMA if field.nullable] == ["val_objective"]
+    assert [field.name for field in SCHEMA if field.nullable] == [
+        "val_objective",
+        *PEAKS,
+        "clipped_share",
+    ]
 
 
 def test_rows_come_back_from_parquet_as_they_went(tmp_path):
@@ -140,13 +148,41 @@ def test_a_value_of_another_type_is_refused_with_its_column(column, value):
 
 
 def test_another_schema_version_is_refused():
-    with pytest.raises(ValueError, match=r"schema version \[2, 3\], this code reads 2: calibrate again"):
-        validate(checkpoint_rows(2).assign(schema_version=[2, 3]))
+    with pytest.raises(ValueError, match=r"schema version \[3, 4\], this code reads 3: calibrate again"):
+        validate(checkpoint_rows(2).assign(schema_version=[3, 4]))
+
+
+@pytest.mark.parametrize("column", PEAKS)
+def test_a_peak_learning_rate_is_above_0_or_not_known(column):
+    validate(checkpoint_rows().assign(**{column: np.nan}))
+    for bad in (0.0, -1e-4, np.inf):
+        with pytest.raises(ValueError, match="a peak learning rate that is not above 0"):
+            validate(checkpoint_rows().assign(**{column: bad}))
+
+
+def test_a_share_of_clipped_steps_is_a_share():
+    validate(checkpoint_rows().assign(clipped_share=np.nan))
+    for bad in (-0.1, 1.1):
+        with pytest.raises(ValueError, match="a clipped_share that is not between 0 and 1"):
+            validate(checkpoint_rows().assign(clipped_share=bad))
+
+
+def test_a_table_of_version_2_is_read_as_one_whose_rates_are_not_known(tmp_path):
+    added = [*PEAKS, "clipped_share"]
+    old = checkpoint_rows().assign(schema_version=2)[[name for name in SCHEMA.names if name not in added]]
+    fields = [field for field in SCHEMA if field.name not in added]
+    pq.write_table(pa.Table.from_pandas(old, schema=pa.schema(fields), preserve_index=False), tmp_path / "old.parquet")
+    rows = from_table(pq.read_table(tmp_path / "old.parquet"))
+    assert set(rows["schema_version"]) == {SCHEMA_VERSION}
+    assert rows[added].isna().all(axis=None)
+    kept = old.drop(columns="schema_version")
+    pd.testing.assert_frame_equal(rows[kept.columns], kept, check_dtype=False)
+    pd.testing.assert_frame_equal(from_table(to_table(rows)), rows, check_dtype=False)
 
 
 def test_a_table_of_version_1_is_read_as_one_of_perplexity(tmp_path):
     """As the first version wrote it: without the objective's columns. It can be stored again as what it now is."""
-    added = ["objective", "val_objective"]
+    added = ["objective", "val_objective", *PEAKS, "clipped_share"]
     old = checkpoint_rows().assign(schema_version=1)[[name for name in SCHEMA.names if name not in added]]
     fields = [field for field in SCHEMA if field.name not in added]
     pq.write_table(pa.Table.from_pandas(old, schema=pa.schema(fields), preserve_index=False), tmp_path / "old.parquet")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import replace
 
 import pytest
@@ -41,6 +42,8 @@ def assert_same_run(result, weights, expected, recipe, *, loss, weight):
         assert checkpoint.lr == pytest.approx(lrs[last], rel=1e-12)
         assert checkpoint.grad_norm_me == pytest.approx(norms[last][0], rel=weight)
         assert checkpoint.grad_norm_llm == pytest.approx(norms[last][1], rel=weight)
+        clipped = [math.hypot(*norm) > recipe.max_grad_norm for norm in norms[: checkpoint.step]]
+        assert checkpoint.clipped_share == pytest.approx(sum(clipped) / checkpoint.step)
         found, wanted = weights[checkpoint.step], adapters[last]
         assert found.keys() == wanted.keys()
         for name, tensor in found.items():

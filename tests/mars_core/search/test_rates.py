@@ -5,7 +5,7 @@ import pytest
 
 from mars_core.search import choose_ranks
 from mars_core.search.objective import PERPLEXITY_OBJECTIVE
-from mars_core.search.points import nearest_runs, read_points
+from mars_core.search.points import read_points
 
 RANKS = (8, 16, 32)
 BEST = np.log(1e-3)
@@ -94,7 +94,7 @@ def test_a_run_that_diverged_costs_its_rate_and_not_its_pair(several):
 
 def test_the_power_laws_read_one_run_of_each_pair_at_its_best_rate(several, inner):
     points = read_points(several, PERPLEXITY_OBJECTIVE)
-    assert len(nearest_runs(points)) == len(RANKS) ** 2
+    assert len(points.nearest) == len(RANKS) ** 2
     ends = points.table[points.table["step"] == points.table["step"].max()]
     for row in ends.itertuples():
         assert row.loss == pytest.approx(inner(row.r_me, row.r_llm, row.D), rel=0.01)

@@ -8,6 +8,7 @@ import fsspec
 import pytest
 
 from mars_core.ranks import RankPair
+from tasks.final.arm import Arm
 from tasks.nightly.champion import Champion, champion_hash, champion_path, keep_champion_adapter, read_champion
 from tasks.settings.data import DataConfig
 from tasks.settings.study import StudyConfig
@@ -18,6 +19,7 @@ from tasks.storage.transfer import pull
 from tasks.study.opened import Study
 
 PAIR = RankPair(2, 4)
+ARM = Arm(PAIR)
 FINAL, KEPT = "revisions/001/final/me2-llm4/adapter", "revisions/001/standing/me2-llm4/adapter"
 WEIGHTS = "adapter_model.safetensors"
 keep = keep_champion_adapter.fn
@@ -73,33 +75,33 @@ def standing_weights(config) -> str:
 def test_a_run_with_other_settings_does_not_take_the_standing_adapter_away(config):
     before = read_champion(Path(config.study))
     for attempt in range(2):  # a run that was killed begins again
-        keep(Study(config, first(config)), PAIR, "after")
+        keep(Study(config, first(config)), ARM, "after")
         assert (read_champion(Path(config.study)).adapter, standing_weights(config)) == (KEPT, "before"), attempt
     train(config, "after")
     assert standing_weights(config) == "before"
     # Decisions that were made against the standing choice are still made against it.
     assert champion_hash(read_champion(Path(config.study))) == champion_hash(before)
-    keep(Study(config, first(config)), PAIR, "once more")  # what is in `final` now does not stand
+    keep(Study(config, first(config)), ARM, "once more")  # what is in `final` now does not stand
     assert standing_weights(config) == "before"
 
 
 def test_a_run_that_was_accepted_in_the_meantime_is_kept_in_its_turn(config):
-    keep(Study(config, first(config)), PAIR, "after")
+    keep(Study(config, first(config)), ARM, "after")
     train(config, "after")
     stored = read_champion(Path(config.study)).to_json()
     write_json(champion_path(Path(config.study)), stored | {"adapter": FINAL, "mlflow_run_id": "after"})
-    keep(Study(config, first(config)), PAIR, "once more")
+    keep(Study(config, first(config)), ARM, "once more")
     train(config, "once more")
     assert standing_weights(config) == "after"
 
 
 def test_the_same_settings_another_pair_and_a_first_run_leave_everything_in_its_place(config):
-    keep(Study(config, first(config)), PAIR, "before")
-    keep(Study(config, first(config)), RankPair(4, 4), "after")
-    keep(Study(config, Revision(Path(config.study), 2)), PAIR, "after")
+    keep(Study(config, first(config)), ARM, "before")
+    keep(Study(config, first(config)), Arm(RankPair(4, 4)), "after")
+    keep(Study(config, Revision(Path(config.study), 2)), ARM, "after")
     assert (read_champion(Path(config.study)).adapter, standing_weights(config)) == (FINAL, "before")
     champion_path(Path(config.study)).unlink()
-    keep(Study(config, first(config)), PAIR, "after")
+    keep(Study(config, first(config)), ARM, "after")
     assert not first(config).path("standing").exists()
 
 
@@ -110,7 +112,7 @@ def test_a_standing_adapter_that_is_gone_does_not_come_back_as_another_runs(conf
     earlier = Path(config.study, KEPT)
     earlier.mkdir(parents=True)  # of a run that stood before this one
     (earlier / WEIGHTS).write_text("earlier")
-    keep(Study(config, first(config)), PAIR, "after")
+    keep(Study(config, first(config)), ARM, "after")
     train(config, "after")
     assert not (Path(config.study) / read_champion(Path(config.study)).adapter).exists()
 
@@ -125,7 +127,7 @@ def test_the_kept_adapter_of_a_study_at_a_url_reaches_every_machine(config, monk
         monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / name))
         pull(config.study)
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "here"))
-    keep(Study(config, first(config)), PAIR, "after")
+    keep(Study(config, first(config)), ARM, "after")
     store.pipe_file(f"/standing/study/{FINAL}/{WEIGHTS}", b"after")
     store.pipe_file("/standing/study/revisions/002/revision.json", b"{}")  # adapters of older revisions are not fetched
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "there"))

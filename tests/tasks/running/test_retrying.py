@@ -15,7 +15,7 @@ from tasks.calibration.train import calibrate_pack
 from tasks.export.card import write_card
 from tasks.final.compare import write_comparison
 from tasks.final.evaluate import evaluate_finals
-from tasks.final.pair import finetune_pair
+from tasks.final.pair import finetune_arm
 from tasks.nightly.champion import accept_by_hand
 from tasks.nightly.run import publish_night
 from tasks.report.write import publish_artifacts, publish_to_mlflow, show_report
@@ -90,4 +90,4 @@ def test_tasks_that_publish_or_trigger_have_a_time_limit_and_those_that_train_ha
         write_card, write_comparison, accept_by_hand,
     ]  # fmt: skip
     assert {task.timeout_seconds for task in publishing} == {600, 3600}
-    assert {task.timeout_seconds for task in (calibrate_pack, finetune_pair, evaluate_finals)} == {None}
+    assert {task.timeout_seconds for task in (calibrate_pack, finetune_arm, evaluate_finals)} == {None}

@@ -24,7 +24,7 @@ def test_defaults_are_the_papers(tmp_path):
     assert config.calibration.ranks == (8, 16, 32, 64)  # appendix G.2
     assert (config.recipe.learning_rate, config.recipe.batch_size, config.recipe.warmup_ratio) == (1e-5, 8, 0.1)  # G.1
     assert config.calibration.samples == 2**11
-    assert config.calibration.reference_rank == 16  # lower middle of the grid
+    assert config.calibration.reference == (16, 16)  # lower middle of the grid
     assert config.data.validation_samples == 500
 
 
@@ -67,11 +67,31 @@ def test_written_study_reads_back(tmp_path):
         ("recipe: {zzz: 1}", r"recipe\.zzz: there is no such key\. `recipe` has "),
         ("calibration: {ranks: [8]}", "at least 2 different ranks"),
         ("calibration: {ranks: [8, 8]}", "must not repeat"),
-        ("calibration: {ranks: [0, 8]}", "rank 0"),
+        ("calibration: {ranks: [0, 8]}", r"at least 2 different ranks above 0, got \[0, 8\]"),
+        ("calibration: {ranks: {me: [0, 8, 16], llm: [0, 8]}}", r"at least 2 different ranks above 0, got \[0, 8\]"),
+        ("calibration: {ranks: {me: [8, 16]}}", r"calibration\.ranks\.llm: Field required"),
+        (
+            "calibration: {ranks: {me: [8, 16], lm: [8, 16]}}",
+            r"calibration\.ranks\.lm: .* mean calibration\.ranks\.llm",
+        ),
+        ("calibration: {ranks: 8}", r"calibration\.ranks: .*tuple, got 8"),
+        ("calibration: {ranks: [8, a]}", r"calibration\.ranks\.1: .*integer.*got 'a'"),
+        ("calibration: {learning_rates: [1e-4]}", r"calibration\.learning_rates: one learning rate alone, 0\.0001"),
+        ("calibration: {learning_rates: [1e-4, 1.0e-4]}", r"calibration\.learning_rates: .*must not repeat"),
+        ("calibration: {learning_rates: [1e-4, 2]}", r"above 0 and at most 1, got 2"),
+        ("calibration: {learning_rates: [1e-4, .nan]}", r"above 0 and at most 1, got nan"),
+        ("calibration: {learning_rates: often}", r"above 0 and at most 1, got 'often'"),
+        ("calibration: {learning_rates: {me: [1e-4, 2e-4]}}", r"expected rates of me and llm, got me"),
+        ("calibration: {learning_rates: {me: 1e-4, llm: 1e-4}}", r"one learning rate alone"),
+        (
+            "calibration: {learning_rates: auto}\nsearch: {law: paper}",
+            r"search\.law: paper is for runs of one learning",
+        ),
         ("fit: {eps: 1}", r"fit\.eps: .*less than 1, got 1"),
         ("calibration: {runs: two}", r"calibration\.runs: .*'one' or 'per_size', got 'two'"),
         ("calibration: {samples: 32, smallest_size: 64}", "smallest_size 64 is above samples 32"),
-        ("search: {ranks: [0, 4]}", "rank 0"),
+        ("search: {ranks: [0]}", "each module needs a rank above 0"),
+        ("search: {ranks: {me: [8, 8], llm: [8]}}", "must not repeat"),
     ],
 )
 def test_bad_values_are_named(tmp_path, extra, message):
@@ -205,3 +225,58 @@ def test_people_read_one_value_a_setting():
 def test_settings_that_contradict_each_other_are_refused(settings, message):
     with pytest.raises(ValidationError, match=message):
         RecipeConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("[2e-4, 1e-4]", [(1e-4, 1e-4), (2e-4, 2e-4)]),
+        ('"1e-4, 2.0e-4"', [(1e-4, 1e-4), (2e-4, 2e-4)]),
+        ("{me: [1e-5, 1e-4], llm: 2e-4}", [(1e-5, 2e-4), (1e-4, 2e-4)]),
+        ('"me: 1e-5; llm: 1e-4 2e-4"', [(1e-5, 1e-4), (1e-5, 2e-4)]),
+    ],
+)
+def test_learning_rates_are_read_from_lists_mappings_and_text(tmp_path, given, expected):
+    config = read_study(written(tmp_path, MINIMAL + f"calibration: {{learning_rates: {given}}}\n"))
+    assert [(rates.me, rates.llm) for rates in config.calibration.rates] == expected
+    assert all(rates.projector == rates.llm for rates in config.calibration.rates)
+    write_study(config, tmp_path / "again.yaml")
+    assert read_study(tmp_path / "again.yaml") == config
+    assert StudyConfig.model_validate(config.model_dump(mode="json")) == config  # as workers get it
+
+
+def test_automatic_and_absent_learning_rates(tmp_path):
+    assert read_study(written(tmp_path, MINIMAL)).calibration.rates is None
+    assert read_study(written(tmp_path, MINIMAL + "calibration: {learning_rates: auto}\n")).calibration.rates == "auto"
+    emptied = StudyConfig(study="/s", model="m", data={"train": "/t"}, calibration={"learning_rates": ""})
+    assert emptied.calibration.rates is None
+
+
+def test_ranks_of_each_module(tmp_path):
+    text = "calibration: {ranks: {me: [16, 0, 8], llm: [32, 8, 16]}}\nsearch: {ranks: {me: [0, 8], llm: [8, 64]}}\n"
+    config = read_study(written(tmp_path, MINIMAL + text))
+    assert config.calibration.grid == ((0, 8, 16), (8, 16, 32))
+    assert config.calibration.reference == (8, 8)  # of the shared 8 and 16
+    assert config.available_ranks == ((0, 8), (8, 64))
+    assert (0, 8) in config.calibration.grid.pairs
+    write_study(config, tmp_path / "again.yaml")
+    assert read_study(tmp_path / "again.yaml") == config
+
+
+def test_there_is_no_pair_without_adapters():
+    config = StudyConfig(study="/s", model="m", data={"train": "/t"}, calibration={"ranks": [0, 4, 2]})
+    assert config.calibration.grid.pairs == [(0, 2), (0, 4), (2, 0), (2, 2), (2, 4), (4, 0), (4, 2), (4, 4)]
+    apart = StudyConfig(
+        study="/s", model="m", data={"train": "/t"}, calibration={"ranks": {"me": [2, 4], "llm": [8, 16]}}
+    )
+    assert apart.calibration.reference == (2, 8)
+
+
+def test_a_form_shows_rates_as_one_field_and_ranks_as_tabs():
+    sections = StudyConfig.model_json_schema()["$defs"]
+    rates, ranks = (sections["CalibrationConfig"]["properties"][name] for name in ("learning_rates", "ranks"))
+    assert (rates["type"], "anyOf" in rates) == ("string", False)
+    assert [kind.get("type", "section") for kind in ranks["anyOf"]] == ["array", "section"]
+    available = sections["SearchConfig"]["properties"]["ranks"]
+    assert [kind.get("type", "section") for kind in available["anyOf"]] == ["array", "section"]
+    assert "default" not in available

@@ -31,7 +31,9 @@ def test_fitted_laws_open_and_are_written_as_they_were():
 def test_the_choice_opens_and_is_written_as_it_was():
     choice = Choice.from_json(stored("choice.json"))
     assert (choice.pair, choice.verdict) == ((2, 4), "best")
-    assert choice.to_json() == stored("choice.json") | {"rates": None}  # its runs had one learning rate
+    again = choice.to_json()
+    assert {name: again[name] for name in stored("choice.json")} == stored("choice.json")
+    assert again["rates"] is None  # all runs had one
 
 
 def test_the_champion_its_acceptance_levels_and_data_open():

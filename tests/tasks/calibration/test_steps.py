@@ -1,0 +1,156 @@
+"""Automatic learning rates, step by step: runs are not trained, their losses are planted with a known best rate."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from mars_core.metrics.schema import PEAKS, SCHEMA, SCHEMA_VERSION, to_table
+from mars_core.ranks import RankPair
+from tasks.calibration.steps import RANGE_TEST, calibration_steps
+from tasks.calibration.stored import run_files
+from tasks.settings.calibration import CalibrationConfig
+from tasks.storage.files import replacing, write_json
+from tasks.study.opened import Study
+from tasks.study.plan import plan_calibration
+from tasks.study.rates import read_rates
+from tasks.study.revision import open_revision
+from tests.flows.conftest import write_small_study
+
+RANKS = {"me": [0, 2, 4], "llm": [2, 4]}
+
+
+@pytest.fixture
+def study(tmp_path, demo_data):
+    config = write_small_study(tmp_path, demo_data)
+    own = CalibrationConfig(ranks=RANKS, samples=64, smallest_size=8, learning_rates="auto")
+    config = config.model_copy(update={"calibration": own})
+    return Study(config, open_revision(config, new=False))
+
+
+def planted(best):
+    """Loss of a run: a parabola in the log rate about `best`, at every size; None (diverged) at 1e-2 and above."""
+
+    def loss(run, step):
+        rate = run.learning_rates.llm if run.learning_rates else 1e-3
+        if rate >= 1e-2:
+            return None
+        return 2.0 + 0.5 / step + 0.05 * math.log(rate / best) ** 2 + 0.01 / (1 + sum(run.pair))
+
+    return loss
+
+
+def train(study, runs, loss):
+    for run in runs:
+        rows = [row(study, run, step, loss(run, step)) for step in run.schedule.checkpoint_steps]
+        rows = [one for one in rows if one["val_loss"] is not None]
+        metrics, summary = run_files(study.revision, [run])
+        with replacing(metrics) as temporary:
+            pq.write_table(to_table(pd.DataFrame(rows, columns=SCHEMA.names)), temporary)
+        write_json(summary, {"diverged_at": None if rows else 1, "wall_seconds": 1.0, "peak_memory_bytes": 1})
+
+
+def row(study, run, step, loss):
+    rates = run.learning_rates or study.config.recipe.as_recipe().learning_rates
+    words = ("study_id", "pack_id", "device", "recipe_hash", "data_hash", "model_id", "code_version")
+    numbers = ("train_loss", "val_accuracy", "lr", "grad_norm_me", "grad_norm_llm", "wall_seconds")
+    return {
+        **dict.fromkeys(words, "x"), **dict.fromkeys(numbers, 0.5), **dict(zip(PEAKS, rates, strict=True)),
+        "schema_version": SCHEMA_VERSION, "revision": 1, "run_id": run.run_id, "r_me": run.pair.r_me,
+        "r_llm": run.pair.r_llm, "seed": run.seed, "data_seed": run.data_seed, "step": step, "samples_seen": 8 * step,
+        "unique_samples": 8 * step, "val_loss": loss, "val_perplexity": None if loss is None else math.exp(loss),
+        "objective": "perplexity", "val_objective": None, "clipped_share": 0.0, "peak_memory_bytes": 1,
+    }  # fmt: skip
+
+
+def steps_of(study, loss):
+    """Names and runs of all steps, each trained before the next is asked for."""
+    found = []
+    for step in calibration_steps(study):
+        train(study, step.runs, loss)
+        found.append((step.name, [(run.pair, run.learning_rates) for run in step.runs]))
+    return found
+
+
+def test_a_range_test_comes_first_and_no_law_reads_it(study):
+    (name, runs), (first, _), *_ = steps_of(study, planted(5e-4))
+    assert (name, first) == (RANGE_TEST, "calibration round 1")
+    assert {pair for pair, _ in runs} == {(2, 2), (4, 4)}  # smallest and largest
+    assert sorted({rates.llm for _, rates in runs}) == [1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2]
+    assert not {run.run_id for run in study.plan.range_test} & {run.run_id for run in study.plan.runs}
+    decided = read_rates(study.revision)
+    assert decided.range_test.best == pytest.approx(5e-4, rel=0.01)  # of a parabola, the planted rate itself
+    assert math.isnan(decided.range_test.losses[1e-2])
+    assert decided.complete
+
+
+def test_a_range_that_starts_too_low_is_widened_until_the_best_rate_lies_inside(study):
+    """The short runs of the range test, planted apart, say 3e-5; the long ones are best at 3e-4."""
+    low, right = planted(3e-5), planted(3e-4)
+    found = steps_of(study, lambda run, step: (low if run.part == "range-test" else right)(run, step))
+    names = [name for name, _ in found]
+    assert names == [RANGE_TEST, "calibration round 1", "calibration round 2", "calibration round 3"]
+    highest = [max(rates.llm for pair, rates in runs if pair == (2, 2)) for _, runs in found[1:]]
+    assert highest[0] < highest[1] < highest[2]
+    assert read_rates(study.revision).complete
+
+
+def test_a_calibration_that_was_stopped_goes_on_with_what_was_decided(study):
+    loss = planted(5e-4)
+    steps = calibration_steps(study)
+    train(study, next(steps).runs, loss)
+    first = next(steps)  # decided, and stopped before it was trained
+    steps.close()
+    decided = read_rates(study.revision)
+    again = Study(study.config, study.revision)
+    assert next(calibration_steps(again)).runs == first.runs
+    worker = plan_calibration(study.config, read_rates(study.revision))
+    assert {run.run_id for run in worker.every_run} == {run.run_id for run in (*again.plan.range_test, *first.runs)}
+    assert read_rates(study.revision) == decided
+    whole = steps_of(again, loss)
+    assert whole[0][0] == "calibration round 1"  # no second range test
+    assert read_rates(study.revision).rounds[0] == decided.rounds[0]
+    assert [name for name, _ in steps_of(Study(study.config, study.revision), loss)] == [whole[-1][0]]
+
+
+def test_what_decides_the_calibration_is_known_before_its_rates_are(study):
+    before = study.plan.inputs_hash
+    steps_of(study, planted(5e-4))
+    assert study.plan.inputs_hash == before
+    plain = study.config.model_copy(
+        update={"calibration": study.config.calibration.model_copy(update={"learning_rates": None})}
+    )
+    assert plan_calibration(plain).inputs_hash != before
+
+
+def test_rates_that_were_decided_for_other_pairs_are_decided_anew(study):
+    steps_of(study, planted(5e-4))
+    wider = study.config.calibration.model_copy(update={"ranks": (2, 4, 8)})
+    other = study.config.model_copy(update={"calibration": wider})
+    assert plan_calibration(other, read_rates(study.revision)).runs == ()
+
+
+def test_pairs_without_vision_adapters_are_tried_too(study):
+    steps_of(study, planted(5e-4))
+    rates = read_rates(study.revision).rates
+    assert len(rates[RankPair(0, 4)]) >= 4  # the largest is an anchor
+    assert len(rates[RankPair(0, 2)]) >= 1
+
+
+def test_a_list_of_rates_is_one_step_and_pairs_without_an_adapter_have_no_rates_for_it(study):
+    own = study.config.calibration.model_copy(
+        update={"learning_rates": "me: 0.0001, 0.001; llm: 0.001, 0.002", "ranks": (0, 2, 4)}
+    )
+    plan = plan_calibration(study.config.model_copy(update={"calibration": own}))
+    rates = {}
+    for run in plan.runs:
+        rates.setdefault(tuple(run.pair), []).append(
+            run.learning_rates and (run.learning_rates.me, run.learning_rates.llm)
+        )
+    assert rates[2, 4] == [(1e-4, 1e-3), (1e-4, 2e-3), None, (1e-3, 2e-3)]  # None: 1e-3, the recipe's
+    assert rates[0, 2] == [None, (2e-3, 2e-3)]
+    assert rates[2, 0] == [(1e-4, 1e-4), None]
+    assert (0, 0) not in rates
