@@ -59,6 +59,10 @@ def import_(
     lr: Annotated[
         str | None, _named("--lr", "the learning rate at the step, by which the warm-up is told (default: lr)")
     ] = None,
+    peak_lr: Annotated[
+        str | None,
+        _named("--peak-lr", "the run's peak learning rate, where runs differ in it (default: peak_lr, where present)"),
+    ] = None,
     seed: Annotated[str | None, _named("--seed", "the seed (default: seed, where present)")] = None,
     run_id: Annotated[
         str | None, _named("--run-id", "the run of a row (default: run_id, else one run per pair and seed)")
@@ -99,6 +103,15 @@ def import_(
     margin: Annotated[
         float, typer.Option("--margin", help="Relative excess loss a cheaper pair may have.", rich_help_panel=CHOICE)
     ] = 0.0025,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            "--learning-rate",
+            min=0.0,
+            help="Rate you would train with otherwise: says what it would cost, where runs have several rates.",
+            rich_help_panel=CHOICE,
+        ),
+    ] = None,
     law: Annotated[
         str, typer.Option("--law", help="`mars`, or `paper` for Eq. 1 and Eq. 3 as printed.", rich_help_panel=CHOICE)
     ] = "mars",
@@ -122,7 +135,13 @@ def import_(
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     number = int(batch_size) if batch_size is not None and batch_size.isdigit() else None
     asked = {"r_me": r_me, "r_llm": r_llm, "D": size, "step": step, "lr": lr, "seed": seed, "run_id": run_id}
-    asked |= {"t": t, "t_me": t_me, "t_llm": t_llm, "batch_size": batch_size if number is None else None}
+    asked |= {
+        "peak_lr": peak_lr,
+        "t": t,
+        "t_me": t_me,
+        "t_llm": t_llm,
+        "batch_size": batch_size if number is None else None,
+    }
     names = {ours: theirs for ours, theirs in asked.items() if theirs is not None}
     question = Question(
         target_samples=target,
@@ -131,6 +150,7 @@ def import_(
         reference=reference,
         parameters_per_rank=parameters_per_rank,
         margin=margin,
+        learning_rate=learning_rate,
         rule=law,  # type: ignore[arg-type]
         bootstrap=bootstrap,
     )

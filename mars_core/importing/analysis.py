@@ -15,7 +15,8 @@ from mars_core.convergence import LossLevels, NoConvergenceTimes, freeze_levels,
 from mars_core.importing.rows import ImportedRuns
 from mars_core.importing.times import given_times
 from mars_core.ranks import Pair
-from mars_core.search import Choice, choose_from, read_points
+from mars_core.rates import one_rate
+from mars_core.search import Choice, Points, choose_from, read_points
 from mars_core.search import Question as Choosing
 from mars_core.search.both_laws import LawSettings, Times, laws_from, times_from_curves
 from mars_core.search.constraints import CountParameters
@@ -32,7 +33,7 @@ class Question:
 
     target_samples: dataset size to choose for, default the largest in the runs. ranks_me, ranks_llm: available ranks,
     default those of the runs. reference: pair at which law C's slices cross. parameters_per_rank: LoRA parameters
-    per unit of vision rank and of LLM rank.
+    per unit of vision rank and of LLM rank. learning_rate: what would be trained with without a search.
     """
 
     target_samples: int | None = None
@@ -41,6 +42,7 @@ class Question:
     reference: Pair | None = None
     parameters_per_rank: tuple[float, float] | None = None
     margin: float = 0.0025
+    learning_rate: float | None = None
     rule: Literal["mars", "paper"] = "mars"
     starts: int = 64
     bootstrap: int = 200
@@ -61,18 +63,26 @@ def analyse(runs: ImportedRuns, question: Question) -> ImportedLaws:
     Raises:
         ValueError: a setting cannot be used.
     """
-    metrics, pairs = runs.metrics, _pairs(runs.metrics)
+    metrics, pairs = runs.metrics, [pair for pair in _pairs(runs.metrics) if 0 not in pair]
     settings = LawSettings(_reference(pairs, question.reference), starts=question.starts, bootstrap=question.bootstrap)
     target, target_note = _target(metrics, question.target_samples)
     count, count_note = _counter(runs.parameters, question.parameters_per_rank)
     points = read_points(metrics, PERPLEXITY_OBJECTIVE)
-    laws = laws_from(points, _times(runs, settings), settings)
+    laws = laws_from(points, _times(_of_power_laws(runs, points), settings), settings)
     choosing = Choosing(
-        target, count, settings.reference, question.ranks_me, question.ranks_llm, question.margin, question.rule
-    )
+        target, count, settings.reference, question.ranks_me, question.ranks_llm, question.margin, question.rule,
+        learning_rates=None if question.learning_rate is None else one_rate(question.learning_rate),
+    )  # fmt: skip
     notes = tuple(note for note in (target_note, count_note) if note)
     described = replace(laws, notes=(*runs.notes, *notes), D_target=target)
     return ImportedLaws(described, choose_from(laws, points, choosing), notes)
+
+
+def _of_power_laws(runs: ImportedRuns, points: Points) -> ImportedRuns:
+    """The runs that law C reads: adapters in both modules, and of several learning rates the one nearest the best."""
+    read = frozenset(points.table["run_id"])
+    kept = (table[table["run_id"].isin(read)] for table in (runs.metrics, runs.times))
+    return replace(runs, metrics=next(kept), times=next(kept))
 
 
 def _times(runs: ImportedRuns, settings: LawSettings) -> Times:

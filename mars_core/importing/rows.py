@@ -14,6 +14,7 @@ from mars_core.importing.names import COLUMNS
 LARGEST_RANK = 4096
 SHOWN = 20
 TIMES = ("t", "t_me", "t_llm")
+PEAKS = ("peak_lr_me", "peak_lr_llm")
 METRICS = ["run_id", "r_me", "r_llm", "seed", "step", "samples_seen", "unique_samples", "val_loss", "val_perplexity"]
 
 
@@ -50,8 +51,8 @@ class ImportedRuns:
     """Checked runs.
 
     Attributes:
-        metrics: one row per run and step with columns `METRICS`, and lr where every row has it, in the order of seed,
-            pair and step.
+        metrics: one row per run and step with columns `METRICS`, and where every row has them lr and `PEAKS`, in the
+            order of seed, pair and step.
         times: the given convergence times: those columns of `METRICS`, `t`, `t_me`, `t_llm` and `censored`; may be
             empty.
         parameters: trainable parameters by pair, where the table has them.
@@ -162,7 +163,7 @@ def _columns(raw: pd.DataFrame, sizes: Sizes, findings: _Findings) -> tuple[pd.D
     table["loss"] = positive(raw["loss"], findings.about(raw["loss"]))
     present(raw["loss"], findings.about(raw["loss"]))
     table["seed"] = _required(raw["seed"], 0, findings) if "seed" in raw else 0.0
-    notes = [*_sizes(raw, sizes, table, findings), *_rates(raw, table, findings)]
+    notes = [*_sizes(raw, sizes, table, findings), *_rates(raw, table, findings), *_peaks(raw, table, findings)]
     for name in TIMES:
         table[name] = positive(raw[name], findings.about(raw[name])) if name in raw else np.nan
     table["censored"] = truth(raw["censored"], findings.about(raw["censored"])) if "censored" in raw else False
@@ -221,19 +222,37 @@ def _rates(raw: pd.DataFrame, table: pd.DataFrame, findings: _Findings) -> list[
     return []
 
 
+def _peaks(raw: pd.DataFrame, table: pd.DataFrame, findings: _Findings) -> list[str]:
+    """Fill in the peak rates of both modules, where every row has them."""
+    found = {name: "peak_lr" if name not in raw else name for name in PEAKS}
+    if any(source not in raw for source in found.values()):
+        named = [name for name in PEAKS if name in raw]
+        return [f"{named[0]} stands alone: without the other module's rate it is not used"] if named else []
+    peaks = pd.DataFrame({name: positive(raw[source], findings.about(raw[source])) for name, source in found.items()})
+    unknown = int(peaks[~findings.bad].isna().any(axis=1).sum())
+    if unknown:
+        return [f"{unknown} rows have no peak learning rate: peak learning rates are not used"]
+    table[list(PEAKS)] = peaks
+    return []
+
+
 def _run_names(table: pd.DataFrame) -> pd.Series:
     parts = table[["r_me", "r_llm", "seed"]].map(lambda value: f"{value:g}")
-    return "me" + parts["r_me"] + "-llm" + parts["r_llm"] + "-seed" + parts["seed"]
+    names = "me" + parts["r_me"] + "-llm" + parts["r_llm"] + "-seed" + parts["seed"]
+    if PEAKS[0] not in table:
+        return names
+    rates = table[list(PEAKS)].map(lambda value: f"{value:g}")
+    return names + "-lr" + rates[PEAKS[0]] + "-" + rates[PEAKS[1]]
 
 
 def _check_runs(table: pd.DataFrame, findings: _Findings) -> None:
-    """A run has one pair and one seed, and one row per step."""
+    """A run has one pair, one seed and one peak rate, and one row per step."""
     good = table[~findings.bad]
+    names = ["r_me", "r_llm", "seed", *(name for name in PEAKS if name in table)]
     for run, rows in good.groupby("run_id", sort=False):
-        first = rows[["r_me", "r_llm", "seed"]].iloc[0]
-        other = (rows[["r_me", "r_llm", "seed"]] != first).any(axis=1).reindex(table.index, fill_value=False)
+        other = (rows[names] != rows[names].iloc[0]).any(axis=1).reindex(table.index, fill_value=False)
         findings.about(table["run_id"])(
-            other, f"run {run} changes its (r_me, r_llm, seed): give every run its own run_id"
+            other, f"run {run} changes its ({', '.join(names)}): give every run its own run_id"
         )
     again = table[~findings.bad].duplicated(["run_id", "step"]).reindex(table.index, fill_value=False)
     findings.about(table["run_id"])(
@@ -242,16 +261,20 @@ def _check_runs(table: pd.DataFrame, findings: _Findings) -> None:
 
 
 def _usable(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """The rows that a power law can take, and a note on the others."""
+    """The rows that can be compared, and a note on the others."""
     notes = []
-    no_adapter = (table["r_me"] == 0) | (table["r_llm"] == 0)
+    untrained = (table["r_me"] == 0) & (table["r_llm"] == 0)
+    if untrained.any():
+        runs = table.loc[untrained, "run_id"].nunique()
+        notes.append(f"{runs} runs with rank 0 in both modules are left out: they have no adapter")
+    no_adapter = ~untrained & ((table["r_me"] == 0) | (table["r_llm"] == 0))
     if no_adapter.any():
         runs = table.loc[no_adapter, "run_id"].nunique()
-        notes.append(f"{runs} runs with a rank of 0 are left out: rank 0 has no power law")
-    before = ~no_adapter & ((table["D"] == 0) | (table["step"] == 0))
+        notes.append(f"{runs} runs with a rank of 0 are compared by what was measured: rank 0 has no power law")
+    before = ~untrained & ((table["D"] == 0) | (table["step"] == 0))
     if before.any():
         notes.append(f"{int(before.sum())} rows before the first step are left out: size 0 has no power law")
-    return table[~no_adapter & ~before], notes
+    return table[~untrained & ~before], notes
 
 
 def _metrics(table: pd.DataFrame) -> pd.DataFrame:
@@ -259,7 +282,7 @@ def _metrics(table: pd.DataFrame) -> pd.DataFrame:
     with np.errstate(over="ignore"):
         metrics["val_perplexity"] = np.exp(metrics["val_loss"])
     whole_numbers = ["r_me", "r_llm", "seed", "step", "samples_seen", "unique_samples"]
-    known = [*METRICS, *(["lr"] if "lr" in metrics.columns else [])]
+    known = [*METRICS, *(name for name in ("lr", *PEAKS) if name in metrics.columns)]
     return metrics[known].astype(dict.fromkeys(whole_numbers, np.int64))
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pandas as pd
 import pyarrow as pa
 
-from mars_core.importing.rows import METRICS
+from mars_core.importing.rows import METRICS, PEAKS
 from mars_core.metrics.schema import SCHEMA, SCHEMA_VERSION
 
-OPTIONAL = ("lr",)
+OPTIONAL = ("lr", *PEAKS)
 
 
 def to_imported_table(metrics: pd.DataFrame) -> pa.Table:

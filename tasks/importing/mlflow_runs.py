@@ -19,7 +19,16 @@ from tasks.storage.addresses import without_password
 PAGE = 500
 # A study of ours tags every run with its identity: a run that was trained again replaces the older one.
 OWN_RUN_ID, OWN_REVISION = "mars.run_id", "mars.revision"
-FROM_PARAMETERS = ("r_me", "r_llm", "seed", "batch_size", "trainable_parameters")
+FROM_PARAMETERS = (
+    "r_me",
+    "r_llm",
+    "seed",
+    "batch_size",
+    "trainable_parameters",
+    "peak_lr",
+    "peak_lr_me",
+    "peak_lr_llm",
+)
 # Where the parameters of ours are called otherwise.
 OWN_NAMES = {"batch_size": "recipe.batch_size"}
 

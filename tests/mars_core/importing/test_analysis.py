@@ -132,3 +132,20 @@ def test_later_epochs_leave_one_point_per_size():
 def test_a_reference_without_runs_is_refused():
     with pytest.raises(ValueError, match=r"--reference \(5, 5\)"):
         analyse(read_runs(losses(seeds=(0,)), Sizes()), Question(reference=(5, 5)))
+
+
+def test_runs_at_several_rates_choose_pair_and_rate():
+    """A rate of 1e-3 is planted as the best one of every pair; the runs without vision adapter are 0.3 nats worse."""
+    table = losses(seeds=(0,), ranks=FEWER)
+    frozen = table[table["r_me"] == 8].assign(r_me=0, loss=lambda rows: rows["loss"] + 0.3)
+    table = pd.concat([table, frozen], ignore_index=True)
+    parts = [
+        table.assign(peak_lr=rate, loss=table["loss"] + 0.05 * np.log(rate / 1e-3) ** 2) for rate in (5e-4, 1e-3, 2e-3)
+    ]
+    runs = read_runs(pd.concat(parts, ignore_index=True), Sizes())
+    question = Question(target_samples=2048, starts=8, bootstrap=20, learning_rate=1e-4)
+    choice = analyse(runs, question).choice
+    assert choice.pair == (32, 32)
+    assert choice.rates.learning_rates.llm == pytest.approx(1e-3, rel=0.2)
+    assert choice.rates.fixed.was_the_limit
+    assert choice.candidate((0, 32)).excess > 0.2

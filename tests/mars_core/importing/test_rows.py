@@ -74,10 +74,10 @@ def test_a_run_has_one_pair():
     assert "run a changes its (r_me, r_llm, seed)" in problems_of(table(run_id=["a", "a", "a", "b"]))["row 3"]
 
 
-def test_rank_0_and_the_loss_before_training_are_left_out_and_said():
+def test_rank_0_is_kept_and_the_loss_before_training_left_out():
     runs = read_runs(table(r_me=[0, 0, 16, 16], step=[8, 16, 0, 16]), Sizes(8))
-    assert runs.metrics[["r_me", "step"]].to_numpy().tolist() == [[16, 16]]
-    assert any("rank of 0" in note for note in runs.notes)
+    assert runs.metrics[["r_me", "step"]].to_numpy().tolist() == [[0, 8], [0, 16], [16, 16]]
+    assert any("rank of 0 are compared by what was measured" in note for note in runs.notes)
     assert any("before the first step" in note for note in runs.notes)
 
 
@@ -88,7 +88,7 @@ def test_rank_0_and_the_loss_before_training_are_left_out_and_said():
         (table(), Sizes(), "--batch-size"),
         (table(), Sizes(0), "--batch-size is 0"),
         (table().drop(columns="step"), Sizes(8), "--size"),
-        (table(r_me=0, seed=[0, 0, 1, 1]), Sizes(8), "no usable row"),
+        (table(r_me=0, r_llm=0, seed=[0, 0, 1, 1]), Sizes(8), "no usable row"),
         (table().head(0), Sizes(8), "the table is empty"),
     ],
 )
@@ -121,3 +121,17 @@ def test_learning_rates_are_kept_where_every_row_has_one():
     assert "lr" not in some.metrics.columns
     assert some.notes == ("1 rows have no learning rate: the learning rates are not used",)
     assert problems_of(table(lr=["-1", "0", "0", "0"]))["row 1"].startswith("lr is '-1', expected a finite number of 0")
+
+
+def test_runs_at_several_rates_are_told_apart_by_their_peak():
+    runs = read_runs(pd.concat([table(peak_lr=1e-4), table(peak_lr="2e-4")]), Sizes(8))
+    assert runs.metrics["run_id"].nunique() == 4
+    assert set(runs.metrics["peak_lr_me"]) == set(runs.metrics["peak_lr_llm"]) == {1e-4, 2e-4}
+
+
+def test_rates_that_are_half_known_are_not_used_and_said():
+    runs = read_runs(table(peak_lr=[1e-4, None, 1e-4, 1e-4]), Sizes(8))
+    assert "peak_lr_me" not in runs.metrics
+    assert "1 rows have no peak learning rate" in runs.notes[-1]
+    assert "peak_lr_me stands alone" in read_runs(table(peak_lr_me=1e-4), Sizes(8)).notes[-1]
+    assert "peak_lr is -1" in str(problems_of(table(peak_lr=[-1.0, 1.0, 1.0, 1.0])))
