@@ -46,13 +46,13 @@ def calibrate_flow(config: StudyConfig, new_revision: bool = False, where: Where
 def _train_missing(study: Study, place: Place) -> dict[str, Any]:
     """Train what is missing, step by step; returns what the calibration cost."""
     with parent_run(study) as parent:
-        expected = [_train_step(study, place, step, parent) for step in calibration_steps(study)]
+        expected = [train_step(study, place, step, parent) for step in calibration_steps(study)]
     cost = calibration_cost(study) | beside_taken(study, expected)
     show_message(f"calibrate: took {describe_cost(cost)}")
     return cost
 
 
-def _train_step(study: Study, place: Place, step: Step, parent: str) -> dict[str, Any]:
+def train_step(study: Study, place: Place, step: Step, parent: str) -> dict[str, Any]:
     """Take runs over from older revisions, train the others; returns what they were expected to take."""
     adopted = adopt_runs(study, step.runs)
     if adopted:

@@ -23,6 +23,7 @@ from flows.cli import (
     schedule,
     stack,
     stages,
+    tune,
 )
 from flows.cli.environment import prepare_environment
 from flows.cli.errors import DEBUG_VARIABLE
@@ -60,6 +61,7 @@ def _global_options(
 app.command("demo")(demo.demo)
 app.command("run")(stages.run)
 app.command("calibrate")(stages.calibrate)
+app.command("tune-lr")(tune.tune_lr)
 app.command("fit")(stages.fit)
 app.command("search")(stages.search)
 app.command("finetune")(stages.finetune)

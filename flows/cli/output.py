@@ -11,6 +11,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from mars_core.rates import LearningRates
+
 console = Console()
 
 
@@ -34,6 +36,8 @@ def print_summary(summary: dict[str, Any]) -> None:
     lines = Text()
     lines.append(f"Chosen rank pair: r_me = {pair['r_me']}, r_llm = {pair['r_llm']}", style="bold")
     lines.append(f"  ({summary['verdict']})\n")
+    if (rates := summary["learning_rates"]) is not None:
+        lines.append(f"Learning rate: {LearningRates(**rates)}, the best for this pair\n")
     lines.append(f"Why: {' '.join([summary['reason'], *summary['comparison']])}\n")
     for warning in summary["warnings"]:
         lines.append(f"Warning: {warning}\n")

@@ -72,7 +72,9 @@ def range_result(study: Study) -> RangeResult:
         ends.setdefault(run.learning_rates.llm, []).append(_end(study, run))
     losses = {rate: sum(found) / len(found) for rate, found in ends.items()}
     pairs = tuple(dict.fromkeys(run.pair for run in study.plan.range_test))
-    return RangeResult(pairs, study.plan.range_test[0].schedule.horizon, losses, best_of_range(losses))
+    found = RangeResult(pairs, study.plan.range_test[0].schedule.horizon, losses, best_of_range(losses))
+    show_message(f"calibrate: {_range_words(found)}")
+    return found
 
 
 def _end(study: Study, run: PlannedRun) -> float:
@@ -84,7 +86,6 @@ def _end(study: Study, run: PlannedRun) -> float:
 def first_round(study: Study, found: RangeResult) -> DecidedRates:
     """The rates that each pair is tried at first."""
     rates = first_rates(calibration_pairs(study.config), study.config.calibration.reference, found.best)
-    show_message(f"calibrate: {_range_words(found)}")
     return DecidedRates(study.plan.rates_hash, found, (round_of(rates),))
 
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from mars_core.ranks import RankPair
 from mars_core.rates import LearningRates
+from tasks.calibration.diverged import divergence
+from tasks.calibration.stage import CALIBRATE
 from tasks.choice.approval import pair_to_train
 from tasks.choice.search import choice_path, read_choice
 from tasks.final.arm import Arm
@@ -34,8 +36,18 @@ def best_arm(study: Study, pair: RankPair) -> Arm:
     no rates were searched for."""
     rates = read_choice(study.revision).rates if choice_path(study.revision).is_file() else None
     if rates is None:
-        return Arm(pair)
+        return Arm(pair, _only_rates(study, pair))
     return arm_at(study, pair, rates.of_pair(pair) or rates.learning_rates)
+
+
+def _only_rates(study: Study, pair: RankPair) -> LearningRates | None:
+    """Rates of a pair where several were searched and all but one diverged; None for the recipe's."""
+    if study.config.calibration.rates is None or not CALIBRATE.is_finished(study):
+        return None
+    left_out = divergence(study).left_out
+    held = [run for run in study.plan.runs if run not in left_out]
+    own = [run for run in held if run.pair == pair] or held
+    return own[0].learning_rates if own else None
 
 
 def arm_at(study: Study, pair: RankPair, rates: LearningRates) -> Arm:

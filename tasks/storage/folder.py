@@ -7,9 +7,11 @@ STUDY/night.json                          what the last completed night saw
 STUDY/revisions/001/                      one calibration-and-choice cycle
     manifests/STAGE.json                  inputs' hash and outputs' hashes of a finished stage
     splits.json, data.json                which samples train, validate and test; their digests
-    calibration/RUN_ID.parquet            checkpoint metrics, one file per run
+    learning_rates.json                   automatic learning rates, as far as they are decided
+    calibration/RUN_ID.parquet            checkpoint metrics, one file per run; those of the range test in range-test/
     laws.json, choice.json                fitted laws, the choice with its reasons
-    final/PAIR/                           adapter/ with its model card, checkpoints/, training.json of each final run
+    final/PAIR/                           adapter/ with its model card, checkpoints/, training.json of each final run;
+                                          PAIR-lrRATE where its learning rate is not the recipe's
     standing/PAIR/                        the accepted final run, once another run of its pair took final/PAIR
     final/NAME/, comparison.json          baselines, and the table they are in
     evaluation.json                       test scores before and after

@@ -173,11 +173,28 @@ def plan_calibration(config: StudyConfig, decided: DecidedRates | None = None) -
         own = {pair: _rates_of(pair, rates, config) for pair in pairs}
         return CalibrationPlan(planned.runs(own, schedules), notes)
     outline = planned.runs({pair: [None] for pair in pairs}, schedules)
-    plan = CalibrationPlan((), notes, outline, planned.range_test(schedules[0]))
+    plan = CalibrationPlan((), notes, outline, planned.range_test(schedules[0], range_pairs(*config.calibration.grid)))
     if decided is None or decided.plan != plan.rates_hash:
         return plan
     tried = {pair: _rates_of(pair, map(one_rate, given), config) for pair, given in decided.rates.items()}
     return replace(plan, runs=planned.runs(tried, schedules))
+
+
+def plan_rates(config: StudyConfig, pair: RankPair, rates: Sequence[float]) -> CalibrationPlan:
+    """The longest calibration runs of one pair at these learning rates, and a range test of that pair alone.
+
+    A run that the calibration has too is the same run.
+
+    Raises:
+        ValueError: the dataset is too small, or the pair does not fit the model.
+    """
+    partition = study_partition(config)
+    check_ranks(partition, pair)
+    schedules, notes = calibration_schedules(config)
+    planned = _Planner(config, load_data(config.data), partition)
+    own = {pair: _rates_of(pair, map(one_rate, rates), config)}
+    runs = planned.runs(own, schedules[:1])
+    return CalibrationPlan(runs, notes, range_test=planned.range_test(schedules[0], [pair]))
 
 
 def _rates_of(pair: RankPair, rates: Iterable[LearningRates] | None, config: StudyConfig) -> list[LearningRates | None]:
@@ -208,13 +225,13 @@ class _Planner:
             for own in several
         )
 
-    def range_test(self, longest: RunSchedule) -> tuple[PlannedRun, ...]:
+    def range_test(self, longest: RunSchedule, pairs: Sequence[RankPair]) -> tuple[PlannedRun, ...]:
         """The short runs, of the first seed, that say where to look for learning rates."""
         steps = range_steps(longest.horizon)
         schedule = RunSchedule(steps, (steps,))
         return tuple(
             self._run(pair, self.config.calibration.seeds[0], schedule, one_rate(rate), "range-test")
-            for pair in range_pairs(*self.config.calibration.grid)
+            for pair in pairs
             for rate in RANGE
         )
 

@@ -1,0 +1,184 @@
+"""The learning rate of one pair alone: a range test, then full-length runs about its best rate, and a parabola.
+
+The runs are those that a calibration would train, so either takes what the other has stored. Nothing needs to be
+remembered of what was decided, since the same runs decide the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from mars_core.fitting.learning_rate import RateFit, fit_learning_rates
+from mars_core.ranks import Pair, RankPair
+from mars_core.rate_search import missing_rates
+from mars_core.rate_search.design import ANCHOR_STEPS, FACTOR, rounded
+from mars_core.records import Float, Record
+from mars_core.search.objective import objective_named
+from tasks.calibration.diverged import divergence
+from tasks.calibration.steps import MOST_ROUNDS, RANGE_TEST, Step, range_result
+from tasks.calibration.stored import metrics_path, read_metrics
+from tasks.study.opened import Study
+from tasks.study.plan import CalibrationPlan, PlannedRun, plan_rates
+from tasks.study.rates import RangeResult
+
+DRAWS = 400
+INTERVAL = (2.5, 97.5)
+AT_EDGE = 0.05  # of a log: a best rate so little inside the tried ones is at their edge
+
+
+@dataclass(frozen=True)
+class TriedRate:
+    """A peak rate with the mean end of its runs, in the objective's unit; not a number where one of them diverged."""
+
+    learning_rate: float
+    runs: int
+    loss: Float
+
+
+@dataclass(frozen=True)
+class TunedRate(Record):
+    """The learning rate of a pair.
+
+    learning_rate: best peak rate of a run of `steps` steps, with its 95% interval. tried: full-length runs. range_test:
+    None where the rates were given. notes: what may be wrong with it.
+    """
+
+    pair: tuple[int, int]
+    learning_rate: float
+    interval: tuple[float, float]
+    steps: int
+    objective: str
+    tried: tuple[TriedRate, ...]
+    range_test: RangeResult | None
+    notes: tuple[str, ...]
+
+
+@dataclass
+class Tuning:
+    """The search for the rate of one pair.
+
+    study: with the pair's runs as its plan. rates: to try, none for those about the best of a range test.
+    """
+
+    study: Study
+    pair: RankPair
+    rates: tuple[float, ...]
+    range_test: RangeResult | None = field(default=None, init=False)
+    _tried_now: tuple[float, ...] = field(default=(), init=False)
+
+    def steps(self) -> Iterator[Step]:
+        """The steps one after another; the runs of each must be stored before the next is asked for.
+
+        Where no rates were given, they are widened as long as the best one lies at their edge.
+        """
+        if self.rates:
+            yield self._full_length(self.rates)
+            return
+        yield Step(RANGE_TEST, self._planned().range_test)
+        self._planned()
+        self.range_test = range_result(self.study)
+        tried = tuple(rounded(self.range_test.best * FACTOR**step) for step in ANCHOR_STEPS)
+        for _ in range(MOST_ROUNDS):
+            yield self._full_length(tried)
+            known: dict[Pair, tuple[float, ...]] = {self.pair: tried}
+            wider = missing_rates(known, {self.pair: self._best()[0]}, [self.pair])
+            if not wider:
+                return
+            tried = (*tried, *wider[self.pair])
+
+    def answer(self) -> TunedRate:
+        """The best rate by the runs of the last step.
+
+        Raises:
+            ValueError: fewer than two rates are left that did not diverge.
+        """
+        best, interval = self._best()
+        tried = self._tried()
+        return TunedRate(
+            (self.pair.r_me, self.pair.r_llm),
+            rounded(best),
+            interval,
+            self.study.plan.schedules[0].horizon,
+            self.study.config.search.objective,
+            tried,
+            self.range_test,
+            tuple(_at_edge(best, [one.learning_rate for one in tried if math.isfinite(one.loss)])),
+        )
+
+    def _planned(self) -> CalibrationPlan:
+        """The plan of the runs so far, again in place of the calibration's: a study that is pulled plans anew."""
+        self.study.plan = plan_rates(self.study.config, self.pair, self._tried_now)
+        return self.study.plan
+
+    def _full_length(self, rates: Sequence[float]) -> Step:
+        self._tried_now = tuple(rates)
+        return Step("full-length runs", self._planned().runs)
+
+    def _best(self) -> tuple[float, tuple[float, float]]:
+        """The best rate with its 95% interval."""
+        self._planned()
+        fit, size = self._fit()
+        draws = np.array([fit.law.best(phi, [self.pair], np.array([size]))[0, 0] for phi in fit.draws(DRAWS)])
+        low, high = np.exp(np.percentile(draws, INTERVAL))
+        return math.exp(float(fit.best(self.pair, size)[0])), (float(low), float(high))
+
+    def _fit(self) -> tuple[RateFit, float]:
+        """The parabola in the log rate, and the size in samples that the runs saw."""
+        objective = objective_named(self.study.config.search.objective)
+        ends = self._ends()
+        ends = ends[ends["loss"] > 0.0].assign(value=lambda rows: objective.value(rows["loss"].to_numpy()))
+        fit = None
+        if not ends.empty:
+            fit = fit_learning_rates(ends, objective.level(ends["value"].to_numpy(dtype=np.float64)))
+        if fit is None:
+            raise ValueError(
+                f"fewer than two learning rates of {self.pair} are left that did not diverge: give lower ones with "
+                "--rates"
+            )
+        return fit, float(ends["D"].max())
+
+    def _ends(self) -> pd.DataFrame:
+        """Last checkpoints of the runs at rates where none diverged."""
+        left_out = divergence(self.study).left_out
+        lost = {self._rate(run) for run in left_out}
+        kept = [run for run in self.study.plan.runs if self._rate(run) not in lost]
+        columns = ["r_me", "r_llm", "seed", "D", "log_me", "log_llm", "loss"]
+        return pd.DataFrame([self._end(run) for run in kept], columns=columns)
+
+    def _end(self, run: PlannedRun) -> list[float]:
+        rows = read_metrics(metrics_path(self.study.revision, run.run_id))
+        last, log = rows.iloc[-1], math.log(self._rate(run))
+        column = objective_named(self.study.config.search.objective).column
+        return [*run.pair, run.seed, float(last["unique_samples"]), log, log, float(last[column])]
+
+    def _tried(self) -> tuple[TriedRate, ...]:
+        rates = sorted({self._rate(run) for run in self.study.plan.runs})
+        ends = self._ends()
+        runs = len(self.study.config.calibration.seeds)
+        return tuple(
+            TriedRate(rate, runs, float(ends.loc[np.isclose(ends["log_llm"], math.log(rate)), "loss"].mean()))
+            for rate in rates
+        )
+
+    def _rate(self, run: PlannedRun) -> float:
+        return (run.learning_rates or self.study.config.recipe.as_recipe().learning_rates.of_pair(self.pair)).llm
+
+
+def begin_tuning(study: Study, pair: RankPair, rates: Sequence[float]) -> Tuning:
+    """A search for a pair's rate on a study's data, whose own plan is left as it is."""
+    return Tuning(Study(study.config, study.revision), pair, tuple(rates))
+
+
+def _at_edge(best: float, tried: Sequence[float]) -> Iterator[str]:
+    low, high = min(tried), max(tried)
+    if best <= low * math.exp(AT_EDGE) or best >= high * math.exp(-AT_EDGE):
+        side = "lower" if best < math.sqrt(low * high) else "higher"
+        yield (
+            f"the best rate, {best:.2g}, lies at the edge of those that held, {low:.2g} to {high:.2g}: try {side} ones "
+            "with --rates"
+        )
