@@ -107,8 +107,8 @@ def rate_answer(fit: RateFit, outlook: Outlook, chosen: Pair, default: Pair, fix
     slopes = {name: (float(fit.phi[fit.law.symbols.index(name)]), *fit.interval(name)) for name in symbols}
     answer = None
     if fixed is not None and chosen in outlook.pairs:
-        answer = _fixed_rate(fit, phi, outlook, chosen, default, fixed)
-    return RateAnswer(own, tuple(best), slopes, measured, tuple(_edges(own, measured)), answer)
+        answer = _fixed_rate(fit, outlook, chosen, default, fixed)
+    return RateAnswer(own, tuple(best), slopes, measured, tuple(_edges(fit, own, measured)), answer)
 
 
 def _best_rates(fit: RateFit, phi: Floats, pair: Pair, size: float) -> list[BestRate]:
@@ -130,26 +130,26 @@ def _span(log_rates: Floats) -> Interval:
     return float(np.exp(log_rates.min())), float(np.exp(log_rates.max()))
 
 
-def _edges(chosen: Sequence[BestRate], measured: Mapping[str, Interval]) -> list[str]:
+def _edges(fit: RateFit, chosen: Sequence[BestRate], measured: Mapping[str, Interval]) -> list[str]:
+    """At the largest measured size: how the rate goes beyond it, no further rate would tell."""
     notes = []
     for one in chosen:
         low, high = measured[one.axis]
-        if one.rate <= low * np.exp(AT_EDGE) or one.rate >= high * np.exp(-AT_EDGE):
-            side = "lower" if one.rate < np.sqrt(low * high) else "higher"
+        rate = float(np.exp(fit.best(one.pair, fit.law.centre.size)[fit.law.axes.index(one.axis)]))
+        if rate <= low * np.exp(AT_EDGE) or rate >= high * np.exp(-AT_EDGE):
+            side = "lower" if rate < np.sqrt(low * high) else "higher"
             of = "" if one.axis == "all" else f" of the {'vision encoder' if one.axis == 'me' else 'LLM'}"
             notes.append(
-                f"the best learning rate{of} for {one.pair}, {one.rate:.2g}, lies at the edge of the measured ones, "
+                f"the best learning rate{of} for {one.pair}, {rate:.2g}, lies at the edge of the measured ones, "
                 f"{low:.2g} to {high:.2g}: calibrate {side} rates too"
             )
     return notes
 
 
-def _fixed_rate(
-    fit: RateFit, phi: Floats, outlook: Outlook, chosen: Pair, default: Pair, fixed: LearningRates
-) -> FixedRate:
-    paid = _paid(fit, phi, outlook, fixed)
-    value = outlook.value[np.arange(len(paid)) * len(outlook.value) // len(paid)]
-    at_fixed = value + paid
+def _fixed_rate(fit: RateFit, outlook: Outlook, chosen: Pair, default: Pair, fixed: LearningRates) -> FixedRate:
+    """By the fitted law as it is: its doubt about a far target would count as a cost of the fixed rate alone."""
+    paid = _paid(fit, outlook, fixed)
+    value, at_fixed = outlook.value, outlook.value + paid
     regret = np.expm1(at_fixed - at_fixed.min(axis=1, keepdims=True)).mean(axis=0)
     best = int(np.argmin(regret))
     reference = outlook.pairs.index(default) if default in outlook.pairs else outlook.pairs.index(chosen)
@@ -158,17 +158,17 @@ def _fixed_rate(
         pair=outlook.pairs[best],
         excess=float(np.expm1(at_fixed[:, best] - value[:, outlook.pairs.index(chosen)]).mean()),
         default=outlook.pairs[reference],
-        rate_gain=float(np.expm1(paid[:, reference]).mean()),
+        rate_gain=float(np.expm1(paid[reference])),
         rank_gain=float(np.expm1(at_fixed[:, reference] - at_fixed[:, best]).mean()),
     )
 
 
-def _paid(fit: RateFit, phi: Floats, outlook: Outlook, fixed: LearningRates) -> Floats:
-    """What every pair pays for the fixed rate, (n_draws, n_pairs)."""
+def _paid(fit: RateFit, outlook: Outlook, fixed: LearningRates) -> Floats:
+    """What every pair pays for the fixed rate, (n_pairs,)."""
     logs = {"me": np.log(fixed.me), "llm": np.log(fixed.llm)}
     rows = [
         [logs["llm" if pair[1] else "me"] if axis == "all" else logs[axis] for axis in fit.law.axes]
         for pair in outlook.pairs
     ]
     size = np.full(len(rows), outlook.D_target)
-    return np.array([fit.law.penalty(one, np.array(rows), outlook.pairs, size) for one in phi])
+    return fit.law.penalty(fit.phi, np.array(rows), outlook.pairs, size)

@@ -35,8 +35,9 @@ def prepare_demo(folder: Path) -> StudyConfig:
             test=str(data.test.resolve()),
             images=str(data.images.resolve()),
         ),
-        recipe=RecipeConfig(learning_rate=2e-3, max_tokens=512),
-        calibration=CalibrationConfig(ranks=(2, 4, 8, 16)),
+        # The rate is what many guides give for LoRA; the calibration shows what it costs here.
+        recipe=RecipeConfig(learning_rate=2e-4, max_tokens=512),
+        calibration=CalibrationConfig(ranks=(2, 4, 8, 16), learning_rates="auto", samples=1024, smallest_size=32),
         evaluation_batch_size=64,
     )
     write_study(config, study)
