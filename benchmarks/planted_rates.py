@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from doc_table import DOCS, markdown, with_table
 from planted.ground import LARGEST, Pair
 from planted.rates import RateStudy, make_rate_study
 
@@ -36,6 +37,7 @@ from mars_core.search.objective import PERPLEXITY_OBJECTIVE
 
 RESULTS = Path(__file__).parent / "results"
 RECORD, LINES = RESULTS / "planted_rates.json", RESULTS / "planted_rates.jsonl"
+PAGE, MARK = DOCS / "ranks-and-learning-rates.md", "planted-rates"
 RIGHT = 0.005  # excess perplexity
 ROUNDS = 3
 TARGETS = (LARGEST, 16_384)
@@ -151,7 +153,25 @@ def main() -> None:
         **summary(rows),
     }
     RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(record, indent=1))
+    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), MARK, table(record)), encoding="utf-8")
+    print(table(record))
+
+
+def table(record: dict[str, Any]) -> str:
+    """What the page says of a record."""
+    names = {
+        "mars_2048": "MARS, at the calibrated size",
+        "mars_16384": "MARS, at 8 times that size",
+        "best_cell": "best cell of the same table",
+        "fixed": "the fixed rate, with the pair that is truly best at it",
+    }
+    rows = [[name, f"{record['right'][key]:.1%}", f"{record['mean_regret'][key]:.2%}"] for key, name in names.items()]
+    inside = ", ".join(f"{share:.0%} at {int(size):,} samples" for size, share in record["rate_inside"].items())
+    return (
+        f"{record['studies']} studies, {record['runs_per_pair']:.2f} runs per pair:\n\n"
+        f"{markdown(['', 'right', 'mean regret'], rows)}\n\n"
+        f"The 95% interval of the best rate of the chosen pair holds the true one in {inside}."
+    )
 
 
 if __name__ == "__main__":
