@@ -79,7 +79,7 @@ def build_metrics(loss, ranks_me=(8, 16, 32, 64), ranks_llm=(8, 16, 32, 64), see
     return pd.DataFrame(rows)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def metrics_of():
     return build_metrics
 

@@ -1,0 +1,57 @@
+"""The planted studies whose learning rate matters: what they are made of, and one of them chosen in."""
+
+from __future__ import annotations
+
+import importlib
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return importlib.import_module
+
+
+def test_a_rate_costs_nothing_at_its_best_and_more_on_either_side(benchmark):
+    study = benchmark("planted.rates").make_rate_study(3)
+    for pair in study.study.pairs:
+        best = study.rates.best[pair]
+        assert study.rates.cost(pair, best) == pytest.approx(0.0, abs=1e-12)
+        costs = [study.rates.cost(pair, best + z) for z in (-1.0, -0.5, 0.5, 1.0)]
+        assert costs[0] > costs[1] > 0 < costs[2] < costs[3]
+        assert costs[0] != pytest.approx(costs[3], rel=0.02)  # lopsided: no law of the library has it exactly
+
+
+def test_one_rate_for_all_picks_wrong_in_every_study(benchmark):
+    module = benchmark("planted_rates")
+    for number, study in islice(module.studies(), 3):
+        fixed = module.fixed_rate(study, number)
+        pair = study.best_at(fixed, 2048)
+        assert all(study.truth(pair, fixed, 2048) <= study.truth(other, fixed, 2048) for other in study.study.pairs)
+        assert module.excess_of_pair(study, pair) > module.RIGHT
+
+
+def test_runs_at_other_rates_have_their_own_luck_and_pay_what_their_rate_costs(benchmark):
+    study = benchmark("planted.rates").make_rate_study(0)
+    pair = study.study.pairs[0]
+    rates = [float(np.exp(study.rates.best[pair] + z)) for z in (0.0, 1.0)]
+    runs = study.metrics({pair: rates})
+    assert runs["run_id"].nunique() == 2 * study.study.n_seeds
+    ends = runs[runs["step"] == runs["step"].max()].groupby("peak_lr")["val_loss"].mean()
+    paid = study.rates.cost(pair, float(np.log(rates[1])))
+    assert ends[rates[1]] - ends[rates[0]] == pytest.approx(paid, abs=0.05)  # noise of up to 1% of the loss
+
+
+def test_the_record_is_of_studies_in_which_a_fixed_rate_is_wrong(benchmark):
+    module = benchmark("planted_rates")
+    number, study = next(module.studies())
+    row = module.score(number, study)
+    assert row["fixed"] > module.RIGHT
+    assert row["runs"] < 3 * row["pairs"] * row["seeds"]
+    assert row["mars_2048"] < row["fixed"]
