@@ -122,9 +122,7 @@ def with_frozen_encoder(metrics, shift):
     """Runs without vision adapter beside it, `shift` nats away from the smallest vision rank."""
     smallest = metrics[metrics["r_me"] == min(RANKS)]
     frozen = smallest.assign(r_me=0, val_loss=smallest["val_loss"] + shift, run_id=smallest["run_id"] + "-frozen")
-    return metrics.__class__(
-        np.concatenate([metrics.to_numpy(), frozen.to_numpy()]), columns=metrics.columns
-    ).infer_objects()
+    return pd.concat([metrics, frozen], ignore_index=True)
 
 
 @pytest.mark.parametrize(("shift", "frozen"), [(0.3, False), (-0.1, True)])
