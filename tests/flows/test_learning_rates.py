@@ -221,3 +221,14 @@ def test_a_study_of_before_opens_and_its_runs_count_as_those_of_the_recipes_rate
     assert len(after) == 2 * len(before)
     assert set(stored_metrics(revision)["peak_lr_llm"]) == {1e-3, 4e-3}
     assert read_choice(revision).rates is not None
+
+
+def test_a_worker_knows_the_runs_of_the_range_test_and_of_every_round(automatic):
+    """It plans by what is stored, in a process of its own; all of them are trained, so that nothing is left to do."""
+    from flows.on_workers import calibrate_pack_flow
+
+    plan = Study(automatic, revision_of(automatic)).plan
+    for runs in (plan.range_test, plan.runs):
+        assert calibrate_pack_flow(automatic, 1, [run.run_id for run in runs], "no parent is needed") == []
+    with pytest.raises(ValueError, match="1 of 1 calibration runs are not in this worker's plan"):
+        calibrate_pack_flow(automatic, 1, ["another"], "no parent is needed")
