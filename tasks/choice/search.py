@@ -14,7 +14,7 @@ from mars_core.models.lora import trainable_parameters
 from mars_core.ranks import RankGrid, RankPair
 from mars_core.search import Choice, Diverged, Question, choose_from, read_points
 from mars_core.search.objective import objective_named
-from mars_core.search.run_signs import run_warnings
+from mars_core.search.run_signs import run_notes, run_warnings
 from tasks.calibration.diverged import collect_metrics, divergence
 from tasks.calibration.stage import CALIBRATE
 from tasks.choice.fit import FIT, read_laws, target_note, target_size
@@ -53,7 +53,7 @@ def choose_ranks(study: Study) -> str:
     question = _question(study.config, Diverged(found.pairs))
     metrics = collect_metrics(study, found)
     points = read_points(metrics, question.objective)
-    annotated = replace(points, notes=(*points.notes, target_note(study.config)))
+    annotated = replace(points, notes=(*points.notes, *run_notes(metrics), target_note(study.config)))
     choice = choose_from(read_laws(study.revision), annotated, question)
     choice = replace(choice, warnings=(*choice.warnings, *run_warnings(metrics)))
     write_json(choice_path(study.revision), choice.to_json())
