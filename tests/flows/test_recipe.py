@@ -16,6 +16,7 @@ from mars_core.models.lora import layer_ranks, trainable_parameters
 from mars_core.ranks import RankPair
 from tasks.export.card import card_path
 from tasks.export.pair import export_config
+from tasks.final.arm import Arm
 from tasks.final.pair import final_folder, read_final
 from tasks.inputs.base_model import study_partition
 from tasks.inputs.inspection import inspect_model
@@ -55,14 +56,14 @@ def test_every_stage_keeps_to_the_recipe(config, study, tmp_path):
     ranks, count = layer_ranks(partition, PAIR), trainable_parameters(partition, PAIR)
     assert {group: len(partition.group(group)) for group in ALPHAS} == {"me": 3, "projector": 2, "llm": 12}
 
-    assert read_final(revision, PAIR)["trainable_parameters"] == count
-    adapter = final_folder(revision, PAIR) / "adapter"
+    assert read_final(revision, Arm(PAIR))["trainable_parameters"] == count
+    adapter = final_folder(revision, Arm(PAIR)) / "adapter"
     stored = json.loads((adapter / "adapter_config.json").read_text())
     assert stored["rank_pattern"] == {re.escape(name): rank for name, rank in ranks.items()}
     assert stored["alpha_pattern"] == pytest.approx({re.escape(name): ALPHAS[groups[name]] for name in ranks})
     with safe_open(str(adapter / "adapter_model.safetensors"), framework="pt") as file:
         assert sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys()) == count  # noqa: SIM118
-    card = card_path(revision, PAIR).read_text()
+    card = card_path(revision, Arm(PAIR)).read_text()
     assert "rank **3** in the projector and rank **4** in the language model" in card
     assert "| module learning rates | llm 0.002 |" in card
 

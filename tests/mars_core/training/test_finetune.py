@@ -339,6 +339,7 @@ def test_accumulated_batches_weigh_every_answer_token_alike(adapted, base, encod
             train_dataset=encoded[1:5],
             data_collator=functools.partial(collate, pad_token_id=base.pad_token_id),
             validation=validation,
+            recipe=RECIPE,
         )
         parameters = {name: p for name, p in wrapped.named_parameters() if p.requires_grad}
         for name, parameter in parameters.items():
