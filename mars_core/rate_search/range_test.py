@@ -1,4 +1,4 @@
-"""The learning-rate range test: short runs over three decades of rates, which say where to look.
+"""The learning-rate range test: short runs over more than three decades of rates, which say where to look.
 
 A short run prefers a higher rate than a long one, so its best rate is the upper part of what the calibration then
 tries, and the ends of that range are widened where the optimum lies there (`design`).
@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from mars_core.ranks import RankPair
 from mars_core.rate_search.design import corner_pairs
 
-RANGE = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
-"""Peak rates of the range test: from the paper's to where LoRA diverges."""
+RANGE = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+"""Peak rates of the range test: from the paper's to where LoRA diverges, on small models too."""
 SHARE = 1 / 16
 """Of a calibration run's steps: how long a run of the range test is."""
 FEWEST_STEPS = 16

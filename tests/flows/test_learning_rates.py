@@ -155,7 +155,7 @@ def test_a_stopped_search_for_rates_goes_on_with_what_it_had_decided(automatic):
 def test_the_range_test_is_kept_apart_and_tracked_as_such(automatic):
     revision = revision_of(automatic)
     short = [read_metrics(path) for path in revision.path("calibration", "range-test").glob("*.parquet")]
-    assert len(short) == 14
+    assert len(short) == 16
     decided = json.loads(revision.path("learning_rates.json").read_text())["range_test"]
     losses = {}
     for rows in short:

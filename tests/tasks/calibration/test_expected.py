@@ -41,7 +41,7 @@ def test_automatic_rates_are_a_range_test_a_round_and_at_most_two_that_widen_it(
     found = described(learning_rates="auto", ranks=(2, 4, 8))
     assert found["axes"] == {"pairs": 9, "learning_rates": 4, "seeds": 1, "sizes": 1}
     assert found["parts"] == [
-        {"name": "learning-rate range test", "runs": 14, "pair_steps": 14 * 8, "at_most": False},
+        {"name": "learning-rate range test", "runs": 16, "pair_steps": 16 * 8, "at_most": False},
         {"name": "calibration round 1", "runs": 24, "pair_steps": 24 * 8, "at_most": False},
         {"name": "calibration rounds 2 to 3", "runs": 18, "pair_steps": 18 * 8, "at_most": True},
     ]
