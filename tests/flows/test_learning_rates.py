@@ -168,7 +168,7 @@ def test_the_range_test_is_kept_apart_and_tracked_as_such(automatic):
     client = mlflow.MlflowClient(tracking_uri(Path(automatic.study)))
     runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
     kinds = Counter(run.data.tags.get("mars.kind") for run in runs)
-    assert (kinds["range-test"], kinds["calibration"]) == (14, len(ids))
+    assert (kinds["range-test"], kinds["calibration"]) == (16, len(ids))
 
 
 def test_a_search_for_rates_ends_in_a_choice_that_names_them(automatic):

@@ -40,7 +40,7 @@ def test_a_range_test_comes_first_and_no_law_reads_it(study):
     (name, runs), (first, _), *_ = steps_of(study, planted(5e-4))
     assert (name, first) == (RANGE_TEST, "calibration round 1")
     assert {pair for pair, _ in runs} == {(2, 2), (4, 4)}  # smallest and largest
-    assert sorted({rates.llm for _, rates in runs}) == [1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2]
+    assert sorted({rates.llm for _, rates in runs}) == [1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2]
     assert not {run.run_id for run in study.plan.range_test} & {run.run_id for run in study.plan.runs}
     decided = read_rates(study.revision)
     assert decided.range_test.best == pytest.approx(5e-4, rel=0.01)  # of a parabola, the planted rate itself
