@@ -10,6 +10,7 @@ from rich.table import Table
 from flows.cli.errors import one_message
 from flows.cli.output import console, minutes, print_json, print_names
 from flows.cli.stages import AsJson, load_for_flow, this_command
+from flows.cli.tune import asked_rates
 
 if TYPE_CHECKING:
     from tasks.settings.study import StudyConfig
@@ -24,6 +25,14 @@ def compare(
         list[str] | None,
         typer.Option("--with", help="A baseline (uniform-16, adalora, full-rank, ...) or its YAML file; repeatable."),
     ] = None,
+    tune: Annotated[
+        bool,
+        typer.Option("--tune-lr", help="Search for each baseline's learning rate first, by equally many short runs."),
+    ] = False,
+    rates: Annotated[
+        str | None,
+        typer.Option("--rates", help="Peak rates that --tune-lr tries, as 1e-4,2e-4 (default: four about a start)."),
+    ] = None,
     listed: Annotated[bool, typer.Option("--list", help="List the baselines that ship.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -35,13 +44,24 @@ def compare(
         return
     if study is None or not baselines:
         raise ValueError("name a study and at least one baseline: mars compare STUDY --with uniform-16 --with adalora")
+    if rates is not None and not tune:
+        raise ValueError("--rates are the learning rates that --tune-lr tries: add --tune-lr")
+    given = asked_rates(rates)
     for text in baselines:
         read_baseline(text)  # a misspelt name is found before data are read
     config = load_for_flow(study)
     from flows.compare import compare_flow
+    from tasks.final.rate_search import NoRateHeld
 
-    compare_flow(config, baselines, this_command())
-    rows = _rows(config)
+    try:
+        compare_flow(config, baselines, this_command(), tune, given)
+    except NoRateHeld:
+        _print(_rows(config), as_json)  # the other baselines went on
+        raise
+    _print(_rows(config), as_json)
+
+
+def _print(rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         print_json(rows)
     else:
@@ -58,6 +78,10 @@ def _rows(config: StudyConfig) -> list[dict[str, Any]]:
 
 def _table(rows: list[dict[str, Any]]) -> Table:
     table = Table("test split", "trainable parameters", "perplexity", "exact match", "generated answers", "training")
+    searched = any(row.get("search") for row in rows)
+    if searched:
+        table.add_column("learning rate")
+        table.add_column("search for it")
     for row in rows:
         score, seconds = row["test"]["overall"], row.get("seconds")
         table.add_row(
@@ -67,8 +91,18 @@ def _table(rows: list[dict[str, Any]]) -> Table:
             f"{score['accuracy']:.1%}",
             _generated(row),
             minutes(seconds) if seconds is not None else "",
+            *(_search(row) if searched else ()),
         )
     return table
+
+
+def _search(row: dict[str, Any]) -> tuple[str, str]:
+    """Peak rate of a row, and what was spent to find it: of MARS, its calibration."""
+    from mars_core.rates import LearningRates
+
+    rates, search = row.get("learning_rates"), row.get("search")
+    cost = f"{search['runs']} runs, {search['pair_steps']} steps, {minutes(search['seconds'])}" if search else ""
+    return str(LearningRates(*rates)) if rates else "", cost
 
 
 def _generated(row: dict[str, Any]) -> str:
