@@ -117,8 +117,7 @@ def wider_rate(study: Study, runs: Sequence[ShortRun], rounds: int) -> float | N
     """
     if rounds >= MOST_ROUNDS:
         return None
-    beyond = rate_beyond({run.learning_rate for run in runs}, _best(runs, study.config.search.objective))
-    return None if beyond is None else rounded(beyond)
+    return rate_beyond({run.learning_rate for run in runs}, _best(runs, study.config.search.objective))
 
 
 def conclude(study: Study, baseline: Baseline, given: Sequence[float], runs: Sequence[ShortRun]) -> RateSearch:
