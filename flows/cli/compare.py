@@ -66,6 +66,8 @@ def _print(rows: list[dict[str, Any]], as_json: bool) -> None:
         print_json(rows)
     else:
         console.print(_table(rows))
+        if any(row.get("search") for row in rows):
+            console.print(_searches(rows))
 
 
 def _rows(config: StudyConfig) -> list[dict[str, Any]]:
@@ -78,37 +80,39 @@ def _rows(config: StudyConfig) -> list[dict[str, Any]]:
 
 def _table(rows: list[dict[str, Any]]) -> Table:
     table = Table("test split", "trainable parameters", "perplexity", "exact match", "generated answers", "training")
-    searched = any(row.get("search") for row in rows)
-    if searched:
-        table.add_column("learning rate")
-        table.add_column("search for it")
     for row in rows:
         score, seconds = row["test"]["overall"], row.get("seconds")
         table.add_row(
-            f"MARS {_pair(row)}" if row["role"] == "chosen" else row["name"],
+            _name(row),
             f"{row['trainable_parameters']:,}" if row["trainable_parameters"] else "",
             f"{score['perplexity']:.4f}",
             f"{score['accuracy']:.1%}",
             _generated(row),
             minutes(seconds) if seconds is not None else "",
-            *(_search(row) if searched else ()),
         )
     return table
 
 
-def _search(row: dict[str, Any]) -> tuple[str, str]:
-    """Peak rate of a row, and what was spent to find it: of MARS, its calibration."""
+def _searches(rows: list[dict[str, Any]]) -> Table:
+    """Peak rates, and what was spent to find them: by MARS its calibration, by a baseline short runs."""
     from mars_core.rates import LearningRates
 
-    rates, search = row.get("learning_rates"), row.get("search")
-    cost = f"{search['runs']} runs, {search['pair_steps']} steps, {minutes(search['seconds'])}" if search else ""
-    return str(LearningRates(*rates)) if rates else "", cost
+    table = Table("search", "learning rate", "runs", "steps", "time")
+    for row in (row for row in rows if row.get("search")):
+        search = row["search"]
+        rates = str(LearningRates(*row["learning_rates"]))
+        table.add_row(_name(row), rates, str(search["runs"]), f"{search['pair_steps']:,}", minutes(search["seconds"]))
+    return table
 
 
 def _generated(row: dict[str, Any]) -> str:
     """Share of right answers among those generated; nothing where none was short enough."""
     found = (row["test"].get("generated") or {}).get("overall")
     return f"{found['accuracy']:.1%}" if found else ""
+
+
+def _name(row: dict[str, Any]) -> str:
+    return f"MARS {_pair(row)}" if row["role"] == "chosen" else str(row["name"])
 
 
 def _pair(row: dict[str, Any]) -> str:

@@ -79,7 +79,9 @@ def test_each_baseline_is_trained_at_its_best_rate_and_one_that_diverges_stops_n
     before = {path: path.stat().st_mtime_ns for path in revision.path("final").rglob("*") if path.is_file()}
     again = compare(study, TUNED, "--rates", rates)
     assert again.exit_code == 0, again.output
-    assert "search for" in again.output
+    shown = [line.replace("│", " ").split() for line in again.output.splitlines()]
+    rate = f"{rows['rslora-2-tuned']['learning_rates'][2]:g}"
+    assert ["rslora-2-tuned", rate, "2", "16"] in [line[:4] for line in shown]
     assert {path: path.stat().st_mtime_ns for path in before} == before
     # A search that was not brought to its end takes the runs that are done.
     revision.manifest("rate-rslora-2-tuned").unlink()
