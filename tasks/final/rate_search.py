@@ -1,7 +1,7 @@
 """The learning rate of a baseline, searched for at a budget that is the same for every baseline.
 
 Short runs as long as a calibration run, one per rate and calibration seed, end in a validation loss; a parabola in the
-log rate through those ends has the best rate at its vertex. A rank pair's short runs are calibration runs. Those of
+log rate about the lowest has the best rate at its vertex. A rank pair's short runs are calibration runs. Those of
 other methods are trained as their final run is, and lie beside it:
 
 STUDY/revisions/001/final/NAME-tuned/rate_search.json   the rate, what was tried, what it cost
@@ -19,13 +19,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import pandas as pd
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from mars_core.fitting.learning_rate import fit_learning_rates
 from mars_core.metrics.identity import content_hash
-from mars_core.rate_search import rate_beyond, rates_around
+from mars_core.rate_search import best_of_range, rate_beyond, rates_around
 from mars_core.rate_search.design import rounded
 from mars_core.records import Float, Record, json_safe
 from mars_core.search.objective import objective_named
@@ -46,9 +44,6 @@ from tasks.study.rates import read_rates
 from tasks.study.stage import Stage
 from tasks.tracking import runs as tracking
 from tasks.tracking.live_curves import LiveCurves
-
-ONE = (1, 1)
-"""Stands for the pair of a method in the fit, which sees one method at a time."""
 
 
 class NoRateHeld(ValueError):  # noqa: N818 - reads as the fact it states
@@ -135,7 +130,7 @@ def conclude(study: Study, baseline: Baseline, given: Sequence[float], runs: Seq
         start=None if given else start_rate(study, baseline),
         learning_rate=best,
         learning_rates=(rates.me, rates.projector, rates.llm),
-        at_edge=exact in (held[0].learning_rate, held[-1].learning_rate),
+        at_edge=any(math.isclose(exact, edge.learning_rate) for edge in (held[0], held[-1])),
         steps=short_steps(study.config),
         objective=objective,
         runs=tuple(sorted(runs, key=lambda run: (run.learning_rate, run.seed))),
@@ -143,19 +138,19 @@ def conclude(study: Study, baseline: Baseline, given: Sequence[float], runs: Seq
 
 
 def _best(runs: Sequence[ShortRun], objective: str) -> float:
-    """The parabola's vertex, within the rates at which every run held."""
+    """The vertex of the parabola through the best rate and its neighbours; at the edge of those that held, the edge.
+
+    It stays local on purpose: over a factor of 32 the loss is no parabola, and a rival must not pay for that.
+    """
     held = _held(runs)
     if not held:
         tried = ", ".join(f"{rate:g}" for rate in sorted({run.learning_rate for run in runs}))
         raise NoRateHeld(f"every short run diverged, at learning rates {tried}: give lower ones with --rates")
-    low, high = held[0].learning_rate, held[-1].learning_rate
-    named = objective_named(objective)
-    values = named.value(np.array([run.loss for run in held]))
-    logs = np.log([run.learning_rate for run in held])
-    seeds = [run.seed for run in held]
-    ends = {"r_me": 1, "r_llm": 1, "seed": seeds, "D": 1.0, "log_me": logs, "log_llm": logs, "value": values}
-    fit = fit_learning_rates(pd.DataFrame(ends), named.level(values))
-    return low if fit is None else min(max(math.exp(float(fit.best(ONE, 1.0)[0])), low), high)
+    values = objective_named(objective).value(np.array([run.loss for run in held]))
+    ends: dict[float, list[float]] = {}
+    for run, value in zip(held, values, strict=True):
+        ends.setdefault(run.learning_rate, []).append(float(value))
+    return best_of_range({rate: sum(found) / len(found) for rate, found in ends.items()})
 
 
 def _held(runs: Sequence[ShortRun]) -> list[ShortRun]:

@@ -89,6 +89,14 @@ def test_an_optimum_at_the_edge_widens_the_search_two_times_at_most(study):
     assert (found.learning_rate, found.at_edge) == (2e-3, True)
 
 
+def test_a_loss_that_falls_ever_faster_leads_to_the_lowest_that_was_measured(study):
+    """Measured: eight steps of a small model, all rates far too low."""
+    losses = {2.5e-4: 2.746, 5e-4: 2.661, 1e-3: 2.512, 2e-3: 2.336, 4e-3: 2.156, 8e-3: 1.744}
+    runs = [ShortRun(rate, 0, loss, 1.0) for rate, loss in losses.items()]
+    found = conclude(study, read_baseline("dora-16"), [], runs)
+    assert (found.learning_rate, found.at_edge) == (8e-3, True)
+
+
 def test_a_rate_at_which_a_seed_diverged_is_left_out(study):
     lost = [ShortRun(2e-3, 0, 0.1, 10.0), ShortRun(2e-3, 1, math.nan, 3.0)]
     runs = [*runs_about(5e-4, (2.5e-4, 5e-4, 1e-3), seeds=(0, 1)), *lost]
