@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from prefect import flow
 
 from flows.results import JSON_RESULTS
 from flows.stages import evaluate_flow, finetune_flow, report_flow
+from flows.tune_baseline import tune_baseline_flow
 from tasks.final.arm import Arm
 from tasks.final.compare import (
     check_baselines,
@@ -19,7 +23,9 @@ from tasks.final.compare import (
     write_comparison,
 )
 from tasks.final.pairs import final_arms, plain_rates
+from tasks.final.rate_search import NoRateHeld, tuned_baseline
 from tasks.final.run import run_folder
+from tasks.running.progress import show_message
 from tasks.service.timeouts import bounded
 from tasks.settings.baselines import Baseline, read_baseline
 from tasks.settings.study import StudyConfig
@@ -31,19 +37,37 @@ from tasks.tracking import runs as tracking
 
 
 @flow(name="mars-compare", flow_run_name="compare {config.study}", **JSON_RESULTS)
-def compare_flow(config: StudyConfig, baselines: list[str], command: str = "mars compare") -> str:
+def compare_flow(
+    config: StudyConfig,
+    baselines: list[str],
+    command: str = "mars compare",
+    tune_lr: bool = False,
+    rates: list[float] | None = None,
+) -> str:
     """Train and test baselines at the chosen pair's budget; returns the path of the table.
 
     Args:
         config: The study; its search must have run. The chosen pair's final run is made if it is missing.
         baselines: Names of shipped baselines, also with other numbers (uniform-32), or paths of YAML files.
         command: How the report says that it was made.
+        tune_lr: Search for the learning rate of each baseline first, by equally many short runs of one length.
+        rates: Peak learning rates to try in that search, by default those about where it begins.
     """
     with at_work_on(working_folder(config.study)):
-        return _compare(config, baselines, command)
+        if not tune_lr:
+            return _compare(config, baselines, command, lambda baseline: baseline)
+        return _compare(config, baselines, command, partial(_tuned, config, rates or []))
 
 
-def _compare(config: StudyConfig, baselines: list[str], command: str) -> str:
+def _tuned(config: StudyConfig, rates: list[float], baseline: Baseline) -> Baseline:
+    tune_baseline_flow(config, baseline, rates)
+    return tuned_baseline(open_study(config), baseline)
+
+
+def _compare(
+    config: StudyConfig, baselines: list[str], command: str, trained_as: Callable[[Baseline], Baseline]
+) -> str:
+    """trained_as: gives a baseline its learning rate."""
     with kept_open():
         study = open_study(config)
         asked = [read_baseline(text) for text in baselines]
@@ -52,10 +76,18 @@ def _compare(config: StudyConfig, baselines: list[str], command: str) -> str:
         for role, arm in finals.items():
             finetune_flow(config, *arm.pair, role, plain_rates(study, arm))
         evaluate_flow(config)
+        trained, diverged = [], []
         for baseline in asked:
-            baseline_flow(config, baseline)
+            try:
+                own = trained_as(baseline)
+            except NoRateHeld as error:
+                show_message(f"compare: {error}")
+                diverged.append(str(error))
+                continue
+            baseline_flow(config, own)
+            trained.append(own)
         study.pull()
-        together = [*_still_there(study, asked), *asked]
+        together = [*_still_there(study, trained), *trained]
 
         def work() -> None:
             with parent_run(study) as parent:
@@ -63,6 +95,8 @@ def _compare(config: StudyConfig, baselines: list[str], command: str) -> str:
 
         compare_stage(together).run(study, work)
         report_flow(config, command)
+        if diverged:
+            raise NoRateHeld("; ".join(diverged))
         return study.address(comparison_path(study.revision))
 
 
@@ -72,7 +106,8 @@ def baseline_flow(config: StudyConfig, baseline: Baseline) -> str:
     study = open_study(config)
     study.pull()  # another machine may have trained it
     if baseline.pair is not None:
-        finetune_flow(config, *baseline.pair, "baseline", plain_rates(study, Arm(baseline.pair)))
+        arm = Arm(baseline.pair, baseline.learning_rates)
+        finetune_flow(config, *arm.pair, "baseline", plain_rates(study, arm))
     else:
         _train(study, baseline)
 

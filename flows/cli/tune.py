@@ -30,7 +30,7 @@ def tune_lr(
 
     The runs are calibration runs of the study: a later calibration takes them as they are.
     """
-    wanted, given = _pair(pair), _rates(rates)
+    wanted, given = _pair(pair), asked_rates(rates)
     config = load_for_flow(study)
     from flows.tune import tune_flow
 
@@ -58,7 +58,12 @@ def _pair(text: str | None) -> tuple[int, int] | None:
     return int(match[1]), int(match[2])
 
 
-def _rates(text: str | None) -> list[float]:
+def asked_rates(text: str | None) -> list[float]:
+    """The peak learning rates of an option `--rates`, none where it was not given.
+
+    Raises:
+        ValueError: it is not a list of at least two.
+    """
     if text is None:
         return []
     from tasks.settings.ranks import rate_grid, rates_text

@@ -54,11 +54,24 @@ def first_rates(pairs: Sequence[RankPair], reference: RankPair, best: float) -> 
     """
     several = anchors(pairs, reference)
     return {
-        pair: tuple(_at(_expected(pair, reference, best), step) for step in ANCHOR_STEPS)
+        pair: rates_around(_expected(pair, reference, best))
         if pair in several
         else (_at(_expected(pair, reference, best), -0.5),)
         for pair in pairs
     }
+
+
+def rates_around(best: float) -> tuple[float, ...]:
+    """Rates that are tried first where the best one is expected about `best`."""
+    return tuple(_at(best, step) for step in ANCHOR_STEPS)
+
+
+def rate_beyond(tried: Collection[float], wanted: float) -> float | None:
+    """The rate to try next where the best one, `wanted`, lies at the edge of those tried; None where it does not."""
+    low, high = min(tried), max(tried)
+    if wanted <= low * math.sqrt(FACTOR):
+        return low / FACTOR
+    return high * FACTOR if wanted >= high / math.sqrt(FACTOR) else None
 
 
 def missing_rates(tried: Tried, best: Mapping[Pair, float], several: Collection[Pair]) -> dict[Pair, tuple[float, ...]]:
@@ -72,11 +85,10 @@ def missing_rates(tried: Tried, best: Mapping[Pair, float], several: Collection[
     """
     missing: dict[Pair, tuple[float, ...]] = {}
     for pair, rates in tried.items():
-        low, high, wanted = min(rates), max(rates), best[pair]
-        if pair in several and wanted <= low * math.sqrt(FACTOR):
-            missing[pair] = (low / FACTOR,)
-        elif pair in several and wanted >= high / math.sqrt(FACTOR):
-            missing[pair] = (high * FACTOR,)
+        wanted = best[pair]
+        beyond = rate_beyond(rates, wanted) if pair in several else None
+        if beyond is not None:
+            missing[pair] = (beyond,)
         elif min(abs(math.log(wanted / rate)) for rate in rates) > FAR:
             missing[pair] = (rounded(wanted),)
     return missing

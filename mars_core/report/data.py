@@ -34,7 +34,8 @@ class ReportData:
             `loss`, `perplexity`, `accuracy`, `n_tokens`, `n_answers`. None before the evaluation.
         comparison: one mapping per model of `mars compare`: `name`, `role` (base | chosen | baseline),
             `trainable_parameters`, `test` (as in `evaluation`, with `generated` where answers were), and of what was
-            trained `seconds`, `best_val_loss`, `settings`.
+            trained `seconds`, `best_val_loss`, `settings`; in a table with searches for the learning rate also
+            `learning_rates` (vision encoder, projector, LLM) and `search` (`runs`, `pair_steps`, `seconds`), or None.
         costs: one mapping per stage: `stage`, `seconds`, `detail`.
         warnings: sentences on what may change the decision (runs that diverged, much data left out), the gravest first.
         notes: further sentences on how the results came about (a capped size, where runs were imported from).

@@ -7,6 +7,7 @@ from typing import Any
 
 from mars_core.fitting import LawFit
 from mars_core.laws import get_law
+from mars_core.rates import LearningRates
 from mars_core.report import formatting as f
 from mars_core.report.answer import FINAL_STAGES
 from mars_core.report.data import ReportData
@@ -239,10 +240,24 @@ def comparison_rows(data: ReportData) -> list[Row]:
             "best_val_loss": f.fixed(row.get("best_val_loss"), 4),
             "seconds": f.duration(row.get("seconds")),
             "generated": _generated_cell((row["test"].get("generated") or {}).get("overall")),
+            "rates": str(LearningRates(*row["learning_rates"])) if row.get("learning_rates") else f.DASH,
+            "search": _search_cell(row.get("search")),
             **_score(row["test"]["overall"]),
         }
         for row in rows
     ]
+
+
+def has_searches(data: ReportData) -> bool:
+    """Whether the learning rate of a baseline was searched for."""
+    return any(row["role"] == "baseline" and row.get("search") for row in data.comparison)
+
+
+def _search_cell(search: Mapping[str, Any] | None) -> str:
+    if not search:
+        return f.DASH
+    steps = f.count(search["pair_steps"])
+    return f"{f.plural(int(search['runs']), 'run')}, {steps} steps, {f.duration(search['seconds'])}"
 
 
 def task_rows(data: ReportData) -> list[Row]:

@@ -85,7 +85,8 @@ class FinalSettings:
 
     steps: optimizer steps of `recipe.batch_size` samples. checkpoints: where checkpoints lie. micro_batch_size: samples
     per forward pass of a process, None for all of its share. gradient_checkpointing: compute activations again in the
-    backward pass instead of keeping them.
+    backward pass instead of keeping them. evaluations: how often it is scored and leaves a checkpoint, at equal
+    distances.
     """
 
     recipe: Recipe
@@ -94,6 +95,7 @@ class FinalSettings:
     checkpoints: Path
     micro_batch_size: int | None = None
     gradient_checkpointing: bool = False
+    evaluations: int = EVALUATIONS_PER_RUN
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,7 @@ def _arguments(
 ) -> TrainingArguments:
     recipe, steps = settings.recipe, settings.steps
     micro, accumulated = micro_batches(recipe.batch_size, settings.micro_batch_size, _world_size())
-    every = max(1, steps // EVALUATIONS_PER_RUN)
+    every = max(1, steps // settings.evaluations)
     arguments = TrainingArguments(
         output_dir=str(settings.checkpoints),
         max_steps=steps,

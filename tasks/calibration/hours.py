@@ -36,6 +36,7 @@ def revision_hours(revision: Revision) -> dict[str, float]:
             for path in folder.glob("*.json")
         ),
         *(final_hours(read_json(path)) for path in revision.path("final").glob("*/training.json")),
+        *(final_hours(read_json(path)) for path in revision.path("final").glob("*/rates/*.json")),
     ]
     return {kind: sum(part.get(kind, 0.0) for part in parts) for kind in (GPU_HOURS, CPU_HOURS)}
 

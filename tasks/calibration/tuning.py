@@ -15,8 +15,8 @@ import pandas as pd
 
 from mars_core.fitting.learning_rate import RateFit, fit_learning_rates
 from mars_core.ranks import Pair, RankPair
-from mars_core.rate_search import missing_rates
-from mars_core.rate_search.design import ANCHOR_STEPS, FACTOR, rounded
+from mars_core.rate_search import missing_rates, rates_around
+from mars_core.rate_search.design import rounded
 from mars_core.records import Float, Record
 from mars_core.search.objective import objective_named
 from tasks.calibration.diverged import divergence
@@ -82,7 +82,7 @@ class Tuning:
         yield Step(RANGE_TEST, self._planned().range_test)
         self._planned()
         self.range_test = range_result(self.study)
-        tried = tuple(rounded(self.range_test.best * FACTOR**step) for step in ANCHOR_STEPS)
+        tried = rates_around(self.range_test.best)
         for _ in range(MOST_ROUNDS):
             yield self._full_length(tried)
             known: dict[Pair, tuple[float, ...]] = {self.pair: tried}

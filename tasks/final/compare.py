@@ -2,7 +2,7 @@
 
 STUDY/revisions/001/final/NAME/       adapter/ or model/, training.json, test.json, answers.parquet (the generated ones)
                                       of each baseline; one that is nothing but a rank pair lies beside the chosen one,
-                                      as final/me16-llm16
+                                      as final/me16-llm16; with --tune-lr NAME ends in -tuned (tasks.final.rate_search)
 STUDY/revisions/001/comparison.json   the table: base model, chosen pair, every baseline asked for so far
 """
 
@@ -18,10 +18,14 @@ from prefect.cache_policies import NO_CACHE
 
 from mars_core.evaluation.scores import evaluate
 from mars_core.metrics.identity import content_hash
+from mars_core.rates import LearningRates
+from mars_core.training.recipe import Recipe
+from tasks.calibration.stored import calibration_cost
 from tasks.final.answers import asked_questions, write_answers
 from tasks.final.arm import Arm
 from tasks.final.evaluate import EVALUATE, as_json, evaluation_path, generated_values, read_evaluation
 from tasks.final.pair import finetune_stage
+from tasks.final.rate_search import read_search, search_path
 from tasks.final.run import Described, run_folder, run_inputs, train_final
 from tasks.inputs.base_model import final_base_model, study_partition
 from tasks.inputs.data import scored_batches, test_set
@@ -122,17 +126,20 @@ def _sum(advance: Any) -> Any:
 def write_comparison(study: Study, chosen: Arm, baselines: Sequence[Baseline], parent: str) -> str:
     """Put base model, chosen pair and baselines into one table, in the study, MLflow and the Prefect UI."""
     evaluation = read_evaluation(study.revision)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"name": "base model", "role": "base", "trainable_parameters": 0, "test": evaluation["base"]},
         _row(study.revision, chosen.baseline, "MARS", "chosen", evaluation["chosen"]),
     ]
     for baseline in baselines:
         test = read_json(run_folder(study.revision, baseline) / "test.json")
         rows.append(_row(study.revision, baseline, baseline.name, "baseline", test))
+    if any(baseline.tuned for baseline in baselines):
+        _add_searches(study, rows[1:], [chosen.baseline, *baselines])
     write_json(
         comparison_path(study.revision), {"evaluation": file_hash(evaluation_path(study.revision)), "rows": rows}
     )
     values = {f"test_perplexity_{row['name']}": row["test"]["overall"]["perplexity"] for row in rows[2:]}
+    values |= _search_values(rows)
     tracking.log_values(parent, values)
     tracking.log_file(parent, comparison_path(study.revision))
     create_table_artifact([_shown(row) for row in rows], key="mars-comparison", description="Baselines on the test set")
@@ -151,6 +158,29 @@ def _row(revision: Revision, baseline: Baseline, name: str, role: str, test: dic
     }
 
 
+def _add_searches(study: Study, rows: Sequence[dict[str, Any]], trained: Sequence[Baseline]) -> None:
+    """Say of each trained row its peak rates and what was spent to find them: of MARS, its calibration."""
+    recipe, calibration = study.config.recipe.as_recipe(), calibration_cost(study)
+    steps = sum(run.schedule.horizon for run in study.plan.every_run)
+    for row, baseline in zip(rows, trained, strict=True):
+        row["learning_rates"] = list(baseline.peak_rates(recipe))
+        row["search"] = None
+        if row["role"] == "chosen":
+            row["search"] = {"runs": calibration["runs"], "pair_steps": steps, "seconds": calibration["seconds"]}
+        elif baseline.tuned:
+            row["search"] = read_search(study.revision, baseline).cost
+
+
+def _search_values(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Peak rates (the LLM's) and costs of the searches as MLflow metrics."""
+    values: dict[str, float] = {}
+    for row in rows:
+        if search := row.get("search"):
+            values |= {f"search_{name}_{row['name']}": value for name, value in search.items()}
+            values[f"learning_rate_{row['name']}"] = row["learning_rates"][-1]
+    return values
+
+
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
     overall = row["test"]["overall"]
     return {
@@ -160,14 +190,31 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
         "test accuracy": overall["accuracy"],
         "generated answers": ((row["test"].get("generated") or {}).get("overall") or {}).get("accuracy"),
         "seconds": row.get("seconds"),
+    } | _shown_search(row)
+
+
+def _shown_search(row: dict[str, Any]) -> dict[str, Any]:
+    """Rate and search of a row of a table in which there are searches."""
+    if "search" not in row:
+        return {}
+    search = row["search"] or {}
+    return {
+        "learning rate": row["learning_rates"][-1],
+        "search runs": search.get("runs"),
+        "search seconds": search.get("seconds"),
     }
 
 
 def compared_before(study: Study) -> list[Baseline]:
     """Baselines that the table already has and whose runs are those of the present settings."""
     rows = [row for row in read_comparison(study.revision) if row["role"] == "baseline"]
-    known = [Baseline(row["name"], SETTINGS.validate_python(row["settings"])) for row in rows]
+    known = [_of_row(row, study.config.recipe.as_recipe()) for row in rows]
     return [one for one in known if training_stage(one).is_finished(study) and score_stage(one).is_finished(study)]
+
+
+def _of_row(row: dict[str, Any], recipe: Recipe) -> Baseline:
+    baseline = Baseline(row["name"], SETTINGS.validate_python(row["settings"]), tuned=bool(row.get("search")))
+    return baseline.at_rates(LearningRates(*row["learning_rates"]), recipe) if baseline.tuned else baseline
 
 
 def read_comparison(revision: Revision) -> list[dict[str, Any]]:
@@ -224,9 +271,14 @@ def score_stage(baseline: Baseline) -> Stage:
 def compare_stage(baselines: Sequence[Baseline]) -> Stage:
     """The table of these baselines as a stage."""
     names = [baseline.name for baseline in baselines]
+
+    def inputs(study: Study, scored: str) -> str:
+        searches = [file_hash(search_path(study.revision, baseline)) for baseline in baselines if baseline.tuned]
+        return content_hash([names, scored, *searches])
+
     return Stage(
         "compare",
         reads=lambda _: (EVALUATE, *map(score_stage, baselines)),
-        inputs=lambda _, scored: content_hash([names, scored]),
+        inputs=inputs,
         outputs=lambda study: (comparison_path(study.revision),),
     )

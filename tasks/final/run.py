@@ -57,18 +57,22 @@ def final_steps(config: StudyConfig) -> int:
     return max(1, round(config.final.epochs * samples / config.recipe.batch_size))
 
 
-def run_inputs(config: StudyConfig, baseline: Baseline) -> str:
-    """Hash of everything that decides a final run."""
+def trained_on(config: StudyConfig, baseline: Baseline) -> dict[str, Any]:
+    """Everything that decides a run of a baseline but for how long it is and its seed."""
     settings = {
         "model": model_fingerprint(config),
         "data": load_data(config.data).data_hash,
         "recipe": config.recipe.identity(),
         **baseline.identity,
-        "epochs": config.final.epochs,
-        "seed": config.final.seed,
     }
     identity = objective_identity(config)
-    return content_hash(settings if identity is None else settings | {"objective": identity})
+    return settings if identity is None else settings | {"objective": identity}
+
+
+def run_inputs(config: StudyConfig, baseline: Baseline) -> str:
+    """Hash of everything that decides a final run."""
+    length = {"epochs": config.final.epochs, "seed": config.final.seed}
+    return content_hash(trained_on(config, baseline) | length)
 
 
 def run_folder(revision: Revision, baseline: Baseline) -> Path:

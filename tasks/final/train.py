@@ -21,7 +21,15 @@ from safetensors.torch import load_file
 from torch import nn
 
 from mars_core.data.collate import collate
-from mars_core.training.finetune import FinalRun, FinalSettings, FinetuneDiverged, Listeners, Samples, finetune
+from mars_core.training.finetune import (
+    EVALUATIONS_PER_RUN,
+    FinalRun,
+    FinalSettings,
+    FinetuneDiverged,
+    Listeners,
+    Samples,
+    finetune,
+)
 from tasks.inputs.base_model import final_base_model, forget_models
 from tasks.inputs.data import scored_batches, training_set, usable_samples, validation_set
 from tasks.inputs.objective import measurement
@@ -46,40 +54,52 @@ ERRORS: Mapping[str, type[Exception]] = {"ValueError": ValueError, "FinetuneDive
 class Job:
     """What the launched processes are to do; plain JSON values.
 
-    study, baseline: settings. checkpoints, folder: where checkpoints lie and results are put. owner, owner_created:
-    process that waits for the result, and when it was created: without it, nobody is left to train for.
+    study, baseline: settings. evaluations: as in `train`. checkpoints, folder: where checkpoints lie and results are
+    put. owner, owner_created: process that waits for the result, and when it was created: without it, nobody is left to
+    train for.
     """
 
     study: dict[str, Any]
     baseline: dict[str, Any]
     steps: int
     checkpoints: str
+    evaluations: int
     folder: str
     owner: int
     owner_created: float
 
 
 def train(
-    config: StudyConfig, baseline: Baseline, *, steps: int, checkpoints: Path, on_step: OnStep, on_log: OnLog
+    config: StudyConfig,
+    baseline: Baseline,
+    *,
+    steps: int,
+    checkpoints: Path,
+    on_step: OnStep,
+    on_log: OnLog,
+    evaluations: int = EVALUATIONS_PER_RUN,
 ) -> tuple[nn.Module, FinalRun]:
     """Train, on from a checkpoint where there is one; returns the study's base model as trained, and the run.
+
+    evaluations: how often it is scored on the validation set, 1 for at the end alone.
 
     Raises:
         FinetuneDiverged: the validation loss is not finite.
         ValueError: the settings cannot be trained in the way that was asked for.
     """
     acceleration = acceleration_of(config)
+    settings = settings_of(config, baseline, steps, checkpoints, evaluations)
     if acceleration is None:
-        return _train_here(config, baseline, steps, checkpoints, on_step, on_log)
-    return _train_launched(config, baseline, acceleration, steps, checkpoints, on_step, on_log)
+        return _train_here(config, baseline, settings, on_step, on_log)
+    return _train_launched(config, baseline, acceleration, settings, on_step, on_log)
 
 
 def _train_here(
-    config: StudyConfig, baseline: Baseline, steps: int, checkpoints: Path, on_step: OnStep, on_log: OnLog
+    config: StudyConfig, baseline: Baseline, settings: FinalSettings, on_step: OnStep, on_log: OnLog
 ) -> tuple[nn.Module, FinalRun]:
     base = final_base_model(config)
     check_layers_are_used(config, base)
-    wrapped = wrap(config, baseline, steps)
+    wrapped = wrap(config, baseline, settings.steps)
     try:
         run = finetune(
             wrapped,
@@ -89,7 +109,7 @@ def _train_here(
                 scored_batches(validation_set(config), base, config.evaluation_batch_size),
                 measurement(config),
             ),
-            settings_of(config, baseline, steps, checkpoints),
+            settings,
             method=baseline.method,
             partition=base.partition,
             listeners=Listeners(on_step, on_log),
@@ -100,7 +120,9 @@ def _train_here(
     return wrapped, run
 
 
-def settings_of(config: StudyConfig, baseline: Baseline, steps: int, checkpoints: Path) -> FinalSettings:
+def settings_of(
+    config: StudyConfig, baseline: Baseline, steps: int, checkpoints: Path, evaluations: int
+) -> FinalSettings:
     """A study's settings of a final run, as mars_core's record."""
     return FinalSettings(
         baseline.recipe(config.recipe.as_recipe()),
@@ -109,6 +131,7 @@ def settings_of(config: StudyConfig, baseline: Baseline, steps: int, checkpoints
         checkpoints,
         config.micro_batch_size,
         config.loading.gradient_checkpointing,
+        evaluations,
     )
 
 
@@ -130,14 +153,14 @@ def _train_launched(
     config: StudyConfig,
     baseline: Baseline,
     acceleration: Acceleration,
-    steps: int,
-    checkpoints: Path,
+    settings: FinalSettings,
     on_step: OnStep,
     on_log: OnLog,
 ) -> tuple[nn.Module, FinalRun]:
     if acceleration.sharded:
         _require_alike(config)
     forget_models()  # the launched processes need the memory
+    checkpoints = settings.checkpoints
     folder = checkpoints / "launch"
     job = Job(
         study=config.model_dump(mode="json"),
@@ -146,9 +169,10 @@ def _train_launched(
             "settings": baseline.settings.model_dump(mode="json"),
             "learning_rates": baseline.learning_rates and list(baseline.learning_rates),
         },
-        steps=steps,
+        steps=settings.steps,
         # Sharded checkpoints and others cannot be resumed from one another.
         checkpoints=str(checkpoints / "sharded" if acceleration.sharded else checkpoints),
+        evaluations=settings.evaluations,
         folder=str(folder),
         owner=os.getpid(),
         owner_created=psutil.Process().create_time(),
@@ -160,7 +184,7 @@ def _train_launched(
     with _launched(acceleration, folder) as process:
         _follow(process, folder / EVENTS, on_step, on_log)
     _raise_failure(process, folder)
-    wrapped = wrap(config, baseline, steps)
+    wrapped = wrap(config, baseline, settings.steps)
     baseline.method.restore(wrapped, load_file(folder / WEIGHTS))
     return wrapped.eval(), FinalRun(**read_json(folder / RUN))
 

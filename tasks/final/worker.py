@@ -82,7 +82,7 @@ def _train(job: Job, first: bool) -> FinalRun:
             scored_batches(validation_set(config), base, config.evaluation_batch_size, device=device, share=share),
             metric,
         ),
-        settings_of(config, baseline, job.steps, Path(job.checkpoints)),
+        settings_of(config, baseline, job.steps, Path(job.checkpoints), job.evaluations),
         method=baseline.method,
         partition=base.partition,
         listeners=Listeners(

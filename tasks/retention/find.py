@@ -26,8 +26,8 @@ TEMPORARY = re.compile(r"^\..+\.[a-z0-9_]{8}$")
 TEMPORARY_SECONDS = 24 * 3600
 REVISION_NAME = re.compile(r"^[0-9]{3}$")
 PAIR_NAME = re.compile(r"^me([0-9]+)-llm([0-9]+)(-lr.+)?$")  # learning rates where they are not the recipe's
-STAGES_OF_A_FINAL_RUN = ("score", "card", "finetune")
-"""Stages that write in a final run's folder, the last one first; `mars compare` scores."""
+STAGES_OF_A_FINAL_RUN = ("score", "card", "finetune", "rate")
+"""Stages that write in a final run's folder, the last one first; `mars compare` scores, and finds rates."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from mars_core.ranks import RankPair
 from mars_core.rates import LearningRates as Rates
+from mars_core.rates import one_rate
 from mars_core.training.methods import AdaLora, Dora, FullRank, LearningRates, Lora, Method, RsLora
 from mars_core.training.recipe import Recipe
 
@@ -28,6 +29,8 @@ SHIPPED = files("tasks.settings.presets.baselines")
 _NUMBER = r"\d+(?:\.\d+)?(?:e-?\d+)?"
 _NAME = re.compile(rf"(?P<base>[a-z]+(?:-[a-z]+)*)-(?P<numbers>{_NUMBER}(?:-{_NUMBER})*)")
 _USABLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+TUNED = "-tuned"
+"""How the name of a baseline ends whose learning rate was searched for."""
 _PAIR_FOLDER = re.compile(r"me\d+-llm\d+(-lr.*)?")
 
 
@@ -35,6 +38,8 @@ class _Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     numbers: ClassVar[tuple[str, ...]] = ()
     """Settings that the numbers of `NAME-NUMBERS` stand for, in order."""
+    rate_share: ClassVar[float] = 1.0
+    """Of LoRA's learning rate: where the search for the method's own one begins."""
 
 
 class UniformSettings(_Settings):
@@ -123,6 +128,7 @@ class FullRankSettings(_Settings):
     """The linear layers' own weights."""
 
     method: Literal["full-rank"]
+    rate_share: ClassVar[float] = 0.1
 
     def as_method(self) -> FullRank:
         """The method as mars_core's record."""
@@ -146,12 +152,14 @@ SETTINGS: TypeAdapter[Any] = TypeAdapter(Settings)
 class Baseline:
     """A named baseline.
 
-    name: as the user asked for it. learning_rates: peak rates that take the place of the recipe's.
+    name: as the user asked for it. learning_rates: peak rates that take the place of the recipe's. tuned:
+    whether its rates were searched for.
     """
 
     name: str
     settings: _Settings
     learning_rates: Rates | None = None
+    tuned: bool = False
 
     @property
     def method(self) -> Method:
@@ -175,8 +183,10 @@ class Baseline:
     @property
     def slug(self) -> str:
         """Name of its folder and its stages: a rank pair's is that of the pair, whatever it was asked for as."""
-        name = self.pair.slug if self.pair else self.name
-        return name if self.learning_rates is None else f"{name}-{self.learning_rates.slug}"
+        pair = self.pair
+        if pair is None:
+            return self.name
+        return pair.slug if self.learning_rates is None else f"{pair.slug}-{self.learning_rates.slug}"
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -190,6 +200,35 @@ class Baseline:
         if self.learning_rates is None:
             return recipe
         return replace(recipe, learning_rate=self.learning_rates.llm, module_learning_rates=self.learning_rates)
+
+    def peak_rates(self, recipe: Recipe) -> Rates:
+        """Peak rate of each module that it is trained at."""
+        return self.method.learning_rates(self.recipe(recipe))
+
+    def at_rates(self, rates: Rates, recipe: Recipe) -> Baseline:
+        """The same, trained at these peak rates; a pair at the recipe's is the pair as it is without any."""
+        if isinstance(self.settings, LearningRateSettings):
+            return replace(self, settings=self.settings.model_copy(update=rates._asdict()))
+        pair = self.pair
+        own = rates if pair is None else rates.of_pair(pair)
+        usual = pair is not None and own == recipe.learning_rates.of_pair(pair)
+        return replace(self, learning_rates=None if usual else own)
+
+    def at_rate(self, rate: float, recipe: Recipe) -> Baseline:
+        """The same at this peak rate of the LLM: the other modules have it too, or keep their proportions to it where
+        the baseline is a proportion of rates."""
+        if not isinstance(self.settings, LearningRateSettings):
+            return self.at_rates(one_rate(rate), recipe)
+        given = self.peak_rates(recipe)
+        return self.at_rates(Rates(*(_plain(own * rate / given.llm) for own in given)), recipe)
+
+    def as_tuned(self) -> Baseline:
+        """The same under the name that it has with a rate of its own."""
+        return replace(self, name=f"{self.name}{TUNED}", tuned=True)
+
+
+def _plain(rate: float) -> float:
+    return float(f"{rate:.6g}")  # a product of decimals that can be read
 
 
 def of_pair(pair: RankPair, learning_rates: Rates | None = None) -> Baseline:
@@ -238,6 +277,8 @@ def _shipped(name: str) -> str:
 def _made(name: str, text: str, source: str, changes: dict[str, list[str]]) -> Baseline:
     if not _USABLE.fullmatch(name) or _PAIR_FOLDER.fullmatch(name):
         raise ValueError(f"{name!r} cannot name a baseline: use letters, digits, points and hyphens")
+    if name.endswith(TUNED):
+        raise ValueError(f"{name!r} is how --tune-lr would name a baseline: use a name that does not end in {TUNED}")
     try:
         values = yaml.safe_load(text)
         settings = SETTINGS.validate_python(values)

@@ -135,6 +135,10 @@ CASES: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
         lambda study: None,
         ("calibrate", "{study}", "--dry-run", "--on", "tpu"),
     ),
+    "rates for baselines without a search": (
+        lambda study: None,
+        ("compare", "{study}", "--with", "uniform-16", "--rates", "1e-4,2e-4"),
+    ),
 }
 
 

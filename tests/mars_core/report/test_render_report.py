@@ -473,6 +473,27 @@ def test_baselines_stand_in_one_table_the_best_first(data, draw_only):
     table = Page(html).tables["baselines"][1:]
     assert [row[0] for row in table] == ["MARS (8, 16)", "adalora<b>", "base model"]
     assert table[1][1:] == ["6,000", "3.525", "60.0%", "75.0% (70.5% to 79.0%)", "1.3000", "3 min 20 s"]  # exp(1.26)
+    assert "search for it" not in html
+
+
+def test_a_table_with_a_tuned_baseline_says_what_the_searches_took(data, draw_only):
+    draw_only()
+    trained = {"trainable_parameters": 4000, "seconds": 125.0, "best_val_loss": 1.25}
+    pair = {"method": "pair", "r_me": 8, "r_llm": 16}
+    rows = [
+        {"name": "base model", "role": "base", "trainable_parameters": 0, "test": data.evaluation["base"]},
+        {"name": "MARS", "role": "chosen", "test": data.evaluation["chosen"], "settings": pair, **trained}
+        | {"learning_rates": [2e-4] * 3, "search": {"runs": 16, "pair_steps": 4096, "seconds": 600.0}},
+        {"name": "dora-16-tuned", "role": "baseline", "test": data.evaluation["uniform"], "settings": {}, **trained}
+        | {"learning_rates": [1e-4, 2e-4, 2e-4], "search": {"runs": 5, "pair_steps": 1280, "seconds": 200.0}},
+    ]
+    table = Page(render_report(dataclasses.replace(data, comparison=rows))).tables["baselines"]
+    assert table[0][-2:] == ["learning rate", "search for it"]
+    assert {row[0]: row[-2:] for row in table[1:]} == {
+        "base model": ["–", "–"],
+        "MARS (8, 16)": ["0.0002", "16 runs, 4,096 steps, 10 min 00 s"],
+        "dora-16-tuned": ["0.0001 (vision encoder), 0.0002 (LLM)", "5 runs, 1,280 steps, 3 min 20 s"],
+    }
 
 
 def test_runs_at_several_rates_are_drawn_over_rate_and_rank(planted, make_data):
