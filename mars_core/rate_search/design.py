@@ -19,6 +19,8 @@ ANCHOR_STEPS = (-2, -1, 0, 1)
 """Rates of an anchor about the range test's best one, in factors: a long run prefers lower rates than a short one."""
 SLOPE = -0.2
 """Of the log of the best rate in either log rank, before anything is known of it (`mars_core.laws.learning_rate`)."""
+FEWEST_RATES = 3
+"""Of a pair, before the lowest of its runs says where the range ends."""
 FAR = math.log(FACTOR) * 0.75
 """Distance in log rate from a pair's best one at which a run says too little of it."""
 
@@ -72,6 +74,21 @@ def rate_beyond(tried: Collection[float], wanted: float) -> float | None:
     if wanted <= low * math.sqrt(FACTOR):
         return low / FACTOR
     return high * FACTOR if wanted >= high / math.sqrt(FACTOR) else None
+
+
+def measured_edge(losses: Mapping[float, float]) -> float | None:
+    """The rate at which runs ended lowest, where it is the lowest or the highest of those tried; else None.
+
+    A parabola through all runs can have its bottom inside where the loss falls ever faster towards the edge.
+
+    Args:
+        losses: final loss by rate, not a number where runs diverged: beyond a rate that diverged lies no edge.
+    """
+    ended = [rate for rate, loss in losses.items() if math.isfinite(loss)]
+    if len(ended) < FEWEST_RATES:
+        return None
+    lowest = min(ended, key=lambda rate: losses[rate])
+    return lowest if lowest in (min(losses), max(losses)) else None
 
 
 def missing_rates(tried: Tried, best: Mapping[Pair, float], several: Collection[Pair]) -> dict[Pair, tuple[float, ...]]:

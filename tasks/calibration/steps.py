@@ -7,11 +7,13 @@ goes on with the same rates, and every process plans the same runs.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from mars_core.ranks import Pair, RankPair
-from mars_core.rate_search import anchors, best_of_range, first_rates, missing_rates
+from mars_core.rate_search import anchors, best_of_range, first_rates, measured_edge, missing_rates
 from mars_core.search.objective import objective_named
 from mars_core.search.points import Points, read_points
 from tasks.calibration.diverged import collect_metrics, divergence
@@ -104,15 +106,28 @@ def next_round(study: Study, decided: DecidedRates) -> DecidedRates:
     return replace(decided, rounds=(*decided.rounds, round_of(missing)))
 
 
-def best_rates(points: Points, pairs: Iterable[Pair]) -> dict[Pair, float]:
-    """Best rate of each pair at the largest calibrated size, by the law as the runs so far give it."""
+def best_rates(points: Points, tried: Mapping[Pair, Sequence[float]]) -> dict[Pair, float]:
+    """Best rate of each pair at the largest calibrated size, by the law as the runs so far give it.
+
+    Where a pair's runs are lowest at the edge of its rates, it is that edge: further rates must tell.
+    """
     if points.rates is None:
         raise ValueError(
             "no pair has runs at two learning rates that did not diverge: lower rates are needed, name them in "
             "calibration.learning_rates"
         )
     size = float(points.runs["D"].max())
-    return {pair: math.exp(float(points.rates.best(pair, size)[0])) for pair in pairs}
+    return {
+        pair: measured_edge(_losses(points, pair, rates, size)) or math.exp(float(points.rates.best(pair, size)[0]))
+        for pair, rates in tried.items()
+    }
+
+
+def _losses(points: Points, pair: Pair, rates: Sequence[float], size: float) -> dict[float, float]:
+    """Mean loss of a pair's runs at the largest size by rate, not a number where they diverged."""
+    runs = points.runs
+    own = runs[(runs["r_me"] == pair[0]) & (runs["r_llm"] == pair[1]) & (runs["D"] == size)]
+    return {rate: float(own.loc[np.isclose(own["log_llm"], math.log(rate)), "loss"].mean()) for rate in rates}
 
 
 def round_of(rates: Mapping[Pair, tuple[float, ...]] | Mapping[RankPair, tuple[float, ...]]) -> tuple[PairRates, ...]:

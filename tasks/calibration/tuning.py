@@ -15,7 +15,7 @@ import pandas as pd
 
 from mars_core.fitting.learning_rate import RateFit, fit_learning_rates
 from mars_core.ranks import Pair, RankPair
-from mars_core.rate_search import missing_rates, rates_around
+from mars_core.rate_search import measured_edge, missing_rates, rates_around
 from mars_core.rate_search.design import rounded
 from mars_core.records import Float, Record
 from mars_core.search.objective import objective_named
@@ -123,9 +123,11 @@ class Tuning:
         """The best rate with its 95% interval."""
         self._planned()
         fit, size = self._fit()
+        edge = measured_edge({one.learning_rate: one.loss for one in self._tried()})
         draws = np.array([fit.law.best(phi, [self.pair], np.array([size]))[0, 0] for phi in fit.draws(DRAWS)])
         low, high = np.exp(np.percentile(draws, INTERVAL))
-        return math.exp(float(fit.best(self.pair, size)[0])), (float(low), float(high))
+        best = math.exp(float(fit.best(self.pair, size)[0])) if edge is None else edge
+        return best, (min(float(low), best), max(float(high), best))
 
     def _fit(self) -> tuple[RateFit, float]:
         """The parabola in the log rate, and the size in samples that the runs saw."""

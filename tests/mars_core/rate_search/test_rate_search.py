@@ -5,7 +5,15 @@ import math
 import pytest
 
 from mars_core.ranks import RankPair
-from mars_core.rate_search import RANGE, anchors, best_of_range, first_rates, missing_rates, range_pairs
+from mars_core.rate_search import (
+    RANGE,
+    anchors,
+    best_of_range,
+    first_rates,
+    measured_edge,
+    missing_rates,
+    range_pairs,
+)
 from mars_core.rate_search.range_test import range_steps
 
 RANKS = (8, 16, 32, 64)
@@ -62,3 +70,12 @@ def test_an_optimum_at_the_edge_widens_the_range():
 def test_a_pair_tried_far_from_its_best_rate_is_tried_there():
     tried, best = {RankPair(16, 16): (1e-4,)}, {RankPair(16, 16): 3.14159e-4}
     assert missing_rates(tried, best, []) == {(16, 16): (3.1e-4,)}
+
+
+def test_runs_that_are_lowest_at_the_edge_say_so_whatever_a_parabola_says():
+    """The loss falls ever faster: a parabola through all of it has its bottom inside."""
+    assert measured_edge({1e-3: 2.6, 2e-3: 2.45, 4e-3: 2.156, 8e-3: 1.744}) == 8e-3
+    assert measured_edge({1e-3: 1.0, 2e-3: 1.2, 4e-3: 1.9}) == 1e-3
+    assert measured_edge({1e-3: 2.6, 2e-3: 2.1, 4e-3: 2.2}) is None
+    assert measured_edge({1e-3: 2.6, 2e-3: 2.1, 4e-3: 2.0, 8e-3: math.nan}) is None  # what lies beyond has diverged
+    assert measured_edge({1e-3: 2.6, 2e-3: 2.1}) is None
