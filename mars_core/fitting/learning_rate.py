@@ -10,11 +10,13 @@ have one, stays as wide as they are.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from mars_core.laws.learning_rate import WEIGHTS, Axis, Centre, Floats, LearningRateLaw
@@ -32,6 +34,7 @@ DOUBT = 0.3  # of a run's penalty: how far the parabola is off
 USUAL_SHARE, PRIOR_FREEDOM = 0.003, 4.0  # of the level: scatter of a run, known as if by so many runs
 ROUNDS = 6  # of weighting by doubt
 SAME = 1e-6  # log rates closer than this are one rate
+SAME_SIZE = 0.1  # of a log: sizes that are compared as one
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +42,9 @@ class RateFit:
     """The fitted law.
 
     phi: (p,). covariance: (p, p). prior_mean, prior_sd: (p,). scatter: standard deviation of a run's value. rates: log
-    rates that were tried on each axis, sorted. n_groups: groups of runs (pair, seed, size) with several rates.
+    rates that were tried on each axis, sorted. n_groups: groups of runs (pair, seed, size) with several rates. held:
+    log rate of a module whose rate does not vary beside one that does. ratio: log rate of the vision encoder less that
+    of the LLM, where both go together.
     """
 
     law: LearningRateLaw
@@ -50,6 +55,12 @@ class RateFit:
     scatter: float
     rates: tuple[Floats, ...]
     n_groups: int
+    held: Mapping[str, float] = field(default_factory=dict)
+    ratio: float = 0.0
+
+    def log_rates(self, runs: pd.DataFrame) -> Floats:
+        """Log rates of runs on the axes, (n, n_axes); columns r_llm, log_me, log_llm."""
+        return _log_rates(runs, self.law.axes, self.ratio)
 
     def best(self, pair: Pair, size: float) -> Floats:
         """Log best rate of a pair on each axis, (n_axes,)."""
@@ -73,45 +84,85 @@ class RateFit:
 
 
 def axes_of(log_me: Floats, log_llm: Floats, pairs: list[Pair]) -> tuple[Axis, ...]:
-    """Which rates vary over the runs: none, one for all modules, or one of each."""
-    adapted = np.array([0 not in pair for pair in pairs], dtype=np.bool_)
-    apart = np.ptp((log_me - log_llm)[adapted]) > SAME if adapted.any() else False
-    if apart:
-        return ("me", "llm")
-    return ("all",) if max(np.ptp(log_me), np.ptp(log_llm)) > SAME else ()
+    """Which rates vary over the runs that have the module's adapters: none, both together, or those of modules."""
+    adapted = np.array(pairs, dtype=np.float64).reshape(-1, 2) > 0
+    modules: tuple[tuple[Axis, Floats], ...] = (("me", log_me[adapted[:, 0]]), ("llm", log_llm[adapted[:, 1]]))
+    varying = tuple(axis for axis, own in modules if _varies(own))
+    apart = _varies((log_me - log_llm)[adapted.all(axis=1)])
+    return ("all",) if len(varying) == 2 and not apart else varying
+
+
+def _varies(log_rates: Floats) -> bool:
+    return bool(len(log_rates) and np.ptp(log_rates) > SAME)
 
 
 def fit_learning_rates(ends: pd.DataFrame, level: float) -> RateFit | None:
-    """Fit the law; None where all runs have one rate.
+    """Fit the law; None where all runs have one rate, or no pair has two rates at a size.
 
     Args:
         ends: one row per run: r_me, r_llm, seed, D (samples), log_me, log_llm (log peak rates), value.
         level: of values, what scatter and curvature are a share of.
     """
     pairs = [(int(a), int(b)) for a, b in zip(ends["r_me"], ends["r_llm"], strict=True)]
-    axes = axes_of(ends["log_me"].to_numpy(), ends["log_llm"].to_numpy(), pairs)
+    log_me, log_llm = (ends[name].to_numpy(dtype=np.float64) for name in ("log_me", "log_llm"))
+    axes = axes_of(log_me, log_llm, pairs)
     if not axes:
         return None
-    law = LearningRateLaw(axes, _centre(pairs, ends["D"]))
-    rates = log_rates(ends, axes)
-    mean, sd = _prior(law, rates, level)
-    several = _several(ends, rates)
-    problem = _Problem(law, ends[several], rates[several], mean, sd, level)
-    starts = [problem.solve(_start(mean, shift, law)) for shift in _shifts(rates)]
+    law, held, ratio = LearningRateLaw(axes, _centre(pairs, ends["D"])), *_constant(axes, log_me, log_llm, pairs)
+    rates = _log_rates(ends, axes, ratio)
+    group = _groups(ends, rates)
+    several = group >= 0
+    if not several.any():
+        return None
+    tried = [_tried(axis, own, pairs) for axis, own in zip(axes, rates.T, strict=True)]
+    mean, sd = _prior(law, tried, level)
+    problem = _Problem(law, ends[several], rates[several], group[several], mean, sd, level)
+    starts = [problem.solve(_start(mean, shift, law)) for shift in _shifts(tried)]
     phi = min(starts, key=problem.cost)
     covariance, scatter = problem.laplace(phi)
-    tried = tuple(np.unique(np.round(column, 9)) for column in rates.T)
-    return RateFit(law, phi, covariance, mean, sd, scatter, tried, problem.n_groups)
+    return RateFit(law, phi, covariance, mean, sd, scatter, tuple(tried), problem.n_groups, held, ratio)
 
 
-def log_rates(runs: pd.DataFrame, axes: tuple[Axis, ...]) -> Floats:
-    """Log rates of runs on the axes, (n, n_axes)."""
-    column = {
-        "all": np.where(runs["r_llm"] > 0, runs["log_llm"], runs["log_me"]),
-        "me": runs["log_me"],
-        "llm": runs["log_llm"],
-    }
+def _constant(
+    axes: tuple[Axis, ...], log_me: Floats, log_llm: Floats, pairs: list[Pair]
+) -> tuple[dict[str, float], float]:
+    """Rates that are held beside a varying one, and the ratio of two that vary together."""
+    adapted = np.array(pairs, dtype=np.float64).reshape(-1, 2) > 0
+    if axes == ("all",):
+        both = adapted.all(axis=1)
+        return {}, float(np.mean((log_me - log_llm)[both])) if both.any() else 0.0
+    modules = {"me": log_me[adapted[:, 0]], "llm": log_llm[adapted[:, 1]]}
+    return {name: float(own[0]) for name, own in modules.items() if name not in axes and len(own)}, 0.0
+
+
+def _log_rates(runs: pd.DataFrame, axes: tuple[Axis, ...], ratio: float) -> Floats:
+    alone = runs["log_me"] - ratio  # of a run without LLM adapters, on the LLM's scale
+    column = {"all": np.where(runs["r_llm"] > 0, runs["log_llm"], alone), "me": runs["log_me"], "llm": runs["log_llm"]}
     return np.column_stack([np.asarray(column[axis], dtype=np.float64) for axis in axes])
+
+
+def _tried(axis: Axis, log_rates: Floats, pairs: list[Pair]) -> Floats:
+    """Log rates that adapters of an axis were trained at, sorted, each once."""
+    ranks = np.array(pairs, dtype=np.float64).reshape(-1, 2)
+    adapted = {"all": ranks.max(axis=1), "me": ranks[:, 0], "llm": ranks[:, 1]}[axis] > 0
+    return np.unique(np.round(log_rates[adapted], 9))
+
+
+def _groups(ends: pd.DataFrame, rates: Floats) -> NDArray[np.int64]:
+    """Number of each run's group of one pair, seed and size that has several rates, -1 for a run in none.
+
+    Where no seed has several rates, runs are grouped across seeds. Sizes within a tenth count as one.
+    """
+    size = np.round(np.log(ends["D"].to_numpy(dtype=np.float64)) / SAME_SIZE)
+    labels = pd.Series([tuple(row) for row in np.round(rates, 9)], index=ends.index)
+    found = np.full(len(ends), -1, dtype=np.int64)
+    for keys in (["r_me", "r_llm", "seed"], ["r_me", "r_llm"]):
+        grouped = ends.assign(size=size).groupby([*keys, "size"]).ngroup()
+        several = (labels.groupby(grouped).transform("nunique") > 1).to_numpy()
+        if several.any():
+            found[several] = np.unique(grouped[several], return_inverse=True)[1].reshape(-1)
+            return found
+    return found
 
 
 def _centre(pairs: list[Pair], sizes: pd.Series) -> Centre:
@@ -120,8 +171,8 @@ def _centre(pairs: list[Pair], sizes: pd.Series) -> Centre:
     return Centre(middle[0], middle[1], float(sizes.max()))
 
 
-def _prior(law: LearningRateLaw, rates: Floats, level: float) -> tuple[Floats, Floats]:
-    middles = [0.5 * (column.min() + column.max()) for column in rates.T]
+def _prior(law: LearningRateLaw, tried: list[Floats], level: float) -> tuple[Floats, Floats]:
+    middles = [0.5 * (own.min() + own.max()) for own in tried]
     weights = [
         (PRIOR[name][0] + (middle if name == "b" else 0.0), PRIOR[name][1]) for middle in middles for name in WEIGHTS
     ]
@@ -131,15 +182,8 @@ def _prior(law: LearningRateLaw, rates: Floats, level: float) -> tuple[Floats, F
     return mean, sd
 
 
-def _several(ends: pd.DataFrame, rates: Floats) -> np.ndarray:
-    """Rows whose pair, seed and size have more than one rate."""
-    labels = pd.Series([tuple(row) for row in np.round(rates, 9)], index=ends.index)
-    kinds = labels.groupby([ends["r_me"], ends["r_llm"], ends["seed"], ends["D"]]).transform("nunique")
-    return np.asarray(kinds > 1)
-
-
-def _shifts(rates: Floats) -> list[float]:
-    half = 0.5 * float(np.ptp(rates, axis=0).max())
+def _shifts(tried: list[Floats]) -> list[float]:
+    half = 0.5 * max(float(np.ptp(own)) for own in tried)
     return [-half, 0.0, half]
 
 
@@ -153,13 +197,20 @@ class _Problem:
     """Residuals of the law, group means taken off, and of its priors."""
 
     def __init__(
-        self, law: LearningRateLaw, ends: pd.DataFrame, rates: Floats, mean: Floats, sd: Floats, level: float
+        self,
+        law: LearningRateLaw,
+        ends: pd.DataFrame,
+        rates: Floats,
+        group: NDArray[np.int64],
+        mean: Floats,
+        sd: Floats,
+        level: float,
     ) -> None:
         self.law, self.rates, self.mean, self.sd = law, rates, mean, sd
         self.pairs = [(int(a), int(b)) for a, b in zip(ends["r_me"], ends["r_llm"], strict=True)]
         self.size = ends["D"].to_numpy(dtype=np.float64)
         self.value = ends["value"].to_numpy(dtype=np.float64)
-        self.group = ends.groupby(["r_me", "r_llm", "seed", "D"]).ngroup().to_numpy()
+        self.group = group
         self.n_groups = int(self.group.max(initial=-1)) + 1
         self.usual = USUAL_SHARE * level
         self.scatter = self.usual

@@ -229,6 +229,8 @@ def _peaks(raw: pd.DataFrame, table: pd.DataFrame, findings: _Findings) -> list[
         named = [name for name in PEAKS if name in raw]
         return [f"{named[0]} stands alone: without the other module's rate it is not used"] if named else []
     peaks = pd.DataFrame({name: positive(raw[source], findings.about(raw[source])) for name, source in found.items()})
+    for name, other, rank in ((*PEAKS, "r_me"), (*PEAKS[::-1], "r_llm")):  # without an adapter a rate is no rate
+        peaks[name] = peaks[name].where((table[rank] > 0) | peaks[name].notna(), peaks[other])
     unknown = int(peaks[~findings.bad].isna().any(axis=1).sum())
     if unknown:
         return [f"{unknown} rows have no peak learning rate: peak learning rates are not used"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 
 from mars_core.ranks import Pair, RankPair
 
@@ -91,7 +92,9 @@ def measured_edge(losses: Mapping[float, float]) -> float | None:
     return lowest if lowest in (min(losses), max(losses)) else None
 
 
-def missing_rates(tried: Tried, best: Mapping[Pair, float], several: Collection[Pair]) -> dict[Pair, tuple[float, ...]]:
+def missing_rates(
+    tried: Tried, best: Mapping[Pair, float], several: Collection[Pair], diverged: Tried = MappingProxyType({})
+) -> dict[Pair, tuple[float, ...]]:
     """Rates to try next: beyond the edge of an anchor whose optimum lies there, and at the best rate of a pair that was
     only tried far from it. Empty where nothing is missing.
 
@@ -99,12 +102,18 @@ def missing_rates(tried: Tried, best: Mapping[Pair, float], several: Collection[
         tried: rates of each pair so far.
         best: best rate of each pair by the law as fitted so far.
         several: the anchors.
+        diverged: those of the rates at which a run of the pair diverged; no such rate or a higher one is tried again.
     """
     missing: dict[Pair, tuple[float, ...]] = {}
-    for pair, rates in tried.items():
-        wanted = best[pair]
+    for pair, every in tried.items():
+        lost = min(diverged.get(pair, ()), default=math.inf)
+        rates = [rate for rate in every if rate < lost]
+        if not rates:
+            missing[pair] = (rounded(min(every) / FACTOR),)
+            continue
+        wanted = min(best[pair], lost / FACTOR)
         beyond = rate_beyond(rates, wanted) if pair in several else None
-        if beyond is not None:
+        if beyond is not None and beyond < lost:
             missing[pair] = (beyond,)
         elif min(abs(math.log(wanted / rate)) for rate in rates) > FAR:
             missing[pair] = (rounded(wanted),)

@@ -83,14 +83,18 @@ def _gains(fixed: FixedRate, objective: str) -> list[str]:
     """What the user's own rate would have given, and which of the two decisions gains more."""
     me, llm = fixed.rates
     at = f.rate(llm) if me == llm else f"{f.rate(me)} (vision encoder) and {f.rate(llm)} (LLM)"
-    default = f"the default pair {f.pair(fixed.default)}"
-    best = f"the best pair is {f.pair(fixed.pair)}" if fixed.pair != fixed.default else f"{default} itself is best"
+    least = "at least " if fixed.at_least else ""
+    default = "" if fixed.default is None else f"the default pair {f.pair(fixed.default)}"
+    best = f"{default} itself is best" if fixed.pair == fixed.default else f"the best pair is {f.pair(fixed.pair)}"
+    excess = f.percent(max(fixed.excess, 0.0), 2)
+    said = [f"At your learning rate of {at} {best}, with {least}{excess} more {objective} than this choice."]
+    if fixed.default is None:
+        return said
     limit = "the learning rate was the limit" if fixed.was_the_limit else "the ranks gain at least as much as the rate"
     return [
-        f"At your learning rate of {at} {best}, with {f.percent(max(fixed.excess, 0.0), 2)} more {objective} than "
-        "this choice.",
-        f"For {default} the best rate alone gains {f.percent(fixed.rate_gain, 2)}, and the best pair at your rate "
-        f"{f.percent(fixed.rank_gain, 2)}: {limit}.",
+        *said,
+        f"For {default} the best rate alone gains {least}{f.percent(fixed.rate_gain, 2)}, and the best pair at your "
+        f"rate {f.percent(fixed.rank_gain, 2)}: {limit}.",
     ]
 
 

@@ -18,6 +18,7 @@ from mars_core.search.objective import Objective, objective_named
 from mars_core.search.points import read_points
 from mars_core.search.run_ends import run_ends
 
+PEAKS = ("peak_lr_me", "peak_lr_llm")
 MODULES = ("me", "llm")
 MODULE_NAMES = {"me": "Vision encoder (ME)", "llm": "LLM"}
 
@@ -162,7 +163,7 @@ def _sorted_metrics(metrics: pd.DataFrame) -> pd.DataFrame:
 
 def _at_own_rate(metrics: pd.DataFrame, objective: Objective) -> pd.DataFrame:
     """Of each pair the runs nearest its best learning rate; all rows where the runs have one rate."""
-    if metrics.empty or "peak_lr_llm" not in metrics.columns or metrics["peak_lr_llm"].nunique() < 2:
+    if metrics.empty or not any(metrics.get(name, metrics["step"] * 0).nunique() > 1 for name in PEAKS):
         return metrics
     points = read_points(metrics, objective)
     if points.rates is None:

@@ -22,6 +22,7 @@ from mars_core.search.constraints import (
     CountParameters,
     Diverged,
     MeasuredOnly,
+    NoPairLeft,
     ZeroMeasured,
     allowed_pairs,
     counter,
@@ -247,7 +248,12 @@ def _require_settings(question: Question) -> None:
 def _paper_pick(laws: FittedLaws, curve: Sequence[BalancePoint], offer: _Offer, question: Question) -> PaperPick:
     law_p, *_ = laws.by_name.values()
     ranks_me, ranks_llm = positive(offer.ranks_me), positive(offer.ranks_llm)
-    allowed = allowed_pairs(ranks_me, ranks_llm, offer.demands, question.trainable_parameters)
+    try:
+        allowed = allowed_pairs(ranks_me, ranks_llm, offer.demands, question.trainable_parameters)
+    except NoPairLeft as error:
+        if question.rule == "paper":
+            raise
+        return PaperPick(question.reference, (), f"no pair of two adapted modules may be chosen ({error})")
     missing = "; ".join(laws.missing) or None
     return algorithm_1(law_p, curve, ranks_me, question.target_samples, question.reference, allowed, missing)
 

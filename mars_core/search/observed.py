@@ -44,8 +44,8 @@ class Measured:
     pairs: frozenset[Pair]
 
     def is_extrapolated(self, pair: Pair) -> bool:
-        """Whether a rank of the pair lies outside the measured ones."""
-        return any(
+        """Whether a rank of the pair lies outside the measured ones; rank 0 lies outside where no run has the pair."""
+        return pair not in self.pairs and any(
             known is not None and not known[0] <= rank <= known[1]
             for rank, known in zip(pair, (self.range_me, self.range_llm), strict=True)
         )

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from mars_core.fitting.learning_rate import RateFit, axes_of, fit_learning_rates, log_rates
+from mars_core.fitting.learning_rate import RateFit, axes_of, fit_learning_rates
 from mars_core.ranks import Pair
 from mars_core.search.columns import as_numbers
 from mars_core.search.objective import Objective
 from mars_core.search.observed import LOG_RATES
+from mars_core.surface.rates import within
 
 KEYS = ["r_me", "r_llm", "step", "unique_samples", "val_loss"]
 LARGEST_LOSS = 100.0  # nats per answer token; even a uniform guess among a million tokens costs 14
@@ -83,6 +84,11 @@ def read_points(metrics: pd.DataFrame, objective: Objective) -> Points:
     table = runs if rates is None else _at_best_rates(runs, rates, objective)
     nearest = frozenset() if rates is None else frozenset(table["run_id"])
     table = table[(table["r_me"] > 0) & (table["r_llm"] > 0)].reset_index(drop=True)
+    if rates is None and LOG_RATES[0] in runs.columns:
+        notes.append(
+            "runs differ in their learning rate, but no pair has two rates at one size: pairs are compared at the "
+            "rates that they had"
+        )
     return Points(runs, table, diverged, (*notes, *lost, *zero_note), rates, nearest)
 
 
@@ -124,18 +130,21 @@ def _fit_rates(runs: pd.DataFrame, objective: Objective) -> RateFit | None:
 def _nearest(runs: pd.DataFrame, fit: RateFit) -> pd.DataFrame:
     """Rows of the runs nearest the best rate, with what a run pays for not being there as `paid`."""
     end = runs.groupby("run_id")["D"].transform("max")
-    paid = fit.law.penalty(fit.phi, log_rates(runs, fit.law.axes), _pairs(runs), end.to_numpy(dtype=np.float64))
+    paid = fit.law.penalty(fit.phi, fit.log_rates(runs), _pairs(runs), end.to_numpy(dtype=np.float64))
     cell = [runs["r_me"], runs["r_llm"], runs["seed"], end]
     rows = runs.assign(paid=paid)
     rows = rows[paid <= rows["paid"].groupby(cell).transform("min")]
-    first = rows.groupby(["r_me", "r_llm", "seed", end[rows.index]])["run_id"].transform("first")
-    return rows[rows["run_id"] == first]
+    cells = rows.groupby(["r_me", "r_llm", "seed", end[rows.index]])
+    same = [rows[name] == cells[name].transform("first") for name in LOG_RATES]  # not of two that are as near
+    return rows[same[0] & same[1]]
 
 
 def _at_best_rates(runs: pd.DataFrame, fit: RateFit, objective: Objective) -> pd.DataFrame:
     """The nearest runs, less what they pay."""
     rows = _nearest(runs, fit)
-    rows = rows.assign(value=rows["value"] - rows["paid"]).drop(columns=["paid", *LOG_RATES])
+    level = objective.level(runs["value"].to_numpy(dtype=np.float64))
+    paid = within(rows["paid"].to_numpy(dtype=np.float64), level)
+    rows = rows.assign(value=rows["value"] - paid).drop(columns=["paid", *LOG_RATES])
     rows["loss"] = objective.quantity_of(rows["value"].to_numpy(dtype=np.float64))
     return rows[rows["loss"] > 0].reset_index(drop=True)
 

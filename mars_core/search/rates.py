@@ -16,6 +16,8 @@ from mars_core.search.outlook import INTERVAL, Outlook
 Floats = NDArray[np.float64]
 Interval = tuple[float, float]
 DRAWS = 400
+SAME = 0.01  # of a log: rates that are one
+BELOW = float(np.log(4.0))  # how far below the tried rates a longer final run may be trained
 AT_EDGE = 0.05  # of a log: a best rate so little inside the measured range is at its edge
 
 
@@ -37,21 +39,23 @@ class FixedRate:
     """What one fixed rate for all pairs gives, as shares of the objective.
 
     rates: peak rates of vision encoder and LLM. pair: best at this rate. excess: of that pair at this rate over the
-    chosen pair at its best rate. default: the pair of a user who searches nothing. rate_gain: what the best rate gains
-    for it. rank_gain: what the best pair gains over it, both at this rate.
+    chosen pair at its best rate. default: the pair of a user who searches nothing, None where it was not compared.
+    rate_gain: what the best rate gains for it. rank_gain: what the best pair gains over it, both at this rate.
+    at_least: the rate lies outside those that were tried, and figures are those of the nearest one that was.
     """
 
     rates: tuple[float, float]
     pair: Pair
     excess: float
-    default: Pair
+    default: Pair | None
     rate_gain: float
     rank_gain: float
+    at_least: bool = False
 
     @property
     def was_the_limit(self) -> bool:
         """Whether changing the rate gains more than any change of rank: `learning rate was the limit`."""
-        return self.rate_gain > self.rank_gain
+        return self.default is not None and self.rate_gain > self.rank_gain
 
 
 @dataclass(frozen=True)
@@ -108,18 +112,25 @@ def rate_answer(fit: RateFit, outlook: Outlook, chosen: Pair, default: Pair, fix
     answer = None
     if fixed is not None and chosen in outlook.pairs:
         answer = _fixed_rate(fit, outlook, chosen, default, fixed)
-    return RateAnswer(own, tuple(best), slopes, measured, tuple(_edges(fit, own, measured)), answer)
+    return RateAnswer(own, tuple(best), slopes, measured, tuple(_edges(fit, chosen, measured)), answer)
 
 
 def _best_rates(fit: RateFit, phi: Floats, pair: Pair, size: float) -> list[BestRate]:
+    """Of every module's adapters; none above the highest rate that was tried and held."""
     logs = np.array([fit.law.best(one, [pair], np.array([size]))[0] for one in phi])  # (n_draws, n_axes)
-    middle = fit.best(pair, size)
-    low, high = np.percentile(logs, INTERVAL, axis=0)
-    return [
-        BestRate(pair, axis, *(float(np.exp(middle[i])), (float(np.exp(low[i])), float(np.exp(high[i])))))
-        for i, axis in enumerate(fit.law.axes)
-        if _adapted(axis, pair)
-    ]
+    intervals = np.percentile(logs, INTERVAL, axis=0)
+    found: list[BestRate] = []
+    for i, axis in enumerate(fit.law.axes):
+        middle = float(np.clip(fit.best(pair, size)[i], fit.rates[i].min() - BELOW, fit.rates[i].max()))
+        low, high = min(float(intervals[0, i]), middle), max(float(intervals[1, i]), middle)
+        shifts = {"me": fit.ratio, "llm": 0.0} if axis == "all" and fit.ratio else {axis: 0.0}
+        found += [BestRate(pair, name, *_exp(middle + by, low + by, high + by)) for name, by in shifts.items()]
+    found += [BestRate(pair, name, *_exp(rate, rate, rate)) for name, rate in fit.held.items()]
+    return [one for one in found if _adapted(one.axis, pair)]
+
+
+def _exp(middle: float, low: float, high: float) -> tuple[float, Interval]:
+    return float(np.exp(middle)), (float(np.exp(low)), float(np.exp(high)))
 
 
 def _adapted(axis: str, pair: Pair) -> bool:
@@ -130,45 +141,47 @@ def _span(log_rates: Floats) -> Interval:
     return float(np.exp(log_rates.min())), float(np.exp(log_rates.max()))
 
 
-def _edges(fit: RateFit, chosen: Sequence[BestRate], measured: Mapping[str, Interval]) -> list[str]:
+def _edges(fit: RateFit, chosen: Pair, measured: Mapping[str, Interval]) -> list[str]:
     """At the largest measured size: how the rate goes beyond it, no further rate would tell."""
     notes = []
-    for one in chosen:
-        low, high = measured[one.axis]
-        rate = float(np.exp(fit.best(one.pair, fit.law.centre.size)[fit.law.axes.index(one.axis)]))
-        if rate <= low * np.exp(AT_EDGE) or rate >= high * np.exp(-AT_EDGE):
-            side = "lower" if rate < np.sqrt(low * high) else "higher"
-            of = "" if one.axis == "all" else f" of the {'vision encoder' if one.axis == 'me' else 'LLM'}"
+    for axis, best in zip(fit.law.axes, fit.best(chosen, fit.law.centre.size), strict=True):
+        (low, high), rate = measured[axis], float(np.exp(best))
+        if _adapted(axis, chosen) and not low * np.exp(AT_EDGE) < rate < high * np.exp(-AT_EDGE):
+            further = (
+                "lower rates too" if rate < np.sqrt(low * high) else "higher rates too, unless runs diverged there"
+            )
+            of = "" if axis == "all" else f" of the {'vision encoder' if axis == 'me' else 'LLM'}"
             notes.append(
-                f"the best learning rate{of} for {one.pair}, {rate:.2g}, lies at the edge of the measured ones, "
-                f"{low:.2g} to {high:.2g}: calibrate {side} rates too"
+                f"the best learning rate{of} for {chosen} lies at the edge of the measured ones, {low:.2g} to "
+                f"{high:.2g}: calibrate {further}"
             )
     return notes
 
 
 def _fixed_rate(fit: RateFit, outlook: Outlook, chosen: Pair, default: Pair, fixed: LearningRates) -> FixedRate:
     """By the fitted law as it is: its doubt about a far target would count as a cost of the fixed rate alone."""
-    paid = _paid(fit, outlook, fixed)
+    paid, outside = _paid(fit, outlook, fixed)
     value, at_fixed = outlook.value, outlook.value + paid
     regret = np.expm1(at_fixed - at_fixed.min(axis=1, keepdims=True)).mean(axis=0)
     best = int(np.argmin(regret))
-    reference = outlook.pairs.index(default) if default in outlook.pairs else outlook.pairs.index(chosen)
+    at = outlook.pairs.index(default) if default in outlook.pairs else None
     return FixedRate(
         rates=(fixed.me, fixed.llm),
         pair=outlook.pairs[best],
         excess=float(np.expm1(at_fixed[:, best] - value[:, outlook.pairs.index(chosen)]).mean()),
-        default=outlook.pairs[reference],
-        rate_gain=float(np.expm1(paid[reference])),
-        rank_gain=float(np.expm1(at_fixed[:, reference] - at_fixed[:, best]).mean()),
+        default=None if at is None else outlook.pairs[at],
+        rate_gain=0.0 if at is None else float(np.expm1(paid[at])),
+        rank_gain=0.0 if at is None else float(np.expm1(at_fixed[:, at] - at_fixed[:, best]).mean()),
+        at_least=outside,
     )
 
 
-def _paid(fit: RateFit, outlook: Outlook, fixed: LearningRates) -> Floats:
-    """What every pair pays for the fixed rate, (n_pairs,)."""
-    logs = {"me": np.log(fixed.me), "llm": np.log(fixed.llm)}
-    rows = [
-        [logs["llm" if pair[1] else "me"] if axis == "all" else logs[axis] for axis in fit.law.axes]
-        for pair in outlook.pairs
-    ]
-    size = np.full(len(rows), outlook.D_target)
-    return fit.law.penalty(fit.phi, np.array(rows), outlook.pairs, size)
+def _paid(fit: RateFit, outlook: Outlook, fixed: LearningRates) -> tuple[Floats, bool]:
+    """What every pair pays for the fixed rate, (n_pairs,), and whether that is the nearest tried rate in its place: far
+    below the rates that were tried, the law's parabola says much too much."""
+    logs = {"me": float(np.log(fixed.me)), "llm": float(np.log(fixed.llm)), "all": float(np.log(fixed.llm))}
+    wanted = np.array([logs[axis] for axis in fit.law.axes])
+    nearest = np.array([np.clip(rate, own.min(), own.max()) for rate, own in zip(wanted, fit.rates, strict=True)])
+    rows, size = np.tile(nearest, (len(outlook.pairs), 1)), np.full(len(outlook.pairs), outlook.D_target)
+    outside = bool(np.any(np.abs(nearest - wanted) > SAME))
+    return fit.law.penalty(fit.phi, rows, outlook.pairs, size), outside

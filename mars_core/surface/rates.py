@@ -15,9 +15,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mars_core.fitting.learning_rate import DOUBT, RateFit, log_rates
+from mars_core.fitting.learning_rate import DOUBT, RateFit
 
 Floats = NDArray[np.float64]
+FAR = 0.2  # of the level: a run that pays more is near nothing, even if no run of its pair is nearer
+MOST = 0.8  # of the level
 NEAR = 0.02  # of the level: a run that pays less is near its pair's best rate
 
 
@@ -50,12 +52,19 @@ def at_best_rates(table: pd.DataFrame, fit: RateFit, level: float) -> pd.DataFra
     """
     run = table["run_id"]
     ends = table["D"].groupby(run).transform("max").to_numpy(dtype=np.float64)
-    cost = fit.law.penalty(fit.phi, log_rates(table, fit.law.axes), _pairs(table), ends)
-    least = pd.Series(cost, table.index).groupby([table[name] for name in ("r_me", "r_llm", "seed")]).transform("min")
-    near = (cost <= NEAR * level) | (cost <= least.to_numpy())
+    cost = fit.law.penalty(fit.phi, fit.log_rates(table), _pairs(table), ends)
+    cell = [table[name] for name in ("r_me", "r_llm", "seed")]
+    least = pd.Series(cost, table.index).groupby(cell).transform("min").to_numpy()
+    near = (cost <= NEAR * level) | ((cost <= least) & (cost <= FAR * level)) | (cost <= cost.min())
     last = (table["step"] == table["step"].groupby(run).transform("max")).to_numpy()
-    brought = table.assign(value=table["value"] - cost, penalty=cost, near=near, end_size=ends)
-    return brought[near | last].reset_index(drop=True)
+    brought = table.assign(value=table["value"] - within(cost, level), penalty=cost, near=near, end_size=ends)
+    kept: pd.DataFrame = brought[near | last].reset_index(drop=True)
+    return kept
+
+
+def within(cost: Floats, level: float) -> Floats:
+    """What a run pays, at most most of the level: no loss is brought to 0 by a parabola that goes on for ever."""
+    return np.minimum(cost, MOST * level)
 
 
 def rate_effect(table: pd.DataFrame, fit: RateFit, run: NDArray[np.int64]) -> RateEffect:
@@ -67,7 +76,7 @@ def rate_effect(table: pd.DataFrame, fit: RateFit, run: NDArray[np.int64]) -> Ra
         run: index of each row's run.
     """
     sizes = table["end_size"].to_numpy(dtype=np.float64)
-    columns = fit.law.jacobian(fit.phi, log_rates(table, fit.law.axes), _pairs(table), sizes)
+    columns = fit.law.jacobian(fit.phi, fit.log_rates(table), _pairs(table), sizes)
     first = np.unique(run, return_index=True)[1]
     paid = table["penalty"].to_numpy(dtype=np.float64)[first]
     return RateEffect(

@@ -98,7 +98,10 @@ def next_round(study: Study, decided: DecidedRates) -> DecidedRates:
     points = read_points(collect_metrics(study, divergence(study)), objective_named(study.config.search.objective))
     several = anchors(calibration_pairs(study.config), study.config.calibration.reference)
     tried: dict[Pair, tuple[float, ...]] = dict(iter(decided.rates.items()))
-    missing = missing_rates(tried, best_rates(points, tried), several)
+    size = float(points.runs["D"].max())
+    ends = {pair: _losses(points, pair, rates, size) for pair, rates in tried.items()}
+    diverged = {pair: [rate for rate, loss in own.items() if math.isnan(loss)] for pair, own in ends.items()}
+    missing = missing_rates(tried, best_rates(points, tried), several, diverged)
     if not missing:
         return replace(decided, complete=True)
     words = ", ".join(f"{pair} at {', '.join(f'{rate:g}' for rate in rates)}" for pair, rates in missing.items())

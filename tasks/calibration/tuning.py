@@ -86,7 +86,10 @@ class Tuning:
         for _ in range(MOST_ROUNDS):
             yield self._full_length(tried)
             known: dict[Pair, tuple[float, ...]] = {self.pair: tried}
-            wider = missing_rates(known, {self.pair: self._best()[0]}, [self.pair])
+            lost: dict[Pair, list[float]] = {
+                self.pair: [one.learning_rate for one in self._tried() if math.isnan(one.loss)]
+            }
+            wider = missing_rates(known, {self.pair: self._best()[0]}, [self.pair], lost)
             if not wider:
                 return
             tried = (*tried, *wider[self.pair])

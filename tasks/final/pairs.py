@@ -46,8 +46,13 @@ def _only_rates(study: Study, pair: RankPair) -> LearningRates | None:
         return None
     left_out = divergence(study).left_out
     held = [run for run in study.plan.runs if run not in left_out]
-    own = [run for run in held if run.pair == pair] or held
-    return own[0].learning_rates if own else None
+    own = {run.learning_rates for run in held if run.pair == pair} or {run.learning_rates for run in held}
+    if len(own) > 1:
+        raise ValueError(
+            f"{pair} was calibrated at {len(own)} learning rates and nothing has chosen one yet: run `mars search` "
+            "first, or give the rates"
+        )
+    return next(iter(own), None)
 
 
 def arm_at(study: Study, pair: RankPair, rates: LearningRates) -> Arm:

@@ -20,6 +20,8 @@ def best_rates_figure(results: StudyResults) -> Figure | None:
     if rates is None:
         return None
     found = [one for one in rates.pairs if 0 not in one.pair]
+    if not found:
+        return None
     names = list(dict.fromkeys(one.axis for one in found))
     figure = style.new_figure(3.0, width=6.0 if len(names) == 1 else style.WIDTH)
     handles: dict[str, Any] = {}

@@ -44,12 +44,18 @@ def rate_curves_figure(results: StudyResults) -> Figure | None:
 
 
 def _ends(runs: pd.DataFrame) -> pd.DataFrame:
-    """Perplexity of each pair and rate at the largest size, mean over seeds; the rate is the LLM's where it has one."""
+    """Perplexity of each pair and rate at the largest size, mean over seeds.
+
+    The rate is the LLM's where that varies, else the vision encoder's; of several rates of the other, the best counts.
+    """
     last = runs[runs["unique_samples"] == runs["unique_samples"].max()]
     last = last[last["step"] == last.groupby("run_id")["step"].transform("max")]
-    rate = np.where(last["r_llm"] > 0, last["peak_lr_llm"], last["peak_lr_me"])
-    means: pd.DataFrame = last.assign(rate=rate).groupby(["r_me", "r_llm", "rate"], as_index=False)["val_loss"].mean()
-    return means.assign(perplexity=np.exp(means["val_loss"]))
+    main, other = ("peak_lr_llm", "peak_lr_me") if last["peak_lr_llm"].nunique() > 1 else ("peak_lr_me", "peak_lr_llm")
+    alone = last["r_llm" if main == "peak_lr_llm" else "r_me"] == 0
+    rated = last.assign(rate=np.where(alone, last[other], last[main]), other=last[other])
+    means = rated.groupby(["r_me", "r_llm", "rate", "other"], as_index=False)["val_loss"].mean()
+    best: pd.DataFrame = means.groupby(["r_me", "r_llm", "rate"], as_index=False)["val_loss"].min()
+    return best.assign(perplexity=np.exp(best["val_loss"]))
 
 
 def _mark_best(axes: Any, results: StudyResults, r_llm: int) -> None:

@@ -105,3 +105,36 @@ def test_the_size_is_not_told_by_runs_of_one_size():
     """Then the prior stays: -0.1 with a standard deviation of 0.15."""
     fit = fit_learning_rates(ends(lambda pair, _, x, seed: planted(pair, x)), 0.6)
     np.testing.assert_allclose(fit.interval("s_D"), (-0.1 - 1.96 * 0.15, -0.1 + 1.96 * 0.15), atol=1e-6)
+
+
+def test_rates_that_no_pair_has_two_of_are_no_law():
+    apart = pd.concat([ends(lambda *_: 0.6, pairs=[pair], rates=(rate,)) for pair, rate in zip(PAIRS, RATES)])  # noqa: B905
+    assert fit_learning_rates(apart, 0.6) is None
+
+
+def test_runs_that_end_a_step_apart_and_seeds_that_differ_are_compared():
+    table = ends(lambda pair, _, x, seed: planted(pair, x))
+    lengths = 2048 + 8 * (table.groupby(["r_me", "r_llm"]).cumcount() % 2)
+    own_seeds = table.assign(seed=np.arange(len(table)))
+    for rows in (table.assign(D=lengths), own_seeds):
+        fit = fit_learning_rates(rows, 0.6)
+        assert fit.n_groups == len(PAIRS)
+        assert fit.best((4, 4), 2048.0)[0] == pytest.approx(np.log(2e-3), abs=0.1)
+
+
+def test_a_rate_that_is_held_beside_one_that_varies_stays_as_it_is():
+    fit = fit_learning_rates(ends(lambda pair, me, *_: planted(pair, me), rates=[(me, 1e-4) for me in RATES]), 0.6)
+    assert fit.law.axes == ("me",)
+    assert fit.held == {"llm": pytest.approx(np.log(1e-4))}
+
+
+def test_rates_that_vary_together_keep_their_ratio():
+    rates = [(rate / 10, rate) for rate in RATES]
+    fit = fit_learning_rates(ends(lambda pair, _, x, seed: planted(pair, x), rates=rates), 0.6)
+    assert fit.law.axes == ("all",)
+    assert fit.ratio == pytest.approx(np.log(0.1))
+
+
+def test_one_setting_of_two_rates_does_not_vary_because_a_module_has_no_adapter():
+    me, llm = np.log([1e-5, 1e-4, 1e-5]), np.log([1e-4, 1e-4, 1e-5])  # a module without adapter has the other's rate
+    assert axes_of(me, llm, [(8, 8), (0, 8), (8, 0)]) == ()

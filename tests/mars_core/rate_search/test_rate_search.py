@@ -79,3 +79,11 @@ def test_runs_that_are_lowest_at_the_edge_say_so_whatever_a_parabola_says():
     assert measured_edge({1e-3: 2.6, 2e-3: 2.1, 4e-3: 2.2}) is None
     assert measured_edge({1e-3: 2.6, 2e-3: 2.1, 4e-3: 2.0, 8e-3: math.nan}) is None  # what lies beyond has diverged
     assert measured_edge({1e-3: 2.6, 2e-3: 2.1}) is None
+
+
+def test_no_rate_is_tried_at_which_a_pair_diverged_or_above():
+    pair, other = RankPair(8, 8), RankPair(16, 16)
+    tried, best = {pair: (1e-3, 2e-3, 4e-3, 8e-3), other: (8e-3,)}, {pair: 7e-3, other: 5e-3}
+    assert missing_rates(tried, best, [pair]) == {pair: (1.6e-2,)}
+    lost = {pair: [8e-3], other: [8e-3]}
+    assert missing_rates(tried, best, [pair], lost) == {other: (4e-3,)}  # which has no run left
