@@ -90,12 +90,19 @@ def _gains(fixed: FixedRate, objective: str) -> list[str]:
     said = [f"At your learning rate of {at} {best}, with {least}{excess} more {objective} than this choice."]
     if fixed.default is None:
         return said
-    limit = "the learning rate was the limit" if fixed.was_the_limit else "the ranks gain at least as much as the rate"
     return [
         *said,
         f"For {default} the best rate alone gains {least}{f.percent(fixed.rate_gain, 2)}, and the best pair at your "
-        f"rate {f.percent(fixed.rank_gain, 2)}: {limit}.",
+        f"rate {f.percent(fixed.rank_gain, 2)}: {_limit(fixed)}.",
     ]
+
+
+def _limit(fixed: FixedRate) -> str:
+    if fixed.was_the_limit:
+        return "the learning rate was the limit"
+    if fixed.at_least:
+        return "which of them gains more is not known, since no run had that rate"
+    return "the ranks gain at least as much as the rate"
 
 
 def verdict_words(choice: Choice) -> tuple[str, str, str]:

@@ -27,6 +27,7 @@ from tasks.study.plan import CalibrationPlan, PlannedRun, plan_rates
 from tasks.study.rates import RangeResult
 
 DRAWS = 400
+NEIGHBOURS = 3  # rates that a parabola goes through
 INTERVAL = (2.5, 97.5)
 AT_EDGE = 0.05  # of a log: a best rate so little inside the tried ones is at their edge
 
@@ -136,7 +137,8 @@ class Tuning:
         """The parabola in the log rate, and the size in samples that the runs saw."""
         objective = objective_named(self.study.config.search.objective)
         ends = self._ends()
-        ends = ends[ends["loss"] > 0.0].assign(value=lambda rows: objective.value(rows["loss"].to_numpy()))
+        ends = _about_the_lowest(ends[ends["loss"] > 0.0])
+        ends = ends.assign(value=lambda rows: objective.value(rows["loss"].to_numpy()))
         fit = None
         if not ends.empty:
             fit = fit_learning_rates(ends, objective.level(ends["value"].to_numpy(dtype=np.float64)))
@@ -172,6 +174,17 @@ class Tuning:
 
     def _rate(self, run: PlannedRun) -> float:
         return (run.learning_rates or self.study.config.recipe.as_recipe().learning_rates.of_pair(self.pair)).llm
+
+
+def _about_the_lowest(ends: pd.DataFrame) -> pd.DataFrame:
+    """Runs at the rate that ended lowest and at its neighbours on either side: one pair has runs enough near its best
+    rate, and a parabola that reaches further can miss it."""
+    means = ends.groupby("log_llm")["loss"].mean()
+    if len(means) <= NEIGHBOURS:
+        return ends
+    at = int(np.clip(int(means.to_numpy().argmin()), 1, len(means) - 2))
+    kept: pd.DataFrame = ends[ends["log_llm"].isin(means.index[at - 1 : at + 2])]
+    return kept
 
 
 def begin_tuning(study: Study, pair: RankPair, rates: Sequence[float]) -> Tuning:

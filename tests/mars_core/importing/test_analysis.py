@@ -140,7 +140,7 @@ def test_runs_at_several_rates_choose_pair_and_rate():
     frozen = table[table["r_me"] == 8].assign(r_me=0, loss=lambda rows: rows["loss"] + 0.3)
     table = pd.concat([table, frozen], ignore_index=True)
     parts = [
-        table.assign(peak_lr=rate, loss=table["loss"] + 0.05 * np.log(rate / 1e-3) ** 2) for rate in (5e-4, 1e-3, 2e-3)
+        table.assign(peak_lr=rate, loss=table["loss"] + 0.1 * np.log(rate / 1e-3) ** 2) for rate in (5e-4, 1e-3, 2e-3)
     ]
     runs = read_runs(pd.concat(parts, ignore_index=True), Sizes())
     question = Question(target_samples=2048, starts=8, bootstrap=20, learning_rate=1e-4)

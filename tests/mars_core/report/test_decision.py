@@ -103,3 +103,18 @@ def test_rates_of_two_modules_are_told_apart():
     said = decision_sentences(rated(None, ("me", "llm")))[1]
     assert "2e-4 for the vision encoder (95%" in said
     assert "2e-4 for the LLM (95%" in said
+
+
+def test_a_rate_that_no_run_had_is_judged_by_the_nearest_one_that_was_tried():
+    outside = dataclasses.replace(FIXED, at_least=True)
+    said = " ".join(decision_sentences(rated(outside)))
+    assert "with at least 30.00% more perplexity" in said
+    assert "the best rate alone gains at least 40.00%" in said
+    assert "the learning rate was the limit" in said
+    unknown = " ".join(decision_sentences(rated(dataclasses.replace(outside, rate_gain=0.01))))
+    assert "not known, since no run had that rate" in unknown
+
+
+def test_a_default_pair_that_was_not_compared_is_left_out():
+    said = decision_sentences(rated(dataclasses.replace(FIXED, default=None, rate_gain=0.0, rank_gain=0.0)))
+    assert not any("default pair" in sentence for sentence in said)
