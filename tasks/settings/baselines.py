@@ -17,13 +17,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from mars_core.ranks import RankPair
-from mars_core.rates import LearningRates as Rates
-from mars_core.rates import one_rate
-from mars_core.training.methods import AdaLora, Dora, FullRank, LearningRates, Lora, Method, RsLora
+from mars_core.rates import LearningRates, one_rate
+from mars_core.training.methods import AdaLora, Dora, FullRank, Lora, Method, RsLora
 from mars_core.training.recipe import Recipe
-
-Rank = Annotated[int, Field(ge=0, le=4096)]
-Rate = Annotated[float, Field(gt=0)]
+from tasks.settings.section import Rank, Rate
 
 SHIPPED = files("tasks.settings.presets.baselines")
 _NUMBER = r"\d+(?:\.\d+)?(?:e-?\d+)?"
@@ -40,6 +37,11 @@ class _Settings(BaseModel):
     """Settings that the numbers of `NAME-NUMBERS` stand for, in order."""
     rate_share: ClassVar[float] = 1.0
     """Of LoRA's learning rate: where the search for the method's own one begins."""
+
+    @property
+    def rates(self) -> LearningRates | None:
+        """Peak rates that belong to the baseline; None where it has the recipe's."""
+        return None
 
 
 class UniformSettings(_Settings):
@@ -68,7 +70,10 @@ class PairSettings(_Settings):
 
 
 class LearningRateSettings(_Settings):
-    """LoRA with one rank and a peak learning rate per module."""
+    """LoRA with one rank and a peak learning rate per module: what MARS replaces (paper, Tables 1 and 4).
+
+    The paper gives rates of ME and LLM, from 1e-7 to 1e-5; `projector` is the LLM's where it is absent, as its rank is.
+    """
 
     method: Literal["learning-rates"]
     rank: Rank
@@ -77,9 +82,14 @@ class LearningRateSettings(_Settings):
     projector: Rate | None = None
     numbers: ClassVar = ("me", "llm")
 
-    def as_method(self) -> LearningRates:
+    @property
+    def rates(self) -> LearningRates:
+        """Peak rates of the modules."""
+        return LearningRates(self.me, self.projector or self.llm, self.llm)
+
+    def as_method(self) -> Lora:
         """The method as mars_core's record."""
-        return LearningRates(RankPair(self.rank, self.rank), me=self.me, llm=self.llm, projector=self.projector)
+        return Lora(RankPair(self.rank, self.rank))
 
 
 class DoraSettings(_Settings):
@@ -158,27 +168,20 @@ class Baseline:
 
     name: str
     settings: _Settings
-    learning_rates: Rates | None = None
+    learning_rates: LearningRates | None = None
     tuned: bool = False
 
     @property
     def method(self) -> Method:
         """The training method."""
-        rates, pair = self.learning_rates, self.pair
-        if rates is None or pair is None or len(set(rates)) == 1:
-            return self._as_given
-        return LearningRates(pair, me=rates.me, llm=rates.llm, projector=rates.projector)
+        made: Method = self.settings.as_method()  # type: ignore[attr-defined]
+        return made
 
     @property
     def pair(self) -> RankPair | None:
         """The rank pair where the baseline is nothing but a pair: its run is a final run like the chosen pair's."""
-        method = self._as_given
-        return method.pair if isinstance(method, Lora) and type(method) is Lora else None
-
-    @property
-    def _as_given(self) -> Method:
-        made: Method = self.settings.as_method()  # type: ignore[attr-defined]
-        return made
+        method = self.method
+        return method.pair if type(method) is Lora and self.settings.rates is None else None
 
     @property
     def slug(self) -> str:
@@ -197,15 +200,14 @@ class Baseline:
 
     def recipe(self, recipe: Recipe) -> Recipe:
         """A recipe with the rates that this is trained at."""
-        if self.learning_rates is None:
-            return recipe
-        return replace(recipe, learning_rate=self.learning_rates.llm, module_learning_rates=self.learning_rates)
+        rates = self.learning_rates or self.settings.rates
+        return recipe if rates is None else replace(recipe, learning_rate=rates.llm, module_learning_rates=rates)
 
-    def peak_rates(self, recipe: Recipe) -> Rates:
+    def peak_rates(self, recipe: Recipe) -> LearningRates:
         """Peak rate of each module that it is trained at."""
-        return self.method.learning_rates(self.recipe(recipe))
+        return self.recipe(recipe).learning_rates
 
-    def at_rates(self, rates: Rates, recipe: Recipe) -> Baseline:
+    def at_rates(self, rates: LearningRates, recipe: Recipe) -> Baseline:
         """The same, trained at these peak rates; a pair at the recipe's is the pair as it is without any."""
         if isinstance(self.settings, LearningRateSettings):
             return replace(self, settings=self.settings.model_copy(update=rates._asdict()))
@@ -220,7 +222,7 @@ class Baseline:
         if not isinstance(self.settings, LearningRateSettings):
             return self.at_rates(one_rate(rate), recipe)
         given = self.peak_rates(recipe)
-        return self.at_rates(Rates(*(_plain(own * rate / given.llm) for own in given)), recipe)
+        return self.at_rates(LearningRates(*(_plain(own * rate / given.llm) for own in given)), recipe)
 
     def as_tuned(self) -> Baseline:
         """The same under the name that it has with a rate of its own."""
@@ -231,7 +233,7 @@ def _plain(rate: float) -> float:
     return float(f"{rate:.6g}")  # a product of decimals that can be read
 
 
-def of_pair(pair: RankPair, learning_rates: Rates | None = None) -> Baseline:
+def of_pair(pair: RankPair, learning_rates: LearningRates | None = None) -> Baseline:
     """A rank pair as a baseline, named as its folder is where the rates are the recipe's."""
     settings = PairSettings(method="pair", r_me=pair.r_me, r_llm=pair.r_llm)
     return Baseline(pair.slug, settings, learning_rates)

@@ -12,14 +12,13 @@ from mars_core.models.targets import Patterns, Targets
 from mars_core.ranks import AlphaRule, AlphaRules
 from mars_core.rates import LearningRates
 from mars_core.training.recipe import Recipe
-from tasks.settings.section import Rank, Section
+from tasks.settings.section import Rank, Rate, Section
 
 
 def _number_or_rule(value: Any) -> Any:
     return f"{value:g}" if isinstance(value, int | float) else value
 
 
-Rate = Annotated[float, Field(gt=0)]
 AlphaText = Annotated[
     str,
     BeforeValidator(_number_or_rule),

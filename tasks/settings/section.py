@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Rank = Annotated[int, Field(ge=0, le=4096)]
+Rate = Annotated[float, Field(gt=0)]
 """A LoRA rank as a study file gives it."""
 
 BOTH, EACH = "(both modules)", "(each module)"

@@ -127,6 +127,7 @@ def test_the_papers_baselines_ship():
     assert read_baseline("adalora").settings.target_rank == 32  # section 3.1
     rates = read_baseline("learning-rates-1e-7-1e-5").settings
     assert (rates.me, rates.llm, rates.rank) == (1e-7, 1e-5, 16)
+    assert rates.rates == (1e-7, 1e-5, 1e-5)  # the projector follows the LLM
     assert read_baseline("pair-32-8").pair.slug == "me32-llm8"
     listed = CliRunner().invoke(app, ["compare", "--list"])
     assert all(name in listed.output for name in shipped_baselines())

@@ -6,9 +6,8 @@
 from mars_core.training.methods.adalora import AdaLora
 from mars_core.training.methods.dora import Dora
 from mars_core.training.methods.full_rank import FullRank
-from mars_core.training.methods.learning_rates import LearningRates
 from mars_core.training.methods.lora import Lora
 from mars_core.training.methods.method import Method
 from mars_core.training.methods.rslora import RsLora
 
-__all__ = ["AdaLora", "Dora", "FullRank", "LearningRates", "Lora", "Method", "RsLora"]
+__all__ = ["AdaLora", "Dora", "FullRank", "Lora", "Method", "RsLora"]

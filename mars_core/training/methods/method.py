@@ -13,7 +13,6 @@ from transformers import TrainerCallback
 
 from mars_core.models.lora import parameters_by_group
 from mars_core.models.partition import Partition
-from mars_core.rates import LearningRates
 from mars_core.training.optimizer import Halves, rate_groups
 from mars_core.training.recipe import Recipe
 
@@ -70,13 +69,9 @@ class Method(ABC):
         `unwrap` takes it off again; `model` is changed no further.
         """
 
-    def learning_rates(self, recipe: Recipe) -> LearningRates:
-        """Peak learning rate of each module: the recipe's."""
-        return recipe.learning_rates
-
     def parameter_groups(self, wrapped: nn.Module, partition: Partition, recipe: Recipe) -> list[dict[str, Any]]:
         """The optimizer's groups (`params`, `lr`, `name`): one where all rates are equal, else those of a pack."""
-        rates, ratio = self.learning_rates(recipe), recipe.lora_plus_ratio
+        rates, ratio = recipe.learning_rates, recipe.lora_plus_ratio
         if ratio == 1 and len(set(rates)) == 1:
             return [{"params": list(trained(wrapped).values()), "lr": rates.llm, "name": "all"}]
         found = parameters_by_group(wrapped, partition)

@@ -23,7 +23,7 @@ from mars_core.models.loading import load_base
 from mars_core.models.partition import GROUPS
 from mars_core.ranks import RankPair
 from mars_core.training.finetune import all_logits
-from mars_core.training.methods import AdaLora, Dora, FullRank, LearningRates, Lora, RsLora
+from mars_core.training.methods import AdaLora, Dora, FullRank, Lora, RsLora
 from mars_core.training.methods.method import trained
 from mars_core.training.recipe import Recipe
 from tests.mars_core.training.final_runs import run_of
@@ -31,13 +31,13 @@ from tests.mars_core.training.final_runs import run_of
 PAIR = RankPair(2, 4)
 METHODS = {
     "lora": Lora(PAIR),
-    "learning rates": LearningRates(PAIR, me=1e-4, llm=1e-3),
     "dora": Dora(PAIR),
     "rslora": RsLora(PAIR),
     "adalora": AdaLora(target_rank=4),
     "full rank": FullRank(),
 }
 RECIPE = Recipe(learning_rate=3e-3, batch_size=2, warmup_ratio=0.0, max_grad_norm=0.0, dtype="float64")
+OWN_RATES = replace(RECIPE, module_learning_rates=rates.LearningRates(1e-4, 1e-3, 1e-3))
 
 
 class Interrupted(Exception):  # noqa: N818
@@ -92,9 +92,10 @@ def undisturbed(tune_into, wrapped_by, tmp_path_factory):
     """A run of a method from first to last and its model, made once for all tests; to be left as they are."""
 
     @functools.cache
-    def trained_by(name, steps):
+    def trained_by(name, steps, recipe=RECIPE):
         wrapped = wrapped_by(METHODS[name], steps)
-        return tune_into(tmp_path_factory.mktemp("whole"), wrapped, METHODS[name], steps=steps), wrapped
+        folder = tmp_path_factory.mktemp("whole")
+        return tune_into(folder, wrapped, METHODS[name], steps=steps, recipe=recipe), wrapped
 
     return trained_by
 
@@ -140,20 +141,24 @@ def test_the_base_comes_back_where_a_method_says_so(method, wrapped_by, tune, ba
 
 
 @pytest.mark.parametrize(
-    ("name", "steps", "stop"), [("adalora", 16, 5), ("adalora", 16, 11), ("full rank", 6, 3), ("learning rates", 6, 3)]
+    ("name", "steps", "stop", "recipe"),
+    [("adalora", 16, 5, RECIPE), ("adalora", 16, 11, RECIPE), ("full rank", 6, 3, RECIPE), ("lora", 6, 3, OWN_RATES)],
 )
-def test_an_interrupted_run_ends_where_an_undisturbed_one_does(name, steps, stop, wrapped_by, tune, undisturbed):
-    """AdaLoRA is stopped while ranks fall, and after they have."""
+def test_an_interrupted_run_ends_where_an_undisturbed_one_does(
+    name, steps, stop, recipe, wrapped_by, tune, undisturbed
+):
+    """AdaLoRA is stopped while ranks fall, and after they have; LoRA with a rate of each module."""
 
     def interrupt(step):
         if step == stop:
             raise Interrupted
 
     method, seen, resumed = METHODS[name], [], wrapped_by(METHODS[name], steps)
-    first, whole = undisturbed(name, steps)
+    first, whole = undisturbed(name, steps, recipe)
+    same = {"steps": steps, "recipe": recipe, "folder": "cut"}
     with pytest.raises(Interrupted):
-        tune(wrapped_by(method, steps), method, steps=steps, folder="cut", on_step=interrupt)
-    again = tune(resumed, method, steps=steps, folder="cut", on_step=seen.append)
+        tune(wrapped_by(method, steps), method, on_step=interrupt, **same)
+    again = tune(resumed, method, on_step=seen.append, **same)
     assert seen[0] in (stop, stop - 1)  # a checkpoint every 2 steps
     assert [e["eval_loss"] for e in again.history if "eval_loss" in e] == [
         e["eval_loss"] for e in first.history if "eval_loss" in e
@@ -165,23 +170,17 @@ def test_an_interrupted_run_ends_where_an_undisturbed_one_does(name, steps, stop
 
 def test_learning_rates_reach_their_modules(wrapped_by, tune, base):
     """Adam's first step moves every weight that has a gradient by its learning rate, whatever the gradient's size."""
-    method = LearningRates(PAIR, me=1e-6, llm=1e-5, projector=3e-6)
-    wrapped = wrapped_by(method)
+    own = rates.LearningRates(me=1e-6, projector=3e-6, llm=1e-5)
+    wrapped = wrapped_by(Lora(PAIR))
     before = weights(wrapped)
-    run = tune(wrapped, method, steps=1)
+    run = tune(wrapped, Lora(PAIR), steps=1, recipe=replace(RECIPE, module_learning_rates=own))
     group_of = {layer.name: group for group in GROUPS for layer in base.partition.group(group)}
     for name, weight in weights(wrapped).items():
         if "lora_B" in name:
             moved = (weight - before[name]).abs().max().item()
-            assert moved == pytest.approx(
-                method.learning_rates(RECIPE).rate(group_of[layer_of(name)]), rel=1e-3
-            )  # Adam's eps
+            assert moved == pytest.approx(own.rate(group_of[layer_of(name)]), rel=1e-3)  # Adam's eps
     logged = next(entry for entry in run.history if "learning_rate_me" in entry)
     assert [logged[f"learning_rate_{group}"] for group in GROUPS] == pytest.approx([1e-6, 3e-6, 1e-5])
-
-
-def test_the_projector_follows_the_llm_unless_told_otherwise():
-    assert LearningRates(PAIR, me=1e-7, llm=1e-5).learning_rates(RECIPE).projector == 1e-5
 
 
 PLUS = replace(
