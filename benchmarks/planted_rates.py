@@ -28,11 +28,12 @@ from planted.rates import RateStudy, make_rate_study
 
 from mars_core import __version__
 from mars_core.ranks import RankPair
-from mars_core.rate_search import anchors, first_rates, missing_rates
+from mars_core.rate_search import anchors, first_rates
 from mars_core.rates import one_rate
 from mars_core.search import Question, read_points
 from mars_core.search.choose import calibrate, choose_with
 from mars_core.search.fitted_laws import FittedLaws
+from mars_core.search.next_rates import next_rates
 from mars_core.search.objective import PERPLEXITY_OBJECTIVE
 
 RESULTS = Path(__file__).parent / "results"
@@ -71,10 +72,8 @@ def calibration(study: RateStudy, number: int) -> pd.DataFrame:
     start = float(np.exp(study.rates.best.get(reference, np.median(list(study.rates.best.values()))) + off))
     tried = {pair: list(rates) for pair, rates in first_rates(pairs, reference, start).items()}
     for _ in range(ROUNDS - 1):
-        fit = read_points(study.metrics(tried), PERPLEXITY_OBJECTIVE).rates
-        assert fit is not None
-        best = {pair: float(np.exp(fit.best(pair, LARGEST)[0])) for pair in pairs}
-        missing = missing_rates(tried, best, anchors(pairs, reference))
+        points = read_points(study.metrics(tried), PERPLEXITY_OBJECTIVE)
+        missing = next_rates(points, tried, anchors(pairs, reference))
         if not missing:
             break
         for pair, rates in missing.items():

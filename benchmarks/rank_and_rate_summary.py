@@ -10,7 +10,7 @@ import pandas as pd
 
 from mars_core.convergence import NoConvergenceTimes, convergence_times
 from mars_core.fitting import fit_law
-from mars_core.fitting.learning_rate import RateFit, fit_learning_rates
+from mars_core.fitting.learning_rate import DOUBT, RateFit, fit_learning_rates
 from mars_core.ranks import Pair
 
 BATCH = 8
@@ -78,8 +78,8 @@ def _tuned(fit: RateFit, ends: pd.DataFrame) -> dict[str, Any]:
     for (a, b), own in ends.groupby(["r_me", "r_llm"]):
         pair: Pair = (int(a), int(b))
         size = own["D"].to_numpy(dtype=np.float64)
-        paid = fit.law.penalty(fit.phi, own[["log_llm"]].to_numpy(), [pair] * len(own), size)
-        variance = fit.scatter**2 + (0.3 * paid) ** 2
+        paid = fit.law.penalty(fit.phi, fit.log_rates(own), [pair] * len(own), size)
+        variance = fit.scatter**2 + (DOUBT * paid) ** 2
         weight = 1.0 / variance
         mean = float(np.sum(weight * (own["value"] - paid)) / weight.sum())
         rows.append(

@@ -66,7 +66,7 @@ def asked_rates(text: str | None) -> list[float]:
     """
     if text is None:
         return []
-    from tasks.settings.ranks import rate_grid, rates_text
+    from tasks.settings.rates import rate_grid, rates_text
 
     grid = None if text == "auto" or ":" in text else rate_grid(rates_text(text))
     if grid is None or grid == "auto":

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -34,6 +33,7 @@ DOUBT = 0.3  # of a run's penalty: how far the parabola is off
 USUAL_SHARE, PRIOR_FREEDOM = 0.003, 4.0  # of the level: scatter of a run, known as if by so many runs
 ROUNDS = 6  # of weighting by doubt
 SAME = 1e-6  # log rates closer than this are one rate
+Z = 1.96  # of a 95% interval
 SAME_SIZE = 0.1  # of a log: sizes that are compared as one
 
 
@@ -66,21 +66,18 @@ class RateFit:
         """Log best rate of a pair on each axis, (n_axes,)."""
         return np.asarray(self.law.best(self.phi, [pair], np.array([size]))[0])
 
-    def draws(self, n: int, seed: int = 0) -> Floats:
-        """Draws of phi, (n, p)."""
-        rng = np.random.default_rng([seed, 7])
-        return np.asarray(self.phi + rng.standard_normal((n, len(self.phi))) @ self._root.T)
+    def best_interval(self, pair: Pair, size: float) -> Floats:
+        """95% interval of the same, (n_axes, 2); log best is linear in the weights, so it is exact."""
+        features, n = self.law.features([pair], np.array([size]))[0], len(WEIGHTS)
+        blocks = [slice(n * i, n * (i + 1)) for i in range(len(self.law.axes))]
+        half = Z * np.sqrt([features @ self.covariance[own, own] @ features for own in blocks])
+        return np.column_stack([self.best(pair, size) - half, self.best(pair, size) + half])
 
     def interval(self, symbol: str) -> tuple[float, float]:
         """95% interval of an element of phi."""
         at = self.law.symbols.index(symbol)
-        half = 1.96 * float(np.sqrt(self.covariance[at, at]))
+        half = Z * float(np.sqrt(self.covariance[at, at]))
         return float(self.phi[at]) - half, float(self.phi[at]) + half
-
-    @cached_property
-    def _root(self) -> Floats:
-        values, vectors = np.linalg.eigh(self.covariance)
-        return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))
 
 
 def axes_of(log_me: Floats, log_llm: Floats, pairs: list[Pair]) -> tuple[Axis, ...]:
@@ -223,26 +220,25 @@ class _Problem:
             self._weigh(phi)
             phi = least_squares(self._residuals, phi, jac=self._jacobian, x_scale=self.sd, max_nfev=60).x
             self.scatter = self._scatter(phi)
-        self._weigh(phi)
         return np.asarray(phi)
 
     def cost(self, phi: Floats) -> float:
         """Minus log posterior up to a constant, the doubt's own normalisation included."""
-        self.scatter = self._settle(phi)
+        self._settle(phi)
         return float(0.5 * np.sum(self._residuals(phi) ** 2) - np.sum(np.log(self.weight)))
 
     def laplace(self, phi: Floats) -> tuple[Floats, float]:
         """Covariance at the minimum, and the scatter."""
-        self.scatter = self._settle(phi)
+        self._settle(phi)
         J = self._jacobian(phi)
         return np.asarray(np.linalg.inv(J.T @ J)), self.scatter
 
-    def _settle(self, phi: Floats) -> float:
+    def _settle(self, phi: Floats) -> None:
+        """Scatter and weights that go with phi."""
         for _ in range(3):
             self._weigh(phi)
             self.scatter = self._scatter(phi)
         self._weigh(phi)
-        return self.scatter
 
     def _weigh(self, phi: Floats) -> None:
         cost = self.law.penalty(phi, self.rates, self.pairs, self.size)

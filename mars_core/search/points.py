@@ -13,7 +13,7 @@ from mars_core.ranks import Pair
 from mars_core.search.columns import as_numbers
 from mars_core.search.objective import Objective
 from mars_core.search.observed import LOG_RATES
-from mars_core.surface.rates import within
+from mars_core.surface.rates import paid_by_runs, within
 
 KEYS = ["r_me", "r_llm", "step", "unique_samples", "val_loss"]
 LARGEST_LOSS = 100.0  # nats per answer token; even a uniform guess among a million tokens costs 14
@@ -129,8 +129,8 @@ def _fit_rates(runs: pd.DataFrame, objective: Objective) -> RateFit | None:
 
 def _nearest(runs: pd.DataFrame, fit: RateFit) -> pd.DataFrame:
     """Rows of the runs nearest the best rate, with what a run pays for not being there as `paid`."""
-    end = runs.groupby("run_id")["D"].transform("max")
-    paid = fit.law.penalty(fit.phi, fit.log_rates(runs), _pairs(runs), end.to_numpy(dtype=np.float64))
+    paid, ends = paid_by_runs(runs, fit)
+    end = pd.Series(ends, runs.index)
     cell = [runs["r_me"], runs["r_llm"], runs["seed"], end]
     rows = runs.assign(paid=paid)
     rows = rows[paid <= rows["paid"].groupby(cell).transform("min")]

@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 from mars_core.fitting.learning_rate import RateFit
 from mars_core.ranks import Pair
 from mars_core.rates import LearningRates
-from mars_core.search.outlook import INTERVAL, Outlook
+from mars_core.search.outlook import Outlook
 
 Floats = NDArray[np.float64]
 Interval = tuple[float, float]
-DRAWS = 400
 SAME = 0.01  # of a log: rates that are one
 BELOW = float(np.log(4.0))  # how far below the tried rates a longer final run may be trained
 AT_EDGE = 0.05  # of a log: a best rate so little inside the measured range is at its edge
@@ -102,9 +101,8 @@ def rate_answer(fit: RateFit, outlook: Outlook, chosen: Pair, default: Pair, fix
         default: the pair that a user would take without a search.
         fixed: the rates that a user would take without a search, None where they are not known.
     """
-    phi = fit.draws(DRAWS)
     pairs = [*outlook.pairs, *([] if chosen in outlook.pairs else [chosen])]
-    best = [one for pair in pairs for one in _best_rates(fit, phi, pair, outlook.D_target)]
+    best = [one for pair in pairs for one in _best_rates(fit, pair, outlook.D_target)]
     own = tuple(one for one in best if one.pair == chosen)
     measured: dict[str, Interval] = {axis: _span(rates) for axis, rates in zip(fit.law.axes, fit.rates, strict=True)}
     symbols = [name for name in fit.law.symbols if name.startswith(("s_", "b", "l"))]
@@ -115,14 +113,13 @@ def rate_answer(fit: RateFit, outlook: Outlook, chosen: Pair, default: Pair, fix
     return RateAnswer(own, tuple(best), slopes, measured, tuple(_edges(fit, chosen, measured)), answer)
 
 
-def _best_rates(fit: RateFit, phi: Floats, pair: Pair, size: float) -> list[BestRate]:
+def _best_rates(fit: RateFit, pair: Pair, size: float) -> list[BestRate]:
     """Of every module's adapters; none above the highest rate that was tried and held."""
-    logs = np.array([fit.law.best(one, [pair], np.array([size]))[0] for one in phi])  # (n_draws, n_axes)
-    intervals = np.percentile(logs, INTERVAL, axis=0)
+    best, intervals = fit.best(pair, size), fit.best_interval(pair, size)
     found: list[BestRate] = []
     for i, axis in enumerate(fit.law.axes):
-        middle = float(np.clip(fit.best(pair, size)[i], fit.rates[i].min() - BELOW, fit.rates[i].max()))
-        low, high = min(float(intervals[0, i]), middle), max(float(intervals[1, i]), middle)
+        middle = float(np.clip(best[i], fit.rates[i].min() - BELOW, fit.rates[i].max()))
+        low, high = min(float(intervals[i, 0]), middle), max(float(intervals[i, 1]), middle)
         shifts = {"me": fit.ratio, "llm": 0.0} if axis == "all" and fit.ratio else {axis: 0.0}
         found += [BestRate(pair, name, *_exp(middle + by, low + by, high + by)) for name, by in shifts.items()]
     found += [BestRate(pair, name, *_exp(rate, rate, rate)) for name, rate in fit.held.items()]

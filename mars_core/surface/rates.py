@@ -50,9 +50,7 @@ def at_best_rates(table: pd.DataFrame, fit: RateFit, level: float) -> pd.DataFra
     Returns:
         The table with value less `penalty`, and `near`, whether the run is near its best rate.
     """
-    run = table["run_id"]
-    ends = table["D"].groupby(run).transform("max").to_numpy(dtype=np.float64)
-    cost = fit.law.penalty(fit.phi, fit.log_rates(table), _pairs(table), ends)
+    run, (cost, ends) = table["run_id"], paid_by_runs(table, fit)
     cell = [table[name] for name in ("r_me", "r_llm", "seed")]
     least = pd.Series(cost, table.index).groupby(cell).transform("min").to_numpy()
     near = (cost <= NEAR * level) | ((cost <= least) & (cost <= FAR * level)) | (cost <= cost.min())
@@ -60,6 +58,17 @@ def at_best_rates(table: pd.DataFrame, fit: RateFit, level: float) -> pd.DataFra
     brought = table.assign(value=table["value"] - within(cost, level), penalty=cost, near=near, end_size=ends)
     kept: pd.DataFrame = brought[near | last].reset_index(drop=True)
     return kept
+
+
+def paid_by_runs(table: pd.DataFrame, fit: RateFit) -> tuple[Floats, Floats]:
+    """What the run of each row pays for not being at its pair's best rate, and the size it ends at, (n_rows,) each.
+
+    Args:
+        table: columns r_me, r_llm, run_id, D, log_me, log_llm.
+        fit: the law.
+    """
+    ends = table.groupby("run_id")["D"].transform("max").to_numpy(dtype=np.float64)
+    return fit.law.penalty(fit.phi, fit.log_rates(table), _pairs(table), ends), ends
 
 
 def within(cost: Floats, level: float) -> Floats:

@@ -7,15 +7,14 @@ goes on with the same rates, and every process plans the same runs.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from mars_core.ranks import Pair, RankPair
-from mars_core.rate_search import anchors, best_of_range, first_rates, measured_edge, missing_rates
+from mars_core.rate_search import anchors, best_of_range, first_rates
+from mars_core.search.next_rates import next_rates
 from mars_core.search.objective import objective_named
-from mars_core.search.points import Points, read_points
+from mars_core.search.points import read_points
 from tasks.calibration.diverged import collect_metrics, divergence
 from tasks.calibration.stored import metrics_path, read_metrics, summary_path
 from tasks.running.progress import show_message
@@ -98,39 +97,12 @@ def next_round(study: Study, decided: DecidedRates) -> DecidedRates:
     points = read_points(collect_metrics(study, divergence(study)), objective_named(study.config.search.objective))
     several = anchors(calibration_pairs(study.config), study.config.calibration.reference)
     tried: dict[Pair, tuple[float, ...]] = dict(iter(decided.rates.items()))
-    size = float(points.runs["D"].max())
-    ends = {pair: _losses(points, pair, rates, size) for pair, rates in tried.items()}
-    diverged = {pair: [rate for rate, loss in own.items() if math.isnan(loss)] for pair, own in ends.items()}
-    missing = missing_rates(tried, best_rates(points, tried), several, diverged)
+    missing = next_rates(points, tried, several)
     if not missing:
         return replace(decided, complete=True)
     words = ", ".join(f"{pair} at {', '.join(f'{rate:g}' for rate in rates)}" for pair, rates in missing.items())
     show_message(f"calibrate: the best learning rate may lie beyond those tried: next {words}")
     return replace(decided, rounds=(*decided.rounds, round_of(missing)))
-
-
-def best_rates(points: Points, tried: Mapping[Pair, Sequence[float]]) -> dict[Pair, float]:
-    """Best rate of each pair at the largest calibrated size, by the law as the runs so far give it.
-
-    Where a pair's runs are lowest at the edge of its rates, it is that edge: further rates must tell.
-    """
-    if points.rates is None:
-        raise ValueError(
-            "no pair has runs at two learning rates that did not diverge: lower rates are needed, name them in "
-            "calibration.learning_rates"
-        )
-    size = float(points.runs["D"].max())
-    return {
-        pair: measured_edge(_losses(points, pair, rates, size)) or math.exp(float(points.rates.best(pair, size)[0]))
-        for pair, rates in tried.items()
-    }
-
-
-def _losses(points: Points, pair: Pair, rates: Sequence[float], size: float) -> dict[float, float]:
-    """Mean loss of a pair's runs at the largest size by rate, not a number where they diverged."""
-    runs = points.runs
-    own = runs[(runs["r_me"] == pair[0]) & (runs["r_llm"] == pair[1]) & (runs["D"] == size)]
-    return {rate: float(own.loc[np.isclose(own["log_llm"], math.log(rate)), "loss"].mean()) for rate in rates}
 
 
 def round_of(rates: Mapping[Pair, tuple[float, ...]] | Mapping[RankPair, tuple[float, ...]]) -> tuple[PairRates, ...]:

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from mars_core.fitting.learning_rate import RateFit, fit_learning_rates
-from mars_core.ranks import Pair, RankPair
-from mars_core.rate_search import measured_edge, missing_rates, rates_around
+from mars_core.fitting.learning_rate import fit_learning_rates
+from mars_core.ranks import RankPair
+from mars_core.rate_search import best_of_range, rate_beyond, rates_around
 from mars_core.rate_search.design import rounded
 from mars_core.records import Float, Record
 from mars_core.search.objective import objective_named
@@ -26,9 +26,6 @@ from tasks.study.opened import Study
 from tasks.study.plan import CalibrationPlan, PlannedRun, plan_rates
 from tasks.study.rates import RangeResult
 
-DRAWS = 400
-NEIGHBOURS = 3  # rates that a parabola goes through
-INTERVAL = (2.5, 97.5)
 AT_EDGE = 0.05  # of a log: a best rate so little inside the tried ones is at their edge
 
 
@@ -86,14 +83,10 @@ class Tuning:
         tried = rates_around(self.range_test.best)
         for _ in range(MOST_ROUNDS):
             yield self._full_length(tried)
-            known: dict[Pair, tuple[float, ...]] = {self.pair: tried}
-            lost: dict[Pair, list[float]] = {
-                self.pair: [one.learning_rate for one in self._tried() if math.isnan(one.loss)]
-            }
-            wider = missing_rates(known, {self.pair: self._best()[0]}, [self.pair], lost)
-            if not wider:
+            beyond = rate_beyond(tried, self._best()[0])
+            if beyond is None:
                 return
-            tried = (*tried, *wider[self.pair])
+            tried = (*tried, beyond)
 
     def answer(self) -> TunedRate:
         """The best rate by the runs of the last step.
@@ -124,30 +117,25 @@ class Tuning:
         return Step("full-length runs", self._planned().runs)
 
     def _best(self) -> tuple[float, tuple[float, float]]:
-        """The best rate with its 95% interval."""
-        self._planned()
-        fit, size = self._fit()
-        edge = measured_edge({one.learning_rate: one.loss for one in self._tried()})
-        draws = np.array([fit.law.best(phi, [self.pair], np.array([size]))[0, 0] for phi in fit.draws(DRAWS)])
-        low, high = np.exp(np.percentile(draws, INTERVAL))
-        best = math.exp(float(fit.best(self.pair, size)[0])) if edge is None else edge
-        return best, (min(float(low), best), max(float(high), best))
+        """The best rate with its 95% interval: of a parabola through the lowest rate and its neighbours on either side.
 
-    def _fit(self) -> tuple[RateFit, float]:
-        """The parabola in the log rate, and the size in samples that the runs saw."""
+        One pair has runs enough near its best rate, and a parabola that reaches further can miss it.
+        """
+        self._planned()
         objective = objective_named(self.study.config.search.objective)
         ends = self._ends()
-        ends = _about_the_lowest(ends[ends["loss"] > 0.0])
-        ends = ends.assign(value=lambda rows: objective.value(rows["loss"].to_numpy()))
-        fit = None
-        if not ends.empty:
-            fit = fit_learning_rates(ends, objective.level(ends["value"].to_numpy(dtype=np.float64)))
+        ends = ends[ends["loss"] > 0.0].assign(value=lambda rows: objective.value(rows["loss"].to_numpy()))
+        by_rate = ends.groupby("log_llm")["value"].mean()
+        means = dict(zip(np.exp(by_rate.index.to_numpy(dtype=np.float64)).tolist(), by_rate.tolist(), strict=True))
+        near = _about_the_lowest(ends)
+        fit = fit_learning_rates(near, objective.level(near["value"].to_numpy())) if len(near) else None
         if fit is None:
             raise ValueError(
                 f"fewer than two learning rates of {self.pair} are left that did not diverge: give lower ones with "
                 "--rates"
             )
-        return fit, float(ends["D"].max())
+        best, (low, high) = best_of_range(means), np.exp(fit.best_interval(self.pair, float(near["D"].max()))[0])
+        return best, (min(float(low), best), max(float(high), best))
 
     def _ends(self) -> pd.DataFrame:
         """Last checkpoints of the runs at rates where none diverged."""
@@ -177,13 +165,10 @@ class Tuning:
 
 
 def _about_the_lowest(ends: pd.DataFrame) -> pd.DataFrame:
-    """Runs at the rate that ended lowest and at its neighbours on either side: one pair has runs enough near its best
-    rate, and a parabola that reaches further can miss it."""
-    means = ends.groupby("log_llm")["loss"].mean()
-    if len(means) <= NEIGHBOURS:
-        return ends
-    at = int(np.clip(int(means.to_numpy().argmin()), 1, len(means) - 2))
-    kept: pd.DataFrame = ends[ends["log_llm"].isin(means.index[at - 1 : at + 2])]
+    """Runs at the rate that ended lowest and at its neighbours."""
+    means = ends.groupby("log_llm")["value"].mean()
+    at = int(means.to_numpy().argmin()) if len(means) else 0
+    kept: pd.DataFrame = ends[ends["log_llm"].isin(means.index[max(at - 1, 0) : at + 2])]
     return kept
 
 

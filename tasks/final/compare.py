@@ -161,12 +161,12 @@ def _row(revision: Revision, baseline: Baseline, name: str, role: str, test: dic
 def _add_searches(study: Study, rows: Sequence[dict[str, Any]], trained: Sequence[Baseline]) -> None:
     """Say of each trained row its peak rates and what was spent to find them: of MARS, its calibration."""
     recipe, calibration = study.config.recipe.as_recipe(), calibration_cost(study)
-    steps = sum(run.schedule.horizon for run in study.plan.every_run)
     for row, baseline in zip(rows, trained, strict=True):
         row["learning_rates"] = list(baseline.peak_rates(recipe))
         row["search"] = None
         if row["role"] == "chosen":
-            row["search"] = {"runs": calibration["runs"], "pair_steps": steps, "seconds": calibration["seconds"]}
+            names = {"runs": "runs", "pair_steps": "steps", "seconds": "seconds"}
+            row["search"] = {name: calibration[own] for name, own in names.items()}
         elif baseline.tuned:
             row["search"] = read_search(study.revision, baseline).cost
 

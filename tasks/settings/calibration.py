@@ -8,7 +8,8 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from mars_core.ranks import RankGrid, RankPair
 from mars_core.rates import LearningRates
-from tasks.settings.ranks import Ranks, rank_grid, rate_grid, rates_text
+from tasks.settings.ranks import Ranks, rank_grid
+from tasks.settings.rates import rate_grid, rates_text
 from tasks.settings.section import Section
 
 

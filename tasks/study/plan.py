@@ -129,7 +129,7 @@ class CalibrationPlan:
     @property
     def steps(self) -> int:
         """Optimizer steps of all runs together."""
-        return sum(run.schedule.horizon for run in self.runs)
+        return sum(run.schedule.horizon for run in self.every_run)
 
     @property
     def run_lengths(self) -> str:
