@@ -8,7 +8,7 @@ from functools import partial
 from prefect import flow
 
 from flows.results import JSON_RESULTS
-from flows.stages import evaluate_flow, finetune_flow, report_flow
+from flows.stages import evaluate_flow, finetune_arms, finetune_flow, report_flow
 from flows.tune_baseline import tune_baseline_flow
 from tasks.final.arm import Arm
 from tasks.final.compare import (
@@ -72,9 +72,7 @@ def _compare(
         study = open_study(config)
         asked = [read_baseline(text) for text in baselines]
         check_baselines(config, asked)
-        finals = final_arms(study)
-        for role, arm in finals.items():
-            finetune_flow(config, *arm.pair, role, plain_rates(study, arm))
+        finetune_arms(study)
         evaluate_flow(config)
         trained, diverged = [], []
         for baseline in asked:
@@ -91,7 +89,7 @@ def _compare(
 
         def work() -> None:
             with parent_run(study) as parent:
-                write_comparison(study, finals["chosen"], together, parent)
+                write_comparison(study, final_arms(study)["chosen"], together, parent)
 
         compare_stage(together).run(study, work)
         report_flow(config, command)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from flows.stages import evaluate_flow, finetune_flow
+from flows.stages import evaluate_flow, finetune_arms
 from tasks.calibration.packs import begin_packs
 from tasks.calibration.steps import ALL_AT_ONCE
 from tasks.calibration.train import calibrate_pack
-from tasks.final.pairs import final_arms, plain_rates
 from tasks.running.progress import progress_artifact
 from tasks.service.timeouts import bounded
 from tasks.settings.study import StudyConfig
@@ -39,8 +38,7 @@ class Here:
 
     def train_finals(self, study: Study) -> None:
         """Train them one after the other."""
-        for role, arm in final_arms(study).items():
-            finetune_flow(study.config, *arm.pair, role, plain_rates(study, arm))
+        finetune_arms(study)
 
     def evaluate(self, study: Study) -> None:
         """Score them in this process."""

@@ -85,7 +85,8 @@ def final_flow(
         r_me: Rank of the vision encoder, by default the chosen one.
         r_llm: Rank of the language model, by default the chosen one.
         learning_rates: Peak learning rates of vision encoder, projector and language model, by default the best that
-            the choice knows for the pair, or the recipe's.
+            the choice knows for the pair, or the recipe's. Give them where several were calibrated and nothing has
+            chosen one yet.
     """
     study = reopen_study(config)
     arm = asked_arm(study, *_asked_for(study.revision, r_me, r_llm), learning_rates)

@@ -16,7 +16,7 @@ from tasks.export.card import card_path, card_stage, card_text, has_adapter, wri
 from tasks.final.arm import Arm
 from tasks.final.evaluate import EVALUATE, evaluate_finals, evaluation_path, is_evaluated
 from tasks.final.pair import final_folder, finetune_arm, finetune_stage
-from tasks.final.pairs import asked_arm, final_arms, trained_arms
+from tasks.final.pairs import asked_arm, final_arms, plain_rates, trained_arms
 from tasks.nightly.champion import accept_by_hand, accept_if_better, keep_champion_adapter
 from tasks.report.write import (
     REPORT,
@@ -68,7 +68,7 @@ def finetune_flow(
     """Train one pair at the full budget; returns the path of its adapter.
 
     learning_rates: Peak rates of vision encoder, projector and LLM, by default the best that the choice knows for the
-        pair, or the recipe's.
+        pair, or the recipe's; they must be given where several were calibrated and nothing has chosen one yet.
     """
     study = open_study(config)
     arm = asked_arm(study, r_me, r_llm, learning_rates)
@@ -84,6 +84,14 @@ def finetune_flow(
     stage.run(study, work)
     _write_cards(study, [arm])
     return study.address(final_folder(study.revision, arm) / "adapter")
+
+
+def finetune_arms(study: Study) -> dict[str, str]:
+    """Make the final runs of the present choice in this process; returns the adapter of each role."""
+    return {
+        role: finetune_flow(study.config, *arm.pair, role, plain_rates(study, arm))
+        for role, arm in final_arms(study).items()
+    }
 
 
 @flow(name="mars-evaluate", flow_run_name="evaluate {config.study}", **JSON_RESULTS)

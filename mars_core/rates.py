@@ -23,7 +23,7 @@ class LearningRates(NamedTuple):
         """The rates as part of a folder name, for example `lr2e-4`, or `lr2e-4-1e-4` where the LLM's is another."""
         parts = [self.me, *([] if self.me == self.projector == self.llm else [self.llm])]
         parts += [] if self.projector == self.llm else [self.projector]
-        return f"lr{'-'.join(map(_short, parts))}"
+        return f"lr{'-'.join(map(short_rate, parts))}"
 
     def of_pair(self, pair: tuple[int, int]) -> LearningRates:
         """The rates as they matter to a pair (r_me, r_llm): of a module without adapters it has that of the other."""
@@ -42,6 +42,7 @@ def one_rate(rate: float) -> LearningRates:
     return LearningRates(rate, rate, rate)
 
 
-def _short(rate: float) -> str:
-    mantissa, exponent = f"{rate:.2e}".split("e")
+def short_rate(rate: float, digits: int = 3) -> str:
+    """A rate in so many significant digits, as a study file takes it: 2e-4, 1.5e-3."""
+    mantissa, exponent = f"{rate:.{digits - 1}e}".split("e")
     return f"{float(mantissa):g}e{int(exponent)}"

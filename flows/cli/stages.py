@@ -189,8 +189,7 @@ def finetune(
 ) -> None:
     """Train the chosen pair at the full budget and save its adapter; the uniform-rank default too, to compare."""
     config = load_for_flow(study, accelerate)
-    from flows.stages import finetune_flow
-    from tasks.final.pairs import final_arms, plain_rates
+    from flows.stages import finetune_arms, finetune_flow
     from tasks.storage.location import working_folder
     from tasks.study.lock import at_work_on
     from tasks.study.opened import kept_open, open_study
@@ -199,11 +198,7 @@ def finetune(
         if ranks is not None:
             adapters = {"asked for": finetune_flow(config, *ranks, role="asked for")}
         else:
-            opened = open_study(config)
-            adapters = {
-                role: finetune_flow(config, *arm.pair, role, plain_rates(opened, arm))
-                for role, arm in final_arms(opened).items()
-            }
+            adapters = finetune_arms(open_study(config))
     print_result(adapters, as_json)
 
 

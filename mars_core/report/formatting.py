@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from mars_core.rates import short_rate
+
 DASH = "–"
 
 
@@ -20,11 +22,8 @@ def fixed(value: Any, digits: int = 3) -> str:
 
 
 def rate(value: Any) -> str:
-    """A learning rate in two significant digits, as a study file takes it: 2e-4, 0.0015."""
-    if _missing(value):
-        return DASH
-    mantissa, exponent = f"{float(value):.1e}".split("e")
-    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+    """A learning rate in two significant digits: 2e-4, 1.5e-3."""
+    return DASH if _missing(value) else short_rate(float(value), 2)
 
 
 def percent(value: Any, digits: int = 1) -> str:
