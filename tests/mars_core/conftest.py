@@ -90,7 +90,7 @@ def scored(encoded, batch_of):
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def random_adapters():
     """Fills the adapters of a model (B starts as zeros), so that they change what it computes."""
 

@@ -25,14 +25,15 @@ def base_of(checkpoint, dtype=torch.float32):
     return load_base(str(checkpoint), device=CPU, dtype=dtype)
 
 
-@pytest.fixture
-def adapter(checkpoint, random_adapters, tmp_path):
+@pytest.fixture(scope="module")
+def adapter(checkpoint, random_adapters, tmp_path_factory):
     """An adapter whose B is not zero."""
+    folder = tmp_path_factory.mktemp("adapter")
     base = base_of(checkpoint)
     wrapped = add_adapters(base.model, base.partition, RankPair(2, 4), seed=0)
     random_adapters(wrapped, 0.2)
-    wrapped.save_pretrained(str(tmp_path / "adapter"))
-    return tmp_path / "adapter"
+    wrapped.save_pretrained(str(folder))
+    return folder
 
 
 def test_the_merged_folder_gives_the_adapters_logits(checkpoint, adapter, tmp_path):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shlex
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -35,18 +37,24 @@ OPTIONS = json.loads(Path(__file__).with_name("options.json").read_text())
 PAIRS = [RankPair(2, 4), RankPair(8, 2), RankPair(0, 4), RankPair(4, 4)]
 
 
-@pytest.fixture
-def demo():
+@pytest.fixture(scope="module")
+def loaded():
     return load_base(str(demo_backbone_path()), device=torch.device("cpu"), dtype=torch.float32)
 
 
 @pytest.fixture
-def run_of(demo, tmp_path):
+def demo(loaded):
+    """The demo's backbone, with a model of its own that a test may adapt."""
+    return replace(loaded, model=copy.deepcopy(loaded.model))
+
+
+@pytest.fixture
+def run_of(loaded, tmp_path):
     """A final run of a pair, as another tool gets it; some of its settings may be others."""
 
     def make(pair: RankPair = RankPair(2, 4), **others) -> ToolRun:  # noqa: B008 - frozen
         recipe = others.get("recipe", Recipe(dtype="bfloat16"))
-        family = demo.partition.family
+        family = loaded.partition.family
         settings = {
             "study": "my study",
             "model": "llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
@@ -55,8 +63,8 @@ def run_of(demo, tmp_path):
             "four_bit": False,
             "gradient_checkpointing": True,
             "pair": pair,
-            "ranks": layer_ranks(demo.partition, pair),
-            "alphas": layer_alphas(demo.partition, pair, recipe.alpha),
+            "ranks": layer_ranks(loaded.partition, pair),
+            "alphas": layer_alphas(loaded.partition, pair, recipe.alpha),
             "modules": {"projector": family.projector, "me": (family.me,), "llm": (family.llm,)},
             "recipe": recipe,
             "steps": 100,
@@ -272,8 +280,6 @@ def test_blocks_carry_the_images_paths_in_order(samples):
 
 
 def test_images_inside_tables_are_no_files(samples):
-    from dataclasses import replace
-
     inside = replace(samples[0], images=(BytesImage(b"", "x"),))
     assert image_files(samples)
     assert not image_files([*samples, inside])
