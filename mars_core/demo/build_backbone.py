@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from mars_core.demo.architecture import make_model, make_processor, train_tokenizer
+from mars_core.demo.architecture import DEMO_SHAPE, Shape, make_model, make_processor, train_tokenizer
 from mars_core.demo.data import is_asked_about
 from mars_core.demo.drawings import load_drawings
 from mars_core.demo.pretrain import (
@@ -45,7 +45,7 @@ class PretrainingPlan:
     seed: int = 0
 
 
-def build_backbone(out: Path, plan: PretrainingPlan, report: Report) -> None:
+def build_backbone(out: Path, plan: PretrainingPlan, report: Report, shape: Shape = DEMO_SHAPE) -> None:
     """Pre-train the parts, join them, and save model and processor in `out`."""
     torch.manual_seed(plan.seed)
     drawings = load_drawings()
@@ -53,7 +53,7 @@ def build_backbone(out: Path, plan: PretrainingPlan, report: Report) -> None:
     names = [drawing.name.replace("_", " ") for drawing in drawings]
     tokenizer = train_tokenizer(_tokenizer_texts(names, plan.seed))
     processor = make_processor(tokenizer)
-    model = make_model(tokenizer)
+    model = make_model(tokenizer, shape)
     pretrain_tower(
         model.model.vision_tower,
         grey_pictures(unused),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from mars_core.evaluation.objectives.measurement import Measurement
-from mars_core.evaluation.scores import LARGEST_LOSS, Score, Totals, add_answers, overall
+from mars_core.evaluation.scores import LARGEST_LOSS, Score
 from mars_core.models.partition import Partition
-from mars_core.packing.adapter_batch import Dropout, Pass, make_adapter_batch
+from mars_core.packing.adapter_batch import AdapterBatch, Dropout, Pass, make_adapter_batch
 from mars_core.packing.adapter_batches import (
     DEFAULT_ADAPTER_BATCHES,
     AdapterBatches,
@@ -28,9 +27,10 @@ from mars_core.packing.adapter_batches import (
 from mars_core.packing.adapters import flatten, initial_weights
 from mars_core.packing.batch import PackedBatch, pack_batch
 from mars_core.packing.examine import examined
-from mars_core.packing.forward import adapter_batch_logits, adapter_batch_losses, autocast_of, losses_of
+from mars_core.packing.forward import adapter_batch_losses, autocast_of
 from mars_core.packing.patching import Structure, patched
 from mars_core.packing.run import PackRun, TrainedRun, gradient_norms, start_runs, take_step
+from mars_core.packing.score import score_adapter_batch
 from mars_core.packing.state import PackState, restore_state, take_state
 from mars_core.training.calibration import CalibrationRun, Checkpoint
 from mars_core.training.memory import peak_memory_bytes
@@ -225,11 +225,7 @@ def _gradients(
     pack: _Pack, adapter_batch: Sequence[TrainedRun], batches: Sequence[PackedBatch]
 ) -> tuple[Sequence[TrainedRun], Tensor, frozenset[str]]:
     """Add up the gradients of a step; gives the adapter batch, its members' losses, and the layers reached."""
-    adapters = make_adapter_batch(
-        [one.layout for one in adapter_batch],
-        [one.weights for one in adapter_batch],
-        [one.gradient for one in adapter_batch],
-    )
+    adapters = _adapters_of(adapter_batch)
     probability = pack.recipe.lora_dropout
     dropout = Dropout(probability, tuple(one.generator for one in adapter_batch)) if probability else None
     total = sum(len(batch.targets) for batch in batches)
@@ -252,6 +248,14 @@ def _gradients(
     return adapter_batch, losses, frozenset(reached)
 
 
+def _adapters_of(adapter_batch: Sequence[TrainedRun]) -> AdapterBatch:
+    return make_adapter_batch(
+        [one.layout for one in adapter_batch],
+        [one.weights for one in adapter_batch],
+        [one.gradient for one in adapter_batch],
+    )
+
+
 def _step_adapter_batch(pack: _Pack, ready: tuple[Sequence[TrainedRun], Tensor, frozenset[str]], number: int) -> None:
     adapter_batch, losses, reached = ready
     for one, loss, norms in zip(adapter_batch, losses.tolist(), gradient_norms(adapter_batch), strict=True):
@@ -264,7 +268,9 @@ def _step_adapter_batch(pack: _Pack, ready: tuple[Sequence[TrainedRun], Tensor, 
 
 def _measure(pack: _Pack, kept: _Kept, number: int, seconds: Callable[[], float]) -> None:
     def score(adapter_batch: Sequence[TrainedRun]) -> list[tuple[TrainedRun, tuple[Score, float | None]]]:
-        return list(zip(adapter_batch, _evaluate_adapter_batch(pack, adapter_batch, kept), strict=True))
+        adapters = _adapters_of(adapter_batch)
+        found = score_adapter_batch(pack.model, adapters, kept.batches(), pack.recipe, pack.measurement)
+        return list(zip(adapter_batch, found, strict=True))
 
     scores = [
         pair
@@ -296,34 +302,6 @@ def _checkpoint(one: TrainedRun, number: int, score: Score, objective: float | N
         val_objective=objective,
         clipped_share=None if one.clipped is None else one.clipped / number,
     )
-
-
-@torch.no_grad()
-def _evaluate_adapter_batch(
-    pack: _Pack, adapter_batch: Sequence[TrainedRun], kept: _Kept
-) -> list[tuple[Score, float | None]]:
-    adapters = make_adapter_batch(
-        [one.layout for one in adapter_batch],
-        [one.weights for one in adapter_batch],
-        [one.gradient for one in adapter_batch],
-    )
-    totals: list[dict[str, Totals]] = [defaultdict(Totals) for _ in adapter_batch]
-    collectors = [pack.measurement.collect() if pack.measurement else None for _ in adapter_batch]
-    for batch, tasks in kept.batches():
-        with autocast_of(pack.recipe, pack.model):
-            logits = adapter_batch_logits(pack.model, Pass(adapters, batch))
-            losses = losses_of(logits, batch.targets)
-        right = logits.argmax(dim=-1) == batch.targets
-        for total, loss_of_one, right_of_one in zip(totals, losses, right, strict=True):
-            add_answers(total, loss_of_one, right_of_one, batch.labels, tasks)
-        for collector, logits_of_one, loss_of_one in zip(collectors, logits, losses, strict=True):
-            if collector is not None:
-                collector.add(logits_of_one, loss_of_one, batch.targets, batch.labels)
-    scores = [overall(total).score() for total in totals]
-    return [
-        (score, collector.value() if collector is not None and math.isfinite(score.loss) else None)
-        for score, collector in zip(scores, collectors, strict=True)
-    ]
 
 
 class _Kept:
