@@ -8,7 +8,7 @@ from itertools import count
 import pytest
 import torch
 
-from mars_core.packing import train
+from mars_core.packing import score, train
 from mars_core.packing.adapter_batches import AdapterBatches
 from mars_core.packing.state import PackState
 from mars_core.ranks import RankPair
@@ -98,7 +98,7 @@ def test_out_of_memory_narrows_the_adapter_batches_and_changes_no_result(
         return guarded
 
     monkeypatch.setattr(train, "adapter_batch_losses", refusing(train.adapter_batch_losses))
-    monkeypatch.setattr(train, "adapter_batch_logits", refusing(train.adapter_batch_logits))
+    monkeypatch.setattr(score, "adapter_batch_logits", refusing(score.adapter_batch_logits))
     result, _ = pack(MEMBERS, recipe=recipe, adapter_batches=AdapterBatches(4, 1))
     assert result.width == 1
     for found, wanted in zip(result.runs, expected.runs, strict=True):
@@ -106,15 +106,15 @@ def test_out_of_memory_narrows_the_adapter_batches_and_changes_no_result(
 
 
 def test_out_of_memory_in_evaluation_does_not_narrow_training(pack, undisturbed, monkeypatch):
-    score = train.adapter_batch_logits
+    logits = score.adapter_batch_logits
 
     def refuse_wide(model, this):
         if this.adapter_batch.width > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return score(model, this)
+        return logits(model, this)
 
     expected, _ = undisturbed(MEMBERS, adapter_batches=AdapterBatches(4, 1))
-    monkeypatch.setattr(train, "adapter_batch_logits", refuse_wide)
+    monkeypatch.setattr(score, "adapter_batch_logits", refuse_wide)
     result, _ = pack(MEMBERS, adapter_batches=AdapterBatches(4, 1))
     assert result.width == 4
     for found, wanted in zip(result.runs, expected.runs, strict=True):
