@@ -19,7 +19,6 @@ from tasks.final.arm import Arm
 from tasks.final.evaluate import EVALUATE
 from tasks.final.pair import finetune_stage
 from tasks.final.pairs import plain_rates, untrained_arms
-from tasks.inputs.data import load_data
 from tasks.running.progress import progress_bar
 from tasks.running.retrying import REQUESTS
 from tasks.service.trigger import Request, flow_run_url, online_workers, run_all, start_once
@@ -89,7 +88,7 @@ def final_request(study: Study, role: str, arm: Arm) -> Request:
     identity = {
         "study": study_key(study.folder),
         "revision": study.revision.number,
-        "data_hash": load_data(study.config.data).data_hash,
+        "data_hash": study.inputs.data.data_hash,
         "recipe_hash": recipe_hash(study.config),
         "choice": file_hash(choice_path(study.revision)),
         "pair": list(arm.pair),

@@ -8,11 +8,12 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from flows.cli.app import App
 from flows.cli.errors import one_message
 from flows.cli.output import console, print_json
 from flows.cli.stages import AsJson
 
-app = typer.Typer(help="Look at a base checkpoint, or build one.", no_args_is_help=True)
+app = App(help="Look at a base checkpoint, or build one.", no_args_is_help=True)
 
 SHOWN = 8
 
@@ -26,7 +27,10 @@ def _group() -> None:
 @one_message
 def inspect(
     model: Annotated[str, typer.Argument(help="A checkpoint folder, a hub id, or a STUDY.yaml.")],
-    ranks: Annotated[str, typer.Option("--ranks", help="Ranks to count parameters for.")] = "8,16,32,64",
+    ranks: Annotated[
+        str | None,
+        typer.Option("--ranks", help="Ranks to count parameters for (default: the study's, else 8,16,32,64)."),
+    ] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that lies in the checkpoint; read it first.")
     ] = False,
@@ -38,7 +42,7 @@ def inspect(
     """
     from tasks.inputs.inspection import inspect_model
 
-    found = inspect_model(model, parse_ranks(ranks), trust_remote_code=trust_remote_code)
+    found = inspect_model(model, parse_ranks(ranks) if ranks else None, trust_remote_code=trust_remote_code)
     if as_json:
         print_json(found)
         return

@@ -78,9 +78,11 @@ def calibrate(
     if dry_run:
         from tasks.calibration.expected import describe_expected, expected_plan
         from tasks.calibration.packs import forecast
+        from tasks.inputs.opened import open_inputs
 
-        plan = expected_plan(config)
-        described, expected = describe_expected(config, plan), forecast(config, plan, plan.every_run)
+        inputs = open_inputs(config)
+        plan = expected_plan(inputs)
+        described, expected = describe_expected(config, plan), forecast(inputs, plan, plan.every_run)
         if as_json:
             print_json(described | {"cost": expected.as_json()})
         else:
@@ -192,9 +194,9 @@ def finetune(
     from flows.stages import finetune_arms, finetune_flow
     from tasks.storage.location import working_folder
     from tasks.study.lock import at_work_on
-    from tasks.study.opened import kept_open, open_study
+    from tasks.study.opened import open_study
 
-    with at_work_on(working_folder(config.study)), kept_open():
+    with at_work_on(working_folder(config.study)):
         if ranks is not None:
             adapters = {"asked for": finetune_flow(config, *ranks, role="asked for")}
         else:
@@ -211,7 +213,7 @@ def evaluate(study: Study, as_json: AsJson = False) -> None:
 
     path = evaluate_flow(config)
     if as_json:
-        print_json(read_evaluation(_newest_revision(config)))
+        print_json({role: found.to_json() for role, found in read_evaluation(_newest_revision(config)).items()})
     else:
         print_result({"scores": path}, as_json)
 
@@ -238,6 +240,7 @@ def load_study(where: str, accelerate: str | None = None) -> StudyConfig:
     accelerate: configuration of accelerate that takes the place of the study's.
     """
     from tasks.inputs.data import check_data
+    from tasks.inputs.opened import open_inputs
     from tasks.running.progress import show_message
     from tasks.settings.accelerate import acceleration_of, require_one_process
     from tasks.settings.find import find_study
@@ -257,7 +260,7 @@ def load_study(where: str, accelerate: str | None = None) -> StudyConfig:
     pull(config.study)
     known = bool(revisions(working_folder(config.study)))
     check_data(config.data, decode=not known).raise_if_bad()
-    plan_calibration(config)
+    plan_calibration(open_inputs(config))
     return config
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mars_core.convergence.curves import Curve
-from mars_core.convergence.errors import NoReferenceRun
+from mars_core.convergence.errors import NoConvergenceTimes, NoReferenceRun
 
 Module = Literal["me", "llm"]
 
@@ -85,6 +85,11 @@ def select_slices(curves: Sequence[Curve], reference: tuple[int, int] | None) ->
 
 def _require_reference(curves: Sequence[Curve], reference: tuple[int, int]) -> None:
     pairs = sorted({(curve.r_me, curve.r_llm) for curve in curves})
+    if not pairs:
+        raise NoConvergenceTimes(
+            "no run with both ranks positive was evaluated at two steps or more, so no convergence time can be read "
+            "off: evaluate from a smaller size on (calibration.smallest_size), or train longer"
+        )
     if reference not in pairs:
         raise NoReferenceRun(
             f"no run at the reference pair (r_me, r_llm) = {reference}; the runs have {pairs}: "

@@ -270,7 +270,7 @@ def _vision_block(
     width = this.adapter_batch.width
     hidden = hidden[: hidden.shape[0] // width] if first else hidden
     if len(this.batch.features) == entry_layers:
-        return hidden  # nobody reads it: every door has its features already
+        return hidden  # nobody reads it: every entry layer has its features already
     rows = hidden.shape[0] * width
     share = partial(_share_of_one, rows=rows, width=width)
     return original(hidden, *map(share, arguments), **{name: share(value) for name, value in named.items()})

@@ -8,12 +8,13 @@ from typing import Any
 
 from mars_core.rate_search import RANGE, first_rates
 from tasks.calibration.steps import MOST_ROUNDS, RANGE_TEST, round_of
+from tasks.inputs.opened import Inputs
 from tasks.settings.study import StudyConfig
 from tasks.study.plan import CalibrationPlan, PlannedRun, calibration_pairs, describe_plan, plan_calibration
 from tasks.study.rates import DecidedRates, RangeResult
 
 
-def expected_plan(config: StudyConfig) -> CalibrationPlan:
+def expected_plan(inputs: Inputs) -> CalibrationPlan:
     """The plan; with automatic rates that of a first round about the middle of the range test's rates.
 
     Which rates a pair gets changes no cost, how many it gets is known.
@@ -21,13 +22,13 @@ def expected_plan(config: StudyConfig) -> CalibrationPlan:
     Raises:
         ValueError: the study cannot be planned.
     """
-    plan = plan_calibration(config)
+    plan = plan_calibration(inputs)
     if not plan.outline:
         return plan
     middle = math.sqrt(RANGE[0] * RANGE[-1])
-    rates = first_rates(calibration_pairs(config), config.calibration.reference, middle)
+    rates = first_rates(calibration_pairs(inputs.config), inputs.config.calibration.reference, middle)
     found = RangeResult((), plan.range_test[0].schedule.horizon, {}, middle)
-    return plan_calibration(config, DecidedRates(plan.rates_hash, found, (round_of(rates),)))
+    return plan_calibration(inputs, DecidedRates(plan.rates_hash, found, (round_of(rates),)))
 
 
 def describe_expected(config: StudyConfig, plan: CalibrationPlan) -> dict[str, Any]:

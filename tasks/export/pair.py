@@ -29,8 +29,7 @@ from tasks.final.arm import Arm
 from tasks.final.pair import final_folder, finetune_stage
 from tasks.final.pairs import best_arm
 from tasks.final.run import final_steps
-from tasks.inputs.base_model import DTYPES, model_fingerprint, study_partition
-from tasks.inputs.data import usable_samples
+from tasks.inputs.base_model import DTYPES
 from tasks.running.progress import progress_bar, show_message
 from tasks.settings.study import StudyConfig
 from tasks.storage.files import read_json, replacing, replacing_folder
@@ -103,8 +102,8 @@ def export_config(config: StudyConfig, ranks: tuple[int, int] | None, tool: str,
     arm = _arm(study, ranks)
     pair = arm.pair
     _require_same_settings(study)
-    partition, alpha = study_partition(config), config.recipe.as_recipe().alpha
-    splits = {file: usable_samples(config, split) for file, split in SPLITS.items()}
+    partition, alpha = study.inputs.partition, config.recipe.as_recipe().alpha
+    splits = {file: study.inputs.usable(split) for file, split in SPLITS.items()}
     readable = all(image_files(samples) for samples in splits.values())
     run = _tool_run(study, partition, arm, folder if readable else None, folder)
     rendered = TOOLS[tool].render(run)
@@ -156,7 +155,7 @@ def _tool_run(study: Study, partition: Partition, arm: Arm, rows: Path | None, f
         alphas=layer_alphas(partition, pair, recipe.alpha),
         modules={"projector": family.projector, "me": (family.me,), "llm": (family.llm,)},
         recipe=recipe,
-        steps=final_steps(study.config),
+        steps=final_steps(study.inputs),
         epochs=study.config.final.epochs,
         seed=study.config.final.seed,
         micro_batch_size=study.config.micro_batch_size or study.config.recipe.batch_size,
@@ -220,7 +219,7 @@ def _finished_adapter(revision: Revision, arm: Arm) -> Path:
 
 
 def _require_same_settings(study: Study) -> None:
-    changed = changes_since(study.revision, identity(study.config))
+    changed = changes_since(study.revision, identity(study.inputs))
     if changed:
         raise ValueError(
             f"revision {study.revision.number} was made with other settings: {'; '.join(changed)}. Give the study file "
@@ -230,7 +229,7 @@ def _require_same_settings(study: Study) -> None:
 
 def _require_same_base(study: Study) -> None:
     stored = read_json(study.revision.path("revision.json"))
-    if stored["model_fingerprint"] != model_fingerprint(study.config):
+    if stored["model_fingerprint"] != study.inputs.fingerprint:
         raise ValueError(
             f"{study.config.model} is not the base model that revision {study.revision.number} was made with "
             f"({stored['model']}, "

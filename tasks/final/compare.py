@@ -9,6 +9,7 @@ STUDY/revisions/001/comparison.json   the table: base model, chosen pair, every 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +24,16 @@ from mars_core.training.recipe import Recipe
 from tasks.calibration.stored import calibration_cost
 from tasks.final.answers import asked_questions, write_answers
 from tasks.final.arm import Arm
-from tasks.final.evaluate import EVALUATE, as_json, evaluation_path, generated_values, read_evaluation
+from tasks.final.evaluate import EVALUATE, TestScores, evaluation_path, generated_values, read_evaluation, scores_of
 from tasks.final.pair import finetune_stage
 from tasks.final.rate_search import read_search, search_path
 from tasks.final.run import Described, run_folder, run_inputs, train_final
-from tasks.inputs.base_model import final_base_model, study_partition
-from tasks.inputs.data import scored_batches, test_set
+from tasks.inputs.data import scored_batches
+from tasks.inputs.opened import Inputs
 from tasks.running.progress import progress_bar
 from tasks.running.retrying import REQUESTS
 from tasks.settings.accelerate import acceleration_of
 from tasks.settings.baselines import SETTINGS, Baseline
-from tasks.settings.study import StudyConfig
 from tasks.storage.files import file_hash, read_json, write_json
 from tasks.storage.folder import Revision
 from tasks.study.opened import Study
@@ -41,19 +41,19 @@ from tasks.study.stage import Stage
 from tasks.tracking import runs as tracking
 
 
-def check_baselines(config: StudyConfig, baselines: Sequence[Baseline]) -> None:
+def check_baselines(inputs: Inputs, baselines: Sequence[Baseline]) -> None:
     """Refuse what the study's model cannot hold, and names that stand for two things, before anything expensive.
 
     Raises:
         ValueError: a baseline does not fit.
     """
-    partition, acceleration = study_partition(config), acceleration_of(config)
+    partition, acceleration = inputs.partition, acceleration_of(inputs.config)
     for baseline in baselines:
         try:
-            baseline.method.check(partition, config.recipe.as_recipe())
+            baseline.method.check(partition, inputs.config.recipe.as_recipe())
         except ValueError as error:
             raise ValueError(f"baseline {baseline.name}: {error}") from error
-        if config.loading.four_bit and not baseline.method.keeps_base:
+        if inputs.config.loading.four_bit and not baseline.method.keeps_base:
             raise ValueError(f"baseline {baseline.name} cannot train 4-bit weights: set loading.four_bit to false")
         if acceleration is not None and acceleration.sharded and not baseline.method.shards:
             raise ValueError(
@@ -92,22 +92,23 @@ def train_baseline(study: Study, baseline: Baseline, parent: str) -> str:
 @task(name="test-baseline", task_run_name="test {baseline.name}", cache_policy=NO_CACHE, persist_result=False)
 def score_baseline(study: Study, baseline: Baseline) -> str:
     """Score a trained baseline on the test split and mark its generated answers; returns the path of its scores."""
-    test, folder = test_set(study.config), run_folder(study.revision, baseline)
-    base, asked = final_base_model(study.config), asked_questions(study.config)
+    test, folder = study.inputs.test_set(), run_folder(study.revision, baseline)
+    base, asked = study.inputs.final_base_model, asked_questions(study.inputs)
     weights, answers = folder / baseline.method.result, baseline_answers(study.revision, baseline)
     loaded = baseline.method.load(base.model, weights)
     batches = scored_batches(test, base, study.config.evaluation_batch_size)
     try:
         with progress_bar(f"testing {baseline.name}", len(test)) as advance:
-            scores = as_json(evaluate(loaded, batches(), on_batch=_sum(advance)))
-        scores["generated"] = write_answers(answers, study.config, base, loaded, baseline.name, weights, asked)
+            scores = scores_of(evaluate(loaded, batches(), on_batch=_sum(advance)))
+        generated = write_answers(answers, study.inputs, base, loaded, baseline.name, weights, asked)
+        scores = replace(scores, generated=generated)
     finally:
         baseline.method.unwrap(loaded)
-    overall = {f"test_{key}": value for key, value in scores["overall"].items()}
+    overall = {f"test_{key}": value for key, value in scores.overall.to_json().items()}
     tracked = read_json(folder / "training.json")["mlflow_run_id"]
     tracking.log_values_if_known(tracked, overall | generated_values(scores))
     tracking.log_file_if_known(tracked, answers, "answers")
-    write_json(folder / "test.json", scores)
+    write_json(folder / "test.json", scores.to_json())
     return str(folder / "test.json")
 
 
@@ -127,11 +128,11 @@ def write_comparison(study: Study, chosen: Arm, baselines: Sequence[Baseline], p
     """Put base model, chosen pair and baselines into one table, in the study, MLflow and the Prefect UI."""
     evaluation = read_evaluation(study.revision)
     rows: list[dict[str, Any]] = [
-        {"name": "base model", "role": "base", "trainable_parameters": 0, "test": evaluation["base"]},
+        {"name": "base model", "role": "base", "trainable_parameters": 0, "test": evaluation["base"].to_json()},
         _row(study.revision, chosen.baseline, "MARS", "chosen", evaluation["chosen"]),
     ]
     for baseline in baselines:
-        test = read_json(run_folder(study.revision, baseline) / "test.json")
+        test = TestScores.from_json(read_json(run_folder(study.revision, baseline) / "test.json"))
         rows.append(_row(study.revision, baseline, baseline.name, "baseline", test))
     if any(baseline.tuned for baseline in baselines):
         _add_searches(study, rows[1:], [chosen.baseline, *baselines])
@@ -146,7 +147,7 @@ def write_comparison(study: Study, chosen: Arm, baselines: Sequence[Baseline], p
     return str(comparison_path(study.revision))
 
 
-def _row(revision: Revision, baseline: Baseline, name: str, role: str, test: dict[str, Any]) -> dict[str, Any]:
+def _row(revision: Revision, baseline: Baseline, name: str, role: str, test: TestScores) -> dict[str, Any]:
     training = read_json(run_folder(revision, baseline) / "training.json")
     kept = ("trainable_parameters", "steps", "best_step", "best_val_loss", "seconds", "device", "peak_memory_bytes")
     return {
@@ -154,7 +155,7 @@ def _row(revision: Revision, baseline: Baseline, name: str, role: str, test: dic
         "role": role,
         "settings": baseline.settings.model_dump(mode="json"),
         **{key: training[key] for key in kept},
-        "test": test,
+        "test": test.to_json(),
     }
 
 
@@ -251,7 +252,7 @@ def training_stage(baseline: Baseline) -> Stage:
         return [folder / baseline.method.result, folder / "training.json"]
 
     return Stage(
-        f"finetune-{baseline.slug}", inputs=lambda study, _: run_inputs(study.config, baseline), outputs=outputs
+        f"finetune-{baseline.slug}", inputs=lambda study, _: run_inputs(study.inputs, baseline), outputs=outputs
     )
 
 

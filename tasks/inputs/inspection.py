@@ -14,14 +14,16 @@ from mars_core.models.partition import GROUPS, Group, Partition
 from mars_core.packing.footprint import adapter_bytes, frozen_bytes
 from mars_core.ranks import RankPair
 from tasks.inputs.base_model import study_skeleton
-from tasks.settings.study import read_study
+from tasks.settings.study import StudyConfig, read_study
+
+DEFAULT_RANKS = (8, 16, 32, 64)
 
 
-def inspect_model(target: str, ranks: Sequence[int], *, trust_remote_code: bool = False) -> dict[str, Any]:
+def inspect_model(target: str, ranks: Sequence[int] | None, *, trust_remote_code: bool = False) -> dict[str, Any]:
     """Partition, LoRA targets, trainable parameters and memory of a checkpoint, as JSON values.
 
     target: a checkpoint folder, a hub id, or a study file, whose `family` section and
-    `recipe.targets` then count.
+    `recipe.targets` then count. ranks: None for those that a study calibrates or may choose, else the usual ones.
 
     Raises:
         ValueError: there is no such checkpoint, or MARS does not know its modules.
@@ -32,8 +34,10 @@ def inspect_model(target: str, ranks: Sequence[int], *, trust_remote_code: bool 
         model, trust_remote_code = config.model, trust_remote_code or config.loading.trust_remote_code
         loading = config.loading.model_copy(update={"trust_remote_code": trust_remote_code})
         network, partition = study_skeleton(config.model_copy(update={"loading": loading}))
+        ranks = ranks or _ranks_of(config)
     else:
         network, partition = skeleton(model, trust_remote_code=trust_remote_code)
+    ranks = ranks or DEFAULT_RANKS
     return {
         "model": model,
         "model_type": read_model_type(model, trust_remote_code=trust_remote_code),
@@ -43,6 +47,12 @@ def inspect_model(target: str, ranks: Sequence[int], *, trust_remote_code: bool 
         "pairs": [_pair(partition, pair) for pair in _fitting(partition, ranks)],
         "memory": _memory(network, partition, ranks),
     }
+
+
+def _ranks_of(config: StudyConfig) -> list[int]:
+    """Every positive rank that a study calibrates or may choose."""
+    grids = (config.calibration.grid, config.available_ranks)
+    return sorted({rank for grid in grids for rank in (*grid.me, *grid.llm) if rank > 0})
 
 
 def _left_out(partition: Partition) -> list[str]:

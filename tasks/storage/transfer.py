@@ -47,7 +47,7 @@ class StudyChangedError(RuntimeError):
 def pull(study: str) -> None:
     """Bring the working copy of a remote study up to date; a local study is its own working copy.
 
-    Adapters of older revisions stay where they are, but for the standing one: no stage reads them.
+    Adapters of older revisions stay where they are, but for the champion: no stage reads them.
 
     Raises:
         ValueError: the store holds nothing any more of a study that this machine knows.
@@ -213,7 +213,7 @@ def _versions(mirror: Mirror) -> dict[str, str]:
 
 
 def _standing_adapter(mirror: Mirror) -> str:
-    """Name of the standing adapter's folder in the study; empty where none stands."""
+    """Name of the champion's folder in the study; empty where none stands."""
     path = mirror.here(STANDING_FILE)
     return str(read_json(path)["adapter"]) if path.is_file() else ""
 

@@ -166,6 +166,7 @@ def test_a_run_at_the_level_from_the_start_is_not_given_a_time(metrics_of, log_l
         (lambda m: pd.concat([m, m.head(2)]), "one row per"),
         (lambda m: m.assign(r_me=np.arange(len(m)) + 1), "different"),
         (lambda m: m[~((m.r_me == 4) & (m.r_llm == 4))], r"no run at the reference pair.*\(4, 4\)"),
+        (lambda m: m[m.step == m.step.max()], "evaluated at two steps or more.*calibration.smallest_size"),
         (lambda m: m.assign(r_me=0), "no pair with both ranks positive"),
     ],
 )

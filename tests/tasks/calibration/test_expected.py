@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tasks.calibration.expected import describe_expected, expected_plan, parts_in_words
+from tasks.inputs.opened import Inputs
 from tests.flows.conftest import write_small_study
 
 
@@ -14,7 +15,7 @@ def described(tmp_path, demo_data):
 
     def describe(**calibration):
         own = config.model_copy(update={"calibration": config.calibration.model_copy(update=calibration)})
-        return describe_expected(own, expected_plan(own))
+        return describe_expected(own, expected_plan(Inputs(own)))
 
     return describe
 
