@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from prefect import flow
@@ -12,7 +13,7 @@ from tasks.calibration.hours import publish_calibration
 from tasks.calibration.reuse import reuse_runs
 from tasks.calibration.stage import CALIBRATE
 from tasks.calibration.steps import ALL_AT_ONCE, Step, calibration_steps
-from tasks.calibration.stored import beside_taken, calibration_cost, describe_cost, missing_runs
+from tasks.calibration.stored import Expected, beside_taken, calibration_cost, describe_cost, missing_runs
 from tasks.inputs.opened import open_inputs
 from tasks.running.kept import kept_open
 from tasks.running.progress import show_message
@@ -45,16 +46,16 @@ def calibrate_flow(config: StudyConfig, new_revision: bool = False, where: Where
     return study.address(study.revision.folder)
 
 
-def _train_missing(study: Study, place: Place) -> dict[str, Any]:
+def _train_missing(study: Study, place: Place) -> Mapping[str, Any]:
     """Train what is missing, step by step; returns what the calibration cost."""
     with parent_run(study) as parent:
         expected = [train_step(study, place, step, parent) for step in calibration_steps(study)]
-    cost = calibration_cost(study) | beside_taken(study, expected)
-    show_message(f"calibrate: took {describe_cost(cost)}")
-    return cost
+    cost, compared = calibration_cost(study), beside_taken(study, expected)
+    show_message(f"calibrate: took {describe_cost(cost, compared)}")
+    return cost.to_json() | (compared.to_json() if compared else {})
 
 
-def train_step(study: Study, place: Place, step: Step, parent: str) -> dict[str, Any]:
+def train_step(study: Study, place: Place, step: Step, parent: str) -> Expected | None:
     """Take runs over from older revisions, train the others; returns what they were expected to take."""
     reused = reuse_runs(study, step.runs)
     if reused:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from prefect import task
 from prefect.artifacts import create_link_artifact
@@ -14,6 +13,7 @@ from flows.here import CALIBRATION_KEY
 from mars_core import __version__
 from mars_core.metrics.identity import content_hash
 from tasks.calibration.packs import packs_for_workers
+from tasks.calibration.stored import Expected
 from tasks.choice.search import choice_path
 from tasks.final.arm import Arm
 from tasks.final.evaluate import EVALUATE
@@ -42,7 +42,7 @@ class Workers:
         """Relative paths, bad rows and bad images are refused here."""
         prepare_for_workers(config)
 
-    def plan_packs(self, study: Study, missing: Sequence[PlannedRun]) -> tuple[list[PlannedPack], dict[str, Any]]:
+    def plan_packs(self, study: Study, missing: Sequence[PlannedRun]) -> tuple[list[PlannedPack], Expected | None]:
         """The packs for the workers that the pool has at the moment."""
         return packs_for_workers(study, missing, online_workers(PACK_DEPLOYMENT))
 

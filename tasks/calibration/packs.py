@@ -19,6 +19,7 @@ from mars_core.packing.cost import ACTIVATION_MARGIN, Cost, measure_cost
 from mars_core.packing.footprint import adapter_bytes
 from tasks.calibration.free_memory import free_memory
 from tasks.calibration.state import read_state
+from tasks.calibration.stored import Expected
 from tasks.inputs.base_model import device_name, resolve_device
 from tasks.inputs.data import scored_batches, step_batches
 from tasks.inputs.opened import Inputs
@@ -109,14 +110,14 @@ def forecast(inputs: Inputs, plan: CalibrationPlan, runs: Sequence[PlannedRun]) 
     )
 
 
-def begin_packs(study: Study, missing: Sequence[PlannedRun]) -> tuple[list[PlannedPack], dict[str, Any]]:
-    """The packs that train `missing`, those begun earlier first, and what they are expected to take (also told)."""
+def begin_packs(study: Study, missing: Sequence[PlannedRun]) -> tuple[list[PlannedPack], Expected | None]:
+    """The packs that train `missing`, those begun earlier first, and what they are expected to take; shows that too."""
     begun, fresh = _begun_and_fresh(study, missing)
     if begun:
         runs = sum(len(pack.runs) for pack in begun)
         show_message(f"calibrate: going on with {len(begun)} unfinished packs of {runs} runs")
     if not fresh:
-        return begun, {}
+        return begun, None
     if resolve_device(study.config.device).type == "cuda" and torch.cuda.device_count() > 1:
         show_message(
             f"note: calibration here takes one of {torch.cuda.device_count()} GPUs; "
@@ -124,11 +125,8 @@ def begin_packs(study: Study, missing: Sequence[PlannedRun]) -> tuple[list[Plann
         )
     expected = forecast(study.inputs, study.plan, fresh)
     show_message(f"calibrate: expected to take {expected}")
-    return [*begun, *expected.packs], {
-        "expected_runs": [run.run_id for run in fresh],
-        "expected_seconds": expected.training_seconds,
-        "expected_memory_bytes": expected.memory_bytes,
-    }
+    taken = Expected(tuple(run.run_id for run in fresh), expected.training_seconds, expected.memory_bytes)
+    return [*begun, *expected.packs], taken
 
 
 def _begun_and_fresh(study: Study, missing: Sequence[PlannedRun]) -> tuple[list[PlannedPack], list[PlannedRun]]:
@@ -139,7 +137,7 @@ def _begun_and_fresh(study: Study, missing: Sequence[PlannedRun]) -> tuple[list[
 
 def packs_for_workers(
     study: Study, missing: Sequence[PlannedRun], workers: int | None
-) -> tuple[list[PlannedPack], dict[str, Any]]:
+) -> tuple[list[PlannedPack], Expected | None]:
     """The packs that workers train, those begun earlier first. Nothing is measured: this machine may have no GPU.
 
     `calibration.pack_hours` needs a measurement and is left out of account. Without `pack_runs` the packs are as small
@@ -150,7 +148,7 @@ def packs_for_workers(
     begun, fresh = _begun_and_fresh(study, missing)
     limit = study.config.calibration.pack_runs or _runs_per_pack(len(fresh), workers)
     asked = study.revision.path("calibration", "packs", f"of-{study.config.calibration.pack_runs or 'workers'}.json")
-    return [*begun, *_asked_for(asked, study.plan, limit, fresh)], {}
+    return [*begun, *_asked_for(asked, study.plan, limit, fresh)], None
 
 
 def _runs_per_pack(runs: int, workers: int | None) -> int:

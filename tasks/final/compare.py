@@ -8,8 +8,8 @@ STUDY/revisions/001/comparison.json   the table: base model, chosen pair, every 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from prefect.cache_policies import NO_CACHE
 from mars_core.evaluation.scores import evaluate
 from mars_core.metrics.identity import content_hash
 from mars_core.rates import LearningRates
+from mars_core.records import Record
 from mars_core.training.recipe import Recipe
 from tasks.calibration.stored import calibration_cost
 from tasks.final.answers import asked_questions, write_answers
@@ -39,6 +40,33 @@ from tasks.storage.folder import Revision
 from tasks.study.opened import Study
 from tasks.study.stage import Stage
 from tasks.tracking import runs as tracking
+
+
+@dataclass(frozen=True)
+class SearchCost(Record):
+    """What the search for a learning rate took: runs, their optimizer steps together, and their seconds."""
+
+    runs: int
+    pair_steps: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ComparedModel(Record):
+    """A row of the table. role: base, chosen or baseline.
+
+    settings, seconds: of what was trained. learning_rates: peak rates of vision encoder, projector and LLM, in a table
+    with searches for them; search: what that of the model took, None where there was none.
+    """
+
+    name: str
+    role: str
+    trainable_parameters: int
+    test: TestScores
+    settings: Mapping[str, Any] | None = None
+    seconds: float | None = None
+    learning_rates: tuple[float, ...] | None = None
+    search: SearchCost | None = None
 
 
 def check_baselines(inputs: Inputs, baselines: Sequence[Baseline]) -> None:
@@ -139,11 +167,14 @@ def write_comparison(study: Study, chosen: Arm, baselines: Sequence[Baseline], p
     write_json(
         comparison_path(study.revision), {"evaluation": file_hash(evaluation_path(study.revision)), "rows": rows}
     )
-    values = {f"test_perplexity_{row['name']}": row["test"]["overall"]["perplexity"] for row in rows[2:]}
-    values |= _search_values(rows)
+    models = [ComparedModel.from_json(row) for row in rows]
+    values = {f"test_perplexity_{model.name}": model.test.overall.perplexity for model in models[2:]}
+    values |= _search_values(models)
     tracking.log_values(parent, values)
     tracking.log_file(parent, comparison_path(study.revision))
-    create_table_artifact([_shown(row) for row in rows], key="mars-comparison", description="Baselines on the test set")
+    create_table_artifact(
+        [dict(_shown(model)) for model in models], key="mars-comparison", description="Baselines on the test set"
+    )
     return str(comparison_path(study.revision))
 
 
@@ -166,56 +197,62 @@ def _add_searches(study: Study, rows: Sequence[dict[str, Any]], trained: Sequenc
         row["learning_rates"] = list(baseline.peak_rates(recipe))
         row["search"] = None
         if row["role"] == "chosen":
-            names = {"runs": "runs", "pair_steps": "steps", "seconds": "seconds"}
-            row["search"] = {name: calibration[own] for name, own in names.items()}
+            row["search"] = SearchCost(calibration.runs, calibration.steps, calibration.seconds).to_json()
         elif baseline.tuned:
             row["search"] = read_search(study.revision, baseline).cost
 
 
-def _search_values(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+def _search_values(rows: Sequence[ComparedModel]) -> dict[str, float]:
     """Peak rates (the LLM's) and costs of the searches as MLflow metrics."""
     values: dict[str, float] = {}
     for row in rows:
-        if search := row.get("search"):
-            values |= {f"search_{name}_{row['name']}": value for name, value in search.items()}
-            values[f"learning_rate_{row['name']}"] = row["learning_rates"][-1]
+        if row.search and row.learning_rates:
+            values |= {f"search_{name}_{row.name}": value for name, value in row.search.to_json().items()}
+            values[f"learning_rate_{row.name}"] = row.learning_rates[-1]
     return values
 
 
-def _shown(row: dict[str, Any]) -> dict[str, Any]:
-    overall = row["test"]["overall"]
-    return {
-        "name": row["name"],
-        "trainable parameters": row["trainable_parameters"],
-        "test perplexity": overall["perplexity"],
-        "test accuracy": overall["accuracy"],
-        "generated answers": ((row["test"].get("generated") or {}).get("overall") or {}).get("accuracy"),
-        "seconds": row.get("seconds"),
-    } | _shown_search(row)
+def _shown(row: ComparedModel) -> dict[str, str | float | None]:
+    generated = row.test.generated.overall if row.test.generated else None
+    shown: dict[str, str | float | None] = {
+        "name": row.name,
+        "trainable parameters": row.trainable_parameters,
+        "test perplexity": row.test.overall.perplexity,
+        "test accuracy": row.test.overall.accuracy,
+        "generated answers": generated.accuracy if generated else None,
+        "seconds": row.seconds,
+    }
+    return shown | _shown_search(row)
 
 
-def _shown_search(row: dict[str, Any]) -> dict[str, Any]:
+def _shown_search(row: ComparedModel) -> dict[str, str | float | None]:
     """Rate and search of a row of a table in which there are searches."""
-    if "search" not in row:
+    if row.learning_rates is None:
         return {}
-    search = row["search"] or {}
     return {
-        "learning rate": row["learning_rates"][-1],
-        "search runs": search.get("runs"),
-        "search seconds": search.get("seconds"),
+        "learning rate": row.learning_rates[-1],
+        "search runs": row.search.runs if row.search else None,
+        "search seconds": row.search.seconds if row.search else None,
     }
 
 
 def compared_before(study: Study) -> list[Baseline]:
     """Baselines that the table already has and whose runs are those of the present settings."""
-    rows = [row for row in read_comparison(study.revision) if row["role"] == "baseline"]
+    rows = [row for row in compared_models(study.revision) if row.role == "baseline"]
     known = [_of_row(row, study.config.recipe.as_recipe()) for row in rows]
     return [one for one in known if training_stage(one).is_finished(study) and score_stage(one).is_finished(study)]
 
 
-def _of_row(row: dict[str, Any], recipe: Recipe) -> Baseline:
-    baseline = Baseline(row["name"], SETTINGS.validate_python(row["settings"]), tuned=bool(row.get("search")))
-    return baseline.at_rates(LearningRates(*row["learning_rates"]), recipe) if baseline.tuned else baseline
+def _of_row(row: ComparedModel, recipe: Recipe) -> Baseline:
+    baseline = Baseline(row.name, SETTINGS.validate_python(row.settings), tuned=row.search is not None)
+    if not (baseline.tuned and row.learning_rates):
+        return baseline
+    return baseline.at_rates(LearningRates(*row.learning_rates), recipe)
+
+
+def compared_models(revision: Revision) -> list[ComparedModel]:
+    """The table's rows as records, none where nothing was compared."""
+    return [ComparedModel.from_json(row) for row in read_comparison(revision)]
 
 
 def read_comparison(revision: Revision) -> list[dict[str, Any]]:

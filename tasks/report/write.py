@@ -129,10 +129,8 @@ def _notes(study: Study, laws: FittedLaws, choice: Choice | None) -> list[str]:
 def costs(study: Study, finals: Sequence[FinalRecord]) -> list[dict[str, Any]]:
     """Seconds of each costly part, as the runs recorded them."""
     calibration = calibration_cost(study)
-    detail = (
-        f"{calibration['runs']} runs of {study.plan.run_lengths}, peak memory {_gib(calibration['peak_memory_bytes'])}"
-    )
-    rows = [{"stage": "calibration", "seconds": calibration["seconds"], "detail": detail}]
+    detail = f"{calibration.runs} runs of {study.plan.run_lengths}, peak memory {_gib(calibration.peak_memory_bytes)}"
+    rows = [{"stage": "calibration", "seconds": calibration.seconds, "detail": detail}]
     for final in finals:
         detail = f"{final.steps} steps, peak memory {_gib(final.peak_memory_bytes)}"
         name = f"final fine-tune {RankPair(*(final.pair or (0, 0)))} ({final.role})"
