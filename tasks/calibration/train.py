@@ -127,10 +127,10 @@ def _train(
     def keep(state: PackState) -> None:
         if study.config.calibration.snapshots:
             _keep_snapshots(study, base, pack, state)
-        for run, member in zip(pack.runs, state.members, strict=True):
+        for run, stored in zip(pack.runs, state.runs, strict=True):
             if run not in tracked:
                 continue
-            checkpoints = [Checkpoint(**checkpoint) for checkpoint in member["checkpoints"]]
+            checkpoints = [Checkpoint(**checkpoint) for checkpoint in stored["checkpoints"]]
             if checkpoints:
                 _log_new(tracked[run], _rows(study, pack, run, checkpoints))
         write_state(folder, state)  # last: what is repeated after a kill in between replaces its equal
