@@ -93,10 +93,10 @@ def start_runs(
     flat_buffers: list[list[dict[Group, Tensor]]] = []
     for run, layout, flat in zip(runs, layouts, initial, strict=True):
         flat_buffers = flat_buffers or [_flat_buffers(runs, layouts, flat) for _ in range(4)]
-        weights, gradient, first, second = (flat_buffer[len(started)] for flat_buffer in flat_buffers)
+        weights, *others = (flat_buffer[len(started)] for flat_buffer in flat_buffers)
         for vector, value in zip(weights.values(), by_group(flat, layout).values(), strict=True):
             vector.copy_(value)
-        started.append(_start(run, layout, weights, gradient, first, second, recipe, horizon))
+        started.append(_start(run, layout, [weights, *others], recipe, horizon))
     return started
 
 
@@ -112,16 +112,9 @@ def _flat_buffers(runs: Sequence[PackRun], layouts: Sequence[Layout], like: Tens
     return [rows[order.index(number)] for number in range(len(runs))]
 
 
-def _start(
-    run: PackRun,
-    layout: Layout,
-    weights: Parts,
-    gradient: Parts,
-    first: Parts,
-    second: Parts,
-    recipe: Recipe,
-    horizon: int,
-) -> TrainedRun:
+def _start(run: PackRun, layout: Layout, vectors: Sequence[Parts], recipe: Recipe, horizon: int) -> TrainedRun:
+    """vectors: weights, gradient, and Adam's first and second moments."""
+    weights, gradient, first, second = vectors
     whole = recipe.lora_plus_ratio == 1
     parameters = {group: _parameters(vector, layout.middles[group], whole) for group, vector in weights.items()}
     halves: dict[str, Halves] = {group: (own[:1], own[1:]) for group, own in parameters.items()}

@@ -14,7 +14,7 @@ from mars_core.rates import LearningRates
 from mars_core.records import Record
 from tasks.settings.recipe import RecipeConfig
 from tasks.storage.files import read_json
-from tasks.storage.folder import Revision
+from tasks.storage.folder import Revision, read_manifest
 from tasks.study.opened import Study
 from tasks.study.plan import Part, PlannedRun
 from tasks.study.rates import rates_path
@@ -53,10 +53,10 @@ def stored_metrics(revision: Revision) -> pd.DataFrame:
     Raises:
         ValueError: there are none.
     """
-    manifest = revision.manifest("calibrate")
-    if not manifest.is_file():
+    manifest = read_manifest(revision, "calibrate")
+    if manifest is None:
         raise ValueError(f"calibration has not finished in {revision.folder}: run `mars calibrate` first")
-    summaries = [revision.path(name) for name in read_json(manifest)["outputs"] if name.endswith(".json")]
+    summaries = [revision.path(name) for name in manifest.outputs if name.endswith(".json")]
     runs = [path for path in summaries if path.parent == revision.path("calibration")]
     kept = [path.with_suffix(".parquet") for path in runs if read_json(path)["diverged_at"] is None]
     if not kept:

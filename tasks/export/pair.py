@@ -33,7 +33,7 @@ from tasks.inputs.base_model import DTYPES
 from tasks.running.progress import progress_bar, show_message
 from tasks.settings.study import StudyConfig
 from tasks.storage.files import read_json, replacing, replacing_folder
-from tasks.storage.folder import Revision, is_finished
+from tasks.storage.folder import Revision, is_finished, read_manifest
 from tasks.study.opened import Study, reopen_study
 from tasks.study.revision import changes_since, identity
 
@@ -204,13 +204,13 @@ def _trained_arm(study: Study, ranks: tuple[int, int] | None) -> Arm:
 def _finished_adapter(revision: Revision, arm: Arm) -> Path:
     """The adapter of a finished final run whose files are all as it left them."""
     stage, pair = finetune_stage(arm).name, arm.pair
-    manifest = revision.manifest(stage)
-    if not manifest.is_file():
+    manifest = read_manifest(revision, stage)
+    if manifest is None:
         raise ValueError(
             f"there is no finished final run of {pair} in {revision.folder}: run `mars finetune` first "
             f"(`mars finetune --ranks {pair.r_me} {pair.r_llm}` for a pair that was not chosen)"
         )
-    if not is_finished(revision, stage, read_json(manifest)["inputs"]):
+    if not is_finished(revision, stage, manifest.inputs):
         raise ValueError(
             f"files of the final run of {pair} in {revision.folder} are missing or were changed since: "
             "run `mars finetune` again"

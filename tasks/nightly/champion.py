@@ -32,7 +32,7 @@ from tasks.inputs.opened import Inputs
 from tasks.running.progress import show_message
 from tasks.running.retrying import IO_RETRIES, SENDING
 from tasks.storage.files import read_json, replacing_folder, write_json
-from tasks.storage.folder import Revision
+from tasks.storage.folder import Revision, read_manifest
 from tasks.storage.location import is_remote
 from tasks.storage.transfer import STANDING_FILE, publish_files, publish_newest
 from tasks.study.opened import Study
@@ -130,8 +130,8 @@ def kept_folder(revision: Revision, arm: Arm) -> Path:
 
 def _inputs_of(revision: Revision, arm: Arm) -> str | None:
     """Inputs of the pair's finished final run; None where none has finished."""
-    manifest = revision.manifest(f"finetune-{arm.slug}")
-    return str(read_json(manifest)["inputs"]) if manifest.is_file() else None
+    manifest = read_manifest(revision, f"finetune-{arm.slug}")
+    return None if manifest is None else manifest.inputs
 
 
 @task(name="accept-final-run", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)

@@ -37,7 +37,7 @@ from tasks.nightly.champion import Champion, champion_hash, read_champion, summa
 from tasks.running.retrying import IO_RETRIES, REQUESTS
 from tasks.settings.study import StudyConfig
 from tasks.storage.files import read_json, replacing, write_json
-from tasks.storage.folder import Revision, is_finished, revisions
+from tasks.storage.folder import Revision, is_finished, read_manifest, revisions
 from tasks.storage.location import working_folder
 from tasks.storage.transfer import NIGHT_FILE, publish_files, publish_newest, pull
 from tasks.study.opened import Study
@@ -90,8 +90,8 @@ def stands(revision: Revision) -> bool:
 
 
 def _finished(revision: Revision, stage: str) -> bool:
-    manifest = revision.manifest(stage)
-    return manifest.is_file() and is_finished(revision, stage, read_json(manifest)["inputs"])
+    manifest = read_manifest(revision, stage)
+    return manifest is not None and is_finished(revision, stage, manifest.inputs)
 
 
 def _settings(config: StudyConfig) -> dict[str, Any]:

@@ -11,11 +11,10 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from tasks.running.progress import show_message
 from tasks.storage.files import read_json
-from tasks.storage.folder import Revision, is_finished
+from tasks.storage.folder import Manifest, Revision, is_finished
 from tasks.storage.location import is_remote
 from tasks.storage.mirror import (
     ChangedThereError,
@@ -75,20 +74,20 @@ def publish_stage(study: str, revision: Revision, stage: str) -> None:
     if not is_remote(study):
         return
     mirror = open_mirror(study, "studies")
-    manifest = read_json(revision.manifest(stage))
-    if not is_finished(revision, stage, manifest["inputs"]):
+    manifest = Manifest.from_json(read_json(revision.manifest(stage)))
+    if not is_finished(revision, stage, manifest.inputs):
         raise RuntimeError(f"what stage {stage!r} made in {revision.folder} was changed since: run it again")
     try:
         with mirror.lock():
             _publish_stage(mirror, revision, stage, manifest)
     except ChangedThereError as error:
         pull(study)
-        if not is_finished(revision, stage, manifest["inputs"]):
+        if not is_finished(revision, stage, manifest.inputs):
             raise _changed(error) from error
         show_message(f"{stage}: another machine finished it first; its results are taken")
 
 
-def _publish_stage(mirror: Mirror, revision: Revision, stage: str, manifest: dict[str, Any]) -> None:
+def _publish_stage(mirror: Mirror, revision: Revision, stage: str, manifest: Manifest) -> None:
     versions = _versions(mirror)
     name = _name(mirror, revision.manifest(stage))
     outputs = _outputs(mirror, revision, manifest)
@@ -104,18 +103,17 @@ def _publish_stage(mirror: Mirror, revision: Revision, stage: str, manifest: dic
     upload(mirror, [*outputs, name], versions)
 
 
-def _outputs(mirror: Mirror, revision: Revision, manifest: dict[str, Any]) -> list[str]:
+def _outputs(mirror: Mirror, revision: Revision, manifest: Manifest) -> list[str]:
     """Names of a manifest's outputs; one that the stage had no reason to write has no hash."""
-    return [_name(mirror, revision.path(path)) for path, digest in manifest["outputs"].items() if digest]
+    return [_name(mirror, revision.path(path)) for path, digest in manifest.outputs.items() if digest]
 
 
-def _manifest_there(mirror: Mirror, name: str) -> dict[str, Any]:
+def _manifest_there(mirror: Mirror, name: str) -> Manifest:
     # `check_unchanged_there` has just seen that the store's is the one of the ledger or the one here.
     try:
-        manifest: dict[str, Any] = json.loads(mirror.filesystem.cat_file(mirror.there(name)))
+        return Manifest.from_json(json.loads(mirror.filesystem.cat_file(mirror.there(name))))
     except ValueError:
-        return {"outputs": {}}
-    return manifest
+        return Manifest("", "", {})
 
 
 def publish_part(study: str, revision: Revision, stage: str, files: Sequence[Path]) -> None:

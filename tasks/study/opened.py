@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ class Study:
         """Whether a stage has finished, with whatever inputs."""
         return self.revision.manifest(stage).is_file()
 
-    def finish(self, stage: str, inputs: str, outputs: Iterable[Path], details: dict[str, Any]) -> None:
+    def finish(self, stage: str, inputs: str, outputs: Iterable[Path], details: Mapping[str, Any]) -> None:
         """Record that a stage has finished, and publish what it wrote."""
         storage.finish(self.revision, stage, inputs, outputs, details)
         self._finished[stage] = inputs

@@ -111,7 +111,7 @@ def test_model_inspect_reads_no_weights_and_says_what_a_pack_takes(tmp_path):
 
     for file in demo_backbone_path().glob("*.json"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    found = inspect_model(str(tmp_path), [2, 16, 128])
+    found = inspect_model(str(tmp_path), [2, 16, 128]).to_json()
     assert found["parameters"] == 1_073_664  # counted by hand from model.safetensors: the tied head once
     assert {(pair["r_me"], pair["r_llm"]) for pair in found["pairs"]} == {
         (r_me, r_llm)

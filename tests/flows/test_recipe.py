@@ -68,7 +68,7 @@ def test_every_stage_keeps_to_the_recipe(config, study, tmp_path):
     assert "rank **3** in the projector and rank **4** in the language model" in card
     assert "| module learning rates | llm 0.002 |" in card
 
-    inspected = inspect_model(str(study), [2, 4])
+    inspected = inspect_model(str(study), [2, 4]).to_json()
     assert {group: inspected["groups"][group]["layers"] for group in ALPHAS} == {"me": 3, "projector": 2, "llm": 12}
     assert "model.language_model.layers.0.mlp.up_proj" in inspected["excluded"]
     assert {"r_me": 2, "r_llm": 4, "trainable_parameters": count}.items() <= inspected["pairs"][1].items()
