@@ -164,7 +164,9 @@ def plan_calibration(inputs: Inputs, decided: DecidedRates | None = None) -> Cal
     pairs, available = calibration_pairs(inputs.config), inputs.config.available_ranks
     count = partial(_count_parameters, partition)
     allowed_pairs(*available, inputs.config.search.as_constraints(), count)  # raises where they leave none
-    for pair in [*pairs, *available.pairs]:
+    wanted = [*pairs, *available.pairs]
+    largest = RankPair(max(pair.r_me for pair in wanted), max(pair.r_llm for pair in wanted))
+    for pair in [largest, *wanted]:  # the largest first: its message names every module that has no room
         check_ranks(partition, pair)
     schedules, notes = calibration_schedules(inputs)
     measurement(inputs)  # raises where the objective cannot be measured
