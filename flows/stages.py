@@ -116,15 +116,15 @@ def accept_flow(config: StudyConfig) -> dict[str, Any]:
     study.pull()  # another machine may have accepted a run while this one trained
     arm = _finished_final(study)
     decision = accept_if_better(study, arm)
-    show_message(f"final run of {arm}: {'accepted' if decision['accepted'] else 'not accepted'}, {decision['reason']}")
-    return decision
+    show_message(f"final run of {arm}: {'accepted' if decision.accepted else 'not accepted'}, {decision.reason}")
+    return decision.to_json()
 
 
 @flow(name="mars-accept-by-hand", flow_run_name="accept by hand {config.study}", **JSON_RESULTS)
 def accept_by_hand_flow(config: StudyConfig) -> dict[str, Any]:
     """Make the chosen pair's final run the champion because a person says so; returns the decision."""
     study = begun_study(config)
-    return accept_by_hand(study, _finished_final(study))
+    return accept_by_hand(study, _finished_final(study)).to_json()
 
 
 def _finished_final(study: Study) -> Arm:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mars_core.search import Choice
     from tasks.settings.study import StudyConfig
     from tasks.storage.folder import Revision
+    from tasks.study.plan import CalibrationPlan
 
 Study = Annotated[
     str, typer.Argument(help="A STUDY.yaml, or the folder of a study that exists; a path or a URL (s3://bucket/study).")
@@ -86,7 +87,7 @@ def calibrate(
         if as_json:
             print_json(described | {"cost": expected.as_json()})
         else:
-            _print_plan(described, str(expected))
+            _print_plan(config, plan, str(expected))
         return
     start_temporary_server()
     from flows.calibrate import calibrate_flow
@@ -94,19 +95,20 @@ def calibrate(
     print_result({"revision": calibrate_flow(config, new_revision, where)}, as_json)
 
 
-def _print_plan(plan: dict[str, Any], expected: str) -> None:
-    from tasks.calibration.expected import parts_in_words
+def _print_plan(config: StudyConfig, plan: CalibrationPlan, expected: str) -> None:
+    from tasks.calibration.expected import axes_of, parts_in_words, parts_of
 
-    pairs = ", ".join(f"({r_me}, {r_llm})" for r_me, r_llm in plan["pairs"])
-    for one in plan["schedules"]:
-        checkpoints = ", ".join(map(str, one["checkpoint_steps"]))
-        size = "" if one["size"] is None else f" for size {one['size']}"
-        typer.echo(f"{one['runs']} runs of {one['steps_per_run']} steps{size}, evaluated at steps {checkpoints}")
+    pairs = ", ".join(f"({r_me}, {r_llm})" for r_me, r_llm in sorted({run.pair for run in plan.runs}))
+    for one in plan.schedules:
+        checkpoints = ", ".join(map(str, one.checkpoint_steps))
+        size = "" if one.size is None else f" for size {one.size}"
+        runs = sum(run.schedule == one for run in plan.runs)
+        typer.echo(f"{runs} runs of {one.horizon} steps{size}, evaluated at steps {checkpoints}")
     typer.echo(f"pairs (r_me, r_llm): {pairs}")
-    for line in parts_in_words(plan):
+    for line in parts_in_words(axes_of(config, plan), parts_of(plan)):
         typer.echo(line)
     typer.echo(f"expected: {expected}")
-    for note in plan["notes"]:
+    for note in plan.notes:
         typer.echo(f"note: {note}")
 
 

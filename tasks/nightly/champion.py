@@ -135,7 +135,7 @@ def _inputs_of(revision: Revision, arm: Arm) -> str | None:
 
 
 @task(name="accept-final-run", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
-def accept_if_better(study: Study, arm: Arm) -> dict[str, Any]:
+def accept_if_better(study: Study, arm: Arm) -> Acceptance:
     """Let a finished final run take the champion's place if it is better on validation; returns the decision.
 
     The decision is kept beside the final run and is not made twice against the same champion.
@@ -143,17 +143,17 @@ def accept_if_better(study: Study, arm: Arm) -> dict[str, Any]:
     tracking.use_store(study.folder)
     champion = read_champion(study.folder)
     if champion is not None and _is(champion, study.revision, arm):
-        return Acceptance(True, champion.accepted_because).to_json()
+        return Acceptance(True, champion.accepted_because)
     known = read_acceptance(study.revision, arm, champion)
     if known is not None and not known.accepted:  # an accepted one that does not stand was lost: decide again
-        return known.to_json()
+        return known
     if is_remote(study.config.study) and not tracking.is_tracked(read_final(study.revision, arm).mlflow_run_id):
-        return Acceptance(False, NOT_TRACKED_HERE).to_json()  # not kept: the machine that has the run decides
+        return Acceptance(False, NOT_TRACKED_HERE)  # not kept: the machine that has the run decides
     return _decide(study, arm, champion, _judge(study, arm, champion))
 
 
 @task(name="accept-final-run-by-hand", cache_policy=NO_CACHE, persist_result=False, **SENDING)
-def accept_by_hand(study: Study, arm: Arm) -> dict[str, Any]:
+def accept_by_hand(study: Study, arm: Arm) -> Acceptance:
     """Let a finished final run take the champion's place because a person says so."""
     champion = read_champion(study.folder)
     return _decide(study, arm, champion, Acceptance(True, "accepted by hand"))
@@ -226,7 +226,7 @@ def _loss(inputs: Inputs, adapter: Path, samples: Sequence[Sample]) -> float:
         remove_adapters(wrapped)
 
 
-def _decide(study: Study, arm: Arm, champion: Champion | None, decision: Acceptance) -> dict[str, Any]:
+def _decide(study: Study, arm: Arm, champion: Champion | None, decision: Acceptance) -> Acceptance:
     record = read_final(study.revision, arm)
     tags = {
         "mars.revision": str(study.revision.number),
@@ -243,7 +243,7 @@ def _decide(study: Study, arm: Arm, champion: Champion | None, decision: Accepta
     against = {"standing": champion_hash(champion), "run": record.mlflow_run_id}
     write_json(_acceptance_path(study.revision, arm), {"decision": decision.to_json(), "against": against})
     publish_files(study.config.study, [_acceptance_path(study.revision, arm)])
-    return decision.to_json()
+    return decision
 
 
 def _champion_of(

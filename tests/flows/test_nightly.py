@@ -17,7 +17,6 @@ from PIL import Image, ImageFile
 from flows.nightly import nightly_flow
 from flows.stages import accept_flow, finetune_flow
 from flows.study import study_flow
-from mars_core.drift import Acceptance
 from mars_core.evaluation.scores import evaluate
 from mars_core.ranks import RankPair
 from tasks.choice.search import chosen_pair
@@ -241,11 +240,11 @@ def another_recipe(config: StudyConfig) -> StudyConfig:
 def test_champion_moves_only_to_a_lower_validation_loss_on_the_same_samples(own, change, accepted):
     config = another_recipe(own)
     revision, pair = second_final(config, read_champion(Path(own.study)).validation_loss + change)
-    decision = Acceptance.from_json(accept_if_better.fn(Study(config, revision), Arm(pair)))
+    decision = accept_if_better.fn(Study(config, revision), Arm(pair))
     assert decision.accepted == accepted
     assert champion(own) == ("2" if accepted else "1")
     assert read_champion(Path(own.study)).revision == (2 if accepted else 1)
-    assert accept_if_better.fn(Study(config, revision), Arm(pair))["accepted"] == accepted  # decided once
+    assert accept_if_better.fn(Study(config, revision), Arm(pair)).accepted == accepted  # decided once
 
 
 def test_a_worse_run_of_the_standing_pair_leaves_its_weights_standing(copied):
@@ -270,7 +269,7 @@ def test_a_worse_run_of_the_standing_pair_leaves_its_weights_standing(copied):
 def test_on_other_validation_data_both_adapters_are_scored_again_alike(own):
     rewrite(own.data.validation, lambda rows: rows[:-3])
     revision, pair = second_final(own, 0.0)
-    decision = Acceptance.from_json(accept_if_better.fn(Study(own, revision), Arm(pair)))
+    decision = accept_if_better.fn(Study(own, revision), Arm(pair))
     base = Inputs(own).base_model
     network = PeftModel.from_pretrained(base.model, str(Path(own.study, "revisions/001/final", pair.slug, "adapter")))
     batches = scored_batches(Inputs(own).validation_set, base, 4)
@@ -288,7 +287,7 @@ def test_samples_that_the_standing_adapter_was_trained_on_judge_nothing(own):
     rewrite(own.data.train, lambda rows: [row for row in rows if row["image"] not in images])
     rewrite(own.data.validation, lambda rows: rows + moved)
     revision, pair = second_final(own, 0.0)
-    decision = Acceptance.from_json(accept_if_better.fn(Study(own, revision), Arm(pair)))
+    decision = accept_if_better.fn(Study(own, revision), Arm(pair))
     assert not decision.accepted
     assert "cannot be compared" in decision.reason
     assert champion(own) == "1"
