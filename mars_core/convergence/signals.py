@@ -75,6 +75,7 @@ SCOPE = "pairs"
 
 def select_slices(curves: Sequence[Curve], reference: tuple[int, int] | None) -> Selection:
     """Runs of the two slices through the reference pair; all pairs of positive ranks share the levels."""
+    _require_curves(curves)
     adapted = tuple(curve for curve in curves if curve.r_me > 0 and curve.r_llm > 0)
     ref_me, ref_llm = reference or reference_pair((curve.r_me, curve.r_llm) for curve in adapted)
     _require_reference(adapted, (ref_me, ref_llm))
@@ -83,13 +84,16 @@ def select_slices(curves: Sequence[Curve], reference: tuple[int, int] | None) ->
     return Selection((*me, *llm), scopes_of(SCOPE, adapted), (ref_me, ref_llm))
 
 
+def _require_curves(curves: Sequence[Curve]) -> None:
+    if not curves:
+        raise NoConvergenceTimes(
+            "no run was evaluated at two steps or more, so no convergence time can be read off: evaluate from a "
+            "smaller size on (calibration.smallest_size), or train longer"
+        )
+
+
 def _require_reference(curves: Sequence[Curve], reference: tuple[int, int]) -> None:
     pairs = sorted({(curve.r_me, curve.r_llm) for curve in curves})
-    if not pairs:
-        raise NoConvergenceTimes(
-            "no run with both ranks positive was evaluated at two steps or more, so no convergence time can be read "
-            "off: evaluate from a smaller size on (calibration.smallest_size), or train longer"
-        )
     if reference not in pairs:
         raise NoReferenceRun(
             f"no run at the reference pair (r_me, r_llm) = {reference}; the runs have {pairs}: "

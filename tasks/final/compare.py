@@ -25,7 +25,7 @@ from mars_core.training.recipe import Recipe
 from tasks.calibration.stored import calibration_cost
 from tasks.final.answers import asked_questions, write_answers
 from tasks.final.arm import Arm
-from tasks.final.evaluate import EVALUATE, TestScores, evaluation_path, generated_values, read_evaluation, scores_of
+from tasks.final.evaluate import EVALUATE, ModelScores, evaluation_path, generated_values, read_evaluation, scores_of
 from tasks.final.pair import finetune_stage
 from tasks.final.rate_search import read_search, search_path
 from tasks.final.run import Described, run_folder, run_inputs, train_final
@@ -62,7 +62,7 @@ class ComparedModel(Record):
     name: str
     role: str
     trainable_parameters: int
-    test: TestScores
+    test: ModelScores
     settings: Mapping[str, Any] | None = None
     seconds: float | None = None
     learning_rates: tuple[float, ...] | None = None
@@ -132,7 +132,7 @@ def score_baseline(study: Study, baseline: Baseline) -> str:
         scores = replace(scores, generated=generated)
     finally:
         baseline.method.unwrap(loaded)
-    overall = {f"test_{key}": value for key, value in scores.overall.to_json().items()}
+    overall = {f"test_{key}": value for key, value in scores.overall.to_json().items() if value is not None}
     tracked = read_json(folder / "training.json")["mlflow_run_id"]
     tracking.log_values_if_known(tracked, overall | generated_values(scores))
     tracking.log_file_if_known(tracked, answers, "answers")
@@ -160,7 +160,7 @@ def write_comparison(study: Study, chosen: Arm, baselines: Sequence[Baseline], p
         _row(study.revision, chosen.baseline, "MARS", "chosen", evaluation["chosen"]),
     ]
     for baseline in baselines:
-        test = TestScores.from_json(read_json(run_folder(study.revision, baseline) / "test.json"))
+        test = ModelScores.from_json(read_json(run_folder(study.revision, baseline) / "test.json"))
         rows.append(_row(study.revision, baseline, baseline.name, "baseline", test))
     if any(baseline.tuned for baseline in baselines):
         _add_searches(study, rows[1:], [chosen.baseline, *baselines])
@@ -178,7 +178,7 @@ def write_comparison(study: Study, chosen: Arm, baselines: Sequence[Baseline], p
     return str(comparison_path(study.revision))
 
 
-def _row(revision: Revision, baseline: Baseline, name: str, role: str, test: TestScores) -> dict[str, Any]:
+def _row(revision: Revision, baseline: Baseline, name: str, role: str, test: ModelScores) -> dict[str, Any]:
     training = read_json(run_folder(revision, baseline) / "training.json")
     kept = ("trainable_parameters", "steps", "best_step", "best_val_loss", "seconds", "device", "peak_memory_bytes")
     return {

@@ -40,7 +40,7 @@ def evaluate_finals(study: Study, finals: Mapping[str, Arm]) -> str:
     base = study.inputs.final_base_model
     test = study.inputs.test_set()
     batches = scored_batches(test, base, study.config.evaluation_batch_size)
-    scores: dict[str, TestScores] = {}
+    scores: dict[str, ModelScores] = {}
     with progress_bar("evaluating on the test split", len(test) * (1 + len(finals))) as advance:
         done = 0
 
@@ -55,7 +55,7 @@ def evaluate_finals(study: Study, finals: Mapping[str, Arm]) -> str:
                 scores[role] = scores_of(evaluate(wrapped, batches(), on_batch=count))
     scores = _with_generated(study, finals, scores)
     for role, arm in finals.items():
-        overall = {f"test_{key}": value for key, value in scores[role].overall.to_json().items()}
+        overall = {f"test_{key}": value for key, value in scores[role].overall.to_json().items() if value is not None}
         tracked = read_final(study.revision, arm).mlflow_run_id
         tracking.log_values_if_known(tracked, overall | generated_values(scores[role]))
         tracking.log_file_if_known(tracked, answers_path(study.revision, role), "answers")
@@ -63,7 +63,9 @@ def evaluate_finals(study: Study, finals: Mapping[str, Arm]) -> str:
     return str(evaluation_path(study.revision))
 
 
-def _with_generated(study: Study, finals: Mapping[str, Arm], scores: Mapping[str, TestScores]) -> dict[str, TestScores]:
+def _with_generated(
+    study: Study, finals: Mapping[str, Arm], scores: Mapping[str, ModelScores]
+) -> dict[str, ModelScores]:
     """Each model's scores with the accuracies of its generated answers."""
     base, asked = study.inputs.final_base_model, asked_questions(study.inputs)
     found = {"base": generate_answers(study, base, base.model, "base", None, asked)}
@@ -83,7 +85,7 @@ def _adapted(model: Any, adapter: Path) -> Iterator[Any]:
         remove_adapters(wrapped)
 
 
-def generated_values(scores: TestScores) -> dict[str, float]:
+def generated_values(scores: ModelScores) -> dict[str, float]:
     """Accuracies of generated answers by the names that MLflow shows them under."""
     found = scores.generated
     if found is None:
@@ -103,7 +105,7 @@ def metric_name(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class TestScores(Record):
+class ModelScores(Record):
     """Scores of a model on the test split; generated: of its generated answers, None where nothing was asked."""
 
     overall: Score
@@ -111,9 +113,9 @@ class TestScores(Record):
     generated: Accuracies | None = None
 
 
-def scores_of(evaluation: Evaluation) -> TestScores:
+def scores_of(evaluation: Evaluation) -> ModelScores:
     """Test scores before any answer was generated."""
-    return TestScores(evaluation.overall, evaluation.by_task)
+    return ModelScores(evaluation.overall, evaluation.by_task)
 
 
 def _inputs(study: Study, finals_hash: str) -> str:
@@ -147,6 +149,6 @@ def evaluation_path(revision: Revision) -> Path:
     return revision.path("evaluation.json")
 
 
-def read_evaluation(revision: Revision) -> dict[str, TestScores]:
+def read_evaluation(revision: Revision) -> dict[str, ModelScores]:
     """The stored test scores by role."""
-    return {role: TestScores.from_json(stored) for role, stored in read_json(evaluation_path(revision)).items()}
+    return {role: ModelScores.from_json(stored) for role, stored in read_json(evaluation_path(revision)).items()}

@@ -34,7 +34,7 @@ class FinalRecord(Record):
     learning_rates: tuple[float, ...] | None = None
     baseline: str | None = None
     settings: Mapping[str, Any] | None = None
-    history: tuple[Mapping[str, Float], ...] = ()
+    history: tuple[Mapping[str, Any], ...] = ()
     best_objective: float | None = None
     device: str | None = None
     processes: int = 1

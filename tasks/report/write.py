@@ -33,7 +33,7 @@ from tasks.choice.markdown import choice_markdown, decision_text
 from tasks.choice.search import SEARCH, choice_path, read_choice
 from tasks.final.arm import Arm
 from tasks.final.compare import present_comparison
-from tasks.final.evaluate import EVALUATE, TestScores, generated_values, is_evaluated, read_evaluation
+from tasks.final.evaluate import EVALUATE, ModelScores, generated_values, is_evaluated, read_evaluation
 from tasks.final.pair import final_folder, finetune_stage
 from tasks.final.pairs import trained_arms
 from tasks.final.record import FinalRecord, read_final
@@ -233,7 +233,7 @@ def report_markdown(results: Results, page: str | None) -> str:
     return "\n\n".join(lines)
 
 
-def _scores_markdown(scores: Mapping[str, TestScores], finals: Mapping[str, Arm]) -> str:
+def _scores_markdown(scores: Mapping[str, ModelScores], finals: Mapping[str, Arm]) -> str:
     names = {role: f"{role} {arm}" for role, arm in finals.items()} | {"base": "before"}
     rows = [
         [names.get(role, role), f"{score.overall.perplexity:.4f}", f"{score.overall.accuracy:.1%}"]

@@ -166,13 +166,17 @@ def test_a_run_at_the_level_from_the_start_is_not_given_a_time(metrics_of, log_l
         (lambda m: pd.concat([m, m.head(2)]), "one row per"),
         (lambda m: m.assign(r_me=np.arange(len(m)) + 1), "different"),
         (lambda m: m[~((m.r_me == 4) & (m.r_llm == 4))], r"no run at the reference pair.*\(4, 4\)"),
-        (lambda m: m[m.step == m.step.max()], "evaluated at two steps or more.*calibration.smallest_size"),
         (lambda m: m.assign(r_me=0), "no pair with both ranks positive"),
     ],
 )
 def test_mistakes_are_named(metrics, broken, says):
     with pytest.raises(ValueError, match=says):
         convergence_times(broken(metrics))
+
+
+def test_runs_with_one_checkpoint_each_give_no_times_and_the_setting_is_named(metrics):
+    with pytest.raises(NoConvergenceTimes, match=r"evaluated at two steps or more.*calibration\.smallest_size"):
+        convergence_times(metrics[metrics.step == metrics.step.max()], reference=(4, 4))
 
 
 def test_unknown_names_are_refused(metrics):
