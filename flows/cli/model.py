@@ -120,16 +120,16 @@ def assemble(
         alignment = Alignment(captions, images, steps, batch_size, learning_rate, max_tokens)
     done = assemble_checkpoint(vision, llm, out, grid=grid, seed=seed, device=device, alignment=alignment)
     if as_json:
-        print_json(done)
+        print_json(done.to_json())
         return
-    console.print(f"{done['checkpoint']}: {done['parameters']:,} parameters")
-    aligned = done["aligned"]
+    console.print(f"{done.checkpoint}: {done.parameters:,} parameters")
+    aligned = done.aligned
     if aligned is None:
         console.print("the projector is untrained: give --captions to align it")
     else:
         console.print(
-            f"projector aligned on {aligned['samples']} captions ({aligned['too_long']} too long) in "
-            f"{aligned['steps']} steps: loss {aligned['first_loss']:.3f} -> {aligned['last_loss']:.3f}"
+            f"projector aligned on {aligned.samples} captions ({aligned.too_long} too long) in "
+            f"{aligned.steps} steps: loss {aligned.first_loss:.3f} -> {aligned.last_loss:.3f}"
         )
 
 

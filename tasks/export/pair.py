@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from mars_core.models.loading import load_base, read_model_type
 from mars_core.models.lora import layer_alphas, layer_ranks
 from mars_core.models.partition import Partition
 from mars_core.ranks import RankPair
+from mars_core.records import Record
 from tasks.choice.approval import pair_to_train
 from tasks.choice.search import choice_path
 from tasks.export.card import CARD, card_path
@@ -37,10 +39,38 @@ from tasks.storage.folder import Revision, is_finished, read_manifest
 from tasks.study.opened import Study, reopen_study
 from tasks.study.revision import changes_since, identity
 
+
+@dataclass(frozen=True)
+class Merged(Record):
+    """A merged checkpoint: where it is, and how far its logits are from those of base and adapter."""
+
+    merged: str
+    pair: tuple[int, int]
+    revision: int
+    dtype: str
+    parameters: int
+    bytes: int
+    logit_difference: float
+    tolerance: float
+
+
+@dataclass(frozen=True)
+class Exported(Record):
+    """Another tool's configuration with the folder beside it. rows: by file, None where the tool cannot read them."""
+
+    tool: str
+    config: str
+    folder: str
+    pair: tuple[int, int]
+    revision: int
+    rows: Mapping[str, int] | None
+    notes: tuple[str, ...]
+
+
 SPLITS = {"train.jsonl": "train", "validation.jsonl": "validation"}
 
 
-def merge(config: StudyConfig, ranks: tuple[int, int] | None, out: Path) -> dict[str, Any]:
+def merge(config: StudyConfig, ranks: tuple[int, int] | None, out: Path) -> Merged:
     """Write base and adapter of a finished final run as one checkpoint to `out`; returns what was done.
 
     ranks: the pair, None for the one that the study trains as its choice.
@@ -72,19 +102,19 @@ def merge(config: StudyConfig, ranks: tuple[int, int] | None, out: Path) -> dict
             text = card_path(revision, arm).read_text(encoding="utf-8")
             card = merged_card(text, dtype, config.loading.trust_remote_code)
             (temporary / CARD).write_text(card, encoding="utf-8")
-    return {
-        "merged": str(out),
-        "pair": list(pair),
-        "revision": revision.number,
-        "dtype": dtype,
-        "parameters": merged.parameters,
-        "bytes": sum(path.stat().st_size for path in out.rglob("*") if path.is_file()),
-        "logit_difference": merged.difference,
-        "tolerance": merged.tolerance,
-    }
+    return Merged(
+        merged=str(out),
+        pair=pair,
+        revision=revision.number,
+        dtype=dtype,
+        parameters=merged.parameters,
+        bytes=sum(path.stat().st_size for path in out.rglob("*") if path.is_file()),
+        logit_difference=merged.difference,
+        tolerance=merged.tolerance,
+    )
 
 
-def export_config(config: StudyConfig, ranks: tuple[int, int] | None, tool: str, out: Path) -> dict[str, Any]:
+def export_config(config: StudyConfig, ranks: tuple[int, int] | None, tool: str, out: Path) -> Exported:
     """Write the pair as configuration of another tool to `out`, and what it reads into a folder beside it.
 
     ranks: the pair, None for the one that the study trains as its choice. Returns what was written, with notes.
@@ -116,15 +146,15 @@ def export_config(config: StudyConfig, ranks: tuple[int, int] | None, tool: str,
             (temporary / name).write_text(text, encoding="utf-8")
     with replacing(out) as file_beside:
         file_beside.write_text(rendered.text, encoding="utf-8")
-    return {
-        "tool": tool,
-        "config": str(out),
-        "folder": str(folder),
-        "pair": list(pair),
-        "revision": study.revision.number,
-        "rows": {file: len(samples) for file, samples in splits.items()} if readable else None,
-        "notes": list(rendered.notes),
-    }
+    return Exported(
+        tool=tool,
+        config=str(out),
+        folder=str(folder),
+        pair=pair,
+        revision=study.revision.number,
+        rows={file: len(samples) for file, samples in splits.items()} if readable else None,
+        notes=tuple(rendered.notes),
+    )
 
 
 START = "start"
