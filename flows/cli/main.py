@@ -26,11 +26,12 @@ from flows.cli import (
     stages,
     tune,
 )
+from flows.cli.app import App
 from flows.cli.environment import prepare_environment
 from flows.cli.errors import DEBUG_VARIABLE
 from flows.cli.laws import laws_app
 
-app = typer.Typer(
+app = App(
     name="mars",
     help="Find the best pair of LoRA ranks (vision encoder, LLM) for a vision-language model, then fine-tune with it.",
     no_args_is_help=True,

@@ -22,13 +22,13 @@ from mars_core.packing.run import PackRun
 from mars_core.training.recipe import Recipe
 
 Scored = tuple[Score, float | None]
-"""Score of one member, and the value of the metric that was asked for."""
+"""Score of one run, and the value of the metric that was asked for."""
 
 
 def score_adapters(
     model: nn.Module,
     partition: Partition,
-    members: Sequence[tuple[PackRun, Tensor]],
+    runs: Sequence[tuple[PackRun, Tensor]],
     batches: Sequence[tuple[Mapping[str, Tensor], Sequence[str]]],
     recipe: Recipe,
     *,
@@ -38,18 +38,18 @@ def score_adapters(
 
     Args:
         model: base model with frozen weights.
-        members: each run with flat weights of its layout.
+        runs: each with flat weights of its layout.
         batches: inputs and the task type of each row; at least one.
-        width: members that go through the model side by side.
+        width: runs that go through the model side by side.
 
     Raises:
         ValueError: there are no batches, or weights are not of their run's layout.
     """
     if not batches:
         raise ValueError("there is nothing to score on: give at least one batch with answer tokens")
-    layouts = [run.layout(partition, recipe) for run, _ in members]
-    weights = [flat for _, flat in members]
-    for (run, flat), layout in zip(members, layouts, strict=True):
+    layouts = [run.layout(partition, recipe) for run, _ in runs]
+    weights = [flat for _, flat in runs]
+    for (run, flat), layout in zip(runs, layouts, strict=True):
         if flat.shape != (layout.size,):
             raise ValueError(
                 f"weights of {run.pair} have shape {tuple(flat.shape)}, expected ({layout.size},): give the flat "
@@ -63,7 +63,7 @@ def score_adapters(
         with patched(model, partition, structure):
             found = [
                 score_adapter_batch(model, _stacked(layouts[at], weights[at]), packed, recipe)
-                for at in (slice(start, start + width) for start in range(0, len(members), width))
+                for at in (slice(start, start + width) for start in range(0, len(runs), width))
             ]
     finally:
         model.train(was_training)
@@ -83,7 +83,7 @@ def score_adapter_batch(
     recipe: Recipe,
     measurement: Measurement | None = None,
 ) -> list[Scored]:
-    """Scores of the members of one adapter batch; `model` must be patched."""
+    """Scores of the runs of one adapter batch; `model` must be patched."""
     totals: list[dict[str, Totals]] = [defaultdict(Totals) for _ in range(adapters.width)]
     collectors = [measurement.collect() if measurement else None for _ in range(adapters.width)]
     for batch, tasks in batches:

@@ -1,4 +1,4 @@
-"""Train a pack: every member as if it were alone, side by side over one frozen backbone."""
+"""Train a pack: every run as if it were alone, side by side over one frozen backbone."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ KEPT_VALIDATION_BYTES = 1 << 30
 class TrainedPack:
     """Results of a pack.
 
-    runs: of each member, in the order given. weights: flat adapter weights at the end (of a diverged member, before the
-    step that broke it). seconds: training and evaluation, of all calls together. width: members in the widest adapter
+    runs: of each run, in the order given. weights: flat adapter weights at the end (of a diverged run, before the
+    step that broke it). seconds: training and evaluation, of all calls together. width: runs in the widest adapter
     batch at the end, less than asked for where memory ran out.
     """
 
@@ -61,7 +61,7 @@ class TrainedPack:
 def train_pack(
     model: nn.Module,
     partition: Partition,
-    members: Sequence[PackRun],
+    runs: Sequence[PackRun],
     *,
     train_steps: Callable[[int], Iterable[Step]],
     validation: Callable[[], Iterable[tuple[Batch, Sequence[str]]]],
@@ -74,17 +74,17 @@ def train_pack(
     on_step: Callable[[int], Any] | None = None,
     on_checkpoint: Callable[[PackState], Any] | None = None,
 ) -> TrainedPack:
-    """Fine-tune fresh adapters of every member on `model` and measure them at `checkpoint_steps`.
+    """Fine-tune fresh adapters of every run on `model` and measure them at `checkpoint_steps`.
 
-    Each member has its own loss (mean over the answer tokens of a step), Adam state, schedule, clipping and dropout
-    masks; nothing of it depends on who else is in the pack. A member whose loss is not finite any more is dropped.
+    Each run has its own loss (mean over the answer tokens of a step), Adam state, schedule, clipping and dropout
+    masks; nothing of it depends on who else is in the pack. A run whose loss is not finite any more is dropped.
 
     Args:
         model: base model with frozen weights; it is returned to that state.
-        members: rank pairs with their seeds, learning rates and scales; at the start equal to what PEFT gives with
+        runs: rank pairs with their seeds, learning rates and scales; at the start equal to what PEFT gives with
             the same seed.
         train_steps: called with the number of steps to leave out, gives the batches of every step after them, in
-            the order shared by all members.
+            the order shared by all runs.
         validation: gives the batches of the calibration validation set and the task type of each row.
         horizon: steps that the learning-rate schedule spans.
         checkpoint_steps: increasing steps, the last at most `horizon`.
@@ -99,9 +99,9 @@ def train_pack(
     """
     check_steps(checkpoint_steps, horizon)
     refuse_dropout(model)
-    layouts = [member.layout(partition, recipe) for member in members]
-    initial = (initial_weights(model, partition, member.pair, member.seed) for member in members)
-    trained = start_runs(members, layouts, initial, recipe, horizon)
+    layouts = [run.layout(partition, recipe) for run in runs]
+    initial = (initial_weights(model, partition, run.pair, run.seed) for run in runs)
+    trained = start_runs(runs, layouts, initial, recipe, horizon)
     if resume is not None:
         restore_state(resume, checkpoint_steps, trained)
     was_training = model.training
@@ -167,7 +167,7 @@ class _Pack:
 
     @property
     def alive(self) -> list[TrainedRun]:
-        """Members that have not diverged."""
+        """Runs that have not diverged."""
         return [one for one in self.trained if one.diverged_at is None]
 
 
@@ -209,7 +209,7 @@ def _train(
             on_step(done)
     runs = tuple(CalibrationRun(tuple(one.checkpoints), one.diverged_at) for one in pack.trained)
     weights = tuple(flatten(one.weights) for one in pack.trained)
-    return TrainedPack(runs, weights, time.perf_counter() - started, pack.train_width.members)
+    return TrainedPack(runs, weights, time.perf_counter() - started, pack.train_width.runs)
 
 
 def _train_step(pack: _Pack, step: Step, number: int) -> None:
@@ -224,7 +224,7 @@ def _train_step(pack: _Pack, step: Step, number: int) -> None:
 def _gradients(
     pack: _Pack, adapter_batch: Sequence[TrainedRun], batches: Sequence[PackedBatch]
 ) -> tuple[Sequence[TrainedRun], Tensor, frozenset[str]]:
-    """Add up the gradients of a step; gives the adapter batch, its members' losses, and the layers reached."""
+    """Add up the gradients of a step; gives the adapter batch, its runs' losses, and the layers reached."""
     adapters = _adapters_of(adapter_batch)
     probability = pack.recipe.lora_dropout
     dropout = Dropout(probability, tuple(one.generator for one in adapter_batch)) if probability else None
@@ -236,11 +236,11 @@ def _gradients(
         for batch in batches:
             this = Pass(adapters, batch, dropout, reached)
             with autocast_of(pack.recipe, pack.model):
-                by_member = adapter_batch_losses(pack.model, this).sum(dim=1) / total
-            if by_member.requires_grad:  # not where vision adapters alone meet a batch of text alone
-                by_member.sum().backward()  # type: ignore[no-untyped-call]
-            losses += by_member.detach().double()
-            del by_member
+                by_run = adapter_batch_losses(pack.model, this).sum(dim=1) / total
+            if by_run.requires_grad:  # not where vision adapters alone meet a batch of text alone
+                by_run.sum().backward()  # type: ignore[no-untyped-call]
+            losses += by_run.detach().double()
+            del by_run
     except RuntimeError:
         for one, state in zip(adapter_batch, before, strict=False):
             one.generator.set_state(state)  # so that the pass can be made again with the same masks

@@ -79,14 +79,14 @@ def train_block(
     full runs, and rewind_me and rewind_llm of those of `judge`. A run that diverged ends with a row without losses.
     """
     recipe = Recipe(batch_size=BATCH, max_tokens=512, lora_alpha=RULES[block.rule], schedule=block.schedule)
-    members = [PackRun(pair, block.seed, one_rate(rate)) for pair, rate in runs_of(block, best)]
+    runs = [PackRun(pair, block.seed, one_rate(rate)) for pair, rate in runs_of(block, best)]
     snapshots: Snapshots = []
     validation = bench.batches(bench.data.validation)
     keep = block.kind == "judge"
     trained = train_pack(
         bench.base.model,
         bench.base.partition,
-        members,
+        runs,
         train_steps=bench.train_steps(block),
         validation=lambda: validation,
         recipe=recipe,
@@ -96,11 +96,11 @@ def train_block(
         on_step=on_step,
         on_checkpoint=(lambda state: snapshots.append(_snapshot(state))) if keep else None,
     )
-    rows = _rows(bench, block, members, trained)
+    rows = _rows(bench, block, runs, trained)
     if block.kind in ("rates", "judge"):
-        _add_test(rows, bench, members, trained, recipe)
+        _add_test(rows, bench, runs, trained, recipe)
     if keep:
-        _add_rewind(rows, bench, members, trained, snapshots, validation, recipe)
+        _add_rewind(rows, bench, runs, trained, snapshots, validation, recipe)
     return pd.DataFrame([row for own in rows for row in own])
 
 
@@ -113,20 +113,20 @@ def _snapshot(state: PackState) -> tuple[int, dict[int, Tensor]]:
 Rows = list[list[dict[str, object]]]
 
 
-def _rows(bench: Bench, block: Block, members: Sequence[PackRun], trained: TrainedPack) -> Rows:
+def _rows(bench: Bench, block: Block, runs: Sequence[PackRun], trained: TrainedPack) -> Rows:
     found: Rows = []
-    for member, result in zip(members, trained.runs, strict=True):
-        assert member.learning_rates is not None
+    for run, result in zip(runs, trained.runs, strict=True):
+        assert run.learning_rates is not None
         own: dict[str, object] = {
             "rule": block.rule,
             "kind": block.kind,
             "schedule": block.schedule,
             "horizon": block.steps,
             "seed": block.seed,
-            "r_me": member.pair.r_me,
-            "r_llm": member.pair.r_llm,
-            "peak_lr": member.learning_rates.llm,
-            "trainable_parameters": trainable_parameters(bench.base.partition, member.pair),
+            "r_me": run.pair.r_me,
+            "r_llm": run.pair.r_llm,
+            "peak_lr": run.learning_rates.llm,
+            "trainable_parameters": trainable_parameters(bench.base.partition, run.pair),
         }
         rows = [
             own
@@ -152,9 +152,9 @@ def _ended(trained: TrainedPack) -> list[int]:
     return [number for number, run in enumerate(trained.runs) if run.diverged_at is None]
 
 
-def _add_test(rows: Rows, bench: Bench, members: Sequence[PackRun], trained: TrainedPack, recipe: Recipe) -> None:
+def _add_test(rows: Rows, bench: Bench, runs: Sequence[PackRun], trained: TrainedPack, recipe: Recipe) -> None:
     ended = _ended(trained)
-    scores = _scores(bench, [(members[n], trained.weights[n]) for n in ended], bench.batches(bench.data.test), recipe)
+    scores = _scores(bench, [(runs[n], trained.weights[n]) for n in ended], bench.batches(bench.data.test), recipe)
     for number, score in zip(ended, scores, strict=True):
         rows[number][-1] |= {"test_loss": score.loss, "test_accuracy": score.accuracy}
 
@@ -162,7 +162,7 @@ def _add_test(rows: Rows, bench: Bench, members: Sequence[PackRun], trained: Tra
 def _add_rewind(
     rows: Rows,
     bench: Bench,
-    members: Sequence[PackRun],
+    runs: Sequence[PackRun],
     trained: TrainedPack,
     snapshots: Snapshots,
     validation: Batches,
@@ -171,9 +171,9 @@ def _add_rewind(
     ended = _ended(trained)
     steps = [0, *(step for step, _ in snapshots)]
     for module in ("me", "llm"):
-        able = [n for n in ended if getattr(members[n].pair, f"r_{module}") > 0]
+        able = [n for n in ended if getattr(runs[n].pair, f"r_{module}") > 0]
         mixed = [
-            (members[n], _mixed(bench, members[n], trained.weights[n], weights[n] if weights else None, module, recipe))
+            (runs[n], _mixed(bench, runs[n], trained.weights[n], weights[n] if weights else None, module, recipe))
             for n in able
             for weights in (None, *(kept for _, kept in snapshots[:-1]))
         ]
@@ -186,16 +186,16 @@ def _add_rewind(
 
 
 def _mixed(
-    bench: Bench, member: PackRun, final: Tensor, snapshot: Tensor | None, module: str, recipe: Recipe
+    bench: Bench, run: PackRun, final: Tensor, snapshot: Tensor | None, module: str, recipe: Recipe
 ) -> Tensor:
     """Final weights with those of one module taken from a snapshot; None: from step 0, where a product B A is zero."""
-    layout = member.layout(bench.base.partition, recipe)
+    layout = run.layout(bench.base.partition, recipe)
     then = by_group(torch.zeros_like(final) if snapshot is None else snapshot, layout)
     own = {"me"} if module == "me" else {"projector", "llm"}
     return flatten({group: then[group] if group in own else part for group, part in by_group(final, layout).items()})
 
 
-def _scores(bench: Bench, members: Sequence[tuple[PackRun, Tensor]], batches: Batches, recipe: Recipe) -> list[Score]:
-    if not members:
+def _scores(bench: Bench, runs: Sequence[tuple[PackRun, Tensor]], batches: Batches, recipe: Recipe) -> list[Score]:
+    if not runs:
         return []
-    return score_adapters(bench.base.model, bench.base.partition, members, batches, recipe, width=WIDTH)
+    return score_adapters(bench.base.model, bench.base.partition, runs, batches, recipe, width=WIDTH)

@@ -261,3 +261,14 @@ def test_hold_out_is_the_largest_size_with_both_errors_told():
 def test_nothing_is_held_out_where_too_little_would_be_left():
     fit = fit_law("performance", performance(sizes=SIZES[:2], seeds=1), n_bootstrap=10)
     assert fit.held_out is None
+
+
+def test_exponents_that_no_run_tells_apart_have_no_narrow_interval():
+    """Where r_me = r_llm only the exponents' sum is seen: each may be whatever its bounds and the sum allow."""
+    fit = fit_law("performance", performance(pairs=[(r, r) for r in RANKS]), n_bootstrap=20, hold_out=False)
+    assert "ill_conditioned" in {status.code for status in fit.statuses}
+    total = fit.coefficients["alpha_m"] + fit.coefficients["alpha_l"]
+    for symbol in ("alpha_m", "alpha_l"):
+        assert fit.intervals[symbol] == pytest.approx((total - 2.0, 2.0), abs=1e-6)
+    low, high = fit.intervals["beta"]
+    assert 0.0 < high - low < 0.3  # the size's effect is seen

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.calibration.expected import describe_expected, expected_plan, parts_in_words
+from tasks.calibration.expected import Axes, PlanPart, describe_expected, expected_plan, parts_in_words
+from tasks.inputs.opened import Inputs
 from tests.flows.conftest import write_small_study
 
 
@@ -14,16 +15,21 @@ def described(tmp_path, demo_data):
 
     def describe(**calibration):
         own = config.model_copy(update={"calibration": config.calibration.model_copy(update=calibration)})
-        return describe_expected(own, expected_plan(own))
+        return describe_expected(own, expected_plan(Inputs(own)))
 
     return describe
+
+
+def words_of(described):
+    parts = [PlanPart.from_json(part) for part in described["parts"]]
+    return parts_in_words(Axes.from_json(described["axes"]), parts)
 
 
 def test_one_rate_is_one_part(described):
     found = described(seeds=(0, 1))
     assert found["axes"] == {"pairs": 4, "learning_rates": 1, "seeds": 2, "sizes": 1}
     assert found["parts"] == [{"name": "calibration", "runs": 8, "pair_steps": 64, "at_most": False}]
-    assert parts_in_words(found) == [
+    assert words_of(found) == [
         "axes: 4 pairs x 1 learning rate x 2 seeds",
         "calibration: 8 runs, 64 steps in all",
     ]
@@ -45,4 +51,4 @@ def test_automatic_rates_are_a_range_test_a_round_and_at_most_two_that_widen_it(
         {"name": "calibration round 1", "runs": 24, "pair_steps": 24 * 8, "at_most": False},
         {"name": "calibration rounds 2 to 3", "runs": 18, "pair_steps": 18 * 8, "at_most": True},
     ]
-    assert parts_in_words(found)[-1] == "calibration rounds 2 to 3: at most 18 runs, 144 steps in all"
+    assert words_of(found)[-1] == "calibration rounds 2 to 3: at most 18 runs, 144 steps in all"

@@ -8,6 +8,7 @@ import pytest
 
 from mars_core.ranks import RankPair
 from tasks.calibration.steps import RANGE_TEST, calibration_steps
+from tasks.inputs.opened import Inputs
 from tasks.settings.calibration import CalibrationConfig
 from tasks.study.opened import Study
 from tasks.study.plan import plan_calibration
@@ -24,7 +25,7 @@ def study(tmp_path, demo_data):
     config = write_small_study(tmp_path, demo_data)
     own = CalibrationConfig(ranks=RANKS, samples=64, smallest_size=8, learning_rates="auto")
     config = config.model_copy(update={"calibration": own})
-    return Study(config, open_revision(config, new=False))
+    return Study(config, open_revision(Inputs(config), new=False))
 
 
 def steps_of(study, loss):
@@ -68,7 +69,7 @@ def test_a_calibration_that_was_stopped_goes_on_with_what_was_decided(study):
     decided = read_rates(study.revision)
     again = Study(study.config, study.revision)
     assert next(calibration_steps(again)).runs == first.runs
-    worker = plan_calibration(study.config, read_rates(study.revision))
+    worker = plan_calibration(study.inputs, read_rates(study.revision))
     assert {run.run_id for run in worker.every_run} == {run.run_id for run in (*again.plan.range_test, *first.runs)}
     assert read_rates(study.revision) == decided
     whole = steps_of(again, loss)
@@ -84,14 +85,14 @@ def test_what_decides_the_calibration_is_known_before_its_rates_are(study):
     plain = study.config.model_copy(
         update={"calibration": study.config.calibration.model_copy(update={"learning_rates": None})}
     )
-    assert plan_calibration(plain).inputs_hash != before
+    assert plan_calibration(Inputs(plain)).inputs_hash != before
 
 
 def test_rates_that_were_decided_for_other_pairs_are_decided_anew(study):
     steps_of(study, planted(5e-4))
     wider = study.config.calibration.model_copy(update={"ranks": (2, 4, 8)})
     other = study.config.model_copy(update={"calibration": wider})
-    assert plan_calibration(other, read_rates(study.revision)).runs == ()
+    assert plan_calibration(Inputs(other), read_rates(study.revision)).runs == ()
 
 
 def test_pairs_without_vision_adapters_are_tried_too(study):
@@ -105,7 +106,7 @@ def test_a_list_of_rates_is_one_step_and_pairs_without_an_adapter_have_no_rates_
     own = study.config.calibration.model_copy(
         update={"learning_rates": "me: 0.0001, 0.001; llm: 0.001, 0.002", "ranks": (0, 2, 4)}
     )
-    plan = plan_calibration(study.config.model_copy(update={"calibration": own}))
+    plan = plan_calibration(Inputs(study.config.model_copy(update={"calibration": own})))
     rates = {}
     for run in plan.runs:
         rates.setdefault(tuple(run.pair), []).append(
