@@ -124,6 +124,9 @@ def _share_prefects_server(patch: pytest.MonkeyPatch) -> None:
     from prefect.server.api.server import SubprocessASGIServer
 
     start = SubprocessASGIServer.start
+    services = ("TRIGGERS", "EVENT_PERSISTER", "EVENT_LOGGER", "TASK_RUN_RECORDER")
+    unused = {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in services}
+    unused["PREFECT_API_BLOCKS_REGISTER_ON_START"] = "false"
 
     def start_once(self: Any, timeout: int | None = None) -> None:
         if self.running:
@@ -133,7 +136,10 @@ def _share_prefects_server(patch: pytest.MonkeyPatch) -> None:
                 self.port, server = map(int, _server_file().read_text().split())
                 self.server_process, self.running = psutil.Process(server), True
             else:
-                start(self, timeout)
+                with pytest.MonkeyPatch.context() as environment:
+                    for name, value in unused.items():  # nobody reads what they write, and they take a third of it
+                        environment.setenv(name, value)
+                    start(self, timeout)
                 _server_file().write_text(f"{self.port} {self.server_process.pid}")
 
     patch.setattr(SubprocessASGIServer, "start", start_once)
@@ -144,8 +150,13 @@ def _copy_mlflows_tables(patch: pytest.MonkeyPatch) -> None:
     """MLflow takes seconds of migrations to make the tables of a new store: make them once, and copy them."""
     import mlflow.store.db.utils
     import mlflow.store.model_registry.sqlalchemy_store
-    from sqlalchemy import create_engine
+    from sqlalchemy import create_engine, event
     from sqlalchemy.engine import Engine
+
+    @event.listens_for(Engine, "connect")
+    def never_wait_for_the_disk(connection: object, _: object) -> None:
+        if isinstance(connection, sqlite3.Connection):  # a store that is thrown away need not survive a power cut
+            connection.execute("PRAGMA synchronous = OFF")
 
     make_tables = mlflow.store.db.utils._initialize_tables
 

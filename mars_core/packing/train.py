@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -32,6 +33,7 @@ from mars_core.packing.patching import Structure, patched
 from mars_core.packing.run import PackRun, TrainedRun, gradient_norms, start_runs, take_step
 from mars_core.packing.score import score_adapter_batch
 from mars_core.packing.state import PackState, restore_state, take_state
+from mars_core.ranks import RankPair
 from mars_core.training.calibration import CalibrationRun, Checkpoint
 from mars_core.training.memory import peak_memory_bytes
 from mars_core.training.recipe import Recipe
@@ -100,8 +102,7 @@ def train_pack(
     check_steps(checkpoint_steps, horizon)
     refuse_dropout(model)
     layouts = [run.layout(partition, recipe) for run in runs]
-    initial = (initial_weights(model, partition, run.pair, run.seed) for run in runs)
-    trained = start_runs(runs, layouts, initial, recipe, horizon)
+    trained = start_runs(runs, layouts, _initial(model, partition, runs), recipe, horizon)
     if resume is not None:
         restore_state(resume, checkpoint_steps, trained)
     was_training = model.training
@@ -116,6 +117,19 @@ def train_pack(
             return _train(pack, train_steps, validation, checkpoint_steps, resume, on_step, on_checkpoint)
     finally:
         model.train(was_training)
+
+
+def _initial(model: nn.Module, partition: Partition, runs: Sequence[PackRun]) -> Iterator[Tensor]:
+    """Flat weights of each run; those of one pair and seed, at several learning rates, begin alike."""
+    to_come = Counter((run.pair, run.seed) for run in runs)
+    kept: dict[tuple[RankPair, int], Tensor] = {}
+    for run in runs:
+        own = run.pair, run.seed
+        flat = kept.pop(own) if own in kept else initial_weights(model, partition, *own)
+        to_come[own] -= 1
+        if to_come[own]:
+            kept[own] = flat
+        yield flat
 
 
 def check_steps(steps: Sequence[int], horizon: int) -> None:

@@ -185,9 +185,7 @@ def _add_rewind(
             rows[n][-1][f"rewind_{module}"] = rewind_time(steps, [*losses, final], final)
 
 
-def _mixed(
-    bench: Bench, run: PackRun, final: Tensor, snapshot: Tensor | None, module: str, recipe: Recipe
-) -> Tensor:
+def _mixed(bench: Bench, run: PackRun, final: Tensor, snapshot: Tensor | None, module: str, recipe: Recipe) -> Tensor:
     """Final weights with those of one module taken from a snapshot; None: from step 0, where a product B A is zero."""
     layout = run.layout(bench.base.partition, recipe)
     then = by_group(torch.zeros_like(final) if snapshot is None else snapshot, layout)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
@@ -67,17 +68,27 @@ def render_report(data: ReportData) -> str:
         ValueError: a stored law, choice or table is not what its writer makes.
     """
     results = read_results(data)
-    return _environment().get_template(TEMPLATE).render(**_context(data, results))
+    return _page(data, results, _figures(data, results))
 
 
-def render_figures(data: ReportData) -> dict[str, str]:
-    """The report's figures that the results allow, each as an SVG document by name."""
+def render_with_figures(data: ReportData) -> tuple[str, dict[str, str]]:
+    """The report as `render_report` makes it, and the figures that the results allow as SVG documents by name."""
     results = read_results(data)
+    figures = _figures(data, results)  # once for both: drawing is what a report takes its time for
+    page = _page(data, results, figures)
+    return page, {name: standalone_svg(figure) for name, figure in figures.items()}
+
+
+def _figures(data: ReportData, results: StudyResults) -> dict[str, Figure]:
     drawn = {plot.name: plot.draw(data, results) for plot in PLOTS}
-    return {name: standalone_svg(figure) for name, figure in drawn.items() if figure is not None}
+    return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
-def _context(data: ReportData, results: StudyResults) -> dict[str, Any]:
+def _page(data: ReportData, results: StudyResults, figures: Mapping[str, Figure]) -> str:
+    return _environment().get_template(TEMPLATE).render(**_context(data, results, figures))
+
+
+def _context(data: ReportData, results: StudyResults, figures: Mapping[str, Figure]) -> dict[str, Any]:
     correlation = correlation_of(results)
     return {
         "data": data,
@@ -90,7 +101,10 @@ def _context(data: ReportData, results: StudyResults) -> dict[str, Any]:
         "fits": [(name, LAW_NAMES[name], fit) for name, fit in fits(results)],
         "missing_laws": {name: results.causes.get(name, "") for name in LAW_NAMES} | _fitted(results),
         "spread": "" if results.metrics.empty else spread_sentence(results),
-        "plots": {plot.name: _svg(plot, data, results) for plot in PLOTS},
+        "plots": {
+            plot.name: inline_svg(figures[plot.name], plot.name, plot.description) if plot.name in figures else None
+            for plot in PLOTS
+        },
         "css": Markup(files("mars_core.report").joinpath("report.css").read_text(encoding="utf-8")),
         "f": formatting,
         "t": tables,
@@ -101,11 +115,7 @@ def _fitted(results: StudyResults) -> dict[str, None]:
     return {name: None for name, _ in fits(results)}
 
 
-def _svg(plot: Plot, data: ReportData, results: StudyResults) -> Markup | None:
-    figure = plot.draw(data, results)
-    return None if figure is None else inline_svg(figure, plot.name, plot.description)
-
-
+@lru_cache(maxsize=1)
 def _environment() -> Environment:
     return Environment(
         loader=PackageLoader("mars_core.report", package_path=""),

@@ -19,7 +19,7 @@ from mars_core.metrics.identity import content_hash
 from mars_core.models.loading import read_model_type
 from mars_core.models.partition import GROUPS, Partition
 from mars_core.ranks import RankPair
-from mars_core.report import ReportData, render_figures, render_report
+from mars_core.report import ReportData, render_with_figures
 from mars_core.report.tables import has_balance
 from mars_core.search import Choice
 from mars_core.search.fitted_laws import FittedLaws
@@ -64,13 +64,14 @@ class Results:
 @task(name="write-report", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
 def write_report(results: Results, command: str) -> str:
     """Write a revision's report as one HTML file; returns its path."""
-    data, revision = gather(results, command), results.study.revision
+    revision = results.study.revision
+    page, figures = render_with_figures(gather(results, command))
     with replacing_folder(figures_path(revision)) as temporary:
-        for name, picture in render_figures(data).items():
+        for name, picture in figures.items():
             (temporary / f"{name}.svg").write_text(picture, encoding="utf-8")
     path = report_path(revision)
     with replacing(path) as temporary:
-        temporary.write_text(render_report(data), encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8")
     return str(path)
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mars_core.demo import demo_backbone_path
+from mars_core.report import render
 from tasks.calibration import packs
-from tasks.settings.calibration import CalibrationConfig
+from tasks.settings.calibration import CalibrationConfig, FitConfig
 from tasks.settings.data import DataConfig
 from tasks.settings.recipe import RecipeConfig
 from tasks.settings.study import StudyConfig, read_study, write_study
@@ -24,11 +27,11 @@ def services(quick_services: None) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def costs_measured_once() -> Iterator[None]:
-    """Every calibration measures a few steps of as many runs as go at once: that of equal ones is taken again."""
+    """Every calibration measures a few steps of as many runs as go at once: one measurement speaks for all ranks."""
     measure, known = packs.measure_cost, {}
 
     def measured(model, partition, pairs, *, recipe, at_once, **changes):
-        key = (tuple(pairs), recipe, at_once, changes["validation_samples"])
+        key = (recipe, at_once, changes["validation_samples"])
         if key not in known:
             known[key] = measure(model, partition, pairs, recipe=recipe, at_once=at_once, **changes)
         return known[key]
@@ -39,7 +42,7 @@ def costs_measured_once() -> Iterator[None]:
 
 
 def write_small_study(folder: Path, data: Path) -> StudyConfig:
-    """Four pairs of eight steps each; everything else as a user would have it."""
+    """Four pairs of eight steps each, intervals of few draws; everything else as a user would have it."""
     config = StudyConfig(
         study=str(folder / "study"),
         model=str(demo_backbone_path()),
@@ -51,6 +54,7 @@ def write_small_study(folder: Path, data: Path) -> StudyConfig:
         ),
         recipe=RecipeConfig(learning_rate=1e-3, max_tokens=512),
         calibration=CalibrationConfig(ranks=(2, 4), samples=64, smallest_size=8, parallel=2),
+        fit=FitConfig(bootstrap=20),
         device="cpu",
     )
     write_study(config, folder / "study.yaml")
@@ -76,9 +80,25 @@ def finished(demo_data: Path) -> StudyConfig:
     return read_study(made / "study.yaml")
 
 
+@contextmanager
+def figures_drawn(*names: str) -> Iterator[None]:
+    """Reports with these figures alone: drawing is what a report takes its time for."""
+    plots = [plot if plot.name in names else replace(plot, draw=lambda data, results: None) for plot in render.PLOTS]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(render, "PLOTS", plots)
+        yield
+
+
 @pytest.fixture
-def copied(finished: StudyConfig, tmp_path: Path) -> StudyConfig:
-    """A copy of the finished study in a folder of its own."""
+def one_figure() -> Iterator[None]:
+    """A report that is written has the heatmap alone."""
+    with figures_drawn("heatmap"):
+        yield
+
+
+@pytest.fixture
+def copied(finished: StudyConfig, tmp_path: Path, one_figure: None) -> StudyConfig:
+    """A copy of the finished study in a folder of its own; a report that it makes anew has one figure."""
     shutil.copytree(finished.study, tmp_path / "study")
     alone = finished.calibration.model_copy(update={"parallel": 1})
     config = finished.model_copy(update={"study": str(tmp_path / "study"), "calibration": alone})

@@ -44,7 +44,7 @@ def csv(tmp_path):
     return tmp_path / "grid.csv"
 
 
-NAMED = ("--r-me", "vision", "--r-llm", "text", "--loss", "eval", "--bootstrap", 30)
+NAMED = ("--r-me", "vision", "--r-llm", "text", "--loss", "eval", "--bootstrap", 20)
 IN_TABLE = (*NAMED, "--step", "global_step", "--batch-size", 8)
 
 
@@ -63,7 +63,7 @@ def test_a_table_becomes_laws_a_choice_and_a_report(csv, tmp_path):
     assert json.loads((out / "import.json").read_text())["name"] == "grid"
 
 
-def test_text_shows_coefficients_intervals_verdict_and_notes(csv, tmp_path):
+def test_text_shows_coefficients_intervals_verdict_and_notes(csv, tmp_path, one_figure):
     result = run(csv, *IN_TABLE, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
     for piece in ("alpha_m", "95% interval", "note:", "r_me = ", "expected regret", "the largest pair", "report:"):
@@ -72,7 +72,7 @@ def test_text_shows_coefficients_intervals_verdict_and_notes(csv, tmp_path):
     assert again.exit_code == 0, again.output
 
 
-def test_bad_rows_are_all_listed_and_nothing_is_written(tmp_path):
+def test_bad_rows_are_all_listed_and_nothing_is_written(tmp_path, one_figure):
     table = planted().astype(object)
     table.loc[2, "eval"] = "nan"
     table.loc[4, "vision"] = "8b"
@@ -106,9 +106,10 @@ def test_a_callers_mistake_is_one_message_and_exit_code_2(csv, monkeypatch, argu
     assert "Traceback" not in result.output
 
 
-def test_a_finished_study_gives_its_own_laws_and_choice_again(finished, tmp_path):
+def test_a_finished_study_gives_its_own_laws_and_choice_again(finished, tmp_path, one_figure):
     """The study's MLflow store as the source: child runs, the study's and final runs among them."""
-    result = run(finished.study, "--out", tmp_path / "out", "--target", 64, "--json")
+    draws = finished.fit.bootstrap
+    result = run(finished.study, "--out", tmp_path / "out", "--target", 64, "--bootstrap", draws, "--json")
     assert result.exit_code == 0, result.output
     revision = Revision(Path(finished.study), 1)
     own = json.loads(revision.path("laws.json").read_text())

@@ -18,22 +18,24 @@ from tasks.calibration.steps import RANGE_TEST
 from tasks.calibration.stored import read_metrics, stored_metrics
 from tasks.choice.search import read_choice
 from tasks.settings.calibration import CalibrationConfig
-from tasks.settings.final import EvaluationConfig
+from tasks.settings.final import EvaluationConfig, FinalConfig
 from tasks.settings.study import StudyConfig, read_study, write_study
 from tasks.storage.folder import Revision
 from tasks.study.opened import Study
 from tasks.tracking.runs import tracking_uri
 from tests.conftest import made_once
-from tests.flows.conftest import write_small_study
+from tests.flows.conftest import figures_drawn, write_small_study
 
+STEPS = 4
 RATES = (3e-4, 1e-3, 4e-3)
 PAIRS = [(0, 2), (0, 4), (2, 2), (2, 4), (4, 2), (4, 4)]
 
 
 def searching(folder: Path, data: Path, **calibration: object) -> StudyConfig:
     config = write_small_study(folder, data)
-    own = CalibrationConfig(samples=64, smallest_size=8, parallel=2, **calibration)
-    config = config.model_copy(update={"calibration": own, "evaluation": EvaluationConfig(answer_tokens=0)})
+    own = CalibrationConfig(samples=STEPS * 8, smallest_size=8, parallel=2, **calibration)
+    changes = {"calibration": own, "final": FinalConfig(epochs=0.5), "evaluation": EvaluationConfig(answer_tokens=0)}
+    config = config.model_copy(update=changes)
     write_study(config, folder / "study.yaml")
     return config
 
@@ -44,11 +46,12 @@ def listed(demo_data: Path) -> StudyConfig:
     from flows.study import study_flow
 
     ranks = {"me": [0, 2, 4], "llm": [2, 4]}
-    made = made_once(
-        "listed-rates",
-        lambda folder: study_flow(searching(folder, demo_data, ranks=ranks, learning_rates=list(RATES))),
-    )
-    return read_study(made / "study.yaml")
+
+    def make(folder: Path) -> None:
+        with figures_drawn("rates", "best-rates"):
+            study_flow(searching(folder, demo_data, ranks=ranks, learning_rates=list(RATES)))
+
+    return read_study(made_once("listed-rates", make) / "study.yaml")
 
 
 def revision_of(config: StudyConfig) -> Revision:
@@ -57,7 +60,7 @@ def revision_of(config: StudyConfig) -> Revision:
 
 def test_every_pair_has_a_run_at_every_rate(listed):
     metrics = stored_metrics(revision_of(listed))
-    ends = metrics[metrics["step"] == 8]
+    ends = metrics[metrics["step"] == STEPS]
     found = sorted((r.r_me, r.r_llm, r.peak_lr_llm) for r in ends.itertuples())
     assert found == sorted((*pair, rate) for pair in PAIRS for rate in RATES)
     # An own look at what was trained with: the rate of the last step, after a cosine to zero from the peak.

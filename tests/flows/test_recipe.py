@@ -21,6 +21,8 @@ from tasks.final.pair import final_folder
 from tasks.final.record import read_final
 from tasks.inputs.inspection import inspect_model
 from tasks.inputs.opened import Inputs
+from tasks.settings.calibration import CalibrationConfig
+from tasks.settings.final import FinalConfig
 from tasks.settings.recipe import ModuleAlphas, ModuleRates, RecipeConfig, TargetPatterns
 from tasks.settings.study import read_study, write_study
 from tasks.study.revision import current_revision
@@ -44,7 +46,9 @@ ALPHAS = {"me": 8, "projector": 8 * math.sqrt(3), "llm": 8}
 
 @pytest.fixture
 def config(study):
-    config = read_study(study).model_copy(update={"recipe": RECIPE})
+    few_steps = CalibrationConfig(ranks=(2, 4), samples=16, smallest_size=8), FinalConfig(epochs=0.25)
+    config = read_study(study)
+    config = config.model_copy(update={"recipe": RECIPE, "calibration": few_steps[0], "final": few_steps[1]})
     write_study(config, study)
     return read_study(study)
 

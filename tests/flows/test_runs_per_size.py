@@ -22,9 +22,9 @@ from tasks.settings.study import StudyConfig, write_study
 from tasks.study.opened import Study
 from tasks.study.plan import plan_calibration
 from tasks.study.revision import newest_revision
-from tests.flows.conftest import write_small_study
+from tests.flows.conftest import figures_drawn, write_small_study
 
-SIZES = (16, 32, 64)
+SIZES = (8, 16, 32)
 BATCH = 2
 
 
@@ -37,10 +37,10 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory, demo_data: Path) -> Stu
     """Four pairs of three sizes, measured as the paper's words have it: the step of each run's lowest perplexity."""
     folder = tmp_path_factory.mktemp("per-size")
     plain = write_small_study(folder, demo_data).model_copy(
-        update={"fit": FitConfig(level="own", eps=0), "search": SearchConfig(law="paper")}
+        update={"fit": FitConfig(level="own", eps=0, starts=8, bootstrap=20), "search": SearchConfig(law="paper")}
     )
     recipe = plain.recipe.model_copy(update={"batch_size": BATCH})
-    config = changed(plain.model_copy(update={"recipe": recipe}), runs="per_size", smallest_size=16)
+    config = changed(plain.model_copy(update={"recipe": recipe}), runs="per_size", samples=32, smallest_size=8)
     write_study(config, folder / "study.yaml")
     calibrate_flow(config)
     return config
@@ -67,13 +67,13 @@ def test_every_run_ends_at_its_size_with_its_rate_annealed_to_zero(calibrated):
 
 def test_a_run_of_a_size_is_the_run_of_a_calibration_that_has_only_so_many_samples(calibrated, tmp_path):
     """So its samples are the first of the same order, and its schedule is that of its own length."""
-    alone = changed(calibrated, runs="one", samples=32, smallest_size=4).model_copy(
+    alone = changed(calibrated, runs="one", samples=16, smallest_size=2).model_copy(
         update={"study": str(tmp_path / "alone")}
     )
     calibrate_flow(alone)
     of_size, known = table_of(calibrated), table_of(alone)
     assert set(known.run_id) == {
-        run.run_id for run in plan_calibration(Inputs(calibrated)).runs if run.schedule.size == 32
+        run.run_id for run in plan_calibration(Inputs(calibrated)).runs if run.schedule.size == 16
     }
     columns = ["run_id", "step", "unique_samples", "train_loss", "val_loss", "lr"]
     both = known[columns].merge(of_size[columns], on=["run_id", "step"], suffixes=("", "_of_size"))
@@ -96,18 +96,19 @@ def test_times_are_the_step_of_the_lowest_perplexity_of_each_run(calibrated):
 def test_the_stages_after_it_run_and_name_the_lengths(calibrated):
     fit_flow(calibrated)
     assert search_flow(calibrated).keys() == {"r_me", "r_llm"}
-    assert "12 runs of 8 to 32 steps" in Path(report_flow(calibrated)).read_text()
+    with figures_drawn("law-c"):
+        assert "12 runs of 4 to 16 steps" in Path(report_flow(calibrated)).read_text()
 
 
 def test_only_the_size_that_is_missing_is_trained_again(calibrated, capsys):
     revision = newest_revision(Path(calibrated.study))
     study = Study(calibrated, revision)
     before = collect_metrics(study, divergence(study))
-    lost = next(run for run in study.plan.runs if run.schedule.size == 32)
-    kept = next(run for run in study.plan.runs if run.schedule.size == 64)
+    lost = next(run for run in study.plan.runs if run.schedule.size == 16)
+    kept = next(run for run in study.plan.runs if run.schedule.size == 32)
     path = metrics_path(revision, lost.run_id)
     whole = read_metrics(path)
-    whole[whole.step < 16].to_parquet(path)  # as if it had been measured at other steps
+    whole[whole.step < 8].to_parquet(path)  # as if it had been measured at other steps
     assert missing_runs(study) == [lost]
     times = {run.run_id: metrics_path(revision, run.run_id).stat().st_mtime_ns for run in (lost, kept)}
     calibrate_flow(calibrated)
@@ -122,6 +123,6 @@ def test_the_dry_run_lists_the_sizes(calibrated):
     study = Path(calibrated.study).parent / "study.yaml"
     result = CliRunner().invoke(app, ["calibrate", str(study), "--dry-run"])
     assert result.exit_code == 0, result.output
-    assert "4 runs of 32 steps for size 64, evaluated at steps 4, 6, 8, 11, 16, 23, 32" in result.output
-    assert "4 runs of 8 steps for size 16, evaluated at steps 1, 2, 3, 4, 6, 8" in result.output
-    assert "224 steps of all runs together" in result.output
+    assert "4 runs of 16 steps for size 32, evaluated at steps 2, 3, 4, 6, 8, 11, 16" in result.output
+    assert "4 runs of 4 steps for size 8, evaluated at steps 1, 2, 3, 4" in result.output
+    assert "112 steps of all runs together" in result.output

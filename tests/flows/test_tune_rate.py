@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from flows.cli.main import app
 from tasks.calibration.stored import read_metrics
-from tasks.settings.study import StudyConfig, read_study
+from tasks.settings.study import StudyConfig, read_study, write_study
 from tasks.storage.folder import Revision
 from tests.conftest import made_once
 from tests.flows.conftest import write_small_study
@@ -27,7 +27,10 @@ def tuned(demo_data: Path) -> tuple[StudyConfig, dict]:
     """The uniform default of a study that has no other run."""
 
     def make(folder: Path) -> None:
-        (folder / "answer.json").write_text(json.dumps(tune(write_small_study(folder, demo_data))))
+        config = write_small_study(folder, demo_data)
+        short = config.calibration.model_copy(update={"samples": 32})
+        write_study(config.model_copy(update={"calibration": short}), folder / "study.yaml")
+        (folder / "answer.json").write_text(json.dumps(tune(config)))
 
     made = made_once("tuned-rate", make)
     return read_study(made / "study.yaml"), json.loads((made / "answer.json").read_text())

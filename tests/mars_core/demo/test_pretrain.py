@@ -55,25 +55,26 @@ def test_short_build_gives_a_loadable_checkpoint_that_repeats(tmp_path):
 
 @pytest.fixture
 def pretraining_pictures(monkeypatch):
-    """Drawings that the tower is given while a backbone is built."""
+    """Drawings that tower and projector are given while a backbone is built; neither is trained on them."""
     import mars_core.demo.build_backbone as build
 
     monkeypatch.setattr(build, "_TOKENIZER_DOCUMENTS", 2_000)  # the tokenizer is not looked at
-    given = []
-    grey_pictures = build.grey_pictures
-
-    def record(drawings):
-        given.extend(drawings)
-        return grey_pictures(drawings)
-
-    monkeypatch.setattr(build, "grey_pictures", record)
+    given = {}
+    monkeypatch.setattr(build, "grey_pictures", lambda drawings: given.update(tower=drawings))
+    monkeypatch.setattr(build, "pretrain_tower", lambda tower, grey, **how: None)
+    monkeypatch.setattr(build, "pretrain_llm", lambda model, tokenizer, names, **how: None)
+    monkeypatch.setattr(
+        build, "pretrain_projector", lambda model, processor, drawings, **how: given.update(projector=drawings)
+    )
     return given
 
 
 def test_pretraining_never_sees_a_drawing_of_the_demo(pretraining_pictures, tmp_path):
     build_backbone(tmp_path / "a", SHORT, silent)
-    assert len(pretraining_pictures) > 800
-    assert not any(is_asked_about(drawing) for drawing in pretraining_pictures)
+    assert pretraining_pictures.keys() == {"tower", "projector"}
+    for drawings in pretraining_pictures.values():
+        assert len(drawings) > 800
+        assert not any(is_asked_about(drawing) for drawing in drawings)
 
 
 def test_the_tower_learns_something_from_grey_pictures():

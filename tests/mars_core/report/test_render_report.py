@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mars_core.report import ReportData, render, render_figures, render_report
+from mars_core.report import ReportData, render, render_report, render_with_figures
 from mars_core.report.decision import VERDICTS
 from mars_core.search.rates import BestRate, RateAnswer
 
@@ -508,7 +508,7 @@ def test_a_table_with_a_tuned_baseline_says_what_the_searches_took(data, draw_on
     }
 
 
-def test_runs_at_several_rates_are_drawn_over_rate_and_rank(planted, make_data):
+def test_runs_at_several_rates_are_drawn_over_rate_and_rank(planted, make_data, full, draw_only):
     """What a rate costs is planted: a parabola about a best rate that falls with the ranks."""
     metrics, laws, choice = planted
     parts = []
@@ -522,10 +522,12 @@ def test_runs_at_several_rates_are_drawn_over_rate_and_rank(planted, make_data):
     own = tuple(one for one in pairs if one.pair == choice.pair)
     rates = RateAnswer(own, tuple(pairs), {"s_me": (-0.2, -0.3, -0.1)}, {"all": (5e-4, 2e-3)})
     data = make_data(several, laws, dataclasses.replace(choice, rates=rates))
-    figures = render_figures(data)
+    draw_only("rates", "best-rates")
+    page, figures = render_with_figures(data)
+    assert "figure-rates" in Page(page).ids
+    assert "figure-rates" not in Page(full).ids
+    assert figures.keys() == {"rates", "best-rates"}
     assert "peak learning rate" in figures["rates"]
     assert "best peak learning rate" in figures["best-rates"]
-    assert "rates" not in render_figures(make_data(metrics, laws, choice))
-    page = render_report(data)
     assert "The best rate changes as r_me^-0.2 [-0.3, -0.1]." in page
     assert "48 short runs at several learning rates" in page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import pytest
 
@@ -20,12 +21,16 @@ from tests.tasks.calibration.planted import planted, train
 RANKS = {"me": [0, 2, 4], "llm": [2, 4]}
 
 
-@pytest.fixture
-def study(tmp_path, demo_data):
-    config = write_small_study(tmp_path, demo_data)
+def study_in(folder, data):
+    config = write_small_study(folder, data)
     own = CalibrationConfig(ranks=RANKS, samples=64, smallest_size=8, learning_rates="auto")
     config = config.model_copy(update={"calibration": own})
     return Study(config, open_revision(Inputs(config), new=False))
+
+
+@pytest.fixture
+def study(tmp_path, demo_data):
+    return study_in(tmp_path, demo_data)
 
 
 def steps_of(study, loss):
@@ -37,8 +42,22 @@ def steps_of(study, loss):
     return found
 
 
-def test_a_range_test_comes_first_and_no_law_reads_it(study):
-    (name, runs), (first, _), *_ = steps_of(study, planted(5e-4))
+class Searched(NamedTuple):
+    study: Study
+    steps: list
+    inputs_hash_before: str
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory, demo_data):
+    """A study whose best rate was planted and found."""
+    study = study_in(tmp_path_factory.mktemp("searched"), demo_data)
+    before = study.plan.inputs_hash
+    return Searched(study, steps_of(study, planted(5e-4)), before)
+
+
+def test_a_range_test_comes_first_and_no_law_reads_it(searched):
+    study, ((name, runs), (first, _), *_), _ = searched
     assert (name, first) == (RANGE_TEST, "calibration round 1")
     assert {pair for pair, _ in runs} == {(2, 2), (4, 4)}  # smallest and largest
     assert sorted({rates.llm for _, rates in runs}) == [1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2]
@@ -78,9 +97,8 @@ def test_a_calibration_that_was_stopped_goes_on_with_what_was_decided(study):
     assert [name for name, _ in steps_of(Study(study.config, study.revision), loss)] == [whole[-1][0]]
 
 
-def test_what_decides_the_calibration_is_known_before_its_rates_are(study):
-    before = study.plan.inputs_hash
-    steps_of(study, planted(5e-4))
+def test_what_decides_the_calibration_is_known_before_its_rates_are(searched):
+    study, _, before = searched
     assert study.plan.inputs_hash == before
     plain = study.config.model_copy(
         update={"calibration": study.config.calibration.model_copy(update={"learning_rates": None})}
@@ -88,16 +106,15 @@ def test_what_decides_the_calibration_is_known_before_its_rates_are(study):
     assert plan_calibration(Inputs(plain)).inputs_hash != before
 
 
-def test_rates_that_were_decided_for_other_pairs_are_decided_anew(study):
-    steps_of(study, planted(5e-4))
+def test_rates_that_were_decided_for_other_pairs_are_decided_anew(searched):
+    study = searched.study
     wider = study.config.calibration.model_copy(update={"ranks": (2, 4, 8)})
     other = study.config.model_copy(update={"calibration": wider})
     assert plan_calibration(Inputs(other), read_rates(study.revision)).runs == ()
 
 
-def test_pairs_without_vision_adapters_are_tried_too(study):
-    steps_of(study, planted(5e-4))
-    rates = read_rates(study.revision).rates
+def test_pairs_without_vision_adapters_are_tried_too(searched):
+    rates = read_rates(searched.study.revision).rates
     assert len(rates[RankPair(0, 4)]) >= 4  # the largest is an anchor
     assert len(rates[RankPair(0, 2)]) >= 1
 

@@ -143,7 +143,7 @@ def test_a_pack_measures_what_plain_evaluation_measures(base, items, measure, ad
 
     pairs = [RankPair(2, 4), RankPair(8, 2), RankPair(4, 4)]
     recipe = Recipe(learning_rate=3e-3, batch_size=3, dtype="float64")
-    steps = [[collate(items[:3], base.pad_token_id)], [collate(items[3:6], base.pad_token_id)]] * 2
+    steps = [[collate(items[:3], base.pad_token_id)], [collate(items[3:6], base.pad_token_id)]]
     kept = {}
     trained = train_pack(
         base.model,
@@ -152,8 +152,8 @@ def test_a_pack_measures_what_plain_evaluation_measures(base, items, measure, ad
         train_steps=lambda done: steps[done:],
         validation=lambda: batches(items, base, 4),
         recipe=recipe,
-        horizon=4,
-        checkpoint_steps=(2, 4),
+        horizon=2,
+        checkpoint_steps=(1, 2),
         adapter_batches=adapter_batches,
         measurement=measure(weighted),
         on_checkpoint=lambda state: kept.update({state.step: state}),
@@ -161,14 +161,14 @@ def test_a_pack_measures_what_plain_evaluation_measures(base, items, measure, ad
     for number, pair in enumerate(pairs):
         last = trained.runs[number].checkpoints[-1]
         assert last.val_objective is not None
-        wrapped = plain(base, pair, kept[4].tensors[f"{number}.weights"])
+        wrapped = plain(base, pair, kept[2].tensors[f"{number}.weights"])
         try:
             found = evaluate(wrapped, batches(items, base, 8), measurement=measure(weighted))
         finally:
             remove_adapters(wrapped).eval()
         assert found.overall.loss == pytest.approx(last.val_loss, rel=1e-9)
         assert found.objective == pytest.approx(last.val_objective, rel=1e-9)
-        restored = kept[4].runs[number]["checkpoints"]
+        restored = kept[2].runs[number]["checkpoints"]
         assert [checkpoint["val_objective"] for checkpoint in restored][-1] == last.val_objective
 
 
