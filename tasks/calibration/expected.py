@@ -6,11 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from mars_core.rate_search import RANGE, first_rates
-from tasks.calibration.steps import MOST_ROUNDS, RANGE_TEST, round_of
+from mars_core.rate_search import MOST_ROUNDS, RANGE, first_rates
+from tasks.calibration.steps import RANGE_TEST, round_of
 from tasks.settings.study import StudyConfig
 from tasks.study.plan import CalibrationPlan, PlannedRun, calibration_pairs, describe_plan, plan_calibration
 from tasks.study.rates import DecidedRates, RangeResult
+
+CONFIRMING = "further runs of pairs that may be best"
 
 
 def expected_plan(config: StudyConfig) -> CalibrationPlan:
@@ -44,18 +46,21 @@ def describe_expected(config: StudyConfig, plan: CalibrationPlan) -> dict[str, A
         "seeds": len(config.calibration.seeds),
         "sizes": len(plan.schedules),
     }
-    return describe_plan(plan) | {"axes": axes, "parts": _parts(plan)}
+    return describe_plan(plan) | {"axes": axes, "parts": _parts(plan, config)}
 
 
-def _parts(plan: CalibrationPlan) -> list[dict[str, Any]]:
+def _parts(plan: CalibrationPlan, config: StudyConfig) -> list[dict[str, Any]]:
     if not plan.outline:
         return [_part("calibration", plan.runs)]
-    wider = MOST_ROUNDS - 1
-    return [
+    wider, again = MOST_ROUNDS - 1, plan.outline[: len(plan.schedules) * len(calibration_pairs(config))]
+    parts = [
         _part(RANGE_TEST, plan.range_test),
         _part("calibration round 1", plan.runs),
         _part(f"calibration rounds 2 to {1 + wider}", plan.outline * wider) | {"at_most": True},
     ]
+    if config.calibration.confirm_runs:
+        parts.append(_part(CONFIRMING, again * config.calibration.confirm_runs) | {"at_most": True})
+    return parts
 
 
 def _part(name: str, runs: Sequence[PlannedRun]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from mars_core.ranks import RankPair
@@ -75,6 +76,42 @@ def test_a_calibration_that_was_stopped_goes_on_with_what_was_decided(study):
     assert whole[0][0] == "calibration round 1"  # no second range test
     assert read_rates(study.revision).rounds[0] == decided.rounds[0]
     assert [name for name, _ in steps_of(Study(study.config, study.revision), loss)] == [whole[-1][0]]
+
+
+def lucky(best):
+    """As `planted`, with the luck of each pair and seed on top: more than the pairs differ by."""
+    usual = planted(best)
+
+    def loss(run, step):
+        found = usual(run, step)
+        luck = np.random.default_rng([*run.pair, run.seed]).normal(0.0, 0.03)
+        return None if found is None else found + luck
+
+    return loss
+
+
+def test_pairs_that_cannot_be_told_apart_are_trained_again_with_seeds_of_their_own(study):
+    own = study.config.calibration.model_copy(update={"confirm_runs": 3})
+    study = Study(study.config.model_copy(update={"calibration": own}), study.revision)
+    found = steps_of(study, lucky(5e-4))
+    decided = read_rates(study.revision)
+    assert decided.complete
+    again = [run for run in study.plan.runs if run.seed != 0]
+    pairs = len({run.pair for run in study.plan.runs})
+    assert 0 < len(again) <= 3 * pairs
+    assert sorted((run.pair, run.seed) for run in again) == sorted((o.pair, o.seed) for o in decided.confirmations)
+    assert len({(run.pair, run.seed) for run in again}) == len(again)  # no pair twice with a seed
+    assert {run.data_seed for run in again} == {run.seed for run in again}  # which have an order of their own
+    assert [name for name, _ in found[1:]] == [f"calibration round {at + 1}" for at in range(len(decided.rounds))]
+    assert plan_calibration(study.config, decided).runs == study.plan.runs  # a worker's plan, from the file alone
+
+
+def test_no_pair_is_trained_again_where_that_is_not_wanted(study):
+    own = study.config.calibration.model_copy(update={"confirm_runs": 0})
+    study = Study(study.config.model_copy(update={"calibration": own}), study.revision)
+    steps_of(study, lucky(5e-4))
+    assert {run.seed for run in study.plan.runs} == {0}
+    assert read_rates(study.revision).confirmations == ()
 
 
 def test_what_decides_the_calibration_is_known_before_its_rates_are(study):
