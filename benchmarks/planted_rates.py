@@ -32,7 +32,7 @@ from mars_core.rate_search import MOST_ROUNDS, anchors, first_rates
 from mars_core.rates import one_rate
 from mars_core.search import Points, Question, read_points
 from mars_core.search.choose import calibrate, choose_with
-from mars_core.search.confirm import confirmations
+from mars_core.search.confirm import Budget, confirmations
 from mars_core.search.fitted_laws import FittedLaws
 from mars_core.search.next_rates import next_rates
 from mars_core.search.objective import PERPLEXITY_OBJECTIVE
@@ -87,22 +87,24 @@ def score(number: int, study: RateStudy) -> dict[str, Any]:
     """What MARS, the best cell of the same table and the fixed rate come to.
 
     rounds: after the rates are found, and after each round that trains likely pairs again, how many runs that took for
-    a pair, and what would be stated.
+    a pair and seed, and what would be stated.
     """
     fixed, planted = fixed_rate(study, number), study.study
     tried, again = widened(study, number), list[Run]()
     question = Question(LARGEST, planted.count, planted.reference, learning_rates=one_rate(float(np.exp(fixed))))
     rounds: list[dict[str, Any]] = []
-    most = CalibrationConfig().confirm_runs * len(planted.pairs)
+    budget = Budget.of(len(planted.pairs), planted.n_seeds, CalibrationConfig().confirm_runs)
     while True:
         metrics = study.metrics(tried, again)
         points = read_points(metrics, PERPLEXITY_OBJECTIVE)
         posterior = calibrate(points, question)
         assert points.rates is not None
         regret, inside = _stated(study, posterior, points, LARGEST)
-        rounds.append({"further": len(again) / len(planted.pairs), "regret": regret, "inside": inside})
+        rounds.append(
+            {"further": len(again) / (len(planted.pairs) * planted.n_seeds), "regret": regret, "inside": inside}
+        )
         outlook = posterior.at(LARGEST, planted.pairs)
-        found = confirmations(outlook, points.rates, metrics["seed"].unique().tolist(), len(again), most)
+        found = confirmations(outlook, points.rates, metrics["seed"].unique().tolist(), len(again), budget)
         if not found:
             break
         again += [(one.pair, one.seed, one.rate) for one in found]
@@ -234,7 +236,13 @@ def table(record: dict[str, Any]) -> str:
         ]
         for one in record["by_round"]
     ]
-    headings = ["further runs per pair", "right", "mean regret", "best rate inside its interval", "needs no more"]
+    headings = [
+        "further runs per pair and seed",
+        "right",
+        "mean regret",
+        "best rate inside its interval",
+        "needs no more",
+    ]
     return (
         f"{record['studies']} studies, {record['runs_per_pair']:.2f} rates per pair until they are found:\n\n"
         f"{markdown(['', 'right', 'mean regret'], rows)}\n\n"

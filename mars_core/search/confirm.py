@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
@@ -35,6 +36,23 @@ BESIDE = math.sqrt(2.0)
 """Factor by which they are trained above and below their best rate."""
 
 
+@dataclass(frozen=True)
+class Budget:
+    """What rounds that train pairs again may take, in runs.
+
+    first: of the first round; a later one has as many, or as all before it together, so that few rounds do where much
+    is needed. most: of all rounds together.
+    """
+
+    first: int
+    most: int
+
+    @classmethod
+    def of(cls, pairs: int, seeds: int, each: int) -> Budget:
+        """`each`: at most so many runs for every pair and seed of the calibration."""
+        return cls(pairs * seeds, pairs * seeds * each)
+
+
 def measured_outlook(points: Points, objective: Objective) -> Outlook:
     """The posterior of all pairs that have runs, at the largest size that was measured: what more runs can tell."""
     pairs = sorted({(int(a), int(b)) for a, b in zip(points.runs["r_me"], points.runs["r_llm"], strict=True)})
@@ -46,30 +64,28 @@ def confirmations(
     rates: RateFit,
     seeds: Collection[int],
     spent: int,
-    most: int,
+    rounds: Budget,
     diverged: Mapping[Pair, Collection[float]] = MappingProxyType({}),
 ) -> tuple[Confirmation, ...]:
     """Runs that are still needed before a pair and its rate are stated; none where they would change nothing, or where
     what may be spent on them is spent.
-
-    A round has as many runs as there are pairs, or as all such rounds before it: where much is needed, few rounds do.
 
     Args:
         outlook: the posterior of the runs so far, at the largest size that was measured.
         rates: the learning-rate law of the same runs.
         seeds: those that runs were trained with.
         spent: runs of such rounds so far.
-        most: runs that such rounds may have in all.
+        rounds: what they may take.
         diverged: rates at which a run of a pair diverged; no such rate or a higher one is tried again.
     """
-    if len(outlook.pairs) == 1 or spent >= most or regret_bound(outlook, rates) <= ENOUGH:
+    if len(outlook.pairs) == 1 or spent >= rounds.most or regret_bound(outlook, rates) <= ENOUGH:
         return ()
     again = rivals(outlook)
-    left, once = most - spent, 2 * len(again)
+    left, once = rounds.most - spent, 2 * len(again)
     if once > left:
         return ()
     best = {pair: float(np.exp(rates.best(pair, outlook.D_target)[0])) for pair in again}
-    twice = max(1, min(left, max(len(outlook.pairs), spent)) // once)
+    twice = max(1, min(left, max(rounds.first, spent)) // once)
     first = max(seeds) + 1
     return tuple(
         Confirmation(pair, first + number, _beside(best[pair], number + at, diverged.get(pair, ())))

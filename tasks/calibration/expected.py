@@ -52,14 +52,14 @@ def describe_expected(config: StudyConfig, plan: CalibrationPlan) -> dict[str, A
 def _parts(plan: CalibrationPlan, config: StudyConfig) -> list[dict[str, Any]]:
     if not plan.outline:
         return [_part("calibration", plan.runs)]
-    wider, again = MOST_ROUNDS - 1, plan.outline[: len(plan.schedules) * len(calibration_pairs(config))]
+    wider = MOST_ROUNDS - 1
     parts = [
         _part(RANGE_TEST, plan.range_test),
         _part("calibration round 1", plan.runs),
         _part(f"calibration rounds 2 to {1 + wider}", plan.outline * wider) | {"at_most": True},
     ]
     if config.calibration.confirm_runs:
-        parts.append(_part(CONFIRMING, again * config.calibration.confirm_runs) | {"at_most": True})
+        parts.append(_part(CONFIRMING, plan.outline * config.calibration.confirm_runs) | {"at_most": True})
     return parts
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from mars_core.ranks import Pair, RankPair
 from mars_core.rate_search import MOST_ROUNDS, Confirmation, anchors, best_of_range, first_rates
-from mars_core.search.confirm import confirmations, measured_outlook
+from mars_core.search.confirm import Budget, confirmations, measured_outlook
 from mars_core.search.next_rates import diverged_rates, next_rates
 from mars_core.search.objective import objective_named
 from mars_core.search.points import Points, read_points
@@ -108,11 +108,11 @@ def _confirmed(
     study: Study, decided: DecidedRates, points: Points, diverged: Mapping[Pair, Sequence[float]]
 ) -> DecidedRates:
     found: tuple[Confirmation, ...] = ()
-    spent, most = len(decided.confirmations), confirming_runs(study.config)
-    if points.rates is not None and spent < most:
+    spent, budget = len(decided.confirmations), confirming_budget(study.config)
+    if points.rates is not None and spent < budget.most:
         outlook = measured_outlook(points, objective_named(study.config.search.objective))
         seeds = [run.seed for run in study.plan.runs]
-        found = confirmations(outlook, points.rates, seeds, spent, most, diverged)
+        found = confirmations(outlook, points.rates, seeds, spent, budget, diverged)
     if not found:
         return replace(decided, complete=True)
     by_pair: dict[Pair, list[Confirmation]] = {}
@@ -126,9 +126,10 @@ def _confirmed(
     return replace(decided, rounds=(*decided.rounds, round_))
 
 
-def confirming_runs(config: StudyConfig) -> int:
-    """How many runs may train pairs again in all."""
-    return config.calibration.confirm_runs * len(calibration_pairs(config))
+def confirming_budget(config: StudyConfig) -> Budget:
+    """How many runs may train pairs again, of each schedule."""
+    own = config.calibration
+    return Budget.of(len(calibration_pairs(config)), len(own.seeds), own.confirm_runs)
 
 
 def _listed(rates: Sequence[float]) -> str:

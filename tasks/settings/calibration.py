@@ -30,8 +30,8 @@ class CalibrationConfig(Section):
     confirm_runs: int = Field(
         4,
         ge=0,
-        description="With `learning_rates: auto`: at most so many more runs, times the number of pairs, of the pairs "
-        "that may be best, with seeds of their own; fewer where the answer is sure, 0 for none",
+        description="With `learning_rates: auto`: the pairs that may be best are trained again, with further seeds, by "
+        "at most so many runs for each pair and seed of the calibration; fewer where the answer is sure, 0 for none",
     )
     samples: int = Field(2048, ge=8, description="Training samples per pair (capped by the dataset)")
     smallest_size: int = Field(64, ge=1, description="Smallest effective dataset size that is measured")

@@ -102,24 +102,24 @@ def test_the_intervals_hold_best_rates_that_lie_off_the_line():
 
 def test_a_pair_of_one_rate_for_each_seed_is_read_across_seeds():
     """Every seed shifts all pairs by as much as a rate does: half of the pairs are above in it, half below."""
-    shift = {0: 0.0, 1: 0.03, 2: -0.02}
-    own = dict(zip(PAIRS, 0.15 * np.random.default_rng(3).standard_normal(len(PAIRS)), strict=True))
+    shift, own = {0: 0.0, 1: 0.01, 2: -0.01}, dict(zip(PAIRS, (0.1, -0.1, 0.05, -0.15, 0.15, 0.1), strict=True))
+    line = {(a, b): np.log(2e-3) - 0.15 * np.log(a / 4) - 0.3 * np.log(b / 4) for a, b in PAIRS}
 
     def loss(pair, _, x, seed):
         return planted(pair, x - own[pair]) + shift[seed]
 
     first = ends(loss, PAIRS[:3])
     again = [
-        ends(loss, [pair], [np.exp(np.log(2e-3) + (0.35 if (seed + at) % 2 else -0.35))], [seed])
+        ends(loss, [pair], [np.exp(line[pair] + (0.35 if (seed + at) % 2 else -0.35))], [seed])
         for seed in (1, 2)
         for at, pair in enumerate(PAIRS)
     ]
     fits = [fit_learning_rates(rows, 0.6) for rows in (first, pd.concat([first, *again], ignore_index=True))]
-    at = np.array([2048.0])
-    true = [np.log(2e-3) - 0.15 * np.log(a / 4) - 0.3 * np.log(b / 4) + own[a, b] for a, b in PAIRS[3:]]
-    off = [np.abs(fit.law.best(fit.phi, PAIRS[3:], at)[:, 0] - true).max() for fit in fits]
+    size, true = np.full(3, 2048.0), [line[pair] + own[pair] for pair in PAIRS[3:]]
+    off = [np.abs(fit.law.best(fit.phi, PAIRS[3:], size)[:, 0] - true).max() for fit in fits]
     assert off[1] < 0.06 < off[0]
-    assert (fits[1].best_sd(PAIRS[3:], at) < 0.7 * fits[0].best_sd(PAIRS[3:], at)).all()
+    spread = [fit.best_sd(PAIRS[3:], size) for fit in fits]
+    assert (spread[1] < 0.7 * spread[0]).all()
 
 
 def test_rates_of_two_modules_are_told_apart():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mars_core.fitting.learning_rate import fit_learning_rates
-from mars_core.search.confirm import BESIDE, ENOUGH, MOST, confirmations, regret_bound, rivals
+from mars_core.search.confirm import BESIDE, ENOUGH, MOST, Budget, confirmations, regret_bound, rivals
 from mars_core.search.outlook import Outlook
 from tests.mars_core.fitting.test_learning_rate import ends, planted
 
@@ -29,12 +29,12 @@ FAR = (0.0, 0.002, 0.003, 0.2, 0.2, 0.2)
 
 
 def test_pairs_that_are_told_apart_are_not_trained_again(rates):
-    assert confirmations(outlook([0.0, *[0.2] * 5], 0.001), rates, [0], 0, 24) == ()
+    assert confirmations(outlook([0.0, *[0.2] * 5], 0.001), rates, [0], 0, Budget(6, 24)) == ()
 
 
 def test_the_pairs_that_may_be_best_are_trained_again_above_and_below_their_best_rates(rates):
     """Three of six pairs may be best, and six runs are to be had: two seeds, each pair once above and once below."""
-    found = confirmations(outlook(FAR, 0.01), rates, [0, 1, 4], 0, 24)
+    found = confirmations(outlook(FAR, 0.01), rates, [0, 1, 4], 0, Budget(6, 24))
     assert Counter(one.pair for one in found) == {(2, 2): 2, (2, 16): 2, (4, 4): 2}
     assert {one.seed for one in found} == {5, 6}
     for pair in PAIRS[:3]:
@@ -49,18 +49,18 @@ def test_the_pairs_that_may_be_best_are_trained_again_above_and_below_their_best
 def test_what_may_be_spent_is_spent_once(rates):
     unsure = outlook([0.0] * 6, 0.05)
     spent, sizes = 0, []
-    while found := confirmations(unsure, rates, [0], spent, 60):
+    while found := confirmations(unsure, rates, [0], spent, Budget(6, 60)):
         sizes.append(len(found))
         spent += len(found)
     assert 60 - 2 * MOST < spent <= 60
     assert sizes[:2] == [2 * MOST] * 2  # one above and one below of each
     assert sizes == sorted(sizes) or spent == 60
-    assert confirmations(unsure, rates, [0], 0, 2 * MOST - 1) == ()
+    assert confirmations(unsure, rates, [0], 0, Budget(6, 2 * MOST - 1)) == ()
 
 
 def test_no_rate_is_tried_at_which_the_pair_diverged_or_above(rates):
     best = float(np.exp(rates.best((2, 2), 2048.0)[0]))
-    found = confirmations(outlook(FAR, 0.01), rates, [0], 0, 24, {(2, 2): [best * 1.2]})
+    found = confirmations(outlook(FAR, 0.01), rates, [0], 0, Budget(6, 24), {(2, 2): [best * 1.2]})
     assert {one.rate < best for one in found if one.pair == (2, 2)} == {True}
     assert {one.rate < np.exp(rates.best((4, 4), 2048.0)[0]) for one in found if one.pair == (4, 4)} == {True, False}
 
