@@ -9,9 +9,10 @@ import pytest
 from mars_core.ranks import RankPair
 from tasks.calibration.steps import RANGE_TEST, calibration_steps
 from tasks.settings.calibration import CalibrationConfig
+from tasks.storage.files import read_json, write_json
 from tasks.study.opened import Study
 from tasks.study.plan import plan_calibration
-from tasks.study.rates import read_rates
+from tasks.study.rates import rates_path, read_rates
 from tasks.study.revision import open_revision
 from tests.flows.conftest import write_small_study
 from tests.tasks.calibration.planted import planted, train
@@ -94,6 +95,15 @@ def test_pairs_that_cannot_be_told_apart_are_trained_again_with_seeds_of_their_o
     assert {run.data_seed for run in again} == {run.seed for run in again}  # which have an order of their own
     assert [name for name, _ in found[1:]] == [f"calibration round {at + 1}" for at in range(len(decided.rounds))]
     assert plan_calibration(study.config, decided).runs == study.plan.runs  # a worker's plan, from the file alone
+
+
+def test_decisions_of_before_pairs_were_trained_again_are_read(study):
+    steps_of(study, planted(5e-4))
+    stored = read_json(rates_path(study.revision))
+    older = [[{name: one[name] for name in ("pair", "learning_rates")} for one in tried] for tried in stored["rounds"]]
+    write_json(rates_path(study.revision), stored | {"rounds": older[:1]})
+    assert read_rates(study.revision).confirmations == ()
+    assert {run.seed for run in plan_calibration(study.config, read_rates(study.revision)).runs} == {0}
 
 
 def test_no_pair_is_trained_again_where_that_is_not_wanted(study):
