@@ -30,8 +30,8 @@ BOUND = 95.0
 """Percent."""
 TOGETHER = 0.95
 """Share of the expected regret that lies with the pairs that are trained again."""
-MOST = 6
-"""Pairs that are trained again."""
+FEWEST = 6
+"""Pairs of which even a small round holds one run above and one below."""
 BESIDE = math.sqrt(2.0)
 """Factor by which they are trained above and below their best rate."""
 
@@ -80,12 +80,13 @@ def confirmations(
     """
     if len(outlook.pairs) == 1 or spent >= rounds.most or regret_bound(outlook, rates) <= ENOUGH:
         return ()
-    again = rivals(outlook)
-    left, once = rounds.most - spent, 2 * len(again)
-    if once > left:
+    runs = min(rounds.most - spent, max(rounds.first, spent))
+    again = rivals(outlook, max(FEWEST, runs // 2))
+    once = 2 * len(again)
+    if once > rounds.most - spent:
         return ()
     best = {pair: float(np.exp(rates.best(pair, outlook.D_target)[0])) for pair in again}
-    twice = max(1, min(left, max(rounds.first, spent)) // once)
+    twice = max(1, runs // once)
     first = max(seeds) + 1
     return tuple(
         Confirmation(pair, first + number, _beside(best[pair], number + at, diverged.get(pair, ())))
@@ -104,15 +105,16 @@ def regret_bound(outlook: Outlook, rates: RateFit) -> float:
     return float(np.percentile(np.expm1(np.log1p(outlook.regret[:, at]) + paid), BOUND))
 
 
-def rivals(outlook: Outlook) -> list[Pair]:
-    """The pair of the smallest expected regret, and those to which it would lose nearly all of that regret."""
+def rivals(outlook: Outlook, most: int) -> list[Pair]:
+    """The pair of the smallest expected regret, and those to which it would lose nearly all of that regret; at most so
+    many."""
     at = int(np.argmin(outlook.expected_regret))
     lost: NDArray[np.float64] = np.bincount(
         outlook.regret.argmin(axis=1), weights=outlook.regret[:, at], minlength=len(outlook.pairs)
     )
     order = [int(other) for other in np.argsort(-lost, kind="stable") if other != at]
     needed = int(np.searchsorted(np.cumsum(lost[order]), TOGETHER * lost.sum())) + 1
-    return [outlook.pairs[pair] for pair in [at, *order[: min(needed, MOST - 1)]]]
+    return [outlook.pairs[pair] for pair in [at, *order[: min(needed, most - 1)]]]
 
 
 def _beside(best: float, number: int, diverged: Collection[float]) -> float:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mars_core.fitting.learning_rate import fit_learning_rates
-from mars_core.search.confirm import BESIDE, ENOUGH, MOST, Budget, confirmations, regret_bound, rivals
+from mars_core.search.confirm import BESIDE, ENOUGH, FEWEST, Budget, confirmations, regret_bound, rivals
 from mars_core.search.outlook import Outlook
 from tests.mars_core.fitting.test_learning_rate import ends, planted
 
@@ -52,10 +52,10 @@ def test_what_may_be_spent_is_spent_once(rates):
     while found := confirmations(unsure, rates, [0], spent, Budget(6, 60)):
         sizes.append(len(found))
         spent += len(found)
-    assert 60 - 2 * MOST < spent <= 60
-    assert sizes[:2] == [2 * MOST] * 2  # one above and one below of each
+    assert 60 - 2 * FEWEST < spent <= 60
+    assert sizes[:2] == [2 * FEWEST] * 2  # one above and one below of each
     assert sizes == sorted(sizes) or spent == 60
-    assert confirmations(unsure, rates, [0], 0, Budget(6, 2 * MOST - 1)) == ()
+    assert confirmations(unsure, rates, [0], 0, Budget(6, 2 * FEWEST - 1)) == ()
 
 
 def test_no_rate_is_tried_at_which_the_pair_diverged_or_above(rates):
@@ -80,7 +80,7 @@ def test_a_pair_to_which_nothing_would_be_lost_is_no_rival():
     value = np.full((4000, 6), 1.0)
     value[:, 0], value[:, 1] = 0.0, 1e-5 * rng.standard_normal(4000)
     value[:, 2] = np.where(rng.random(4000) < 0.1, -0.05, 1.0)
-    found = rivals(Outlook(PAIRS, value, np.exp(value), 2048.0, 2048.0))
+    found = rivals(Outlook(PAIRS, value, np.exp(value), 2048.0, 2048.0), 6)
     assert set(found) <= {(2, 2), (2, 16), (4, 4)}
     assert (4, 4) in found
     assert len(found) == 2
