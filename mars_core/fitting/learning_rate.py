@@ -79,7 +79,7 @@ class RateFit:
         gradients = self.law.best_gradients(pairs, size)
         variance = np.einsum("anp,pq,anq->na", gradients, self.covariance, gradients)
         unknown = np.array([pair not in self.law.pairs for pair in pairs], dtype=np.float64)
-        return np.sqrt(variance + unknown[:, None] * self.offset_sd**2)
+        return np.asarray(np.sqrt(variance + unknown[:, None] * self.offset_sd**2))
 
     def best_interval(self, pair: Pair, size: float) -> Floats:
         """95% interval of `best`, (n_axes, 2)."""

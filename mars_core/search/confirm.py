@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mars_core.fitting.learning_rate import RateFit
 from mars_core.ranks import Pair
@@ -109,9 +108,8 @@ def rivals(outlook: Outlook, most: int) -> list[Pair]:
     """The pair of the smallest expected regret, and those to which it would lose nearly all of that regret; at most so
     many."""
     at = int(np.argmin(outlook.expected_regret))
-    lost: NDArray[np.float64] = np.bincount(
-        outlook.regret.argmin(axis=1), weights=outlook.regret[:, at], minlength=len(outlook.pairs)
-    )
+    best_in_draw, regret = outlook.regret.argmin(axis=1), outlook.regret[:, at]
+    lost = np.array([regret[best_in_draw == other].sum() for other in range(len(outlook.pairs))])
     order = [int(other) for other in np.argsort(-lost, kind="stable") if other != at]
     needed = int(np.searchsorted(np.cumsum(lost[order]), TOGETHER * lost.sum())) + 1
     return [outlook.pairs[pair] for pair in [at, *order[: min(needed, most - 1)]]]

@@ -93,7 +93,7 @@ def rate_effect(table: pd.DataFrame, fit: RateFit, run: NDArray[np.int64]) -> Ra
     sizes = table["end_size"].to_numpy(dtype=np.float64)
     columns = fit.law.jacobian(fit.phi, fit.log_rates(table), _pairs(table), sizes)
     first = table.iloc[np.unique(run, return_index=True)[1]]
-    cell = first.groupby(["r_me", "r_llm", "seed", "end_size"]).ngroup().to_numpy(dtype=np.int64)
+    cell = np.asarray(first.groupby(["r_me", "r_llm", "seed", "end_size"]).ngroup(), dtype=np.int64)
     doubt = np.hypot(DOUBT * first["penalty"].to_numpy(dtype=np.float64), fit.scatter)
     near = first["near"].to_numpy(dtype=np.bool_)
     return RateEffect(columns, fit.prior_mean - fit.phi, fit.prior_sd, doubt, near, cell)

@@ -69,7 +69,8 @@ class DecidedRates(Record):
         """Runs of pairs with seeds of their own."""
         return tuple(
             Confirmation(RankPair(*one.pair), seed, rate)
-            for one in (one for tried in self.rounds for one in tried if one.seeds is not None)
+            for one in (one for tried in self.rounds for one in tried)
+            if one.seeds is not None
             for seed, rate in zip(one.seeds, one.learning_rates, strict=True)
         )
 
