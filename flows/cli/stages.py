@@ -105,7 +105,7 @@ def _print_plan(config: StudyConfig, plan: CalibrationPlan, expected: str) -> No
         runs = sum(run.schedule == one for run in plan.runs)
         typer.echo(f"{runs} runs of {one.horizon} steps{size}, evaluated at steps {checkpoints}")
     typer.echo(f"pairs (r_me, r_llm): {pairs}")
-    for line in parts_in_words(axes_of(config, plan), parts_of(plan)):
+    for line in parts_in_words(axes_of(config, plan), parts_of(plan, config)):
         typer.echo(line)
     typer.echo(f"expected: {expected}")
     for note in plan.notes:

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mars_core.rate_search import RANGE, first_rates
+from mars_core.rate_search import MOST_ROUNDS, RANGE, first_rates
 from mars_core.records import Record
-from tasks.calibration.steps import MOST_ROUNDS, RANGE_TEST, round_of
+from tasks.calibration.steps import RANGE_TEST, round_of
 from tasks.inputs.opened import Inputs
 from tasks.settings.study import StudyConfig
 from tasks.study.plan import CalibrationPlan, PlannedRun, calibration_pairs, describe_plan, plan_calibration
 from tasks.study.rates import DecidedRates, RangeResult
+
+CONFIRMING = "further runs of pairs that may be best"
 
 
 def expected_plan(inputs: Inputs) -> CalibrationPlan:
@@ -55,7 +57,7 @@ class PlanPart(Record):
 
 def describe_expected(config: StudyConfig, plan: CalibrationPlan) -> dict[str, Any]:
     """`describe_plan` with what each axis costs (`axes`, `parts`), as JSON values."""
-    costs = {"axes": axes_of(config, plan).to_json(), "parts": [part.to_json() for part in parts_of(plan)]}
+    costs = {"axes": axes_of(config, plan).to_json(), "parts": [part.to_json() for part in parts_of(plan, config)]}
     return describe_plan(plan) | costs
 
 
@@ -66,16 +68,20 @@ def axes_of(config: StudyConfig, plan: CalibrationPlan) -> Axes:
     return Axes(len(rates), max(rates) // repeats, len(config.calibration.seeds), len(plan.schedules))
 
 
-def parts_of(plan: CalibrationPlan) -> list[PlanPart]:
+def parts_of(plan: CalibrationPlan, config: StudyConfig) -> list[PlanPart]:
     """The parts of a plan; with automatic learning rates, as far as they are known."""
     if not plan.outline:
         return [_part("calibration", plan.runs)]
     wider = MOST_ROUNDS - 1
-    return [
+    parts = [
         _part(RANGE_TEST, plan.range_test),
         _part("calibration round 1", plan.runs),
         replace(_part(f"calibration rounds 2 to {1 + wider}", plan.outline * wider), at_most=True),
     ]
+    if config.calibration.confirm_runs:
+        further = _part(CONFIRMING, plan.outline * config.calibration.confirm_runs)
+        parts.append(replace(further, at_most=True))
+    return parts
 
 
 def _part(name: str, runs: Sequence[PlannedRun]) -> PlanPart:

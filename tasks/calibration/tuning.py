@@ -15,12 +15,12 @@ import pandas as pd
 
 from mars_core.fitting.learning_rate import fit_learning_rates
 from mars_core.ranks import RankPair
-from mars_core.rate_search import best_of_range, rate_beyond, rates_around
+from mars_core.rate_search import MOST_ROUNDS, best_of_range, rate_beyond, rates_around
 from mars_core.rate_search.design import rounded
 from mars_core.records import Float, Record
 from mars_core.search.objective import objective_named
 from tasks.calibration.diverged import divergence
-from tasks.calibration.steps import MOST_ROUNDS, RANGE_TEST, Step, range_result
+from tasks.calibration.steps import RANGE_TEST, Step, range_result
 from tasks.calibration.stored import metrics_path, read_metrics
 from tasks.study.opened import Study
 from tasks.study.plan import CalibrationPlan, PlannedRun, plan_rates

@@ -23,12 +23,12 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from mars_core.metrics.identity import content_hash
-from mars_core.rate_search import best_of_range, rate_beyond, rates_around
+from mars_core.rate_search import MOST_ROUNDS, best_of_range, rate_beyond, rates_around
 from mars_core.rate_search.design import rounded
 from mars_core.records import Float, Record, json_safe
 from mars_core.search.objective import objective_named
 from mars_core.training.finetune import FinalRun, FinalSettings, FinetuneDiverged, Listeners
-from tasks.calibration.steps import MOST_ROUNDS, Step
+from tasks.calibration.steps import Step
 from tasks.calibration.stored import metrics_path, read_metrics, summary_path
 from tasks.final.run import trained_on
 from tasks.final.train import release, settings_of, train

@@ -12,7 +12,7 @@ from mars_core.metrics.identity import content_hash, run_id
 from mars_core.models.lora import check_ranks, trainable_parameters
 from mars_core.models.partition import GROUPS, Partition
 from mars_core.ranks import RankPair
-from mars_core.rate_search import RANGE, range_pairs
+from mars_core.rate_search import RANGE, Confirmation, range_pairs
 from mars_core.rate_search.range_test import range_steps
 from mars_core.rates import LearningRates, one_rate
 from mars_core.search.constraints import allowed_pairs
@@ -182,7 +182,8 @@ def plan_calibration(inputs: Inputs, decided: DecidedRates | None = None) -> Cal
     if decided is None or decided.plan != plan.rates_hash:
         return plan
     tried = {pair: _rates_of(pair, map(one_rate, given), inputs.config) for pair, given in decided.rates.items()}
-    return replace(plan, runs=planned.runs(tried, schedules))
+    runs = planned.runs(tried, schedules)
+    return replace(plan, runs=(*runs, *planned.confirming_runs(decided.confirmations, schedules)))
 
 
 def plan_rates(inputs: Inputs, pair: RankPair, rates: Sequence[float]) -> CalibrationPlan:
@@ -230,6 +231,17 @@ class _Planner:
             for schedule in schedules
             for pair, several in rates.items()
             for own in several
+        )
+
+    def confirming_runs(
+        self, confirmations: Sequence[Confirmation], schedules: Sequence[RunSchedule]
+    ) -> tuple[PlannedRun, ...]:
+        """Runs of pairs with seeds of their own, of every schedule."""
+        return tuple(
+            self._run(RankPair(*one.pair), one.seed, schedule, own)
+            for schedule in schedules
+            for one in confirmations
+            for own in _rates_of(RankPair(*one.pair), [one_rate(one.rate)], self.config)
         )
 
     def range_test(self, longest: RunSchedule, pairs: Sequence[RankPair]) -> tuple[PlannedRun, ...]:

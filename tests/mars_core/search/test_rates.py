@@ -7,6 +7,8 @@ import pytest
 from mars_core.search import choose_ranks
 from mars_core.search.objective import PERPLEXITY_OBJECTIVE
 from mars_core.search.points import read_points
+from mars_core.surface import read_curves
+from mars_core.surface.equations import designs
 
 RANKS = (8, 16, 32)
 BEST = np.log(1e-3)
@@ -95,6 +97,20 @@ def test_the_power_laws_read_one_run_of_each_pair_at_its_best_rate(several, inne
     ends = points.table[points.table["step"] == points.table["step"].max()]
     for row in ends.itertuples():
         assert row.loss == pytest.approx(inner(row.r_me, row.r_llm, row.D), rel=0.01)
+
+
+def test_runs_of_a_pair_and_seed_share_one_level(several):
+    """Their luck is one, whatever their rates; beside it each scatters on its own."""
+    points = read_points(several, PERPLEXITY_OBJECTIVE)
+    curves = read_curves(points.runs, rates=points.rates)
+    place = {at: at for at in range(len(curves.pairs))}
+    *_, level = designs(curves, 0.3, len(curves.pairs), place)
+    assert curves.n_runs == 4 * len(RANKS) ** 2
+    assert level.shape[1] == len(RANKS) ** 2
+    assert (level.sum(axis=1) == 1).all()
+    for column in level.T:
+        assert len(np.unique(curves.pair[column == 1])) == 1
+    assert (curves.rates.doubt >= points.rates.scatter).all()
 
 
 def test_one_rate_written_out_changes_nothing(metrics_of, inner):

@@ -11,9 +11,10 @@ from mars_core.ranks import RankPair
 from tasks.calibration.steps import RANGE_TEST, calibration_steps
 from tasks.inputs.opened import Inputs
 from tasks.settings.calibration import CalibrationConfig
+from tasks.storage.files import read_json, write_json
 from tasks.study.opened import Study
 from tasks.study.plan import plan_calibration
-from tasks.study.rates import read_rates
+from tasks.study.rates import rates_path, read_rates
 from tasks.study.revision import open_revision
 from tests.flows.conftest import write_small_study
 from tests.tasks.calibration.planted import planted, train
@@ -23,7 +24,7 @@ RANKS = {"me": [0, 2, 4], "llm": [2, 4]}
 
 def study_in(folder, data):
     config = write_small_study(folder, data)
-    own = CalibrationConfig(ranks=RANKS, samples=64, smallest_size=8, learning_rates="auto")
+    own = CalibrationConfig(ranks=RANKS, samples=64, smallest_size=8, learning_rates="auto", confirm_runs=0)
     config = config.model_copy(update={"calibration": own})
     return Study(config, open_revision(Inputs(config), new=False))
 
@@ -68,13 +69,16 @@ def test_a_range_test_comes_first_and_no_law_reads_it(searched):
     assert decided.complete
 
 
+def starting_too_low(run, step):
+    """The short runs of the range test are best at 3e-5, the long ones at 3e-4; pairs differ by 0.2% at most."""
+    return planted(3e-5 if run.part == "range-test" else 3e-4)(run, step)
+
+
 def test_a_range_that_starts_too_low_is_widened_until_the_best_rate_lies_inside(study):
-    """The short runs of the range test, planted apart, say 3e-5; the long ones are best at 3e-4."""
-    low, right = planted(3e-5), planted(3e-4)
-    found = steps_of(study, lambda run, step: (low if run.part == "range-test" else right)(run, step))
+    found = steps_of(study, starting_too_low)
     names = [name for name, _ in found]
-    assert names == [RANGE_TEST, "calibration round 1", "calibration round 2", "calibration round 3"]
-    highest = [max(rates.llm for pair, rates in runs if pair == (2, 2)) for _, runs in found[1:]]
+    assert names[:4] == [RANGE_TEST, "calibration round 1", "calibration round 2", "calibration round 3"]
+    highest = [max(rates.llm for pair, rates in runs if pair == (2, 2)) for _, runs in found[1:4]]
     assert highest[0] < highest[1] < highest[2]
     assert read_rates(study.revision).complete
 
@@ -95,6 +99,37 @@ def test_a_calibration_that_was_stopped_goes_on_with_what_was_decided(study):
     assert whole[0][0] == "calibration round 1"  # no second range test
     assert read_rates(study.revision).rounds[0] == decided.rounds[0]
     assert [name for name, _ in steps_of(Study(study.config, study.revision), loss)] == [whole[-1][0]]
+
+
+def test_pairs_that_cannot_be_told_apart_are_trained_again_with_seeds_of_their_own(study):
+    own = study.config.calibration.model_copy(update={"confirm_runs": 3})
+    study = Study(study.config.model_copy(update={"calibration": own}), study.revision)
+    found = steps_of(study, starting_too_low)
+    decided = read_rates(study.revision)
+    assert decided.complete
+    again = [run for run in study.plan.runs if run.seed != 0]
+    pairs = len({run.pair for run in study.plan.runs})
+    assert 0 < len(again) <= 3 * pairs
+    assert sorted((run.pair, run.seed) for run in again) == sorted((o.pair, o.seed) for o in decided.confirmations)
+    assert len({(run.pair, run.seed) for run in again}) == len(again)  # no pair twice with a seed
+    assert {run.data_seed for run in again} == {run.seed for run in again}  # which have an order of their own
+    assert [name for name, _ in found[1:]] == [f"calibration round {at + 1}" for at in range(len(decided.rounds))]
+    assert plan_calibration(study.inputs, decided).runs == study.plan.runs  # a worker's plan, from the file alone
+
+
+def test_decisions_of_before_pairs_were_trained_again_are_read(study):
+    steps_of(study, planted(5e-4))
+    stored = read_json(rates_path(study.revision))
+    older = [[{name: one[name] for name in ("pair", "learning_rates")} for one in tried] for tried in stored["rounds"]]
+    write_json(rates_path(study.revision), stored | {"rounds": older[:1]})
+    assert read_rates(study.revision).confirmations == ()
+    assert {run.seed for run in plan_calibration(study.inputs, read_rates(study.revision)).runs} == {0}
+
+
+def test_no_pair_is_trained_again_where_that_is_not_wanted(study):
+    steps_of(study, starting_too_low)
+    assert {run.seed for run in study.plan.runs} == {0}
+    assert read_rates(study.revision).confirmations == ()
 
 
 def test_what_decides_the_calibration_is_known_before_its_rates_are(searched):
