@@ -39,9 +39,11 @@ from mars_core.ranks import RankPair
 from mars_core.training.finetune import scores_at
 from tasks.calibration.stored import stored_metrics
 from tasks.final.arm import Arm
-from tasks.final.pair import final_folder, read_final
-from tasks.inputs.base_model import final_base_model, model_fingerprint
-from tasks.inputs.data import load_data, scored_batches, test_set, training_set
+from tasks.final.pair import final_folder
+from tasks.final.record import read_final
+from tasks.inputs.base_model import model_fingerprint
+from tasks.inputs.data import load_data, scored_batches
+from tasks.inputs.opened import Inputs
 from tasks.settings.baselines import of_pair
 from tasks.settings.demo import prepare_demo
 from tasks.settings.study import StudyConfig
@@ -107,22 +109,22 @@ def add_final(demo: StudyConfig, work: Path, out: Path, pair: RankPair, seed: in
 def final_record(config: StudyConfig, revision: Revision, pair: RankPair) -> dict[str, Any]:
     """What is kept of a finished final run."""
     run = read_final(revision, Arm(pair))
-    last, samples = scores_at(run["history"], run["steps"]), run["steps"] * config.recipe.batch_size
+    last, samples = scores_at(run.history, run.steps), run.steps * config.recipe.batch_size
     test = test_scores(config, revision, pair)
     return {
-        "steps": run["steps"],
+        "steps": run.steps,
         "samples": samples,
-        "unique_samples": min(samples, len(training_set(config))),
-        "trainable_parameters": run["trainable_parameters"],
+        "unique_samples": min(samples, len(Inputs(config).training_set)),
+        "trainable_parameters": run.trainable_parameters,
         "val_loss": last["eval_loss"],
         "val_accuracy": last["eval_accuracy"],
-        "best_val_loss": run["best_val_loss"],
-        "best_step": run["best_step"],
-        "val_losses": {str(entry["step"]): entry["eval_loss"] for entry in run["history"] if "eval_loss" in entry},
-        "train_losses": {str(entry["step"]): entry["loss"] for entry in run["history"] if "loss" in entry},
+        "best_val_loss": run.best_val_loss,
+        "best_step": run.best_step,
+        "val_losses": {str(entry["step"]): entry["eval_loss"] for entry in run.history if "eval_loss" in entry},
+        "train_losses": {str(entry["step"]): entry["loss"] for entry in run.history if "loss" in entry},
         "test_loss": test.overall.loss,
         "test_accuracy": test.overall.accuracy,
-        "seconds": round(run["seconds"], 1),
+        "seconds": round(run.seconds, 1),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
     }
@@ -130,10 +132,10 @@ def final_record(config: StudyConfig, revision: Revision, pair: RankPair) -> dic
 
 def test_scores(config: StudyConfig, revision: Revision, pair: RankPair) -> Evaluation:
     """Scores of a final adapter, loaded again from its folder, on the test split."""
-    base, method = final_base_model(config), of_pair(pair).method
+    base, method = Inputs(config).final_base_model, of_pair(pair).method
     loaded = method.load(base.model, final_folder(revision, Arm(pair)) / "adapter")
     try:
-        return evaluate(loaded, scored_batches(test_set(config), base, config.evaluation_batch_size)())
+        return evaluate(loaded, scored_batches(Inputs(config).test_set(), base, config.evaluation_batch_size)())
     finally:
         method.unwrap(loaded)
 
@@ -226,7 +228,7 @@ def main() -> None:
     for pair in options.pairs:
         add_final(demo, options.work, options.out / name, pair, options.final_seed, options.epochs)
     for seed in options.full_seeds:
-        whole = len(training_set(demo))
+        whole = len(Inputs(demo).training_set)
         add_calibration(demo, options.work, options.out / "calibration_full.parquet", seed, whole)
 
 

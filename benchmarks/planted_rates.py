@@ -24,23 +24,25 @@ import numpy as np
 import pandas as pd
 from doc_table import DOCS, markdown, with_table
 from planted.ground import LARGEST, Pair
-from planted.rates import RateStudy, make_rate_study
+from planted.rates import RateStudy, Run, make_rate_study
 
 from mars_core import __version__
 from mars_core.ranks import RankPair
-from mars_core.rate_search import anchors, first_rates
+from mars_core.rate_search import MOST_ROUNDS, anchors, first_rates
 from mars_core.rates import one_rate
-from mars_core.search import Question, read_points
+from mars_core.search import Points, Question, read_points
 from mars_core.search.choose import calibrate, choose_with
+from mars_core.search.confirm import Budget, confirmations
 from mars_core.search.fitted_laws import FittedLaws
 from mars_core.search.next_rates import next_rates
 from mars_core.search.objective import PERPLEXITY_OBJECTIVE
+from mars_core.search.outlook import Calibration
+from tasks.settings.calibration import CalibrationConfig
 
 RESULTS = Path(__file__).parent / "results"
 RECORD, LINES = RESULTS / "planted_rates.json", RESULTS / "planted_rates.jsonl"
 PAGE, MARK = DOCS / "ranks-and-learning-rates.md", "planted-rates"
 RIGHT = 0.005  # excess perplexity
-ROUNDS = 3
 TARGETS = (LARGEST, 16_384)
 
 
@@ -65,49 +67,80 @@ def studies() -> Iterator[tuple[int, RateStudy]]:
         number += 1
 
 
-def calibration(study: RateStudy, number: int) -> pd.DataFrame:
-    """The table of a calibration whose rates are found in rounds."""
+def widened(study: RateStudy, number: int) -> dict[Pair, list[float]]:
+    """Rates of each pair after the rounds of a calibration that find and widen them."""
     pairs, reference = [RankPair(*pair) for pair in study.study.pairs], RankPair(*study.study.reference)
     off = np.random.default_rng([number, 12]).uniform(-0.2, 1.1)
     start = float(np.exp(study.rates.best.get(reference, np.median(list(study.rates.best.values()))) + off))
-    tried = {pair: list(rates) for pair, rates in first_rates(pairs, reference, start).items()}
-    for _ in range(ROUNDS - 1):
+    tried: dict[Pair, list[float]] = {pair: list(rates) for pair, rates in first_rates(pairs, reference, start).items()}
+    for _ in range(MOST_ROUNDS - 1):
         points = read_points(study.metrics(tried), PERPLEXITY_OBJECTIVE)
         missing = next_rates(points, tried, anchors(pairs, reference))
         if not missing:
             break
         for pair, rates in missing.items():
             tried[pair] += rates
-    return study.metrics(tried)
+    return tried
 
 
 def score(number: int, study: RateStudy) -> dict[str, Any]:
-    """What MARS, the best cell of the same table and the fixed rate come to."""
-    metrics, fixed = calibration(study, number), fixed_rate(study, number)
-    points, planted = read_points(metrics, PERPLEXITY_OBJECTIVE), study.study
+    """What MARS, the best cell of the same table and the fixed rate come to.
+
+    rounds: after the rates are found, and after each round that trains likely pairs again, how many runs that took for
+    a pair and seed, and what would be stated.
+    """
+    fixed, planted = fixed_rate(study, number), study.study
+    tried, again = widened(study, number), list[Run]()
     question = Question(LARGEST, planted.count, planted.reference, learning_rates=one_rate(float(np.exp(fixed))))
-    posterior = calibrate(points, question)
-    ends = metrics[metrics["step"] == metrics["step"].max()].groupby(["r_me", "r_llm", "peak_lr"])["val_loss"].mean()
-    r_me, r_llm, rate = ends.idxmin()
+    rounds: list[dict[str, Any]] = []
+    budget = Budget.of(len(planted.pairs), planted.n_seeds, CalibrationConfig().confirm_runs)
+    while True:
+        metrics = study.metrics(tried, again)
+        points = read_points(metrics, PERPLEXITY_OBJECTIVE)
+        posterior = calibrate(points, question)
+        assert points.rates is not None
+        regret, inside = _stated(study, posterior, points, LARGEST)
+        rounds.append(
+            {"further": len(again) / (len(planted.pairs) * planted.n_seeds), "regret": regret, "inside": inside}
+        )
+        outlook = posterior.at(LARGEST, planted.pairs)
+        found = confirmations(outlook, points.rates, metrics["seed"].unique().tolist(), len(again), budget)
+        if not found:
+            break
+        again += [(one.pair, one.seed, one.rate) for one in found]
     pair = study.best_at(fixed, LARGEST)
-    found = {
+    row: dict[str, Any] = {
         "number": number,
         "shape": planted.shape,
         "pairs": len(planted.pairs),
-        "runs": len(ends),
+        "runs": sum(map(len, tried.values())),
         "seeds": planted.n_seeds,
+        "rounds": rounds,
         "fixed": study.regret(pair, fixed, LARGEST),
-        "best_cell": study.regret((int(r_me), int(r_llm)), float(np.log(rate)), LARGEST),
+        "best_cell": study.regret(*_best_cell(metrics), LARGEST),
     }
     for target in TARGETS:
-        question = Question(target, planted.count, planted.reference)
-        choice = choose_with(posterior, _no_laws(planted.reference), points, question)
-        assert choice.rates is not None
-        (best,) = choice.rates.chosen
-        true = study.rates.best[choice.pair] + study.rates.slope * float(np.log(target / LARGEST))
-        found[f"mars_{target}"] = study.regret(choice.pair, float(np.log(best.rate)), target)
-        found[f"rate_inside_{target}"] = bool(np.log(best.interval[0]) <= true <= np.log(best.interval[1]))
-    return found
+        row[f"mars_{target}"], row[f"rate_inside_{target}"] = _stated(study, posterior, points, target)
+    return row
+
+
+def _stated(study: RateStudy, posterior: Calibration, points: Points, target: int) -> tuple[float, bool]:
+    """Regret of the pair that is chosen, at its stated rate, and whether the rate's interval holds the true best."""
+    planted = study.study
+    question = Question(target, planted.count, planted.reference)
+    choice = choose_with(posterior, _no_laws(planted.reference), points, question)
+    assert choice.rates is not None
+    (best,) = choice.rates.chosen
+    true = study.rates.best[choice.pair] + study.rates.slope * float(np.log(target / LARGEST))
+    inside = bool(np.log(best.interval[0]) <= true <= np.log(best.interval[1]))
+    return study.regret(choice.pair, float(np.log(best.rate)), target), inside
+
+
+def _best_cell(metrics: pd.DataFrame) -> tuple[Pair, float]:
+    """The pair and the log rate that ended lowest, over seeds."""
+    ends = metrics[metrics["step"] == metrics["step"].max()].groupby(["r_me", "r_llm", "peak_lr"])["val_loss"].mean()
+    r_me, r_llm, rate = ends.idxmin()
+    return (int(r_me), int(r_llm)), float(np.log(rate))
 
 
 def _no_laws(reference: Pair) -> FittedLaws:
@@ -122,11 +155,30 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "studies": len(table),
         "runs_per_pair": float((table["runs"] / table["pairs"]).mean()),
+        "by_round": by_round(rows),
         "right": {name: float((table[name] <= RIGHT).mean()) for name in named},
         "mean_regret": {name: float(table[name].mean()) for name in named},
         "right_by_noise": {f"{noise:.1%}": float(share) for noise, share in _right_by_noise(table).items()},
         "rate_inside": {str(target): float(table[f"rate_inside_{target}"].mean()) for target in TARGETS},
     }
+
+
+def by_round(rows: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """After each round that trains likely pairs again: further runs for a pair, share that is right, mean regret, and
+    share of studies that need no more. A study that needed no more stays as it is."""
+    found = []
+    for number in range(max(len(row["rounds"]) for row in rows)):
+        at = pd.DataFrame([row["rounds"][min(number, len(row["rounds"]) - 1)] for row in rows])
+        found.append(
+            {
+                "further_runs_per_pair": float(at["further"].mean()),
+                "right": float((at["regret"] <= RIGHT).mean()),
+                "mean_regret": float(at["regret"].mean()),
+                "rate_inside": float(at["inside"].mean()),
+                "enough": float(np.mean([len(row["rounds"]) <= number + 1 for row in rows])),
+            }
+        )
+    return found
 
 
 def _right_by_noise(table: pd.DataFrame) -> pd.Series:
@@ -174,9 +226,28 @@ def table(record: dict[str, Any]) -> str:
     rows = [[name, f"{record['right'][key]:.1%}", f"{record['mean_regret'][key]:.2%}"] for key, name in names.items()]
     inside = ", ".join(f"{share:.0%} at {int(size):,} samples" for size, share in record["rate_inside"].items())
     noise = ", ".join(f"{share:.0%} at {level}" for level, share in record["right_by_noise"].items())
+    by_round = [
+        [
+            f"{one['further_runs_per_pair']:.2f}",
+            f"{one['right']:.1%}",
+            f"{one['mean_regret']:.2%}",
+            f"{one['rate_inside']:.0%}",
+            f"{one['enough']:.0%}",
+        ]
+        for one in record["by_round"]
+    ]
+    headings = [
+        "further runs per pair and seed",
+        "right",
+        "mean regret",
+        "best rate inside its interval",
+        "needs no more",
+    ]
     return (
-        f"{record['studies']} studies, {record['runs_per_pair']:.2f} runs per pair:\n\n"
+        f"{record['studies']} studies, {record['runs_per_pair']:.2f} rates per pair until they are found:\n\n"
         f"{markdown(['', 'right', 'mean regret'], rows)}\n\n"
+        f"By the rounds that train the likely pairs again, at the calibrated size:\n\n"
+        f"{markdown(headings, by_round)}\n\n"
         f"By the noise of a run, as a share of its loss, MARS is right at the calibrated size in {noise}. "
         f"The 95% interval of the best rate of the chosen pair holds the true one in {inside}."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from prefect import flow
@@ -9,10 +10,12 @@ from prefect import flow
 from flows.place import Place, Where, place_of
 from flows.results import JSON_RESULTS
 from tasks.calibration.hours import publish_calibration
-from tasks.calibration.reuse import adopt_runs
+from tasks.calibration.reuse import reuse_runs
 from tasks.calibration.stage import CALIBRATE
 from tasks.calibration.steps import ALL_AT_ONCE, Step, calibration_steps
-from tasks.calibration.stored import beside_taken, calibration_cost, describe_cost, missing_runs
+from tasks.calibration.stored import Expected, beside_taken, calibration_cost, describe_cost, missing_runs
+from tasks.inputs.opened import open_inputs
+from tasks.running.kept import kept_open
 from tasks.running.progress import show_message
 from tasks.settings.study import StudyConfig
 from tasks.storage.location import working_folder
@@ -32,9 +35,9 @@ def calibrate_flow(config: StudyConfig, new_revision: bool = False, where: Where
         where: Train in this process, or each pack in a run of its own on the workers of pool mars-gpu.
     """
     place = place_of(where)
-    place.check(config)
-    with at_work_on(working_folder(config.study)):
-        plan_calibration(config)  # refuses what cannot be planned before a revision is opened for it
+    with kept_open(), at_work_on(working_folder(config.study)):
+        place.check(config)
+        plan_calibration(open_inputs(config))  # refuses what cannot be planned before a revision is opened for it
         study = open_study(config, new=new_revision)
         study.plan_again()
         for note in study.plan.notes:
@@ -43,20 +46,20 @@ def calibrate_flow(config: StudyConfig, new_revision: bool = False, where: Where
     return study.address(study.revision.folder)
 
 
-def _train_missing(study: Study, place: Place) -> dict[str, Any]:
+def _train_missing(study: Study, place: Place) -> Mapping[str, Any]:
     """Train what is missing, step by step; returns what the calibration cost."""
     with parent_run(study) as parent:
         expected = [train_step(study, place, step, parent) for step in calibration_steps(study)]
-    cost = calibration_cost(study) | beside_taken(study, expected)
-    show_message(f"calibrate: took {describe_cost(cost)}")
-    return cost
+    cost, compared = calibration_cost(study), beside_taken(study, expected)
+    show_message(f"calibrate: took {describe_cost(cost, compared)}")
+    return cost.to_json() | (compared.to_json() if compared else {})
 
 
-def train_step(study: Study, place: Place, step: Step, parent: str) -> dict[str, Any]:
+def train_step(study: Study, place: Place, step: Step, parent: str) -> Expected | None:
     """Take runs over from older revisions, train the others; returns what they were expected to take."""
-    adopted = adopt_runs(study, step.runs)
-    if adopted:
-        show_message(f"calibrate: {len(adopted)} runs taken over from older revisions")
+    reused = reuse_runs(study, step.runs)
+    if reused:
+        show_message(f"calibrate: {len(reused)} runs taken over from older revisions")
     missing = missing_runs(study, step.runs)
     name = "" if step.name == ALL_AT_ONCE else f"{step.name}: "
     show_message(f"calibrate: {name}{len(missing)} of {len(step.runs)} runs to train, {step.run_lengths} each")

@@ -25,13 +25,14 @@ from tasks.final.compare import (
 from tasks.final.pairs import final_arms, plain_rates
 from tasks.final.rate_search import NoRateHeld, tuned_baseline
 from tasks.final.run import run_folder
+from tasks.running.kept import kept_open
 from tasks.running.progress import show_message
 from tasks.service.timeouts import bounded
 from tasks.settings.baselines import Baseline, read_baseline
 from tasks.settings.study import StudyConfig
 from tasks.storage.location import working_folder
 from tasks.study.lock import at_work_on
-from tasks.study.opened import Study, kept_open, open_study
+from tasks.study.opened import Study, open_study
 from tasks.study.parent_run import parent_run
 from tasks.tracking import runs as tracking
 
@@ -71,7 +72,7 @@ def _compare(
     with kept_open():
         study = open_study(config)
         asked = [read_baseline(text) for text in baselines]
-        check_baselines(config, asked)
+        check_baselines(study.inputs, asked)
         finetune_arms(study)
         evaluate_flow(config)
         trained, diverged = [], []

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from flows.stages import evaluate_flow, finetune_arms
 from tasks.calibration.packs import begin_packs
 from tasks.calibration.steps import ALL_AT_ONCE
+from tasks.calibration.stored import Expected
 from tasks.calibration.train import calibrate_pack
 from tasks.running.progress import progress_artifact
 from tasks.service.timeouts import bounded
@@ -24,7 +24,7 @@ class Here:
     def check(self, config: StudyConfig) -> None:
         """The command line has checked the data before the flow began."""
 
-    def plan_packs(self, study: Study, missing: Sequence[PlannedRun]) -> tuple[list[PlannedPack], dict[str, Any]]:
+    def plan_packs(self, study: Study, missing: Sequence[PlannedRun]) -> tuple[list[PlannedPack], Expected | None]:
         """Packs as large as memory and settings allow, by a measurement of a few steps."""
         return begin_packs(study, missing)
 

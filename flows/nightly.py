@@ -21,13 +21,14 @@ from tasks.final.pairs import final_arms
 from tasks.inputs.data import check_data
 from tasks.nightly.champion import Champion, read_acceptance, read_champion
 from tasks.nightly.run import Seen, find_drift, last_findings, look, publish_night, show_night, stored_runs
+from tasks.running.kept import kept_open
 from tasks.running.progress import show_message
 from tasks.settings.find import find_study, require_full
 from tasks.settings.study import StudyConfig
 from tasks.storage.folder import Revision, revisions
 from tasks.storage.location import working_folder
 from tasks.study.lock import StudyBusyError, at_work_on
-from tasks.study.opened import Study, kept_open, open_study, reopen_study
+from tasks.study.opened import Study, open_study, reopen_study
 from tasks.study.parent_run import parent_run
 from tasks.study.revision import current_revision
 
@@ -51,7 +52,7 @@ def nightly_flow(study: str, trigger: Trigger = "propose", where: Where = "here"
     """
     config = find_study(require_full(study))
     try:
-        with at_work_on(working_folder(config.study)):
+        with kept_open(), at_work_on(working_folder(config.study)):
             return _night(config, trigger, where)
     except StudyBusyError as error:
         skipped: dict[str, Any] = _skipped(str(error))
@@ -67,11 +68,10 @@ def _skipped(why: str) -> Any:
 def _night(config: StudyConfig, trigger: Trigger, where: Where) -> dict[str, Any]:
     started = time.perf_counter()
     seen = look(config)
-    with kept_open():
-        night = None if seen.unchanged else _recalibrate(config, seen, where)
-        study = reopen_study(config) if night is None else open_study(config)
-        choice = night.choice if night else _stored_findings(study, seen)
-        outcome, done = _act(study, choice, trigger, where)
+    night = None if seen.unchanged else _recalibrate(config, seen, where)
+    study = reopen_study(config) if night is None else open_study(config)
+    choice = night.choice if night else _stored_findings(study, seen)
+    outcome, done = _act(study, choice, trigger, where)
     report = _publish(study, night, choice, done)
     show_message(f"nightly: {outcome}. {choice.reason} {done}")
     return {

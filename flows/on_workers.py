@@ -19,12 +19,13 @@ from tasks.choice.approval import pair_to_train
 from tasks.choice.search import choice_path
 from tasks.final.arm import Arm
 from tasks.final.pairs import asked_arm, final_arms, plain_rates
+from tasks.running.kept import kept_open
 from tasks.running.progress import show_message
 from tasks.service.device_slot import device_slot
 from tasks.settings.study import StudyConfig
 from tasks.storage.folder import Revision
 from tasks.storage.location import working_folder
-from tasks.study.opened import Study, kept_open, open_study, reopen_study
+from tasks.study.opened import Study, open_study, reopen_study
 from tasks.study.plan import CalibrationPlan, PlannedPack
 
 ASKED_FOR = "asked for"
@@ -78,7 +79,7 @@ def final_flow(
 ) -> str:
     """Train one pair at the full budget, by default the one that the search chose; returns its adapter's path.
 
-    The chosen pair's adapter becomes the standing one if it is better on validation.
+    The chosen pair's adapter becomes the champion if it is better on validation.
 
     Args:
         config: The study; its search must have run, unless both ranks are given.
@@ -93,7 +94,7 @@ def final_flow(
     role = _role(study, arm)
     with device_slot(config.device), kept_open():
         adapter = finetune_flow(config, *arm.pair, role, plain_rates(study, arm))
-        if role == "chosen":  # here, where there is a GPU: the standing adapter may have to be scored again
+        if role == "chosen":  # here, where there is a GPU: the champion's adapter may have to be scored again
             accept_flow(config)
     return adapter
 

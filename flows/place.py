@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from flows.here import Here
 from flows.workers import Workers
+from tasks.calibration.stored import Expected
 from tasks.settings.study import StudyConfig
 from tasks.study.opened import Study
 from tasks.study.plan import PlannedPack, PlannedRun
@@ -20,7 +21,7 @@ class Place(Protocol):
     def check(self, config: StudyConfig) -> None:
         """Refuse what cannot be trained there, before anything expensive."""
 
-    def plan_packs(self, study: Study, missing: Sequence[PlannedRun]) -> tuple[list[PlannedPack], dict[str, Any]]:
+    def plan_packs(self, study: Study, missing: Sequence[PlannedRun]) -> tuple[list[PlannedPack], Expected | None]:
         """The packs that train the missing runs, and what they are expected to take where that is known."""
 
     def train_packs(self, study: Study, packs: Sequence[PlannedPack], parent: str, what: str) -> None:

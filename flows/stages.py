@@ -9,10 +9,9 @@ from typing import Any
 from prefect import flow
 
 from flows.results import JSON_RESULTS
-from mars_core.metrics.identity import content_hash
 from tasks.choice.fit import FIT, fit_laws, laws_path
 from tasks.choice.search import SEARCH, choose_ranks, chosen_pair
-from tasks.export.card import card_path, card_stage, card_text, has_adapter, write_card
+from tasks.export.card import card_stage, card_text, has_adapter, write_card
 from tasks.final.arm import Arm
 from tasks.final.evaluate import EVALUATE, evaluate_finals, evaluation_path, is_evaluated
 from tasks.final.pair import final_folder, finetune_arm, finetune_stage
@@ -112,20 +111,20 @@ def evaluate_flow(config: StudyConfig) -> str:
 
 @flow(name="mars-accept", flow_run_name="accept {config.study}", **JSON_RESULTS)
 def accept_flow(config: StudyConfig) -> dict[str, Any]:
-    """Make the chosen pair's final run the standing choice if it is better on validation; returns the decision."""
+    """Make the chosen pair's final run the champion if it is better on validation; returns the decision."""
     study = begun_study(config)
     study.pull()  # another machine may have accepted a run while this one trained
     arm = _finished_final(study)
     decision = accept_if_better(study, arm)
-    show_message(f"final run of {arm}: {'accepted' if decision['accepted'] else 'not accepted'}, {decision['reason']}")
-    return decision
+    show_message(f"final run of {arm}: {'accepted' if decision.accepted else 'not accepted'}, {decision.reason}")
+    return decision.to_json()
 
 
 @flow(name="mars-accept-by-hand", flow_run_name="accept by hand {config.study}", **JSON_RESULTS)
 def accept_by_hand_flow(config: StudyConfig) -> dict[str, Any]:
-    """Make the chosen pair's final run the standing choice because a person says so; returns the decision."""
+    """Make the chosen pair's final run the champion because a person says so; returns the decision."""
     study = begun_study(config)
-    return accept_by_hand(study, _finished_final(study))
+    return accept_by_hand(study, _finished_final(study)).to_json()
 
 
 def _finished_final(study: Study) -> Arm:
@@ -154,10 +153,9 @@ def _write_cards(study: Study, arms: Iterable[Arm]) -> None:
     """Write the model card of each finished final run, or complete it, where it does not say what is known by now."""
     scored = trained_arms(study) if is_evaluated(study) else None
     for arm in filter(partial(has_adapter, study.revision), arms):
-        text, stage = card_text(study, arm, scored), card_stage(arm)
-        inputs = content_hash(text)
-        if study.is_finished(stage, inputs):
-            study.publish(stage)
-        else:
-            write_card(study.revision, arm, text)
-            study.finish(stage, inputs, [card_path(study.revision, arm)], {})
+        text = card_text(study, arm, scored)
+        card_stage(arm, text).run(study, partial(_write_card, study, arm, text))
+
+
+def _write_card(study: Study, arm: Arm, text: str) -> None:
+    write_card(study.revision, arm, text)

@@ -12,9 +12,10 @@ from flows.place import Place, Where, place_of
 from flows.results import JSON_RESULTS
 from flows.stages import accept_flow, fit_flow, report_flow, search_flow
 from tasks.report.summary import summarise
+from tasks.running.kept import kept_open
 from tasks.settings.study import StudyConfig
 from tasks.study.lock import at_work_on
-from tasks.study.opened import Study, kept_open, open_study
+from tasks.study.opened import Study, open_study
 
 
 @flow(name="mars-study", flow_run_name="study {config.study}", **JSON_RESULTS)

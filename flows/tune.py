@@ -11,6 +11,8 @@ from flows.here import Here
 from flows.results import JSON_RESULTS
 from mars_core.ranks import RankPair
 from tasks.calibration.tuning import begin_tuning
+from tasks.inputs.opened import open_inputs
+from tasks.running.kept import kept_open
 from tasks.settings.study import StudyConfig
 from tasks.storage.location import working_folder
 from tasks.study.lock import at_work_on
@@ -30,8 +32,10 @@ def tune_flow(config: StudyConfig, r_me: int, r_llm: int, rates: list[float]) ->
         rates: Peak rates to try, none for those about the best of a range test.
     """
     pair = RankPair(r_me, r_llm)
-    with at_work_on(working_folder(config.study)):
-        plan_rates(config, pair, rates)  # refuses what cannot be planned before a revision is opened for it
+    with kept_open(), at_work_on(working_folder(config.study)):
+        plan_rates(
+            open_inputs(config), pair, rates
+        )  # refuses what cannot be planned before a revision is opened for it
         tuning = begin_tuning(open_study(config), pair, rates)
         with parent_run(tuning.study) as parent:
             for step in tuning.steps():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from prefect import task
 from prefect.artifacts import create_link_artifact
@@ -14,12 +13,12 @@ from flows.here import CALIBRATION_KEY
 from mars_core import __version__
 from mars_core.metrics.identity import content_hash
 from tasks.calibration.packs import packs_for_workers
+from tasks.calibration.stored import Expected
 from tasks.choice.search import choice_path
 from tasks.final.arm import Arm
 from tasks.final.evaluate import EVALUATE
 from tasks.final.pair import finetune_stage
 from tasks.final.pairs import plain_rates, untrained_arms
-from tasks.inputs.data import load_data
 from tasks.running.progress import progress_bar
 from tasks.running.retrying import REQUESTS
 from tasks.service.trigger import Request, flow_run_url, online_workers, run_all, start_once
@@ -43,7 +42,7 @@ class Workers:
         """Relative paths, bad rows and bad images are refused here."""
         prepare_for_workers(config)
 
-    def plan_packs(self, study: Study, missing: Sequence[PlannedRun]) -> tuple[list[PlannedPack], dict[str, Any]]:
+    def plan_packs(self, study: Study, missing: Sequence[PlannedRun]) -> tuple[list[PlannedPack], Expected | None]:
         """The packs for the workers that the pool has at the moment."""
         return packs_for_workers(study, missing, online_workers(PACK_DEPLOYMENT))
 
@@ -89,7 +88,7 @@ def final_request(study: Study, role: str, arm: Arm) -> Request:
     identity = {
         "study": study_key(study.folder),
         "revision": study.revision.number,
-        "data_hash": load_data(study.config.data).data_hash,
+        "data_hash": study.inputs.data.data_hash,
         "recipe_hash": recipe_hash(study.config),
         "choice": file_hash(choice_path(study.revision)),
         "pair": list(arm.pair),

@@ -19,6 +19,7 @@ def test_import_contracts_hold():
 LIGHT = (
     "mars_core.laws",
     "mars_core.fitting",
+    "mars_core.fitting.plots",
     "mars_core.convergence",
     "mars_core.search",
     "mars_core.drift",

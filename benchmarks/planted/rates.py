@@ -9,7 +9,7 @@ log best is linear in the log ranks and in log D, with an offset of every pair t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,6 +18,7 @@ import pandas as pd
 from planted.ground import LARGEST, Floats, Pair
 from planted.study import Study, make_study
 
+Run = tuple[Pair, int, float]
 REFERENCE = (16, 16)
 OFFSET = 0.08  # standard deviation of a pair's own offset of the log of its best rate
 
@@ -76,14 +77,22 @@ class RateStudy:
         """The pair that is truly best at one rate for all."""
         return min(self.study.pairs, key=lambda pair: self.truth(pair, log_rate, D))
 
-    def metrics(self, tried: Mapping[Pair, Sequence[float]]) -> pd.DataFrame:
-        """The calibration's table with every pair at these rates; runs of a pair have noise of their own."""
-        rng = np.random.default_rng([self.study.number, 99])
-        return pd.concat([self._runs(rng, pair, rates) for pair, rates in tried.items()], ignore_index=True)
+    def metrics(self, tried: Mapping[Pair, Sequence[float]], further: Collection[Run] = ()) -> pd.DataFrame:
+        """The calibration's table with every pair at these rates, and further runs: pair, seed and rate of each.
 
-    def _runs(self, rng: np.random.Generator, pair: Pair, rates: Sequence[float]) -> pd.DataFrame:
-        table = self.study.metrics
+        Runs of a pair have noise of their own, which stays as it is whatever else is trained.
+        """
+        own = [self._runs(self.study.metrics, pair, rates) for pair, rates in tried.items()]
+        seeds = {seed: self.study.further_seed(seed) for seed in sorted({run[1] for run in further})}
+        again: dict[tuple[int, Pair], list[float]] = {}
+        for pair, seed, rate in further:
+            again.setdefault((seed, pair), []).append(rate)
+        own += [self._runs(seeds[seed], pair, rates) for (seed, pair), rates in again.items()]
+        return pd.concat(own, ignore_index=True)
+
+    def _runs(self, table: pd.DataFrame, pair: Pair, rates: Sequence[float]) -> pd.DataFrame:
         own = table[(table["r_me"] == pair[0]) & (table["r_llm"] == pair[1])]
+        rng = np.random.default_rng([self.study.number, 99, *pair, int(own["seed"].max())])
         parts = []
         for number, rate in enumerate(rates):
             luck = 0.0 if number == 0 else self._luck(rng, own)

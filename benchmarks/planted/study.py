@@ -66,6 +66,14 @@ class Study:
         """The true loss of a pair at a size (unique samples), annealed."""
         return float(self.surface.losses((pair,), D)[0, 0])
 
+    def further_seed(self, seed: int) -> pd.DataFrame:
+        """The rows of every pair with a seed that the calibration does not have, of the same noise."""
+        rng = np.random.default_rng([self.number, 97, seed])
+        curves = _curves(self.surface, self.gap)
+        rows = _metrics(self.pairs, _observed(curves, self.noise, rng, 1), recorded_rates(self.scheduled))
+        pairs = zip(rows["r_me"], rows["r_llm"], strict=True)
+        return rows.assign(seed=seed, run_id=[f"r{r_me}-{r_llm}-s{seed}" for r_me, r_llm in pairs])
+
     def count(self, pair: Pair) -> int:
         """Trainable parameters of a pair."""
         return self.per_rank[0] * pair[0] + self.per_rank[1] * pair[1]
@@ -80,11 +88,21 @@ def make_study(number: int, shape: str | None = None) -> Study:
     per_me = round(PER_RANK[0] * np.exp(design.uniform(np.log(0.3), np.log(6.0))))
     targets = (*TARGETS, FARTHEST) if design.random() < 1 / 3 else TARGETS
     surface = draw_surface(surfaces, name, grid)
-    curves = scheduled_curves(surface, grid.pairs, gap) if scheduled else constant_curves(surface, grid.pairs)
-    observed = curves[:, None, :] * np.exp(noise.sample(noises, len(grid.pairs), n_seeds))
-    metrics = _metrics(grid.pairs, observed, recorded_rates(scheduled))
     kept = gap if scheduled else None
+    observed = _observed(_curves(surface, kept), noise, noises, n_seeds)
+    metrics = _metrics(grid.pairs, observed, recorded_rates(scheduled))
     return Study(number, name, scheduled, n_seeds, noise, kept, surface, (per_me, PER_RANK[1]), targets, metrics)
+
+
+def _curves(surface: Surface, gap: Gap | None) -> Floats:
+    """True losses at the checkpoints, (n_pairs, n_checkpoints); without a gap at a constant rate."""
+    pairs = surface.grid.pairs
+    return constant_curves(surface, pairs) if gap is None else scheduled_curves(surface, pairs, gap)
+
+
+def _observed(curves: Floats, noise: Noise, rng: np.random.Generator, n_seeds: int) -> Floats:
+    """Losses with noise, (n_pairs, n_seeds, n_checkpoints)."""
+    return np.asarray(curves[:, None, :] * np.exp(noise.sample(rng, len(curves), n_seeds)))
 
 
 def _grid(rng: np.random.Generator) -> Grid:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -13,6 +14,7 @@ from flows.cli.stages import AsJson, load_for_flow, this_command
 from flows.cli.tune import asked_rates
 
 if TYPE_CHECKING:
+    from tasks.final.compare import ComparedModel
     from tasks.settings.study import StudyConfig
 
 
@@ -56,64 +58,64 @@ def compare(
     try:
         compare_flow(config, baselines, this_command(), tune, given)
     except NoRateHeld:
-        _print(_rows(config), as_json)  # the other baselines went on
+        _print(config, as_json)  # the other baselines went on
         raise
-    _print(_rows(config), as_json)
+    _print(config, as_json)
 
 
-def _print(rows: list[dict[str, Any]], as_json: bool) -> None:
-    if as_json:
-        print_json(rows)
-    else:
-        console.print(_table(rows))
-        if any(row.get("search") for row in rows):
-            console.print(_searches(rows))
-
-
-def _rows(config: StudyConfig) -> list[dict[str, Any]]:
-    from tasks.final.compare import read_comparison
+def _print(config: StudyConfig, as_json: bool) -> None:
+    from tasks.final.compare import compared_models, read_comparison
     from tasks.storage.location import working_folder
     from tasks.study.revision import newest_revision
 
-    return read_comparison(newest_revision(working_folder(config.study)))
+    revision = newest_revision(working_folder(config.study))
+    if as_json:
+        print_json(read_comparison(revision))
+        return
+    models = compared_models(revision)
+    console.print(_table(models))
+    if any(model.search for model in models):
+        console.print(_searches(models))
 
 
-def _table(rows: list[dict[str, Any]]) -> Table:
+def _table(models: Sequence[ComparedModel]) -> Table:
     table = Table("test split", "trainable parameters", "perplexity", "exact match", "generated answers", "training")
-    for row in rows:
-        score, seconds = row["test"]["overall"], row.get("seconds")
+    for model in models:
+        score = model.test.overall
         table.add_row(
-            _name(row),
-            f"{row['trainable_parameters']:,}" if row["trainable_parameters"] else "",
-            f"{score['perplexity']:.4f}",
-            f"{score['accuracy']:.1%}",
-            _generated(row),
-            minutes(seconds) if seconds is not None else "",
+            _name(model),
+            f"{model.trainable_parameters:,}" if model.trainable_parameters else "",
+            f"{score.perplexity:.4f}",
+            f"{score.accuracy:.1%}",
+            _generated(model),
+            minutes(model.seconds) if model.seconds is not None else "",
         )
     return table
 
 
-def _searches(rows: list[dict[str, Any]]) -> Table:
+def _searches(models: Sequence[ComparedModel]) -> Table:
     """Peak rates, and what was spent to find them: by MARS its calibration, by a baseline short runs."""
     from mars_core.rates import LearningRates
 
     table = Table("search", "learning rate", "runs", "steps", "time")
-    for row in (row for row in rows if row.get("search")):
-        search = row["search"]
-        rates = str(LearningRates(*row["learning_rates"]))
-        table.add_row(_name(row), rates, str(search["runs"]), f"{search['pair_steps']:,}", minutes(search["seconds"]))
+    for model in models:
+        if model.search is None or model.learning_rates is None:
+            continue
+        rates, cost = str(LearningRates(*model.learning_rates)), model.search
+        table.add_row(_name(model), rates, str(cost.runs), f"{cost.pair_steps:,}", minutes(cost.seconds))
     return table
 
 
-def _generated(row: dict[str, Any]) -> str:
+def _generated(model: ComparedModel) -> str:
     """Share of right answers among those generated; nothing where none was short enough."""
-    found = (row["test"].get("generated") or {}).get("overall")
-    return f"{found['accuracy']:.1%}" if found else ""
+    found = model.test.generated.overall if model.test.generated else None
+    return f"{found.accuracy:.1%}" if found else ""
 
 
-def _name(row: dict[str, Any]) -> str:
-    return f"MARS {_pair(row)}" if row["role"] == "chosen" else str(row["name"])
+def _name(model: ComparedModel) -> str:
+    return f"MARS {_pair(model)}" if model.role == "chosen" else model.name
 
 
-def _pair(row: dict[str, Any]) -> str:
-    return f"({row['settings']['r_me']}, {row['settings']['r_llm']})"
+def _pair(model: ComparedModel) -> str:
+    settings = model.settings or {}
+    return f"({settings['r_me']}, {settings['r_llm']})"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from flows.cli.app import App
 from flows.cli.errors import CALLERS_MISTAKE, one_message
 from flows.cli.output import console, print_json
 from flows.cli.stages import AsJson
@@ -15,7 +16,7 @@ from flows.cli.stages import AsJson
 if TYPE_CHECKING:
     from mars_core.data.check import DataReport
 
-app = typer.Typer(help="Look at a dataset.", no_args_is_help=True)
+app = App(help="Look at a dataset.", no_args_is_help=True)
 
 
 @app.callback()
@@ -33,18 +34,21 @@ def check(
     ] = True,
 ) -> None:
     """Check every row and image; list all bad rows with file, row and reason, and say what the data are like."""
-    from tasks.inputs.data import check_data, load_data, token_measure
+    from mars_core.data.lengths import TokenCounter
+    from tasks.inputs.data import check_data
+    from tasks.inputs.opened import open_inputs
     from tasks.settings.find import find_study
 
     config = find_study(study)
-    measure = token_measure(config) if tokens else None
+    inputs = open_inputs(config)
+    measure = TokenCounter(inputs.processor).measure if tokens else None
     report = check_data(config.data, measure=measure, max_tokens=config.recipe.max_tokens)
     good = bool(report.rows) and not report.problems
     found: dict[str, Any] = _as_json(report) | {"splits": None}
     refused = None
     if good:
         try:
-            found["splits"] = load_data(config.data).summary()
+            found["splits"] = inputs.data.summary()
         except ValueError as error:  # the report comes first: it says more than the first few
             refused = error
     if as_json:

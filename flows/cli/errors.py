@@ -14,6 +14,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from tasks.running.kept import kept_open
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -31,7 +33,8 @@ def one_message(command: Callable[P, R]) -> Callable[P, R]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         interrupts = _count_interrupts()
         try:
-            return command(*args, **kwargs)
+            with kept_open():  # a command reads its study's data and model once
+                return command(*args, **kwargs)
         except typer.Exit:  # click's own way out is a RuntimeError
             raise
         except KeyboardInterrupt as error:

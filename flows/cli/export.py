@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from flows.cli.errors import one_message
 from flows.cli.output import console, print_json
 from flows.cli.stages import AsJson, Study
+from mars_core.records import Record
 
 TO_HELP = "Write the pair as configuration of this tool: llama-factory, ms-swift or axolotl."
 
@@ -44,18 +45,19 @@ def export(
     from tasks.settings.find import find_study
 
     config = find_study(study)
+    done: Record
     if merged is not None:
         done = merge(config, ranks, merged)
     else:
         done = export_config(config, ranks, str(to), output or default_output(str(to)))
     if as_json:
-        print_json(done)
+        print_json(done.to_json())
     else:
         _print(done)
 
 
-def _print(done: dict[str, Any]) -> None:
-    for name, value in done.items():
+def _print(done: Record) -> None:
+    for name, value in done.to_json().items():
         if name == "notes":
             for note in value:
                 console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)

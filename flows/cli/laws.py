@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from flows.cli.app import App
 from flows.cli.errors import one_message
 from flows.cli.output import console, print_json
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from mars_core.fitting import LawFit
 
-laws_app = typer.Typer(help="Scaling laws: list them, fit one to a table.", no_args_is_help=True)
+laws_app = App(help="Scaling laws: list them, fit one to a table.", no_args_is_help=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from flows.cli import (
+    bench,
     clean,
     compare,
     correlate,
@@ -25,11 +26,12 @@ from flows.cli import (
     stages,
     tune,
 )
+from flows.cli.app import App
 from flows.cli.environment import prepare_environment
 from flows.cli.errors import DEBUG_VARIABLE
 from flows.cli.laws import laws_app
 
-app = typer.Typer(
+app = App(
     name="mars",
     help="Find the best pair of LoRA ranks (vision encoder, LLM) for a vision-language model, then fine-tune with it.",
     no_args_is_help=True,
@@ -78,6 +80,7 @@ app.command("accept")(nightly.accept)
 app.command("up")(stack.up)
 app.command("down")(stack.down)
 app.command("doctor")(doctor.doctor)
+app.add_typer(bench.bench_app, name="bench")
 app.add_typer(schedule.app, name="schedule")
 app.add_typer(model.app, name="model")
 app.add_typer(data.app, name="data")

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
+from flows.cli.app import App
 from flows.cli.errors import one_message
 from flows.cli.output import console, print_json
 from flows.cli.stages import AsJson
 
-app = typer.Typer(help="Look at a base checkpoint, or build one.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from tasks.inputs.inspection import ModelReport
+
+app = App(help="Look at a base checkpoint, or build one.", no_args_is_help=True)
 
 SHOWN = 8
 
@@ -26,7 +31,10 @@ def _group() -> None:
 @one_message
 def inspect(
     model: Annotated[str, typer.Argument(help="A checkpoint folder, a hub id, or a STUDY.yaml.")],
-    ranks: Annotated[str, typer.Option("--ranks", help="Ranks to count parameters for.")] = "8,16,32,64",
+    ranks: Annotated[
+        str | None,
+        typer.Option("--ranks", help="Ranks to count parameters for (default: the study's, else 8,16,32,64)."),
+    ] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that lies in the checkpoint; read it first.")
     ] = False,
@@ -38,43 +46,43 @@ def inspect(
     """
     from tasks.inputs.inspection import inspect_model
 
-    found = inspect_model(model, parse_ranks(ranks), trust_remote_code=trust_remote_code)
+    found = inspect_model(model, parse_ranks(ranks) if ranks else None, trust_remote_code=trust_remote_code)
     if as_json:
-        print_json(found)
+        print_json(found.to_json())
         return
-    console.print(f"{found['model']}: {found['model_type']}, {found['parameters']:,} parameters")
+    console.print(f"{found.model}: {found.model_type}, {found.parameters:,} parameters")
     console.print(_groups(found))
-    console.print(f"not adapted: {_some(found['excluded']) or 'nothing'}")
+    console.print(f"not adapted: {_some(found.excluded) or 'nothing'}")
     console.print(_pairs(found))
-    memory = found["memory"]
-    frozen = ", ".join(f"{_gigabytes(amount)} in {kept}" for kept, amount in memory["frozen_bytes"].items())
+    memory = found.memory
+    frozen = ", ".join(f"{_gigabytes(amount)} in {kept}" for kept, amount in memory.frozen_bytes.items())
     console.print(
-        f"frozen weights: {frozen}; adapters and Adam state of a pack of these {memory['pack_runs']} runs: "
-        f"{_gigabytes(memory['pack_adapter_and_adam_bytes'])}. Activations come on top: `mars calibrate --dry-run` "
+        f"frozen weights: {frozen}; adapters and Adam state of a pack of these {memory.pack_runs} runs: "
+        f"{_gigabytes(memory.pack_adapter_and_adam_bytes)}. Activations come on top: `mars calibrate --dry-run` "
         "measures them with your data."
     )
 
 
-def _some(names: list[str]) -> str:
+def _some(names: Sequence[str]) -> str:
     more = len(names) - SHOWN
     return ", ".join(names) if more <= 0 else f"{', '.join(names[:SHOWN])} and {more} more (--json lists all)"
 
 
-def _groups(found: dict[str, Any]) -> Table:
-    ranks = next(iter(found["groups"].values()))["lora_parameters"]
+def _groups(found: ModelReport) -> Table:
+    ranks = next(iter(found.groups.values())).lora_parameters
     table = Table("group", "layers", "widths (in x out)", "largest rank", *(f"LoRA at r={rank}" for rank in ranks))
-    for name, group in found["groups"].items():
-        widths = ", ".join(f"{width['layers']} of {width['in']}x{width['out']}" for width in group["widths"])
-        counts = (f"{count:,}" for count in group["lora_parameters"].values())
-        table.add_row(name, str(group["layers"]), widths or "-", str(group["largest_rank"] or "-"), *counts)
+    for name, group in found.groups.items():
+        widths = ", ".join(f"{width['layers']} of {width['in']}x{width['out']}" for width in group.widths)
+        counts = (f"{count:,}" for count in group.lora_parameters.values())
+        table.add_row(name, str(group.layers), widths or "-", str(group.largest_rank or "-"), *counts)
     return table
 
 
-def _pairs(found: dict[str, Any]) -> Table:
+def _pairs(found: ModelReport) -> Table:
     table = Table("r_me", "r_llm", "trainable parameters", "adapters and Adam state")
-    for pair in found["pairs"]:
-        memory = _gigabytes(pair["adapter_and_adam_bytes"])
-        table.add_row(str(pair["r_me"]), str(pair["r_llm"]), f"{pair['trainable_parameters']:,}", memory)
+    for pair in found.pairs:
+        memory = _gigabytes(pair.adapter_and_adam_bytes)
+        table.add_row(str(pair.r_me), str(pair.r_llm), f"{pair.trainable_parameters:,}", memory)
     return table
 
 
@@ -112,16 +120,16 @@ def assemble(
         alignment = Alignment(captions, images, steps, batch_size, learning_rate, max_tokens)
     done = assemble_checkpoint(vision, llm, out, grid=grid, seed=seed, device=device, alignment=alignment)
     if as_json:
-        print_json(done)
+        print_json(done.to_json())
         return
-    console.print(f"{done['checkpoint']}: {done['parameters']:,} parameters")
-    aligned = done["aligned"]
+    console.print(f"{done.checkpoint}: {done.parameters:,} parameters")
+    aligned = done.aligned
     if aligned is None:
         console.print("the projector is untrained: give --captions to align it")
     else:
         console.print(
-            f"projector aligned on {aligned['samples']} captions ({aligned['too_long']} too long) in "
-            f"{aligned['steps']} steps: loss {aligned['first_loss']:.3f} -> {aligned['last_loss']:.3f}"
+            f"projector aligned on {aligned.samples} captions ({aligned.too_long} too long) in "
+            f"{aligned.steps} steps: loss {aligned.first_loss:.3f} -> {aligned.last_loss:.3f}"
         )
 
 

@@ -28,7 +28,7 @@ def nightly(
     where: Place = "here",
     as_json: AsJson = False,
 ) -> None:
-    """Recalibrate what is new since the last night, and compare the new choice with the standing one."""
+    """Recalibrate what is new since the last night, and compare the new choice with the champion."""
     from tasks.settings.find import find_study, full_address
 
     find_study(study)  # a mistake in it is found before a server starts
@@ -40,7 +40,7 @@ def nightly(
 
 @one_message
 def accept(study: Study, as_json: AsJson = False) -> None:
-    """Take the newest final run of the chosen pair as the standing choice, whatever its validation loss."""
+    """Take the newest final run of the chosen pair as the champion, whatever its validation loss."""
     config = load_for_flow(study)
     from flows.stages import accept_by_hand_flow
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Column, Table
 
+from flows.cli.app import App
 from flows.cli.errors import one_message
 from flows.cli.nightly import Trigger
 from flows.cli.output import console, print_json
@@ -16,7 +17,7 @@ from flows.cli.stages import AsJson, Study, print_result
 if TYPE_CHECKING:
     from tasks.nightly.schedules import NightlySchedule
 
-app = typer.Typer(help="Recalibrate studies every night on a Prefect server.", no_args_is_help=True)
+app = App(help="Recalibrate studies every night on a Prefect server.", no_args_is_help=True)
 
 
 @app.command("set")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mars_core.search import Choice
     from tasks.settings.study import StudyConfig
     from tasks.storage.folder import Revision
+    from tasks.study.plan import CalibrationPlan
 
 Study = Annotated[
     str, typer.Argument(help="A STUDY.yaml, or the folder of a study that exists; a path or a URL (s3://bucket/study).")
@@ -78,13 +79,15 @@ def calibrate(
     if dry_run:
         from tasks.calibration.expected import describe_expected, expected_plan
         from tasks.calibration.packs import forecast
+        from tasks.inputs.opened import open_inputs
 
-        plan = expected_plan(config)
-        described, expected = describe_expected(config, plan), forecast(config, plan, plan.every_run)
+        inputs = open_inputs(config)
+        plan = expected_plan(inputs)
+        described, expected = describe_expected(config, plan), forecast(inputs, plan, plan.every_run)
         if as_json:
             print_json(described | {"cost": expected.as_json()})
         else:
-            _print_plan(described, str(expected))
+            _print_plan(config, plan, str(expected))
         return
     start_temporary_server()
     from flows.calibrate import calibrate_flow
@@ -92,19 +95,20 @@ def calibrate(
     print_result({"revision": calibrate_flow(config, new_revision, where)}, as_json)
 
 
-def _print_plan(plan: dict[str, Any], expected: str) -> None:
-    from tasks.calibration.expected import parts_in_words
+def _print_plan(config: StudyConfig, plan: CalibrationPlan, expected: str) -> None:
+    from tasks.calibration.expected import axes_of, parts_in_words, parts_of
 
-    pairs = ", ".join(f"({r_me}, {r_llm})" for r_me, r_llm in plan["pairs"])
-    for one in plan["schedules"]:
-        checkpoints = ", ".join(map(str, one["checkpoint_steps"]))
-        size = "" if one["size"] is None else f" for size {one['size']}"
-        typer.echo(f"{one['runs']} runs of {one['steps_per_run']} steps{size}, evaluated at steps {checkpoints}")
+    pairs = ", ".join(f"({r_me}, {r_llm})" for r_me, r_llm in sorted({run.pair for run in plan.runs}))
+    for one in plan.schedules:
+        checkpoints = ", ".join(map(str, one.checkpoint_steps))
+        size = "" if one.size is None else f" for size {one.size}"
+        runs = sum(run.schedule == one for run in plan.runs)
+        typer.echo(f"{runs} runs of {one.horizon} steps{size}, evaluated at steps {checkpoints}")
     typer.echo(f"pairs (r_me, r_llm): {pairs}")
-    for line in parts_in_words(plan):
+    for line in parts_in_words(axes_of(config, plan), parts_of(plan, config)):
         typer.echo(line)
     typer.echo(f"expected: {expected}")
-    for note in plan["notes"]:
+    for note in plan.notes:
         typer.echo(f"note: {note}")
 
 
@@ -192,9 +196,9 @@ def finetune(
     from flows.stages import finetune_arms, finetune_flow
     from tasks.storage.location import working_folder
     from tasks.study.lock import at_work_on
-    from tasks.study.opened import kept_open, open_study
+    from tasks.study.opened import open_study
 
-    with at_work_on(working_folder(config.study)), kept_open():
+    with at_work_on(working_folder(config.study)):
         if ranks is not None:
             adapters = {"asked for": finetune_flow(config, *ranks, role="asked for")}
         else:
@@ -211,7 +215,7 @@ def evaluate(study: Study, as_json: AsJson = False) -> None:
 
     path = evaluate_flow(config)
     if as_json:
-        print_json(read_evaluation(_newest_revision(config)))
+        print_json({role: found.to_json() for role, found in read_evaluation(_newest_revision(config)).items()})
     else:
         print_result({"scores": path}, as_json)
 
@@ -238,6 +242,7 @@ def load_study(where: str, accelerate: str | None = None) -> StudyConfig:
     accelerate: configuration of accelerate that takes the place of the study's.
     """
     from tasks.inputs.data import check_data
+    from tasks.inputs.opened import open_inputs
     from tasks.running.progress import show_message
     from tasks.settings.accelerate import acceleration_of, require_one_process
     from tasks.settings.find import find_study
@@ -257,7 +262,7 @@ def load_study(where: str, accelerate: str | None = None) -> StudyConfig:
     pull(config.study)
     known = bool(revisions(working_folder(config.study)))
     check_data(config.data, decode=not known).raise_if_bad()
-    plan_calibration(config)
+    plan_calibration(open_inputs(config))
     return config
 
 

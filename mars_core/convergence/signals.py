@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mars_core.convergence.curves import Curve
-from mars_core.convergence.errors import NoReferenceRun
+from mars_core.convergence.errors import NoConvergenceTimes, NoReferenceRun
 
 Module = Literal["me", "llm"]
 
@@ -75,12 +75,21 @@ SCOPE = "pairs"
 
 def select_slices(curves: Sequence[Curve], reference: tuple[int, int] | None) -> Selection:
     """Runs of the two slices through the reference pair; all pairs of positive ranks share the levels."""
+    _require_curves(curves)
     adapted = tuple(curve for curve in curves if curve.r_me > 0 and curve.r_llm > 0)
     ref_me, ref_llm = reference or reference_pair((curve.r_me, curve.r_llm) for curve in adapted)
     _require_reference(adapted, (ref_me, ref_llm))
     me = [ModuleCurve("me", c.r_me, scope_of(SCOPE, c), c) for c in adapted if c.r_llm == ref_llm]
     llm = [ModuleCurve("llm", c.r_llm, scope_of(SCOPE, c), c) for c in adapted if c.r_me == ref_me]
     return Selection((*me, *llm), scopes_of(SCOPE, adapted), (ref_me, ref_llm))
+
+
+def _require_curves(curves: Sequence[Curve]) -> None:
+    if not curves:
+        raise NoConvergenceTimes(
+            "no run was evaluated at two steps or more, so no convergence time can be read off: evaluate from a "
+            "smaller size on (calibration.smallest_size), or train longer"
+        )
 
 
 def _require_reference(curves: Sequence[Curve], reference: tuple[int, int]) -> None:

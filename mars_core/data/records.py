@@ -14,11 +14,15 @@ Role: TypeAlias = Literal["system", "user", "assistant"]
 
 @dataclass(frozen=True, slots=True)
 class DatasetFile:
-    """A dataset file as it was when it was first read; what a sample leaves in it is read again later."""
+    """A dataset file as it was when it was first read; what a sample leaves in it is read again later.
+
+    Opened anew it is another one, though size and time be the same: what is kept of the first says nothing of it.
+    """
 
     path: Path
     size: int
     modified: int
+    opening: object = field(default_factory=object, repr=False)
 
     @classmethod
     def opened(cls, path: Path) -> DatasetFile:
@@ -28,8 +32,11 @@ class DatasetFile:
 
     def require_unchanged(self) -> None:
         """Raise ValueError if the file is no longer what was read at first."""
-        if not self.path.is_file() or DatasetFile.opened(self.path) != self:
+        if not self.path.is_file() or not self._is_as(DatasetFile.opened(self.path)):
             raise ValueError(f"{self.path} changed while it was in use: start again, and leave it alone meanwhile")
+
+    def _is_as(self, now: DatasetFile) -> bool:
+        return (self.size, self.modified) == (now.size, now.modified)
 
 
 @dataclass(frozen=True, slots=True)

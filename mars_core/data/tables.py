@@ -50,12 +50,6 @@ def read_row(table: DatasetFile, block: int, row: int, columns: tuple[str, ...])
     return values
 
 
-def forget_tables() -> None:
-    """Read blocks from their files again when they are next asked for."""
-    _open.cache_clear()
-    _block.cache_clear()
-
-
 def stored_bytes(image: StoredImage) -> bytes:
     """The encoded bytes of an image inside a table.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -45,6 +46,19 @@ CHAT_TEMPLATE = (
 """Qwen2's ChatML; content is a string or a list of typed blocks."""
 
 
+@dataclass(frozen=True)
+class Shape:
+    """Layers and widths of tower and LLM."""
+
+    tower_layers: int = 3
+    tower_width: int = 128
+    llm_layers: int = 3
+    llm_width: int = 128
+
+
+DEMO_SHAPE = Shape()
+
+
 def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     """Byte-level BPE of `VOCABULARY` tokens, trained on `texts`."""
     tokenizer = Tokenizer(models.BPE())
@@ -84,13 +98,13 @@ def make_processor(tokenizer: PreTrainedTokenizerFast) -> Any:
     )
 
 
-def make_model(tokenizer: PreTrainedTokenizerFast) -> Any:
+def make_model(tokenizer: PreTrainedTokenizerFast, shape: Shape = DEMO_SHAPE) -> Any:
     """A freshly initialised model (torch's global random state decides its weights)."""
     side = IMAGE_SIZE
     vision = SiglipVisionConfig(
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=3,
+        hidden_size=shape.tower_width,
+        intermediate_size=2 * shape.tower_width,
+        num_hidden_layers=shape.tower_layers,
         num_attention_heads=4,
         image_size=side,
         patch_size=PATCH_SIZE,
@@ -98,9 +112,9 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> Any:
     )
     text = Qwen2Config(
         vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=3,
+        hidden_size=shape.llm_width,
+        intermediate_size=2 * shape.llm_width,
+        num_hidden_layers=shape.llm_layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         initializer_range=0.08,  # about width ** -0.5; the default suits models ten times as wide

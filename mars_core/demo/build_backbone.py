@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 
-from mars_core.demo.architecture import make_model, make_processor, train_tokenizer
+from mars_core.demo.architecture import DEMO_SHAPE, Shape, make_model, make_processor, train_tokenizer
 from mars_core.demo.data import is_asked_about
 from mars_core.demo.drawings import load_drawings
 from mars_core.demo.pretrain import (
+    Course,
     Report,
     as_chat,
     grey_pictures,
@@ -45,7 +46,7 @@ class PretrainingPlan:
     seed: int = 0
 
 
-def build_backbone(out: Path, plan: PretrainingPlan, report: Report) -> None:
+def build_backbone(out: Path, plan: PretrainingPlan, report: Report, shape: Shape = DEMO_SHAPE) -> None:
     """Pre-train the parts, join them, and save model and processor in `out`."""
     torch.manual_seed(plan.seed)
     drawings = load_drawings()
@@ -53,36 +54,13 @@ def build_backbone(out: Path, plan: PretrainingPlan, report: Report) -> None:
     names = [drawing.name.replace("_", " ") for drawing in drawings]
     tokenizer = train_tokenizer(_tokenizer_texts(names, plan.seed))
     processor = make_processor(tokenizer)
-    model = make_model(tokenizer)
-    pretrain_tower(
-        model.model.vision_tower,
-        grey_pictures(unused),
-        steps=plan.tower_steps,
-        batch=plan.tower_batch,
-        lr=plan.tower_lr,
-        seed=plan.seed,
-        report=report,
-    )
-    pretrain_llm(
-        model,
-        tokenizer,
-        names,
-        steps=plan.llm_steps,
-        batch=plan.llm_batch,
-        lr=plan.llm_lr,
-        seed=plan.seed,
-        report=report,
-    )
-    pretrain_projector(
-        model,
-        processor,
-        unused,
-        steps=plan.projector_steps,
-        batch=plan.projector_batch,
-        lr=plan.projector_lr,
-        seed=plan.seed,
-        report=report,
-    )
+    model = make_model(tokenizer, shape)
+    towers = Course(plan.tower_steps, plan.tower_batch, plan.tower_lr, plan.seed)
+    pretrain_tower(model.model.vision_tower, grey_pictures(unused), towers, report)
+    llms = Course(plan.llm_steps, plan.llm_batch, plan.llm_lr, plan.seed)
+    pretrain_llm(model, tokenizer, names, llms, report)
+    projectors = Course(plan.projector_steps, plan.projector_batch, plan.projector_lr, plan.seed)
+    pretrain_projector(model, processor, unused, projectors, report)
     save_checkpoint(model, processor, out)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,16 @@ _MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(1, 3, 1, 1)
 _STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(1, 3, 1, 1)
 
 
+@dataclass(frozen=True)
+class Course:
+    """How long a part is trained: steps of `batch` samples, lr: peak learning rate."""
+
+    steps: int
+    batch: int
+    lr: float
+    seed: int
+
+
 def grey_pictures(drawings: Sequence[Drawing]) -> npt.NDArray[np.float32]:
     """Luminance of each drawing on white, shape (n, height, width), in 0..1."""
     pixels = np.stack([drawing.pixels for drawing in drawings]).astype(np.float32) / 255
@@ -38,18 +49,9 @@ def grey_pictures(drawings: Sequence[Drawing]) -> npt.NDArray[np.float32]:
     return (luminance * alpha + (1 - alpha)).astype(np.float32)
 
 
-def pretrain_tower(
-    tower: Any,
-    grey: npt.NDArray[np.float32],
-    *,
-    steps: int,
-    batch: int,
-    lr: float,
-    seed: int,
-    report: Report,
-) -> None:
+def pretrain_tower(tower: Any, grey: npt.NDArray[np.float32], course: Course, report: Report) -> None:
     """Contrast two views of each grey drawing (InfoNCE over the batch), and have every patch tell the looks."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(course.seed)
     pictures = torch.from_numpy(grey)[:, None]
     width = int(tower.config.hidden_size)
     contrast = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 64))
@@ -60,48 +62,38 @@ def pretrain_tower(
     parameters = [parameter for parameter in every if parameter.requires_grad]
 
     def loss_of() -> Tensor:
-        chosen = torch.randint(len(pictures), (batch,), generator=generator)
+        chosen = torch.randint(len(pictures), (course.batch,), generator=generator)
         views = torch.cat([_views(pictures[chosen], generator), _views(pictures[chosen], generator)])
         features = tower(pixel_values=_normalise(views)).last_hidden_state
         same = _info_nce(functional.normalize(contrast(features.mean(1)), dim=-1))
         return same + _looks_loss(looks(features), look_levels(views[:, 0]))
 
-    _train(parameters, loss_of, steps=steps, lr=lr, part="tower", report=report)
+    _train(parameters, loss_of, course, part="tower", report=report)
     tower.requires_grad_(True)
 
 
-def pretrain_llm(
-    model: Any, tokenizer: Any, names: Sequence[str], *, steps: int, batch: int, lr: float, seed: int, report: Report
-) -> None:
+def pretrain_llm(model: Any, tokenizer: Any, names: Sequence[str], course: Course, report: Report) -> None:
     """Next-token prediction on conversations without pictures."""
-    rng = random.Random(f"llm-{seed}")
+    rng = random.Random(f"llm-{course.seed}")
     parameters = [*model.model.language_model.parameters()]
 
     def loss_of() -> Tensor:
         encoded = tokenizer(
-            [as_chat(document) for document in sample_documents(names, batch, rng)], padding=True, return_tensors="pt"
+            [as_chat(document) for document in sample_documents(names, course.batch, rng)],
+            padding=True,
+            return_tensors="pt",
         )
         ids, mask = encoded["input_ids"], encoded["attention_mask"]
         logits = model(input_ids=ids, attention_mask=mask).logits
         return _answer_loss(logits, ids, tokenizer) + _TEXT_WEIGHT * _text_loss(logits, ids, mask)
 
-    _train(parameters, loss_of, steps=steps, lr=lr, part="llm", report=report)
+    _train(parameters, loss_of, course, part="llm", report=report)
 
 
-def pretrain_projector(
-    model: Any,
-    processor: Any,
-    drawings: Sequence[Drawing],
-    *,
-    steps: int,
-    batch: int,
-    lr: float,
-    seed: int,
-    report: Report,
-) -> None:
+def pretrain_projector(model: Any, processor: Any, drawings: Sequence[Drawing], course: Course, report: Report) -> None:
     """Align the projector on the names of grey drawings; tower and LLM stay as they are."""
-    generator = torch.Generator().manual_seed(seed)
-    rng = random.Random(f"projector-{seed}")
+    generator = torch.Generator().manual_seed(course.seed)
+    rng = random.Random(f"projector-{course.seed}")
     pictures = torch.from_numpy(grey_pictures(drawings))[:, None]
     slots = processor.image_token * _image_tokens(processor)
     model.requires_grad_(False)
@@ -110,7 +102,7 @@ def pretrain_projector(
         parameter.requires_grad_(True)
 
     def loss_of() -> Tensor:
-        chosen = torch.randint(len(drawings), (batch,), generator=generator)
+        chosen = torch.randint(len(drawings), (course.batch,), generator=generator)
         views = _views(pictures[chosen], generator)
         documents = [asked_about(looks, slots, rng) for looks in describe_looks(views[:, 0])]
         pixels = _normalise(views)
@@ -119,11 +111,11 @@ def pretrain_projector(
             input_ids=encoded["input_ids"],
             attention_mask=encoded["attention_mask"],
             pixel_values=torch.stack([pixels, pixels], dim=1),
-            image_sizes=torch.full((batch, 2), IMAGE_SIZE),
+            image_sizes=torch.full((course.batch, 2), IMAGE_SIZE),
         ).logits
         return _answer_loss(logits, encoded["input_ids"], processor.tokenizer)
 
-    _train(projector, loss_of, steps=steps, lr=lr, part="projector", report=report)
+    _train(projector, loss_of, course, part="projector", report=report)
     model.requires_grad_(True)
 
 
@@ -224,23 +216,22 @@ def _answer_loss(logits: Tensor, ids: Tensor, tokenizer: Any) -> Tensor:
 def _train(
     parameters: Sequence[nn.Parameter],
     loss_of: Callable[[], Tensor],
+    course: Course,
     *,
-    steps: int,
-    lr: float,
     part: str,
     report: Report,
 ) -> None:
     """AdamW with 5% warm-up and cosine decay."""
-    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warmup_cosine(step, steps))
-    for step in range(steps):
+    optimizer = torch.optim.AdamW(parameters, lr=course.lr, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warmup_cosine(step, course.steps))
+    for step in range(course.steps):
         loss = loss_of()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
-        report(part, step + 1, steps, loss.item())
+        report(part, step + 1, course.steps, loss.item())
 
 
 def _warmup_cosine(step: int, steps: int) -> float:

@@ -1,4 +1,4 @@
-"""Whether a finished final run takes the standing one's place: only where it is better on validation."""
+"""Whether a finished final run takes the champion's place: only where it is better on validation."""
 
 from __future__ import annotations
 
@@ -30,15 +30,13 @@ class Acceptance(Record):
 
 
 def judge_final(score: ValidationScore) -> Acceptance:
-    """Accept a final run whose validation loss is lower than the standing adapter's on the same samples."""
+    """Accept a final run whose validation loss is lower than the champion's on the same samples."""
     accepted = score.new_loss < score.standing_loss
     where = (
         f"the {score.of} validation samples"
         if score.samples == score.of
-        else f"the {score.samples} of {score.of} validation samples that the standing adapter was not trained on"
+        else f"the {score.samples} of {score.of} validation samples that the champion's adapter was not trained on"
     )
     relation = "lower than" if accepted else "not lower than"
-    reason = (
-        f"validation loss {score.new_loss:.4f}, {relation} the standing adapter's {score.standing_loss:.4f} on {where}"
-    )
+    reason = f"validation loss {score.new_loss:.4f}, {relation} the champion's {score.standing_loss:.4f} on {where}"
     return Acceptance(accepted, reason, score)

@@ -1,4 +1,4 @@
-"""The standing pair against the new choice: is the difference worth a final run?
+"""The champion's pair against the new choice: is the difference worth a final run?
 
 The new choice already holds the answer: the posterior's excess of every candidate over the chosen pair, with interval.
 """
@@ -17,7 +17,7 @@ Verdict = Literal["first", "same pair", "immaterial", "uncertain", "unknown", "m
 
 @dataclass(frozen=True)
 class Excess(Record):
-    """What is predicted of both pairs at size D, and the standing pair's relative excess of the search's objective.
+    """What is predicted of both pairs at size D, and the champion's relative excess of the search's objective.
 
     `standing_loss`, `chosen_loss`: nats per answer token where perplexity is the objective, else the metric.
     `interval`: 95%, None where there is none (findings of earlier versions).
@@ -32,7 +32,7 @@ class Excess(Record):
 
 @dataclass(frozen=True)
 class ChoiceDrift(Record):
-    """What the new choice means for the standing one.
+    """What the new choice means for the champion.
 
     `verdict`: `first` (nothing stands yet), `same pair`, `immaterial` (the predicted excess is within the margin),
     `uncertain` (above the margin, but its interval reaches below it), `unknown` (nothing compares the pairs) or
@@ -53,12 +53,12 @@ class ChoiceDrift(Record):
 
 
 def compare_choices(standing: Pair | None, choice: Choice, *, objection_to_standing: str | None = None) -> ChoiceDrift:
-    """Judge the new choice against the standing pair, by the posterior that the choice holds.
+    """Judge the new choice against the champion's pair, by the posterior that the choice holds.
 
     Args:
         standing: pair of the accepted final run, None where there is none.
         choice: the new choice; its margin is the relative excess that is not worth a final run.
-        objection_to_standing: why the standing adapter cannot stay whatever its loss (its base model is gone, its
+        objection_to_standing: why the champion's adapter cannot stay whatever its loss (its base model is gone, its
             pair is not allowed any more), None if it can.
     """
     chosen, margin = choice.pair, choice.margin
@@ -67,7 +67,7 @@ def compare_choices(standing: Pair | None, choice: Choice, *, objection_to_stand
     if objection_to_standing is not None:
         return ChoiceDrift(standing, chosen, "material", f"{objection_to_standing}.", margin)
     if standing == chosen:
-        return ChoiceDrift(standing, chosen, "same pair", f"The standing pair {chosen} was chosen again.", margin)
+        return ChoiceDrift(standing, chosen, "same pair", f"The champion's pair {chosen} was chosen again.", margin)
     excess = excess_of(choice, standing)
     if excess is None:
         return ChoiceDrift(standing, chosen, "unknown", _unknown(choice, standing), margin)

@@ -25,7 +25,7 @@ class Night(Record):
         compared_with: what the drift is measured against, None where there is nothing.
         data: what changed in the data, None where the older state was not recorded.
         laws: coefficients before and now.
-        choice: the new choice against the standing one.
+        choice: the new choice against the champion.
     """
 
     study: str

@@ -11,7 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,22 +19,25 @@ from torch.nn import functional
 
 from mars_core.evaluation.answer_loss import answer_logits, answer_numbers
 from mars_core.evaluation.objectives.measurement import Collector, Measurement
+from mars_core.records import Float, Record
 
 LARGEST_LOSS = 700.0
 """Nats per answer token; the perplexity of a larger loss overflows."""
 
 
 @dataclass(frozen=True)
-class Score:
+class Score(Record):
     """Totals over a set of answers.
 
     loss: nats per answer token, averaged over tokens. accuracy: share of answers matched exactly.
     """
 
-    loss: float
-    accuracy: float
+    loss: Float
+    accuracy: Float
     n_tokens: int
     n_answers: int
+
+    stored_too: ClassVar[tuple[str, ...]] = ("perplexity",)
 
     @property
     def perplexity(self) -> float:

@@ -18,6 +18,7 @@ COLLAPSED_DRAWS = 0.025  # share of bootstrap draws without a floor from which o
 WRONG_SIGN_SHARE = 0.975  # of bootstrap draws with the wrong sign
 LEAST_AGREEMENT = 0.75  # share of starts that must reach the best objective
 LARGEST_ERROR_RATIO = 0.9  # of the best trivial rival's held-out error; from it on the law does not beat it
+SINGULAR = 1e16  # condition number of J'J from which on it is singular in double precision
 LARGEST_CONDITION = 1e8
 LARGEST_CENSORED_SHARE = 0.5
 MISS_ERRORS = 4.0  # standard errors by which the mean of the points at one size may lie off the law
@@ -73,6 +74,32 @@ def condition_number(solution: Solution) -> float:
     J = solution.problem.jacobian(solution.phi)
     values = np.linalg.svd(J, compute_uv=False)
     return float((values[0] / values[-1]) ** 2) if values[-1] > 0 else float("inf")
+
+
+def free_directions(solution: Solution) -> Floats:
+    """Directions in the internal coefficients along which no point changes, (k, n_params): J'J is singular there."""
+    _, values, rows = np.linalg.svd(solution.problem.jacobian(solution.phi))
+    padded = np.pad(values, (0, len(rows) - len(values)))
+    return np.asarray(rows[padded**2 * SINGULAR <= values[0] ** 2])
+
+
+def widened(solution: Solution, low: Floats, high: Floats) -> tuple[Floats, Floats]:
+    """Intervals that also hold what a coefficient may be along a free direction, up to the bounds.
+
+    A bootstrap starts every draw at the solution and does not move along such a direction, so it shows no spread there.
+
+    low, high: the bootstrap's intervals, (n_params,).
+    """
+    problem = solution.problem
+    for direction in free_directions(solution):
+        moving = np.abs(direction) > 1e-6
+        to_low = (problem.lower - solution.phi)[moving] / direction[moving]
+        to_high = (problem.upper - solution.phi)[moving] / direction[moving]
+        ends = (np.maximum(to_low, to_high).min(), np.minimum(to_low, to_high).max())
+        phis = np.array([solution.phi + end * np.where(moving, direction, 0.0) for end in ends])
+        values = problem.law.natural(problem.centring.raw(phis))
+        low, high = np.minimum(low, values.min(axis=0)), np.maximum(high, values.max(axis=0))
+    return low, high
 
 
 def _too_few_points(evidence: Evidence) -> list[Status]:
@@ -191,6 +218,8 @@ def _ill_conditioned(evidence: Evidence) -> list[Status]:
         f"condition number {evidence.condition_number:.2g} of J'J (limit {LARGEST_CONDITION:g}): some coefficients "
         "trade off freely; read predictions, not single coefficients"
     )
+    if len(free_directions(evidence.solution)):
+        message += " (their intervals hold all that their bounds allow, since the points do not tell them apart)"
     return [Status("ill_conditioned", message, "warning")]
 
 

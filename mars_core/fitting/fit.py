@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mars_core.fitting.bootstrap import bootstrap
-from mars_core.fitting.diagnostics import Evidence, condition_number, statuses
+from mars_core.fitting.diagnostics import Evidence, condition_number, statuses, widened
 from mars_core.fitting.holdout import Split, given_rows, held_out_error, largest_sizes
 from mars_core.fitting.profile import profiles
 from mars_core.fitting.result import HeldOut, LawFit, finite_or_none
@@ -65,6 +65,7 @@ def _assemble(solution: Solution, table: Table, draws: Floats, held_out: HeldOut
     natural = law.natural(problem.centring.raw(draws))
     tail = 50.0 * (1.0 - level)
     low, high = np.percentile(natural, [tail, 100.0 - tail], axis=0)
+    low, high = widened(solution, low, high)
     condition = condition_number(solution)
     evidence = Evidence(solution, table, natural, condition, held_out)
     return LawFit(

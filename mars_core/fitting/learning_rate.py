@@ -2,15 +2,17 @@
 
     value = own(pair, seed, size) + penalty(phi; rate, pair, size) + scatter
 
-What a pair reaches at its best rate is free, so nothing is assumed of how ranks act. Runs far from the best rate are
-doubted: the law's parabola is wrong there by a share of what it says. A maximum a posteriori estimate with its Laplace
+Seeds of which a pair has one rate alone are compared with each other: own(pair, size) + common(seed, size). What a pair
+reaches at its best rate is free, so nothing is assumed of how ranks act. Runs far from the best rate are
+doubted: the law's valley is wrong there by a share of what it says. A maximum a posteriori estimate with its Laplace
 covariance; the priors are weak (`PRIOR`), and what the runs do not tell, such as the slope in the size where all runs
-have one, stays as wide as they are.
+have one, stays as wide as they are. How far the best rates of pairs lie off the line in the log ranks is estimated
+with the rest (empirical Bayes), so that the interval of a pair's best rate holds what its ranks do not explain.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,12 +31,15 @@ PRIOR = {
 CURVATURE = (0.1, 1.2)  # median as a share of the value's level, standard deviation of its log
 BEND = 0.3  # standard deviation of how log a goes with a log rank
 CROSSED = 0.5  # standard deviation of q
-DOUBT = 0.3  # of a run's penalty: how far the parabola is off
+LOPSIDED = 0.2  # standard deviation of k
+DOUBT = 0.15  # of a run's penalty: how far the valley is off
+OFFSET, OFFSET_FREEDOM = 0.1, 4.0  # of a pair's best rate, a standard deviation of its log, known as if by so many
 USUAL_SHARE, PRIOR_FREEDOM = 0.003, 4.0  # of the level: scatter of a run, known as if by so many runs
 ROUNDS = 6  # of weighting by doubt
 SAME = 1e-6  # log rates closer than this are one rate
 Z = 1.96  # of a 95% interval
 SAME_SIZE = 0.1  # of a log: sizes that are compared as one
+EPSILON = 1e-9  # of the largest: singular values that are none
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,12 +71,25 @@ class RateFit:
         """Log best rate of a pair on each axis, (n_axes,)."""
         return np.asarray(self.law.best(self.phi, [pair], np.array([size]))[0])
 
+    def best_sd(self, pairs: Sequence[Pair], size: Floats) -> Floats:
+        """Standard deviation of log best of each row on each axis, (n, n_axes); it is linear in phi, so it is exact.
+
+        A pair that was not measured has an offset of its own that nothing is known of.
+        """
+        gradients = self.law.best_gradients(pairs, size)
+        variance = np.einsum("anp,pq,anq->na", gradients, self.covariance, gradients)
+        unknown = np.array([pair not in self.law.pairs for pair in pairs], dtype=np.float64)
+        return np.asarray(np.sqrt(variance + unknown[:, None] * self.offset_sd**2))
+
     def best_interval(self, pair: Pair, size: float) -> Floats:
-        """95% interval of the same, (n_axes, 2); log best is linear in the weights, so it is exact."""
-        features, n = self.law.features([pair], np.array([size]))[0], len(WEIGHTS)
-        blocks = [slice(n * i, n * (i + 1)) for i in range(len(self.law.axes))]
-        half = Z * np.sqrt([features @ self.covariance[own, own] @ features for own in blocks])
+        """95% interval of `best`, (n_axes, 2)."""
+        half = Z * self.best_sd([pair], np.array([size]))[0]
         return np.column_stack([self.best(pair, size) - half, self.best(pair, size) + half])
+
+    @property
+    def offset_sd(self) -> float:
+        """Standard deviation of pairs' own offsets of log best."""
+        return float(self.prior_sd[self.law.offsets][0])
 
     def interval(self, symbol: str) -> tuple[float, float]:
         """95% interval of an element of phi."""
@@ -105,19 +123,21 @@ def fit_learning_rates(ends: pd.DataFrame, level: float) -> RateFit | None:
     axes = axes_of(log_me, log_llm, pairs)
     if not axes:
         return None
-    law, held, ratio = LearningRateLaw(axes, _centre(pairs, ends["D"])), *_constant(axes, log_me, log_llm, pairs)
+    law = LearningRateLaw(axes, _centre(pairs, ends["D"]), tuple(sorted(set(pairs))))
+    held, ratio = _constant(axes, log_me, log_llm, pairs)
     rates = _log_rates(ends, axes, ratio)
-    group = _groups(ends, rates)
+    group, across = _groups(ends, rates)
     several = group >= 0
     if not several.any():
         return None
     tried = [_tried(axis, own, pairs) for axis, own in zip(axes, rates.T, strict=True)]
     mean, sd = _prior(law, tried, level)
-    problem = _Problem(law, ends[several], rates[several], group[several], mean, sd, level)
+    effects = _effects(ends[several], group[several], across[several])
+    problem = _Problem(law, ends[several], rates[several], effects, mean, sd, level)
     starts = [problem.solve(_start(mean, shift, law)) for shift in _shifts(tried)]
     phi = min(starts, key=problem.cost)
     covariance, scatter = problem.laplace(phi)
-    return RateFit(law, phi, covariance, mean, sd, scatter, tuple(tried), problem.n_groups, held, ratio)
+    return RateFit(law, phi, covariance, mean, problem.sd, scatter, tuple(tried), int(group.max()) + 1, held, ratio)
 
 
 def _constant(
@@ -145,21 +165,45 @@ def _tried(axis: Axis, log_rates: Floats, pairs: list[Pair]) -> Floats:
     return np.unique(np.round(log_rates[adapted], 9))
 
 
-def _groups(ends: pd.DataFrame, rates: Floats) -> NDArray[np.int64]:
-    """Number of each run's group of one pair, seed and size that has several rates, -1 for a run in none.
+def _groups(ends: pd.DataFrame, rates: Floats) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Number of each run's group of one pair and size that has several rates, -1 for a run in none, and whether the
+    group is one across seeds.
 
-    Where no seed has several rates, runs are grouped across seeds. Sizes within a tenth count as one.
+    A group is one of a seed; runs of seeds that have no several rates are grouped across these. Sizes within a tenth
+    count as one.
     """
-    size = np.round(np.log(ends["D"].to_numpy(dtype=np.float64)) / SAME_SIZE)
+    size = _sizes(ends)
     labels = pd.Series([tuple(row) for row in np.round(rates, 9)], index=ends.index)
-    found = np.full(len(ends), -1, dtype=np.int64)
+    found, left, numbers = np.full(len(ends), -1, dtype=np.int64), np.ones(len(ends), dtype=np.bool_), 0
+    across = np.zeros(len(ends), dtype=np.bool_)
     for keys in (["r_me", "r_llm", "seed"], ["r_me", "r_llm"]):
-        grouped = ends.assign(size=size).groupby([*keys, "size"]).ngroup()
-        several = (labels.groupby(grouped).transform("nunique") > 1).to_numpy()
-        if several.any():
-            found[several] = np.unique(grouped[several], return_inverse=True)[1].reshape(-1)
-            return found
-    return found
+        if not left.any():
+            break
+        grouped = ends.assign(size=size)[left].groupby([*keys, "size"]).ngroup()
+        several = np.flatnonzero(left)[(labels[left].groupby(grouped).transform("nunique") > 1).to_numpy()]
+        if not len(several):
+            continue
+        found[several] = numbers + np.unique(grouped[ends.index[several]], return_inverse=True)[1].reshape(-1)
+        across[several] = keys[-1] != "seed"
+        numbers, left = int(found.max()) + 1, found < 0
+    return found, across
+
+
+def _sizes(ends: pd.DataFrame) -> NDArray[np.int64]:
+    return np.asarray(np.round(np.log(ends["D"].to_numpy(dtype=np.float64)) / SAME_SIZE), dtype=np.int64)
+
+
+def _effects(ends: pd.DataFrame, group: NDArray[np.int64], across: NDArray[np.bool_]) -> Floats:
+    """Columns of what is free beside the law: a level of each group and, where groups reach across seeds, of each seed
+    (and size) that several of their pairs share; linearly independent, (n_runs, n_effects)."""
+    columns = [np.eye(int(group.max()) + 1)[group]]
+    seed = ends.assign(size=_sizes(ends)).groupby(["seed", "size"]).ngroup().to_numpy()
+    for one in np.unique(seed[across]):
+        own = across & (seed == one)
+        if len(np.unique(group[own])) > 1:
+            columns.append(own[:, None].astype(np.float64))
+    U, values, _ = np.linalg.svd(np.column_stack(columns), full_matrices=False)
+    return np.asarray(U[:, values > EPSILON * values[0]])
 
 
 def _centre(pairs: list[Pair], sizes: pd.Series) -> Centre:
@@ -174,8 +218,10 @@ def _prior(law: LearningRateLaw, tried: list[Floats], level: float) -> tuple[Flo
         (PRIOR[name][0] + (middle if name == "b" else 0.0), PRIOR[name][1]) for middle in middles for name in WEIGHTS
     ]
     curvature = [(float(np.log(CURVATURE[0] * level)), CURVATURE[1]), (0.0, BEND), (0.0, BEND)] * len(law.axes)
+    lopsided = [(0.0, LOPSIDED)] * len(law.axes)
     crossed = [(0.0, CROSSED)] if len(law.axes) == 2 else []
-    mean, sd = np.array([*weights, *curvature, *crossed]).T
+    offsets = [(0.0, OFFSET)] * (len(law.axes) * len(law.pairs))
+    mean, sd = np.array([*weights, *curvature, *lopsided, *crossed, *offsets]).T
     return mean, sd
 
 
@@ -191,41 +237,45 @@ def _start(mean: Floats, shift: float, law: LearningRateLaw) -> Floats:
 
 
 class _Problem:
-    """Residuals of the law, group means taken off, and of its priors."""
+    """Residuals of the law, free effects taken off, and of its priors."""
 
     def __init__(
         self,
         law: LearningRateLaw,
         ends: pd.DataFrame,
         rates: Floats,
-        group: NDArray[np.int64],
+        effects: Floats,
         mean: Floats,
         sd: Floats,
         level: float,
     ) -> None:
-        self.law, self.rates, self.mean, self.sd = law, rates, mean, sd
+        self.law, self.rates, self.mean, self.sd = law, rates, mean, sd.copy()
         self.pairs = [(int(a), int(b)) for a, b in zip(ends["r_me"], ends["r_llm"], strict=True)]
         self.size = ends["D"].to_numpy(dtype=np.float64)
         self.value = ends["value"].to_numpy(dtype=np.float64)
-        self.group = group
-        self.n_groups = int(self.group.max(initial=-1)) + 1
+        self.effects = effects
         self.usual = USUAL_SHARE * level
+        told = [pair in set(self.pairs) for pair in law.pairs] * len(law.axes)  # by several rates
+        self.told = np.arange(len(mean))[law.offsets][told]
         self.scatter = self.usual
-        self.weight = np.full(len(ends), 1.0 / self.scatter)
+        self.weight, self.free = np.full(len(ends), 1.0 / self.scatter), effects
 
     def solve(self, phi: Floats) -> Floats:
         """Minimise, weighting runs by doubt of what they cost as it becomes known."""
-        self.scatter = 3.0 * self.usual
+        self.scatter, self.sd[self.law.offsets] = 3.0 * self.usual, OFFSET
         for _ in range(ROUNDS):
             self._weigh(phi)
             phi = least_squares(self._residuals, phi, jac=self._jacobian, x_scale=self.sd, max_nfev=60).x
             self.scatter = self._scatter(phi)
+            self.sd[self.law.offsets] = self._spread_of_offsets(phi)
         return np.asarray(phi)
 
     def cost(self, phi: Floats) -> float:
         """Minus log posterior up to a constant, the doubt's own normalisation included."""
         self._settle(phi)
-        return float(0.5 * np.sum(self._residuals(phi) ** 2) - np.sum(np.log(self.weight)))
+        freedom, spread = OFFSET_FREEDOM, self.sd[self.law.offsets][0]
+        offsets = (len(self.told) + freedom) * np.log(spread) + 0.5 * freedom * (OFFSET / spread) ** 2
+        return float(0.5 * np.sum(self._residuals(phi) ** 2) - np.sum(np.log(self.weight)) + offsets)
 
     def laplace(self, phi: Floats) -> tuple[Floats, float]:
         """Covariance at the minimum, and the scatter."""
@@ -234,36 +284,42 @@ class _Problem:
         return np.asarray(np.linalg.inv(J.T @ J)), self.scatter
 
     def _settle(self, phi: Floats) -> None:
-        """Scatter and weights that go with phi."""
+        """Scatter, weights and spread of offsets that go with phi."""
         for _ in range(3):
             self._weigh(phi)
             self.scatter = self._scatter(phi)
+            self.sd[self.law.offsets] = self._spread_of_offsets(phi)
         self._weigh(phi)
 
     def _weigh(self, phi: Floats) -> None:
         cost = self.law.penalty(phi, self.rates, self.pairs, self.size)
         self.weight = 1.0 / np.sqrt(self.scatter**2 + (DOUBT * cost) ** 2)
+        self.free = np.linalg.qr(self.weight[:, None] * self.effects)[0]
 
     def _scatter(self, phi: Floats) -> float:
         """Standard deviation of runs, from those near their best rate."""
         share = (self.weight * self.scatter) ** 2  # how much of a run's variance is scatter
         white = self._residuals(phi)[: len(self.value)]
-        freedom = max(float(share.sum()) - self.n_groups - 2.0, 0.0)
+        freedom = max(float(share.sum()) - self.effects.shape[1] - 2.0, 0.0)
         squares = float(np.sum(share * white**2)) * self.scatter**2
         return float(np.sqrt((squares + PRIOR_FREEDOM * self.usual**2) / (freedom + PRIOR_FREEDOM)))
 
-    def _without_means(self, columns: Floats) -> Floats:
-        """Whitened columns with weighted group means taken off."""
-        weight = self.weight[:, None]
-        total = np.zeros((self.n_groups, columns.shape[1]))
-        np.add.at(total, self.group, weight**2 * columns)
-        norm = np.bincount(self.group, weights=self.weight**2, minlength=self.n_groups)
-        return np.asarray(weight * (columns - (total / norm[:, None])[self.group]))
+    def _spread_of_offsets(self, phi: Floats) -> float:
+        """Standard deviation of pairs' offsets: one step of expectation and maximisation, of pairs that tell."""
+        J = self._jacobian(phi)
+        variance = np.diag(np.linalg.inv(J.T @ J))[self.told]
+        squares = float(np.sum(phi[self.told] ** 2 + variance))
+        return float(np.sqrt((squares + OFFSET_FREEDOM * OFFSET**2) / (len(self.told) + OFFSET_FREEDOM)))
+
+    def _without_effects(self, columns: Floats) -> Floats:
+        """Whitened columns with the free effects taken off."""
+        white = self.weight[:, None] * columns
+        return np.asarray(white - self.free @ (self.free.T @ white))
 
     def _residuals(self, phi: Floats) -> Floats:
         left = self.value - self.law.penalty(phi, self.rates, self.pairs, self.size)
-        return np.concatenate([self._without_means(left[:, None])[:, 0], (phi - self.mean) / self.sd])
+        return np.concatenate([self._without_effects(left[:, None])[:, 0], (phi - self.mean) / self.sd])
 
     def _jacobian(self, phi: Floats) -> Floats:
-        own = -self._without_means(self.law.jacobian(phi, self.rates, self.pairs, self.size))
+        own = -self._without_effects(self.law.jacobian(phi, self.rates, self.pairs, self.size))
         return np.vstack([own, np.diag(1.0 / self.sd)])

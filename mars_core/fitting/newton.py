@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
-from mars_core.fitting.problem import Bools, Evaluation, Problem
+from mars_core.fitting.problem import Evaluation, Integers, Problem
 from mars_core.laws.law import Floats
 
 FIRST_DAMPING = 0.3
@@ -109,8 +109,7 @@ def _minimise_chunk(
     final_phi, final_objective = phi.copy(), np.empty(len(phi))
     moving, box, own = np.arange(len(phi)), (lower, upper), weights
     state = _State(phi, problem.evaluate(phi, weights), np.full(len(phi), FIRST_DAMPING))
-    final_objective[:] = state.at.objective
-    floors = problem.floors
+    floors = np.flatnonzero(problem.floors)
     n_iterations = 0
     while n_iterations < max_iterations:
         n_iterations += 1
@@ -118,6 +117,7 @@ def _minimise_chunk(
         going = promise > tolerance * np.maximum(state.at.objective, 1e-300)
         going &= state.damping < 1e8
         if not going.all():
+            final_phi[moving], final_objective[moving] = state.phi, state.at.objective
             moving, state, step, promise = moving[going], _keep(state, going), step[going], promise[going]
             box = (box[0][going], box[1][going])
             own = weights if len(weights) == 1 else own[going]
@@ -125,7 +125,7 @@ def _minimise_chunk(
             break
         trial_phi = _within(state.phi + step, *box)
         state = _accept(state, trial_phi, problem.evaluate(trial_phi, own), promise)
-        final_phi[moving], final_objective[moving] = state.phi, state.at.objective
+    final_phi[moving], final_objective[moving] = state.phi, state.at.objective
     return Minima(final_phi, final_objective, n_iterations)
 
 
@@ -134,12 +134,15 @@ def _within(values: Floats, lower: Floats | float, upper: Floats | float) -> Flo
     return np.asarray(np.minimum(np.maximum(values, lower), upper))
 
 
-def _step(state: _State, lower: Floats, upper: Floats, floors: Bools) -> tuple[Floats, Floats]:
-    """Step to the model's minimum within the box, (n_problems, n_params), and the decrease it promises."""
+def _step(state: _State, lower: Floats, upper: Floats, floors: Integers) -> tuple[Floats, Floats]:
+    """Step to the model's minimum within the box, (n_problems, n_params), and the decrease it promises.
+
+    floors: indices of the coefficients that are logarithms of a constant term.
+    """
     gradient = state.at.gradient
     stuck = ((state.phi <= lower) & (gradient >= 0)) | ((state.phi >= upper) & (gradient <= 0))
     matrix = state.at.newton + state.damping[:, None, None] * state.at.majorant
-    diagonal = np.einsum("bpp->bp", matrix)
+    diagonal = _diagonal(matrix)
     if stuck.any():
         free = ~stuck
         matrix *= free[:, :, None] & free[:, None, :]
@@ -151,7 +154,7 @@ def _step(state: _State, lower: Floats, upper: Floats, floors: Bools) -> tuple[F
     step = _solve_scaled(matrix, -gradient)
     promise = 0.5 * np.abs(np.einsum("bp,bp->b", gradient, step))
     bounded = _within(step, -LARGEST_STEP, LARGEST_STEP)
-    if floors.any():
+    if len(floors):
         bounded[:, floors] = _floor_step(step[:, floors])
     return bounded, promise
 
@@ -166,17 +169,26 @@ def _floor_step(step: Floats) -> Floats:
 
 def _solve_scaled(matrix: Floats, right: Floats) -> Floats:
     """Solve after scaling the diagonal to 1, so that coefficients of any size are treated alike."""
-    scale = 1.0 / np.sqrt(np.einsum("bpp->bp", matrix))
+    scale = 1.0 / np.sqrt(_diagonal(matrix))
     scaled = matrix * scale[:, :, None] * scale[:, None, :]
-    diagonal = np.einsum("bpp->bp", scaled)
-    diagonal += 1e-11
+    _diagonal(scaled)[...] += 1e-11
     return np.asarray(np.linalg.solve(scaled, (right * scale)[:, :, None])[:, :, 0] * scale)
+
+
+def _diagonal(matrices: Floats) -> Floats:
+    """Diagonals of contiguous square matrices, (n_problems, n_params), as a view that can be written to."""
+    n_params = matrices.shape[1]
+    return matrices.reshape(len(matrices), -1)[:, :: n_params + 1]
 
 
 def _accept(state: _State, trial_phi: Floats, trial: Evaluation, promise: Floats) -> _State:
     """Take the trials that lower the objective; damp by how much of the promised decrease was kept."""
     kept = (state.at.objective - trial.objective) / np.maximum(promise, 1e-300)
     better = kept > 0
+    factor = np.where(kept > 0.75, 0.1, np.where(kept > 0.25, 0.5, np.where(better, 2.0, 6.0)))
+    damping = np.maximum(state.damping * factor, 1e-7)
+    if better.all():
+        return _State(trial_phi, trial, damping)
     pick = better[:, None]
     chosen = Evaluation(
         np.where(better, trial.objective, state.at.objective),
@@ -184,8 +196,6 @@ def _accept(state: _State, trial_phi: Floats, trial: Evaluation, promise: Floats
         np.where(pick[:, :, None], trial.newton, state.at.newton),
         np.where(pick[:, :, None], trial.majorant, state.at.majorant),
     )
-    factor = np.where(kept > 0.75, 0.1, np.where(kept > 0.25, 0.5, np.where(better, 2.0, 6.0)))
-    damping = np.maximum(state.damping * factor, 1e-7)
     return _State(np.where(pick, trial_phi, state.phi), chosen, damping)
 
 

@@ -12,6 +12,7 @@ Points that share their inputs (seeds) share one prediction, so exponentials are
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import combinations_with_replacement
 from typing import NamedTuple
 
 import numpy as np
@@ -97,10 +98,10 @@ class Problem:
         """Objective and derivatives for sorted `weights`; see the module's table for shapes."""
         log_prediction, shares = self._forward(phi)
         loss = self._loss(self._per_point(log_prediction) - self.log_y)
-        per_row = [self._per_row(weights * part) for part in loss[1:]]
-        objective = np.sum(weights * loss.value, axis=1)
-        gradient = sum((per_row[0] * share) @ rows for share, rows in zip(shares, self.M, strict=True))
-        newton, majorant = (self._curvature(shares, row_weight) for row_weight in per_row[1:])
+        slope, *curvatures = (self._per_row(weights * part) for part in loss[1:])
+        objective = np.add.reduce(weights * loss.value, axis=1)
+        gradient = sum((slope * share) @ rows for share, rows in zip(shares, self.M, strict=True))
+        newton, majorant = self._curvature(shares, np.stack(curvatures))
         return Evaluation(objective, np.asarray(gradient), newton, majorant)
 
     def residuals(self, phi: Floats) -> Floats:
@@ -123,8 +124,10 @@ class Problem:
             for term, rows in zip(self.law.terms, self.M, strict=True)
         ]
         sizes = [np.exp(np.minimum(log, 500.0)) for log in logs]
-        total = np.broadcast_to(sum(sizes), (len(phi), self.M.shape[1]))
-        return np.log(total), [np.asarray(size / total) for size in sizes]
+        total = sum(sizes[1:], sizes[0])
+        if total.shape[1] != self.M.shape[1]:  # a law that is a constant
+            total = np.broadcast_to(total, (len(phi), self.M.shape[1]))
+        return np.log(total), [size / total for size in sizes]
 
     def _loss(self, residual: Floats) -> LossParts:
         parts = huber(residual, self.delta)
@@ -136,13 +139,17 @@ class Problem:
         return parts
 
     def _curvature(self, shares: list[Floats], row_weight: Floats) -> Floats:
-        """sum_i row_weight_i J_i J_i^T with J = sum_k share_k M_k, (n_problems, n_params, n_params)."""
-        n_terms, n_params = len(shares), self.law.n_params
-        pairs = [(k, m) for k in range(n_terms) for m in range(k, n_terms)]
+        """sum_i row_weight_i J_i J_i^T with J = sum_k share_k M_k.
+
+        row_weight: of several curvatures, (n_curvatures, n_problems, n_distinct). Returns (n_curvatures, n_problems,
+        n_params, n_params).
+        """
+        pairs = combinations_with_replacement(shares, 2)
         flat = sum(
-            (row_weight * shares[k] * shares[m]) @ products for (k, m), products in zip(pairs, self.outer, strict=True)
+            (row_weight * one * other) @ products for (one, other), products in zip(pairs, self.outer, strict=True)
         )
-        return np.asarray(flat).reshape(-1, n_params, n_params)
+        n_params = self.law.n_params
+        return np.asarray(flat).reshape(*row_weight.shape[:2], n_params, n_params)
 
     def _per_point(self, per_row: Floats) -> Floats:
         if per_row.shape[1] == self.n_points:

@@ -19,12 +19,15 @@ from mars_core.rates import one_rate
 from mars_core.search import Choice, Points, choose_from, read_points
 from mars_core.search import Question as Choosing
 from mars_core.search.both_laws import LawSettings, Times, laws_from, times_from_curves
-from mars_core.search.constraints import CountParameters
 from mars_core.search.fitted_laws import FittedLaws
 from mars_core.search.objective import PERPLEXITY_OBJECTIVE
 
 # LoRA parameters are exactly linear in the ranks; what is recorded may be rounded.
 COUNT_TOLERANCE = 1e-3
+COST_IN_RANKS = (
+    "the cost of a pair is taken as r_me + r_llm: --parameters-per-rank gives the true parameter counts "
+    "(`mars model inspect MODEL` shows them)"
+)
 
 
 @dataclass(frozen=True)
@@ -66,14 +69,16 @@ def analyse(runs: ImportedRuns, question: Question) -> ImportedLaws:
     metrics, pairs = runs.metrics, [pair for pair in _pairs(runs.metrics) if 0 not in pair]
     settings = LawSettings(_reference(pairs, question.reference), starts=question.starts, bootstrap=question.bootstrap)
     target, target_note = _target(metrics, question.target_samples)
-    count, count_note = _counter(runs.parameters, question.parameters_per_rank)
+    per_rank = question.parameters_per_rank or _solve_counts(runs.parameters)
+    count = partial(_linear_count, *(per_rank or (1.0, 1.0)))
     points = read_points(metrics, PERPLEXITY_OBJECTIVE)
     laws = laws_from(points, _times(_of_power_laws(runs, points), settings), settings)
     choosing = Choosing(
         target, count, settings.reference, question.ranks_me, question.ranks_llm, question.margin, question.rule,
         learning_rates=None if question.learning_rate is None else one_rate(question.learning_rate),
+        cost_unit="parameters" if per_rank else "ranks",
     )  # fmt: skip
-    notes = tuple(note for note in (target_note, count_note) if note)
+    notes = tuple(note for note in (target_note, None if per_rank else COST_IN_RANKS) if note)
     described = replace(laws, notes=(*runs.notes, *notes), D_target=target)
     return ImportedLaws(described, choose_from(laws, points, choosing), notes)
 
@@ -125,19 +130,6 @@ def _target(metrics: pd.DataFrame, asked: int | None) -> tuple[int, str | None]:
         return asked, None
     largest = int(metrics["unique_samples"].max())
     return largest, f"the pair is chosen for the largest size in the runs, {largest} samples: --target sets another"
-
-
-def _counter(counted: Mapping[Pair, int], per_rank: tuple[float, float] | None) -> tuple[CountParameters, str | None]:
-    """Trainable parameters of a pair: as given, else solved from what the runs recorded, else both ranks alike."""
-    if per_rank is not None:
-        return partial(_linear_count, *per_rank), None
-    solved = _solve_counts(counted)
-    if solved is not None:
-        return partial(_linear_count, *solved), None
-    return partial(_linear_count, 1.0, 1.0), (
-        "the cost of a pair is taken as r_me + r_llm: --parameters-per-rank gives the true parameter counts "
-        "(`mars model inspect MODEL` shows them)"
-    )
 
 
 def _solve_counts(counted: Mapping[Pair, int]) -> tuple[float, float] | None:

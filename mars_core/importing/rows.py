@@ -103,7 +103,12 @@ def _shown(cell: object) -> str:
 
 
 def read_runs(
-    raw: pd.DataFrame, sizes: Sizes, *, where: Sequence[str] | None = None, skip_bad: bool = False
+    raw: pd.DataFrame,
+    sizes: Sizes,
+    *,
+    where: Sequence[str] | None = None,
+    skip_bad: bool = False,
+    given: Sequence[str] | None = None,
 ) -> ImportedRuns:
     """Check a table of runs and bring it into the form that the laws are fitted to.
 
@@ -112,12 +117,13 @@ def read_runs(
         sizes: how steps become dataset sizes.
         where: what each row is called in messages; default `row N`, the first row under the header being 1.
         skip_bad: leave bad rows out, with a note on each, rather than refuse the table.
+        given: the columns that the caller's own table has, for messages; default those of `raw`.
 
     Raises:
         ValueError: a column is missing, or no row is left.
         BadRows: some rows cannot be used and `skip_bad` is not set.
     """
-    _require_columns(raw, sizes)
+    _require_columns(raw, sizes, list(raw.columns) if given is None else list(given))
     if raw.empty:
         raise ValueError("the table is empty: it has columns but no rows")
     raw = raw.reset_index(drop=True)
@@ -136,12 +142,11 @@ def read_runs(
     return ImportedRuns(_metrics(usable), _times(usable), _parameters(usable), (*assumed, *skipped, *left_out))
 
 
-def _require_columns(raw: pd.DataFrame, sizes: Sizes) -> None:
+def _require_columns(raw: pd.DataFrame, sizes: Sizes, given: list[str]) -> None:
     missing = [f"{name} ({COLUMNS[name]})" for name in ("r_me", "r_llm", "loss") if name not in raw]
     if missing:
         raise ValueError(
-            f"the table lacks {', '.join(missing)}; it has {list(raw.columns)}: name your columns with --r-me, "
-            "--r-llm and --loss"
+            f"the table lacks {', '.join(missing)}; it has {given}: name your columns with --r-me, --r-llm and --loss"
         )
     for name, value in (("--batch-size", sizes.batch_size), ("--dataset-size", sizes.dataset_size)):
         if value is not None and value < 1:
@@ -150,7 +155,7 @@ def _require_columns(raw: pd.DataFrame, sizes: Sizes) -> None:
     if "D" not in raw and not ("step" in raw and has_batch):
         raise ValueError(
             "there is no dataset size: give a column of samples seen with --size, or one of steps with --step and "
-            "the samples per step with --batch-size"
+            f"the samples per step with --batch-size; the table has {given}"
         )
 
 

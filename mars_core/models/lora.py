@@ -34,14 +34,19 @@ def check_ranks(partition: Partition, pair: RankPair) -> None:
     """
     if pair.r_me < 0 or pair.r_llm < 0 or pair == RankPair(0, 0):
         raise ValueError(f"rank pair {pair} is not usable: ranks are 0 or more and at least one is above 0")
-    for group in GROUPS:
-        rank = partition.rank(pair, group)
-        if partition.group(group) and rank > partition.largest_rank(group):
-            narrow = min(partition.group(group), key=lambda layer: min(layer.in_features, layer.out_features))
-            raise ValueError(
-                f"rank {rank} for the {group} is above the width {partition.largest_rank(group)} "
-                f"of its layer {narrow.name}: use ranks up to {partition.largest_rank(group)}"
-            )
+    if too_large := [words for group in GROUPS if (words := _too_large(partition, group, partition.rank(pair, group)))]:
+        raise ValueError("; ".join(too_large))
+
+
+def _too_large(partition: Partition, group: Group, rank: int) -> str | None:
+    largest = partition.largest_rank(group)
+    if not partition.group(group) or rank <= largest:
+        return None
+    narrow = min(partition.group(group), key=lambda layer: min(layer.in_features, layer.out_features))
+    return (
+        f"rank {rank} for the {group} is above the width {largest} of its layer {narrow.name}: "
+        f"use ranks up to {largest}"
+    )
 
 
 def trainable_parameters(partition: Partition, pair: RankPair) -> int:

@@ -1,4 +1,4 @@
-"""An adapter batch: members that go through the model side by side, and the pass that is under way in this thread."""
+"""An adapter batch: runs that go through the model side by side, and the pass that is under way in this thread."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mars_core.packing.batch import PackedBatch
 
 @dataclass(frozen=True)
 class Adapter:
-    """Views of one member's weights and gradients in one layer: A (r, in) and B transposed (r, out); scale: alpha/r."""
+    """Views of one run's weights and gradients in one layer: A (r, in) and B transposed (r, out); scale: alpha/r."""
 
     a: Tensor
     b_transposed: Tensor
@@ -28,12 +28,12 @@ class Adapter:
 
 @dataclass(frozen=True)
 class Stack:
-    """Adapters of G members side by side with one rank in one layer: views of shapes (G, r, in) and (G, r, out).
+    """Adapters of G runs side by side with one rank in one layer: views of shapes (G, r, in) and (G, r, out).
 
-    members: which of the adapter batch they are. scale: alpha/r, theirs in common.
+    runs: which of the adapter batch they are. scale: alpha/r, theirs in common.
     """
 
-    members: slice
+    runs: slice
     a: Tensor
     b_transposed: Tensor
     a_grad: Tensor
@@ -46,7 +46,7 @@ Stacks = tuple[Stack, ...]
 
 @dataclass(frozen=True)
 class Dropout:
-    """Dropout before A: its probability, and for every member the generator that its masks come from."""
+    """Dropout before A: its probability, and for every run the generator that its masks come from."""
 
     probability: float
     generators: tuple[torch.Generator, ...]
@@ -54,9 +54,9 @@ class Dropout:
 
 @dataclass(frozen=True)
 class AdapterBatch:
-    """Adapters of the members, by layer; members of rank 0 are in no stack of it.
+    """Adapters of the runs, by layer; runs of rank 0 are in no stack of it.
 
-    frozen_me: no member adapts the modality encoder, so all of them read the same features. anchor: a scalar that needs
+    frozen_me: no run adapts the modality encoder, so all of them read the same features. anchor: a scalar that needs
     a gradient; its only use is that layers before any other such input are recorded.
     """
 
@@ -67,10 +67,10 @@ class AdapterBatch:
 
 
 def make_adapter_batch(layouts: Sequence[Layout], weights: Sequence[Parts], gradients: Sequence[Parts]) -> AdapterBatch:
-    """An adapter batch over the weights and gradients of its members; views, no copies."""
+    """An adapter batch over the weights and gradients of its runs; views, no copies."""
     names = dict.fromkeys(name for layout in layouts for name in layout.by_layer)
-    members = list(zip(layouts, weights, gradients, strict=True))
-    adapters = {name: stack([_adapter(*member, name) for member in members]) for name in names}
+    runs = list(zip(layouts, weights, gradients, strict=True))
+    adapters = {name: stack([_adapter(*run, name) for run in runs]) for name in names}
     frozen_me = not any("me" in layout.sizes for layout in layouts)
     device = next(iter(weights[0].values())).device
     return AdapterBatch(len(layouts), adapters, frozen_me, torch.zeros((), device=device, requires_grad=True))
@@ -118,12 +118,12 @@ def _evenly_spaced(adapters: Sequence[Adapter | None]) -> bool:
     return True
 
 
-def _stacked(adapters: Sequence[Adapter | None], members: slice) -> Stack:
+def _stacked(adapters: Sequence[Adapter | None], runs: slice) -> Stack:
     views = [_one_view([getattr(adapter, name) for adapter in adapters]) for name in _FIELDS]
     first = adapters[0]
     assert first is not None
     a, b_transposed, a_grad, b_transposed_grad = views
-    return Stack(members, a, b_transposed, a_grad, b_transposed_grad, first.scale)
+    return Stack(runs, a, b_transposed, a_grad, b_transposed_grad, first.scale)
 
 
 def _one_view(views: Sequence[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Members into adapter batches, adapter batches into threads, and narrower adapter batches where memory runs out."""
+"""Runs into adapter batches, adapter batches into threads, and narrower adapter batches where memory runs out."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from mars_core.packing.cores import usable_cores
 from mars_core.packing.run import TrainedRun, adapter_batch_order, forget_gradient
 
 Result = TypeVar("Result")
-Members = Sequence[TrainedRun]
+Runs = Sequence[TrainedRun]
 
 
 @dataclass(frozen=True)
 class AdapterBatches:
     """How a pack goes through the model.
 
-    width: most members in one forward pass; it bounds the memory for activations. at_once: adapter batches trained at
-    the same time, each in a thread of its own with its share of the cores (1 on a GPU). score_width: most members in
+    width: most runs in one forward pass; it bounds the memory for activations. at_once: adapter batches trained at
+    the same time, each in a thread of its own with its share of the cores (1 on a GPU). score_width: most runs in
     one pass of an evaluation, which keeps other things in memory; None for as many as in training.
     """
 
@@ -38,9 +38,9 @@ DEFAULT_ADAPTER_BATCHES = AdapterBatches()
 
 @dataclass
 class Width:
-    """Most members of an adapter batch at present; it shrinks where memory runs out."""
+    """Most runs of an adapter batch at present; it shrinks where memory runs out."""
 
-    members: int
+    runs: int
 
 
 @dataclass(frozen=True)
@@ -69,43 +69,41 @@ def executor_of(at_once: int) -> Iterator[Executor]:
             torch.set_num_threads(before)
 
 
-def split_into_adapter_batches(members: Members, width: int, at_once: int) -> list[Members]:
-    """Adapter batches of nearly equal size, no wider than `width`, one or more for every thread if members suffice.
+def split_into_adapter_batches(runs: Runs, width: int, at_once: int) -> list[Runs]:
+    """Adapter batches of nearly equal size, no wider than `width`, one or more for every thread if runs suffice.
 
-    Members without vision adapters go together, so that they share its features.
+    Runs without vision adapters go together, so that they share its features.
     """
-    ordered = sorted(members, key=lambda one: adapter_batch_order(one.member))
-    frozen = sum(one.member.pair.r_me == 0 for one in ordered)
+    ordered = sorted(runs, key=lambda one: adapter_batch_order(one.run))
+    frozen = sum(one.run.pair.r_me == 0 for one in ordered)
     narrow = max(1, min(width, ceil(len(ordered) / at_once)))
     return [adapter_batch for part in (ordered[:frozen], ordered[frozen:]) for adapter_batch in _evenly(part, narrow)]
 
 
-def _evenly(members: Members, width: int) -> list[Members]:
-    count = ceil(len(members) / width)
-    bounds = [round(len(members) * number / count) for number in range(count + 1)] if count else []
-    return [members[start:stop] for start, stop in pairwise(bounds)]
+def _evenly(runs: Runs, width: int) -> list[Runs]:
+    count = ceil(len(runs) / width)
+    bounds = [round(len(runs) * number / count) for number in range(count + 1)] if count else []
+    return [runs[start:stop] for start, stop in pairwise(bounds)]
 
 
-def over_adapter_batches(
-    members: Members, width: Width, executor: Executor, work: Callable[[Members], Result]
-) -> list[Result]:
+def over_adapter_batches(runs: Runs, width: Width, executor: Executor, work: Callable[[Runs], Result]) -> list[Result]:
     """Do `work` on every adapter batch. Where memory runs out, they are narrowed and done again, one at a time.
 
     `work` must leave an adapter batch as it was when it fails, but for gradients, which are zeroed here.
 
     Raises:
-        MemoryError: one member by itself does not fit.
+        MemoryError: one run by itself does not fit.
     """
-    adapter_batches = split_into_adapter_batches(members, width.members, executor.at_once)
+    adapter_batches = split_into_adapter_batches(runs, width.runs, executor.at_once)
     results = executor.run(lambda adapter_batch: _attempt(work, adapter_batch), adapter_batches)
     done = [result for fits, result in results if fits]
     failed = [adapter_batch for adapter_batch, (fits, _) in zip(adapter_batches, results, strict=True) if not fits]
     if any(len(adapter_batch) > 1 for adapter_batch in failed):
-        width.members = max(1, max(map(len, failed)) // 2)
+        width.runs = max(1, max(map(len, failed)) // 2)
     while failed:
         adapter_batch = failed.pop()
         _make_room(adapter_batch)
-        for part in _evenly(adapter_batch, width.members):
+        for part in _evenly(adapter_batch, width.runs):
             fits, result = _attempt(work, part)
             if fits:
                 done.append(result)
@@ -115,7 +113,7 @@ def over_adapter_batches(
                     "evaluation_batch_size"
                 )
             else:
-                width.members = max(1, len(part) // 2)
+                width.runs = max(1, len(part) // 2)
                 failed.append(part)
     return done
 
@@ -125,7 +123,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def _attempt(work: Callable[[Members], Result], adapter_batch: Members) -> tuple[bool, Any]:
+def _attempt(work: Callable[[Runs], Result], adapter_batch: Runs) -> tuple[bool, Any]:
     try:
         return True, work(adapter_batch)
     except RuntimeError as error:
@@ -134,7 +132,7 @@ def _attempt(work: Callable[[Members], Result], adapter_batch: Members) -> tuple
         raise
 
 
-def _make_room(adapter_batch: Members) -> None:
+def _make_room(adapter_batch: Runs) -> None:
     for one in adapter_batch:
         forget_gradient(one)
     if torch.cuda.is_available():

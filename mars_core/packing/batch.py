@@ -1,4 +1,4 @@
-"""A batch as a pass needs it: where the real tokens and the answers lie, and its inputs for several members."""
+"""A batch as a pass needs it: where the real tokens and the answers lie, and its inputs for several runs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class PackedBatch:
     _distinct: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
 
     def repeated(self, width: int) -> dict[str, Tensor]:
-        """Inputs of `width` members one after another."""
+        """Inputs of `width` runs one after another."""
         return {key: value.repeat(width, *[1] * (value.dim() - 1)) for key, value in self.inputs.items()}
 
     @property
@@ -69,7 +69,7 @@ class PackedBatch:
         return tuple(rows - start for rows, start in zip(parts, starts, strict=True))
 
     def distinct_rows(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """Which of one member's picture rows differ, and for every row the place of its equal among those."""
+        """Which of one run's picture rows differ, and for every row the place of its equal among those."""
         if self._distinct is None:
             _, places = torch.unique(pictures.flatten(1), dim=0, return_inverse=True)
             first = torch.full((int(places.max()) + 1,), len(places), device=places.device)

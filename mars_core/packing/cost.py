@@ -34,7 +34,7 @@ ACTIVATION_MARGIN = 1.5
 SCORING_MARGIN = 1.5
 FULL_PRECISION_BYTES = 4
 WIDEST_ADAPTER_BATCH = {"cpu": 4, "cuda": 32}
-"""On a CPU more members at once only crowd the caches."""
+"""On a CPU more runs at once only crowd the caches."""
 
 PROBE_STEPS = 4
 
@@ -43,25 +43,25 @@ PROBE_STEPS = 4
 class Scoring:
     """Bytes of an evaluation.
 
-    member: logits of one member. adapter_batch: the fp32 copies that losses take, made for one member of an adapter
+    run: logits of one run. adapter_batch: the fp32 copies that losses take, made for one run of an adapter
     batch at a time.
     """
 
-    member: int
+    run: int
     adapter_batch: int
 
-    def bytes(self, members: int, adapter_batches: int) -> int:
-        """Of so many members in so many adapter batches."""
-        return members * self.member + adapter_batches * self.adapter_batch
+    def bytes(self, runs: int, adapter_batches: int) -> int:
+        """Of so many runs in so many adapter batches."""
+        return runs * self.run + adapter_batches * self.adapter_batch
 
 
 @dataclass(frozen=True)
 class Cost:
     """Measured costs of a model on this device.
 
-    base_bytes: the frozen model. activation_bytes: what the forward pass of one member and one batch keeps for the
-    backward pass. scoring: the evaluation of one batch. step_seconds: one optimizer step of one member,
-    evaluation_seconds: scoring the validation set once for one member; both as a share, with all adapter batches busy.
+    base_bytes: the frozen model. activation_bytes: what the forward pass of one run and one batch keeps for the
+    backward pass. scoring: the evaluation of one batch. step_seconds: one optimizer step of one run,
+    evaluation_seconds: scoring the validation set once for one run; both as a share, with all adapter batches busy.
     startup_seconds: before the first step.
     """
 
@@ -99,11 +99,11 @@ def adapter_batches_for(
     """The widest adapter batches that fit a memory budget.
 
     Args:
-        activations: bytes of one member in training. scoring: of an evaluation. state_bytes: adapters of all runs of
+        activations: bytes of one run in training. scoring: of an evaluation. state_bytes: adapters of all runs of
             the pack.
 
     Raises:
-        ValueError: not even one member fits.
+        ValueError: not even one run fits.
     """
     room = memory_bytes - base_bytes - state_bytes
     fit, adapter_batches_scored = int(room / (activations * ACTIVATION_MARGIN)), int(room / scoring.bytes(1, 1))
@@ -117,7 +117,7 @@ def adapter_batches_for(
         )
     at_once = min(at_once, fit, adapter_batches_scored)
     width = min(WIDEST_ADAPTER_BATCH.get(device, 1), fit // at_once)
-    scored = (room // at_once - scoring.adapter_batch) // scoring.member
+    scored = (room // at_once - scoring.adapter_batch) // scoring.run
     return AdapterBatches(width, at_once, None if scored >= width else int(scored))
 
 
@@ -130,7 +130,7 @@ def scoring_of(model: nn.Module, batches: Iterable[Batch]) -> Scoring:
 
 
 def activation_bytes(model: nn.Module, partition: Partition, batch: Batch, pair: RankPair, recipe: Recipe) -> int:
-    """Bytes that the forward pass of one member keeps for the backward pass, frozen weights left out."""
+    """Bytes that the forward pass of one run keeps for the backward pass, frozen weights left out."""
     structure = examined(model, partition, batch)
     if recipe.lora_dropout:
         structure = structure.with_every_row()
@@ -193,7 +193,7 @@ def measure_cost(
     adapter_batches = adapter_batches_for(
         each, scoring, base_bytes, state, memory_bytes, at_once=at_once, device=device
     )
-    members = [
+    runs = [
         PackRun(pair, seed) for seed, pair in enumerate(largest[-adapter_batches.width * adapter_batches.at_once :])
     ]
     probe = list(islice(steps(0), PROBE_STEPS))
@@ -201,7 +201,7 @@ def measure_cost(
     scored = train_pack(
         model,
         partition,
-        members,
+        runs,
         train_steps=lambda done: islice(cycle(probe), done, PROBE_STEPS),
         validation=lambda: iter(some),
         recipe=recipe,
@@ -211,11 +211,11 @@ def measure_cost(
         on_step=lambda _: stamps.append(time.perf_counter()),
     )
     del scored
-    step_seconds = statistics.median(_differences(stamps[:-1])) / len(members)
-    evaluation = max(0.0, stamps[-1] - stamps[-2] - step_seconds * len(members))
+    step_seconds = statistics.median(_differences(stamps[:-1])) / len(runs)
+    evaluation = max(0.0, stamps[-1] - stamps[-2] - step_seconds * len(runs))
     share = sum(len(tasks) for _, tasks in some) / validation_samples
-    startup = max(0.0, stamps[0] - started - step_seconds * len(members))
-    return Cost(base_bytes, each, scoring, step_seconds, evaluation / len(members) / share, startup), adapter_batches
+    startup = max(0.0, stamps[0] - started - step_seconds * len(runs))
+    return Cost(base_bytes, each, scoring, step_seconds, evaluation / len(runs) / share, startup), adapter_batches
 
 
 def _differences(stamps: Sequence[float]) -> Iterator[float]:

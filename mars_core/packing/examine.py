@@ -257,7 +257,7 @@ def _same_for_all(
     pair: RankPair,
     names: list[str],
 ) -> frozenset[str]:
-    """Those modules whose input is the same for two members with unlike adapters of `pair`, and that are called."""
+    """Those modules whose input is the same for two runs with unlike adapters of `pair`, and that are called."""
     same: dict[str, bool] = {}
 
     def note(name: str) -> Any:
@@ -282,7 +282,7 @@ def _same_for_all(
 def _encoder_can_be_shared(
     model: nn.Module, partition: Partition, structure: Structure, batch: Mapping[str, Tensor]
 ) -> bool:
-    """Whether members without vision adapters get the same logits from features that were computed once, and kept."""
+    """Whether runs without vision adapters get the same logits from features that were computed once, and kept."""
     if not structure.projector_entry_layers:
         return False
     adapter_batch = _random_adapter_batch(model, partition, RankPair(0, 1))

@@ -1,4 +1,4 @@
-"""Vectors of several members in shared matrices, so that layers of equal rank can go through one batched product."""
+"""Vectors of several runs in shared matrices, so that layers of equal rank can go through one batched product."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mars_core.packing.adapters import Layout
 
 
 def zero_vectors(layouts: Sequence[Layout], device: torch.device, dtype: torch.dtype) -> list[dict[Group, Tensor]]:
-    """A vector of zeros for every group of every member; those of equal rank are rows of one matrix, in this order."""
+    """A vector of zeros for every group of every run; those of equal rank are rows of one matrix, in this order."""
     alike: dict[tuple[Group, int], list[int]] = defaultdict(list)
     for number, layout in enumerate(layouts):
         for group, size in layout.sizes.items():

@@ -1,4 +1,4 @@
-"""Forward passes of an adapter batch: logits and losses at the answer tokens of every member."""
+"""Forward passes of an adapter batch: logits and losses at the answer tokens of every run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def adapter_batch_losses(model: nn.Module, this: Pass) -> Tensor:
 
 def losses_of(logits: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy of logits (M, n, vocabulary) at targets (n,), shape (M, n)."""
-    # Member by member, so that an evaluation holds logits in full precision of one of them at a time.
+    # Run by run, so that an evaluation holds logits in full precision of one of them at a time.
     return torch.stack([functional.cross_entropy(_wide(one), targets, reduction="none") for one in logits])
 
 

@@ -37,7 +37,7 @@ class Structure:
     unpadded: attention is plain and causal, so the language model can be given the real tokens alone.
     answers_only: layers whose output is read at the answer rows alone (those of the last block), except those
     in `answer_tails`: modules that work row by row and are read at the answer rows alone, as a whole.
-    shared: modules with parameters whose input is the same for every member (patch embeddings).
+    shared: modules with parameters whose input is the same for every run (patch embeddings).
     projector_entry_layers: projector layers that read what the vision tower gives, the first ones there.
     norms, gates: modules that compute what `kernels.norm` does, MLPs with that of `kernels.gate`.
     rotary: source modules whose rotary embedding is that of `kernels.rotary`.
@@ -165,20 +165,20 @@ def _linear(
     this.reached.add(name)
     if this.adapter_batch.frozen_me and name in structure.projector_entry_layers:
         return _door(layer, name, original, x, adapters, this)
-    by_member = x.reshape(this.adapter_batch.width, -1, layer.in_features)
+    by_run = x.reshape(this.adapter_batch.width, -1, layer.in_features)
     if name in structure.answers_only:
         rows = this.batch.answer_rows
-        y = _product(layer, original, by_member.index_select(1, rows), adapters, this)
-        y = _zeros_elsewhere(y, rows, by_member.shape[1])
+        y = _product(layer, original, by_run.index_select(1, rows), adapters, this)
+        y = _zeros_elsewhere(y, rows, by_run.shape[1])
     else:
-        y = _product(layer, original, by_member, adapters, this)
+        y = _product(layer, original, by_run, adapters, this)
     return y.view(*x.shape[:-1], layer.out_features)
 
 
 def _door(
     layer: nn.Linear, name: str, original: Callable[[Tensor], Tensor], x: Tensor, adapters: Stacks, this: Pass
 ) -> Tensor:
-    """The first layer that tells members apart: it reads the same features for all of them."""
+    """The first layer that tells runs apart: it reads the same features for all of them."""
     x = this.batch.features.setdefault(name, x.detach())
     width = this.adapter_batch.width
     y = _product(layer, original, x.reshape(1, -1, layer.in_features).expand(width, -1, -1), adapters, this)
@@ -206,10 +206,10 @@ def _at_answer_rows(original: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     this = current_pass()
     if this is None:
         return original(x)
-    by_member = x.reshape(this.adapter_batch.width, -1, x.shape[-1])
+    by_run = x.reshape(this.adapter_batch.width, -1, x.shape[-1])
     rows = this.batch.answer_rows
-    y = original(by_member.index_select(1, rows))
-    return _zeros_elsewhere(y, rows, by_member.shape[1]).view(*x.shape[:-1], y.shape[-1])
+    y = original(by_run.index_select(1, rows))
+    return _zeros_elsewhere(y, rows, by_run.shape[1]).view(*x.shape[:-1], y.shape[-1])
 
 
 def _gated(mlp: Any, x: Tensor) -> Tensor:
@@ -241,16 +241,16 @@ def _each_picture_once(original: Callable[..., Any], pictures: Tensor, *argument
     if this is None:
         return original(pictures, *arguments, **named)
     width = this.adapter_batch.width
-    by_member = pictures.view(width, -1, *pictures.shape[1:])
-    distinct, places = this.batch.distinct_rows(by_member[0])
-    if len(distinct) == by_member.shape[1]:
+    by_run = pictures.view(width, -1, *pictures.shape[1:])
+    distinct, places = this.batch.distinct_rows(by_run[0])
+    if len(distinct) == by_run.shape[1]:
         return original(pictures, *arguments, **named)
     rows = width * len(distinct)
-    output = original(by_member.index_select(1, distinct).flatten(0, 1), *arguments, **named)
-    members = 1 if this.adapter_batch.frozen_me else width
-    back = (torch.arange(members, device=places.device)[:, None] * len(distinct) + places[None]).flatten()
+    output = original(by_run.index_select(1, distinct).flatten(0, 1), *arguments, **named)
+    runs = 1 if this.adapter_batch.frozen_me else width
+    back = (torch.arange(runs, device=places.device)[:, None] * len(distinct) + places[None]).flatten()
     for name, value in output.items():
-        output[name] = _put_back(value, back, {rows, len(distinct) * members})
+        output[name] = _put_back(value, back, {rows, len(distinct) * runs})
     return output
 
 
@@ -263,21 +263,21 @@ def _put_back(value: Any, back: Tensor, rows: set[int]) -> Any:
 def _vision_block(
     first: bool, entry_layers: int, original: Callable[..., Any], hidden: Tensor, *arguments: Any, **named: Any
 ) -> Any:
-    """A block of a frozen encoder sees the rows of one member; the projector's entry layers read them for all."""
+    """A block of a frozen encoder sees the rows of one run; the projector's entry layers read them for all."""
     this = current_pass()
     if this is None or not this.adapter_batch.frozen_me:
         return original(hidden, *arguments, **named)
     width = this.adapter_batch.width
     hidden = hidden[: hidden.shape[0] // width] if first else hidden
     if len(this.batch.features) == entry_layers:
-        return hidden  # nobody reads it: every door has its features already
+        return hidden  # nobody reads it: every entry layer has its features already
     rows = hidden.shape[0] * width
     share = partial(_share_of_one, rows=rows, width=width)
     return original(hidden, *map(share, arguments), **{name: share(value) for name, value in named.items()})
 
 
 def _share_of_one(value: Any, *, rows: int, width: int) -> Any:
-    """The first member's part of what comes with `rows` rows: a value per row, or where its sequences begin and end."""
+    """The first run's part of what comes with `rows` rows: a value per row, or where its sequences begin and end."""
     if isinstance(value, tuple):
         return tuple(_share_of_one(part, rows=rows, width=width) for part in value)
     if not isinstance(value, Tensor) or value.dim() == 0:
@@ -308,8 +308,8 @@ def _gather_answers(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]
     if this is None:
         return None
     hidden, *rest = arguments
-    by_member = hidden.reshape(this.adapter_batch.width, -1, hidden.shape[-1])
-    return (by_member.index_select(1, this.batch.answer_rows), *rest)
+    by_run = hidden.reshape(this.adapter_batch.width, -1, hidden.shape[-1])
+    return (by_run.index_select(1, this.batch.answer_rows), *rest)
 
 
 def _drop_padding(_: nn.Module, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Any, Any] | None:

@@ -37,7 +37,7 @@ class PackRun:
 
 @dataclass
 class TrainedRun:
-    """A member under way.
+    """A run under way.
 
     weights, gradient, first_moment, second_moment: a vector per group, laid out as `layout` says; passes add to the
     gradient, Adam keeps the moments. parameters: what Adam sees of each group: its vector, or with LoRA+ the A and the
@@ -46,7 +46,7 @@ class TrainedRun:
     gone on with.
     """
 
-    member: PackRun
+    run: PackRun
     layout: Layout
     weights: Parts
     parameters: Mapping[Group, tuple[nn.Parameter, ...]]
@@ -82,61 +82,54 @@ class StepReport:
 
 
 def start_runs(
-    members: Sequence[PackRun], layouts: Sequence[Layout], initial: Iterable[Tensor], recipe: Recipe, horizon: int
+    runs: Sequence[PackRun], layouts: Sequence[Layout], initial: Iterable[Tensor], recipe: Recipe, horizon: int
 ) -> list[TrainedRun]:
-    """Members before their first step; all that their steps need is allocated here, so that none fails for memory.
+    """Runs before their first step; all that their steps need is allocated here, so that none fails for memory.
 
     Args:
         initial: flat weights of each.
     """
     started: list[TrainedRun] = []
     flat_buffers: list[list[dict[Group, Tensor]]] = []
-    for member, layout, flat in zip(members, layouts, initial, strict=True):
-        flat_buffers = flat_buffers or [_flat_buffers(members, layouts, flat) for _ in range(4)]
-        weights, gradient, first, second = (flat_buffer[len(started)] for flat_buffer in flat_buffers)
+    for run, layout, flat in zip(runs, layouts, initial, strict=True):
+        flat_buffers = flat_buffers or [_flat_buffers(runs, layouts, flat) for _ in range(4)]
+        weights, *others = (flat_buffer[len(started)] for flat_buffer in flat_buffers)
         for vector, value in zip(weights.values(), by_group(flat, layout).values(), strict=True):
             vector.copy_(value)
-        started.append(_start(member, layout, weights, gradient, first, second, recipe, horizon))
+        started.append(_start(run, layout, [weights, *others], recipe, horizon))
     return started
 
 
-def adapter_batch_order(member: PackRun) -> tuple[bool, int, int]:
-    """Sort key of members in adapter batches: those that share vision features first, then equal ranks together."""
-    return member.pair.r_me > 0, member.pair.r_llm, member.pair.r_me
+def adapter_batch_order(run: PackRun) -> tuple[bool, int, int]:
+    """Sort key of runs in adapter batches: those that share vision features first, then equal ranks together."""
+    return run.pair.r_me > 0, run.pair.r_llm, run.pair.r_me
 
 
-def _flat_buffers(members: Sequence[PackRun], layouts: Sequence[Layout], like: Tensor) -> list[dict[Group, Tensor]]:
+def _flat_buffers(runs: Sequence[PackRun], layouts: Sequence[Layout], like: Tensor) -> list[dict[Group, Tensor]]:
     # In the order of adapter batches, so that neighbours there are neighbours in memory.
-    order = sorted(range(len(members)), key=lambda number: adapter_batch_order(members[number]))
+    order = sorted(range(len(runs)), key=lambda number: adapter_batch_order(runs[number]))
     rows = zero_vectors([layouts[number] for number in order], like.device, like.dtype)
-    return [rows[order.index(number)] for number in range(len(members))]
+    return [rows[order.index(number)] for number in range(len(runs))]
 
 
-def _start(
-    member: PackRun,
-    layout: Layout,
-    weights: Parts,
-    gradient: Parts,
-    first: Parts,
-    second: Parts,
-    recipe: Recipe,
-    horizon: int,
-) -> TrainedRun:
+def _start(run: PackRun, layout: Layout, vectors: Sequence[Parts], recipe: Recipe, horizon: int) -> TrainedRun:
+    """vectors: weights, gradient, and Adam's first and second moments."""
+    weights, gradient, first, second = vectors
     whole = recipe.lora_plus_ratio == 1
     parameters = {group: _parameters(vector, layout.middles[group], whole) for group, vector in weights.items()}
     halves: dict[str, Halves] = {group: (own[:1], own[1:]) for group, own in parameters.items()}
-    rates = member.learning_rates or recipe.learning_rates
+    rates = run.learning_rates or recipe.learning_rates
     optimizer = make_optimizer(rate_groups(halves, rates, recipe.lora_plus_ratio), recipe)
-    generator = torch.Generator(device=next(iter(weights.values())).device).manual_seed(member.seed)
+    generator = torch.Generator(device=next(iter(weights.values())).device).manual_seed(run.seed)
     schedule = make_schedule(optimizer, recipe, horizon)
-    run = TrainedRun(member, layout, weights, parameters, gradient, first, second, optimizer, schedule, generator)
+    trained = TrainedRun(run, layout, weights, parameters, gradient, first, second, optimizer, schedule, generator)
     for group, own in parameters.items():
-        moments = zip(own, run.parts(group, first[group]), run.parts(group, second[group]), strict=True)
+        moments = zip(own, trained.parts(group, first[group]), trained.parts(group, second[group]), strict=True)
         for parameter, mean, square in moments:
             # What Adam makes at its first step.
             step = torch.zeros((), dtype=torch.float32, device=parameter.device)
             optimizer.state[parameter] = {"step": step, "exp_avg": mean, "exp_avg_sq": square}
-    return run
+    return trained
 
 
 def _parameters(vector: Tensor, middle: int, whole: bool) -> tuple[nn.Parameter, ...]:
@@ -145,7 +138,7 @@ def _parameters(vector: Tensor, middle: int, whole: bool) -> tuple[nn.Parameter,
 
 
 def gradient_norms(adapter_batch: Sequence[TrainedRun]) -> list[tuple[float, float]]:
-    """Norms of every member's gradient in the modality encoder and in the rest, read off the device at once."""
+    """Norms of every run's gradient in the modality encoder and in the rest, read off the device at once."""
     norms = torch.stack(
         [torch.linalg.vector_norm(part) for one in adapter_batch for part in one.gradient.values()]
     ).tolist()
@@ -188,6 +181,6 @@ def _rate_of_a(trained: TrainedRun) -> float:
 
 
 def forget_gradient(trained: TrainedRun) -> None:
-    """Set a member's gradient to zero."""
+    """Set a run's gradient to zero."""
     for gradient in trained.gradient.values():
         gradient.zero_()

@@ -23,8 +23,8 @@ class PackState:
     """Where a pack stands after `step` optimizer steps.
 
     checkpoint_steps: steps at which the whole pack is measured; those up to `step` have been.
-    tensors: by `NUMBER.NAME` of each member still trained: weights and Adam's moments (all flat) and the state of its
-    dropout generator. members: by number, its pair, seed, checkpoints, diverged_at and Adam's steps by group, as JSON
+    tensors: by `NUMBER.NAME` of each run still trained: weights and Adam's moments (all flat) and the state of its
+    dropout generator. runs: by number, its pair, seed, checkpoints, diverged_at and Adam's steps by group, as JSON
     values. seconds: trained so far. layout: of the flat tensors.
     """
 
@@ -32,7 +32,7 @@ class PackState:
     checkpoint_steps: tuple[int, ...]
     seconds: float
     tensors: Mapping[str, Tensor]
-    members: Sequence[Mapping[str, Any]]
+    runs: Sequence[Mapping[str, Any]]
     layout: str = LAYOUT
 
 
@@ -48,7 +48,7 @@ def take_state(step: int, checkpoint_steps: Sequence[int], seconds: float, train
 
 
 def restore_state(state: PackState, checkpoint_steps: Sequence[int], trained: Sequence[TrainedRun]) -> None:
-    """Bring fresh members to where `state` was taken.
+    """Bring fresh runs to where `state` was taken.
 
     Raises:
         ValueError: the state is of another pack or version, or of one measured at other steps.
@@ -59,9 +59,9 @@ def restore_state(state: PackState, checkpoint_steps: Sequence[int], trained: Se
             "delete it to train from the start"
         )
     expected = [_identity(_describe(one)) for one in trained]
-    if [_identity(stored) for stored in state.members] != expected:
+    if [_identity(stored) for stored in state.runs] != expected:
         raise ValueError(
-            f"the state at step {state.step} is of another pack: it holds {[_identity(m) for m in state.members]}, "
+            f"the state at step {state.step} is of another pack: it holds {[_identity(m) for m in state.runs]}, "
             f"expected {expected}; delete it to train from the start"
         )
     if state.checkpoint_steps != tuple(checkpoint_steps):
@@ -69,7 +69,7 @@ def restore_state(state: PackState, checkpoint_steps: Sequence[int], trained: Se
             f"the state at step {state.step} is of a pack measured at steps {list(state.checkpoint_steps)}, expected "
             f"{list(checkpoint_steps)}; delete it to train from the start"
         )
-    for number, (one, stored) in enumerate(zip(trained, state.members, strict=True)):
+    for number, (one, stored) in enumerate(zip(trained, state.runs, strict=True)):
         one.checkpoints = [Checkpoint(**checkpoint) for checkpoint in stored["checkpoints"]]
         one.diverged_at, one.clipped = stored["diverged_at"], stored.get("clipped")
         if one.diverged_at is None:
@@ -84,7 +84,7 @@ def _restore_tensors(state: PackState, number: int, one: TrainedRun) -> None:
     one.generator.set_state(state.tensors[f"{number}.generator"])
     for group, own in one.parameters.items():
         for parameter in own:
-            one.optimizer.state[parameter]["step"].fill_(state.members[number]["steps"][group])
+            one.optimizer.state[parameter]["step"].fill_(state.runs[number]["steps"][group])
     schedule = one.schedule
     share = schedule.lr_lambdas[0](state.step)
     rates = [rate * share for rate in schedule.base_lrs]
@@ -95,10 +95,10 @@ def _restore_tensors(state: PackState, number: int, one: TrainedRun) -> None:
 
 
 def _describe(one: TrainedRun) -> dict[str, Any]:
-    rates, alpha = one.member.learning_rates, one.member.lora_alpha
+    rates, alpha = one.run.learning_rates, one.run.lora_alpha
     return {
-        "pair": list(one.member.pair),
-        "seed": one.member.seed,
+        "pair": list(one.run.pair),
+        "seed": one.run.seed,
         "learning_rates": None if rates is None else list(rates),
         "lora_alpha": list(alpha) if isinstance(alpha, AlphaRules) else alpha,
         "checkpoints": [asdict(checkpoint) for checkpoint in one.checkpoints],

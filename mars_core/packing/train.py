@@ -1,10 +1,10 @@
-"""Train a pack: every member as if it were alone, side by side over one frozen backbone."""
+"""Train a pack: every run as if it were alone, side by side over one frozen backbone."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from mars_core.evaluation.objectives.measurement import Measurement
-from mars_core.evaluation.scores import LARGEST_LOSS, Score, Totals, add_answers, overall
+from mars_core.evaluation.scores import LARGEST_LOSS, Score
 from mars_core.models.partition import Partition
-from mars_core.packing.adapter_batch import Dropout, Pass, make_adapter_batch
+from mars_core.packing.adapter_batch import AdapterBatch, Dropout, Pass, make_adapter_batch
 from mars_core.packing.adapter_batches import (
     DEFAULT_ADAPTER_BATCHES,
     AdapterBatches,
@@ -28,9 +28,10 @@ from mars_core.packing.adapter_batches import (
 from mars_core.packing.adapters import flatten, initial_weights
 from mars_core.packing.batch import PackedBatch, pack_batch
 from mars_core.packing.examine import examined
-from mars_core.packing.forward import adapter_batch_logits, adapter_batch_losses, autocast_of, losses_of
+from mars_core.packing.forward import adapter_batch_losses, autocast_of
 from mars_core.packing.patching import Structure, patched
 from mars_core.packing.run import PackRun, TrainedRun, gradient_norms, start_runs, take_step
+from mars_core.packing.score import score_adapter_batch
 from mars_core.packing.state import PackState, restore_state, take_state
 from mars_core.ranks import RankPair
 from mars_core.training.calibration import CalibrationRun, Checkpoint
@@ -48,8 +49,8 @@ KEPT_VALIDATION_BYTES = 1 << 30
 class TrainedPack:
     """Results of a pack.
 
-    runs: of each member, in the order given. weights: flat adapter weights at the end (of a diverged member, before the
-    step that broke it). seconds: training and evaluation, of all calls together. width: members in the widest adapter
+    runs: of each run, in the order given. weights: flat adapter weights at the end (of a diverged run, before the
+    step that broke it). seconds: training and evaluation, of all calls together. width: runs in the widest adapter
     batch at the end, less than asked for where memory ran out.
     """
 
@@ -62,7 +63,7 @@ class TrainedPack:
 def train_pack(
     model: nn.Module,
     partition: Partition,
-    members: Sequence[PackRun],
+    runs: Sequence[PackRun],
     *,
     train_steps: Callable[[int], Iterable[Step]],
     validation: Callable[[], Iterable[tuple[Batch, Sequence[str]]]],
@@ -75,17 +76,17 @@ def train_pack(
     on_step: Callable[[int], Any] | None = None,
     on_checkpoint: Callable[[PackState], Any] | None = None,
 ) -> TrainedPack:
-    """Fine-tune fresh adapters of every member on `model` and measure them at `checkpoint_steps`.
+    """Fine-tune fresh adapters of every run on `model` and measure them at `checkpoint_steps`.
 
-    Each member has its own loss (mean over the answer tokens of a step), Adam state, schedule, clipping and dropout
-    masks; nothing of it depends on who else is in the pack. A member whose loss is not finite any more is dropped.
+    Each run has its own loss (mean over the answer tokens of a step), Adam state, schedule, clipping and dropout
+    masks; nothing of it depends on who else is in the pack. A run whose loss is not finite any more is dropped.
 
     Args:
         model: base model with frozen weights; it is returned to that state.
-        members: rank pairs with their seeds, learning rates and scales; at the start equal to what PEFT gives with
+        runs: rank pairs with their seeds, learning rates and scales; at the start equal to what PEFT gives with
             the same seed.
         train_steps: called with the number of steps to leave out, gives the batches of every step after them, in
-            the order shared by all members.
+            the order shared by all runs.
         validation: gives the batches of the calibration validation set and the task type of each row.
         horizon: steps that the learning-rate schedule spans.
         checkpoint_steps: increasing steps, the last at most `horizon`.
@@ -100,8 +101,8 @@ def train_pack(
     """
     check_steps(checkpoint_steps, horizon)
     refuse_dropout(model)
-    layouts = [member.layout(partition, recipe) for member in members]
-    trained = start_runs(members, layouts, _initial(model, partition, members), recipe, horizon)
+    layouts = [run.layout(partition, recipe) for run in runs]
+    trained = start_runs(runs, layouts, _initial(model, partition, runs), recipe, horizon)
     if resume is not None:
         restore_state(resume, checkpoint_steps, trained)
     was_training = model.training
@@ -118,12 +119,12 @@ def train_pack(
         model.train(was_training)
 
 
-def _initial(model: nn.Module, partition: Partition, members: Sequence[PackRun]) -> Iterator[Tensor]:
-    """Flat weights of each member; those of one pair and seed, at several learning rates, begin alike."""
-    to_come = Counter((member.pair, member.seed) for member in members)
+def _initial(model: nn.Module, partition: Partition, runs: Sequence[PackRun]) -> Iterator[Tensor]:
+    """Flat weights of each run; those of one pair and seed, at several learning rates, begin alike."""
+    to_come = Counter((run.pair, run.seed) for run in runs)
     kept: dict[tuple[RankPair, int], Tensor] = {}
-    for member in members:
-        own = member.pair, member.seed
+    for run in runs:
+        own = run.pair, run.seed
         flat = kept.pop(own) if own in kept else initial_weights(model, partition, *own)
         to_come[own] -= 1
         if to_come[own]:
@@ -180,7 +181,7 @@ class _Pack:
 
     @property
     def alive(self) -> list[TrainedRun]:
-        """Members that have not diverged."""
+        """Runs that have not diverged."""
         return [one for one in self.trained if one.diverged_at is None]
 
 
@@ -222,7 +223,7 @@ def _train(
             on_step(done)
     runs = tuple(CalibrationRun(tuple(one.checkpoints), one.diverged_at) for one in pack.trained)
     weights = tuple(flatten(one.weights) for one in pack.trained)
-    return TrainedPack(runs, weights, time.perf_counter() - started, pack.train_width.members)
+    return TrainedPack(runs, weights, time.perf_counter() - started, pack.train_width.runs)
 
 
 def _train_step(pack: _Pack, step: Step, number: int) -> None:
@@ -237,12 +238,8 @@ def _train_step(pack: _Pack, step: Step, number: int) -> None:
 def _gradients(
     pack: _Pack, adapter_batch: Sequence[TrainedRun], batches: Sequence[PackedBatch]
 ) -> tuple[Sequence[TrainedRun], Tensor, frozenset[str]]:
-    """Add up the gradients of a step; gives the adapter batch, its members' losses, and the layers reached."""
-    adapters = make_adapter_batch(
-        [one.layout for one in adapter_batch],
-        [one.weights for one in adapter_batch],
-        [one.gradient for one in adapter_batch],
-    )
+    """Add up the gradients of a step; gives the adapter batch, its runs' losses, and the layers reached."""
+    adapters = _adapters_of(adapter_batch)
     probability = pack.recipe.lora_dropout
     dropout = Dropout(probability, tuple(one.generator for one in adapter_batch)) if probability else None
     total = sum(len(batch.targets) for batch in batches)
@@ -253,16 +250,24 @@ def _gradients(
         for batch in batches:
             this = Pass(adapters, batch, dropout, reached)
             with autocast_of(pack.recipe, pack.model):
-                by_member = adapter_batch_losses(pack.model, this).sum(dim=1) / total
-            if by_member.requires_grad:  # not where vision adapters alone meet a batch of text alone
-                by_member.sum().backward()  # type: ignore[no-untyped-call]
-            losses += by_member.detach().double()
-            del by_member
+                by_run = adapter_batch_losses(pack.model, this).sum(dim=1) / total
+            if by_run.requires_grad:  # not where vision adapters alone meet a batch of text alone
+                by_run.sum().backward()  # type: ignore[no-untyped-call]
+            losses += by_run.detach().double()
+            del by_run
     except RuntimeError:
         for one, state in zip(adapter_batch, before, strict=False):
             one.generator.set_state(state)  # so that the pass can be made again with the same masks
         raise
     return adapter_batch, losses, frozenset(reached)
+
+
+def _adapters_of(adapter_batch: Sequence[TrainedRun]) -> AdapterBatch:
+    return make_adapter_batch(
+        [one.layout for one in adapter_batch],
+        [one.weights for one in adapter_batch],
+        [one.gradient for one in adapter_batch],
+    )
 
 
 def _step_adapter_batch(pack: _Pack, ready: tuple[Sequence[TrainedRun], Tensor, frozenset[str]], number: int) -> None:
@@ -277,7 +282,9 @@ def _step_adapter_batch(pack: _Pack, ready: tuple[Sequence[TrainedRun], Tensor, 
 
 def _measure(pack: _Pack, kept: _Kept, number: int, seconds: Callable[[], float]) -> None:
     def score(adapter_batch: Sequence[TrainedRun]) -> list[tuple[TrainedRun, tuple[Score, float | None]]]:
-        return list(zip(adapter_batch, _evaluate_adapter_batch(pack, adapter_batch, kept), strict=True))
+        adapters = _adapters_of(adapter_batch)
+        found = score_adapter_batch(pack.model, adapters, kept.batches(), pack.recipe, pack.measurement)
+        return list(zip(adapter_batch, found, strict=True))
 
     scores = [
         pair
@@ -309,34 +316,6 @@ def _checkpoint(one: TrainedRun, number: int, score: Score, objective: float | N
         val_objective=objective,
         clipped_share=None if one.clipped is None else one.clipped / number,
     )
-
-
-@torch.no_grad()
-def _evaluate_adapter_batch(
-    pack: _Pack, adapter_batch: Sequence[TrainedRun], kept: _Kept
-) -> list[tuple[Score, float | None]]:
-    adapters = make_adapter_batch(
-        [one.layout for one in adapter_batch],
-        [one.weights for one in adapter_batch],
-        [one.gradient for one in adapter_batch],
-    )
-    totals: list[dict[str, Totals]] = [defaultdict(Totals) for _ in adapter_batch]
-    collectors = [pack.measurement.collect() if pack.measurement else None for _ in adapter_batch]
-    for batch, tasks in kept.batches():
-        with autocast_of(pack.recipe, pack.model):
-            logits = adapter_batch_logits(pack.model, Pass(adapters, batch))
-            losses = losses_of(logits, batch.targets)
-        right = logits.argmax(dim=-1) == batch.targets
-        for total, loss_of_one, right_of_one in zip(totals, losses, right, strict=True):
-            add_answers(total, loss_of_one, right_of_one, batch.labels, tasks)
-        for collector, logits_of_one, loss_of_one in zip(collectors, logits, losses, strict=True):
-            if collector is not None:
-                collector.add(logits_of_one, loss_of_one, batch.targets, batch.labels)
-    scores = [overall(total).score() for total in totals]
-    return [
-        (score, collector.value() if collector is not None and math.isfinite(score.loss) else None)
-        for score, collector in zip(scores, collectors, strict=True)
-    ]
 
 
 class _Kept:

@@ -61,7 +61,7 @@ def _kept(architecture: Architecture, shape: SampleShape, pair: RankPair, group:
 
 
 def packed_bytes(architecture: Architecture, shape: SampleShape, pair: RankPair, dtype: str) -> int:
-    """As `activation_bytes`, for one member of a pack."""
+    """As `activation_bytes`, for one run of a pack."""
     tokens = group_tokens(architecture, shape)
     groups = [group for group in GROUPS if group != "me" or pair.r_me]
     kept = sum(tokens[group] * _packed_token(architecture, group, dtype) for group in groups)

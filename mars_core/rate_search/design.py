@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from mars_core.ranks import Pair, RankPair
@@ -25,7 +26,20 @@ FEWEST_RATES = 3
 FAR = math.log(FACTOR) * 0.75
 """Distance in log rate from a pair's best one at which a run says too little of it."""
 
+MOST_ROUNDS = 3
+"""Of full-length runs, the first one and those that widen it: more would follow the scatter of single runs. Rounds that
+confirm come after them (`mars_core.search.confirm`)."""
+
 Tried = Mapping[Pair, Collection[float]]
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """A run that trains a pair again: with a seed that no run had, at a peak rate."""
+
+    pair: Pair
+    seed: int
+    rate: float
 
 
 def corner_pairs(ranks_me: Sequence[int], ranks_llm: Sequence[int]) -> tuple[RankPair, ...]:

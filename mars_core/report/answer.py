@@ -197,7 +197,7 @@ def _predicted(data: ReportData, results: StudyResults) -> Fact | None:
 
 def _parameters(data: ReportData, results: StudyResults) -> Fact | None:
     choice = results.choice
-    if choice is None:
+    if choice is None or choice.cost_unit != "parameters":
         return None
     candidate = _candidate(results, choice.pair)
     if candidate is None:

@@ -133,7 +133,9 @@ def rival_sentences(choice: Choice) -> list[str]:
 
 def _compared(choice: Choice, rivals: Sequence[Rival], own: int | None) -> str:
     rival = rivals[0]
-    words = f"{_names(rivals)}, {f.pair(rival.pair)}, trains {f.count(rival.trainable_parameters)} parameters"
+    cost = f.count(rival.trainable_parameters)
+    words = f"{_names(rivals)}, {f.pair(rival.pair)}, "
+    words += f"trains {cost} parameters" if choice.cost_unit == "parameters" else f"has a rank of {cost} in all"
     if own:
         words += f" ({f.number(rival.trainable_parameters / own, 2)} times as many)"
     if rival.excess is None:

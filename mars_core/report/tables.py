@@ -168,10 +168,21 @@ def _candidate_row(candidate: Candidate, choice: Choice) -> Row:
     }
 
 
+def has_balance(choice: Choice) -> bool:
+    """Whether any pair lies next to the balance curve: without one, none is more balanced than another."""
+    return any(is_balanced(candidate, choice) for candidate in choice.candidates)
+
+
+def _balanced(candidate: Candidate, choice: Choice) -> str:
+    if not has_balance(choice):
+        return ""
+    return "yes" if is_balanced(candidate, choice) else "no"
+
+
 def _remarks(candidate: Candidate, choice: Choice) -> str:
     source = candidate.source
     words = [
-        "yes" if is_balanced(candidate, choice) else "no",
+        _balanced(candidate, choice),
         {"clamped": "clamped", "default pair": "default pair"}.get(source.how, ""),
         "extrapolated" if source.extrapolated else "" if source.measured else "not measured",
     ]

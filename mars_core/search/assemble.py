@@ -9,7 +9,7 @@ import numpy as np
 
 from mars_core.ranks import Pair
 from mars_core.search.balance import BalancePoint
-from mars_core.search.choice import Candidate, Interval, Rival, Source
+from mars_core.search.choice import Candidate, CostUnit, Interval, Rival, Source
 from mars_core.search.constraints import CountParameters
 from mars_core.search.decide import Decision
 from mars_core.search.objective import Objective
@@ -46,6 +46,7 @@ class Scene:
     objective: Objective
     curve: Sequence[BalancePoint]
     balanced: Collection[Pair]
+    cost_unit: CostUnit = "parameters"
 
 
 def our_answer(scene: Scene, decision: Decision, margin: float) -> Answer:
@@ -177,8 +178,9 @@ def _reason(scene: Scene, decision: Decision, margin: float) -> str:
     stated = _stated(scene, decision.pair)
     if decision.verdict == "as good and cheaper":
         saving = 1.0 - scene.count(decision.pair) / scene.count(decision.best)
+        less = "trains {:.0%} fewer parameters" if scene.cost_unit == "parameters" else "has {:.0%} less rank in all"
         return (
-            f"{pair} trains {saving:.0%} fewer parameters than {best}, the best by prediction, and its "
+            f"{pair} {less.format(saving)} than {best}, the best by prediction, and its "
             f"{scene.objective.name} is within {margin:.2%} of it with {decision.sure:.0%} probability; {stated}."
         )
     doubt = "" if decision.verdict == "best" else f"These runs cannot tell the best pairs apart ({_tell(decision)}). "

@@ -10,6 +10,7 @@ from mars_core.records import Record
 from mars_core.search.balance import BalancePoint
 from mars_core.search.rates import RateAnswer
 
+CostUnit = Literal["parameters", "ranks"]
 Interval = tuple[float, float]
 Verdict = Literal["best", "as good and cheaper", "cannot tell", "paper"]
 
@@ -90,6 +91,8 @@ class Choice(Record):
     than a dozen would be needed. n_undefined: LLM ranks at which Eq. 3 has no real, finite solution. other_rule: what
     the other rule takes from the same runs. warnings: what may change the decision, the gravest first. rates: best
     learning rates, None where all runs had one rate; losses and excesses are then those at each pair's best rate.
+    cost_unit: what `trainable_parameters` of candidates and rivals counts; `ranks` is r_me + r_llm, taken where
+    imported runs do not say how many parameters a pair has.
     """
 
     pair: Pair
@@ -114,6 +117,7 @@ class Choice(Record):
     other_rule: Mapping[str, Any] | None = None
     warnings: tuple[str, ...] = field(default_factory=tuple)
     rates: RateAnswer | None = None
+    cost_unit: CostUnit = "parameters"
 
     def candidate(self, pair: Pair) -> Candidate:
         """The candidate with this pair; ValueError if it was not compared."""

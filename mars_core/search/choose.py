@@ -16,7 +16,7 @@ from mars_core.search.advice import warnings_of
 from mars_core.search.assemble import Scene, our_answer, paper_answer, paper_reason, regret_of, rivals_of
 from mars_core.search.balance import BalancePoint, balance_curve
 from mars_core.search.both_laws import LawSettings, laws_from, times_from_curves
-from mars_core.search.choice import Choice, Dropped
+from mars_core.search.choice import Choice, CostUnit, Dropped
 from mars_core.search.constraints import (
     Constraint,
     CountParameters,
@@ -59,7 +59,7 @@ class Question:
     pair, where law C's slices cross. ranks_me, ranks_llm: available ranks, None for those of the runs. margin:
     relative excess of the objective below which a cheaper pair is as good. rule: ours, or Algorithm 1 of the paper.
     constraints: what the pair must satisfy. objective: what is minimised. learning_rates: what would be trained with if
-    the rate were not searched for; None where it is not known.
+    the rate were not searched for; None where it is not known. cost_unit: what `trainable_parameters` counts.
     """
 
     target_samples: float
@@ -72,6 +72,7 @@ class Question:
     constraints: tuple[Constraint, ...] = ()
     objective: Objective = PERPLEXITY_OBJECTIVE
     learning_rates: LearningRates | None = None
+    cost_unit: CostUnit = "parameters"
 
 
 def choose_ranks(
@@ -166,7 +167,7 @@ def choose_with(calibration: Calibration, laws: FittedLaws, points: Points, ques
     curve = _curve(law_c_me, law_c_llm, positive(offer.ranks_llm), question.target_samples)
     balanced = _balanced(curve, positive(offer.ranks_me), law_c_me, law_c_llm)
     outlook = calibration.at(question.target_samples, allowed)
-    scene = Scene(outlook, points, known, count, question.objective, curve, balanced)
+    scene = Scene(outlook, points, known, count, question.objective, curve, balanced, question.cost_unit)
     costs = [count(pair) for pair in allowed]
     decision = decide(outlook, costs, question.margin, balanced, seeds_per_pair(table))
     ours = our_answer(scene, decision, question.margin)
@@ -197,6 +198,7 @@ def choose_with(calibration: Calibration, laws: FittedLaws, points: Points, ques
         other_rule=dict(zip(("pair", "verdict", "reason"), other, strict=True)),
         warnings=(*warnings_of(calibration, outlook, chosen.pair, known), *(rates.notes if rates else ())),
         rates=rates,
+        cost_unit=question.cost_unit,
     )
 
 

@@ -31,11 +31,27 @@ def next_rates(
             "calibration.learning_rates"
         )
     size = float(points.runs["D"].max())
-    ends = {pair: _losses(points, pair, rates, size) for pair, rates in tried.items()}
+    ends = _ends(points, tried)
     # Where a pair's runs are lowest at the edge of its rates, the law may see a bottom inside: further rates must tell.
     best = {pair: measured_edge(own) or math.exp(float(points.rates.best(pair, size)[0])) for pair, own in ends.items()}
-    diverged = {pair: [rate for rate, loss in own.items() if math.isnan(loss)] for pair, own in ends.items()}
-    return missing_rates(tried, best, several, diverged)
+    return missing_rates(tried, best, several, diverged_rates(points, tried))
+
+
+def diverged_rates(points: Points, tried: Mapping[Pair, Sequence[float]]) -> dict[Pair, list[float]]:
+    """Rates of each pair at which a run diverged.
+
+    Args:
+        points: the runs so far, without those that diverged.
+        tried: rates of each pair so far, those that diverged among them.
+    """
+    return {
+        pair: [rate for rate, loss in own.items() if math.isnan(loss)] for pair, own in _ends(points, tried).items()
+    }
+
+
+def _ends(points: Points, tried: Mapping[Pair, Sequence[float]]) -> dict[Pair, dict[float, float]]:
+    size = float(points.runs["D"].max())
+    return {pair: _losses(points, pair, rates, size) for pair, rates in tried.items()}
 
 
 def _losses(points: Points, pair: Pair, rates: Sequence[float], size: float) -> dict[float, float]:

@@ -85,6 +85,8 @@ def features_at(size: Floats, beta: float | Floats) -> list[Floats]:
 def designs(curves: Curves, beta: float, n_pairs: int, place: dict[int, int]) -> tuple[Floats, Floats, Floats]:
     """Columns of the common effects, of the pairs' coefficients and of the run levels.
 
+    Runs that differ in their rate alone have one level.
+
     Args:
         curves: the runs.
         beta: exponent of the size.
@@ -93,8 +95,9 @@ def designs(curves: Curves, beta: float, n_pairs: int, place: dict[int, int]) ->
     """
     rows = np.arange(len(curves.value))
     common = common_columns(curves.common, curves.size, curves.heat)
-    level = np.zeros((len(rows), curves.n_runs))
-    level[rows, curves.run] = 1.0
+    cell = curves.run if curves.rates is None else curves.rates.cell[curves.run]
+    level = np.zeros((len(rows), int(cell.max()) + 1))
+    level[rows, cell] = 1.0
     F = features(curves, beta)
     own = np.zeros((len(rows), F.shape[1], n_pairs))
     at = np.array([place[pair] for pair in curves.pair.tolist()])
@@ -104,7 +107,7 @@ def designs(curves: Curves, beta: float, n_pairs: int, place: dict[int, int]) ->
 
 def build_equations(curves: Curves, scatter: Scatter, common: Floats, own: Floats, level: Floats) -> Equations:
     """Whiten, take the common effects off, and turn the run levels into their eigenvectors."""
-    guessed, mean, sd = _guessed(curves, level, scatter)
+    guessed, mean, sd = _guessed(curves, scatter)
     n_common, n_own = common.shape[1] + len(sd), own.shape[1]
     stacked = np.column_stack([common, guessed, own, level, curves.value])
     white, half_determinant = whitened(curves, scatter, stacked)
@@ -128,7 +131,7 @@ def build_equations(curves: Curves, scatter: Scatter, common: Floats, own: Float
     )
 
 
-def _guessed(curves: Curves, level: Floats, scatter: Scatter) -> tuple[Floats, Floats, Floats]:
+def _guessed(curves: Curves, scatter: Scatter) -> tuple[Floats, Floats, Floats]:
     """Effects of which mean and standard deviation are known: columns (n_rows, n), means and deviations (n,).
 
     Doubts about a row's common effect; where runs differ in their rate, the coefficients of the learning-rate law, and
@@ -138,8 +141,9 @@ def _guessed(curves: Curves, level: Floats, scatter: Scatter) -> tuple[Floats, F
     columns = [np.eye(len(curves.value))[:, doubtful]]
     mean, sd = [np.zeros(len(doubtful))], [curves.level * curves.common.doubt[doubtful]]
     if (rates := curves.rates) is not None:
+        runs = np.eye(curves.n_runs)[curves.run]
         missed = np.flatnonzero(rates.doubt > LEAST_DOUBT * scatter.sigma)
-        columns += [rates.columns, level[:, missed]]
+        columns += [rates.columns, runs[:, missed]]
         mean += [rates.mean, np.zeros(len(missed))]
         sd += [rates.sd, rates.doubt[missed]]
     return np.column_stack(columns), np.concatenate(mean), np.concatenate(sd)

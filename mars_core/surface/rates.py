@@ -2,7 +2,11 @@
 
 A run's values are brought to the best rate of its pair by the fitted law (`mars_core.fitting.learning_rate`). That law
 is not known exactly: its coefficients enter the equations once more, linearised about the fit, with their prior, so
-that all runs together decide them; and each run is doubted by a share of what it pays, since the law is a parabola.
+that all runs together decide them; and each run is doubted by a share of what it pays, since the law is no more than
+the bottom of a valley.
+
+Runs of one pair and seed share luck (the order of the samples, the first weights), whatever their rates: they have one
+level in the equations, beside which each scatters by what the law's fit has seen.
 
 A run far from its best rate says little of how a pair goes on with data: of such runs the end alone counts.
 """
@@ -28,7 +32,8 @@ class RateEffect:
     """The law's part in the equations.
 
     columns: derivatives of the penalty by phi, (n_rows, p). mean, sd: prior of phi less the fit's, (p,). doubt: what
-    the law misses of a run, a standard deviation, (n_runs,). near: whether a run is near its best rate, (n_runs,).
+    the law misses of a run, and its scatter beside other rates, a standard deviation, (n_runs,). near: whether a run is
+    near its best rate, (n_runs,). cell: index of pair, seed and size of each run, (n_runs,).
     """
 
     columns: Floats
@@ -36,6 +41,7 @@ class RateEffect:
     sd: Floats
     doubt: Floats
     near: NDArray[np.bool_]
+    cell: NDArray[np.int64]
 
 
 def at_best_rates(table: pd.DataFrame, fit: RateFit, level: float) -> pd.DataFrame:
@@ -86,11 +92,11 @@ def rate_effect(table: pd.DataFrame, fit: RateFit, run: NDArray[np.int64]) -> Ra
     """
     sizes = table["end_size"].to_numpy(dtype=np.float64)
     columns = fit.law.jacobian(fit.phi, fit.log_rates(table), _pairs(table), sizes)
-    first = np.unique(run, return_index=True)[1]
-    paid = table["penalty"].to_numpy(dtype=np.float64)[first]
-    return RateEffect(
-        columns, fit.prior_mean - fit.phi, fit.prior_sd, DOUBT * paid, table["near"].to_numpy(dtype=np.bool_)[first]
-    )
+    first = table.iloc[np.unique(run, return_index=True)[1]]
+    cell = np.asarray(first.groupby(["r_me", "r_llm", "seed", "end_size"]).ngroup(), dtype=np.int64)
+    doubt = np.hypot(DOUBT * first["penalty"].to_numpy(dtype=np.float64), fit.scatter)
+    near = first["near"].to_numpy(dtype=np.bool_)
+    return RateEffect(columns, fit.prior_mean - fit.phi, fit.prior_sd, doubt, near, cell)
 
 
 def _pairs(table: pd.DataFrame) -> list[tuple[int, int]]:

@@ -100,8 +100,8 @@ class FinalSettings:
 
 @dataclass(frozen=True)
 class Listeners:
-    """Who is told: on_step of each step, on_log of each entry of the log (by the first process alone), on_state of the
-    trained weights at the end (on the first process)."""
+    """What is called: on_step after each step, on_log with each entry of the log (by the first process alone), on_state
+    with the trained weights at the end (on the first process)."""
 
     on_step: Callable[[int], Any] | None = None
     on_log: Callable[[Mapping[str, float]], Any] | None = None
@@ -136,7 +136,7 @@ def finetune(
         settings: how.
         method, partition: what is special about the training method; without, everything trainable has the recipe's
             one learning rate.
-        listeners: who is told.
+        listeners: what is called meanwhile.
 
     Raises:
         FinetuneDiverged: the validation loss is not finite.

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from mars_core.rate_search import RANGE, first_rates
-from tasks.calibration.steps import MOST_ROUNDS, RANGE_TEST, round_of
+from mars_core.rate_search import MOST_ROUNDS, RANGE, first_rates
+from mars_core.records import Record
+from tasks.calibration.steps import RANGE_TEST, round_of
+from tasks.inputs.opened import Inputs
 from tasks.settings.study import StudyConfig
 from tasks.study.plan import CalibrationPlan, PlannedRun, calibration_pairs, describe_plan, plan_calibration
 from tasks.study.rates import DecidedRates, RangeResult
 
+CONFIRMING = "further runs of pairs that may be best"
 
-def expected_plan(config: StudyConfig) -> CalibrationPlan:
+
+def expected_plan(inputs: Inputs) -> CalibrationPlan:
     """The plan; with automatic rates that of a first round about the middle of the range test's rates.
 
     Which rates a pair gets changes no cost, how many it gets is known.
@@ -21,65 +26,80 @@ def expected_plan(config: StudyConfig) -> CalibrationPlan:
     Raises:
         ValueError: the study cannot be planned.
     """
-    plan = plan_calibration(config)
+    plan = plan_calibration(inputs)
     if not plan.outline:
         return plan
     middle = math.sqrt(RANGE[0] * RANGE[-1])
-    rates = first_rates(calibration_pairs(config), config.calibration.reference, middle)
+    rates = first_rates(calibration_pairs(inputs.config), inputs.config.calibration.reference, middle)
     found = RangeResult((), plan.range_test[0].schedule.horizon, {}, middle)
-    return plan_calibration(config, DecidedRates(plan.rates_hash, found, (round_of(rates),)))
+    return plan_calibration(inputs, DecidedRates(plan.rates_hash, found, (round_of(rates),)))
+
+
+@dataclass(frozen=True)
+class Axes(Record):
+    """How many pairs, learning rates (of the pair with most), seeds and sizes a calibration has."""
+
+    pairs: int
+    learning_rates: int
+    seeds: int
+    sizes: int
+
+
+@dataclass(frozen=True)
+class PlanPart(Record):
+    """Runs and steps of a part of the calibration; at_most: it may be shorter, or not needed."""
+
+    name: str
+    runs: int
+    pair_steps: int
+    at_most: bool
 
 
 def describe_expected(config: StudyConfig, plan: CalibrationPlan) -> dict[str, Any]:
-    """`describe_plan` with what each axis costs, as JSON values.
+    """`describe_plan` with what each axis costs (`axes`, `parts`), as JSON values."""
+    costs = {"axes": axes_of(config, plan).to_json(), "parts": [part.to_json() for part in parts_of(plan, config)]}
+    return describe_plan(plan) | costs
 
-    axes: how many pairs, learning rates (of the pair with most), seeds and sizes there are. parts: runs and steps of
-    each part of the calibration; `at_most` says that a part may be shorter, or not needed.
-    """
+
+def axes_of(config: StudyConfig, plan: CalibrationPlan) -> Axes:
+    """The axes of a plan."""
     rates = [sum(run.pair == pair for run in plan.runs) for pair in calibration_pairs(config)]
     repeats = len(config.calibration.seeds) * len(plan.schedules)
-    axes = {
-        "pairs": len(rates),
-        "learning_rates": max(rates) // repeats,
-        "seeds": len(config.calibration.seeds),
-        "sizes": len(plan.schedules),
-    }
-    return describe_plan(plan) | {"axes": axes, "parts": _parts(plan)}
+    return Axes(len(rates), max(rates) // repeats, len(config.calibration.seeds), len(plan.schedules))
 
 
-def _parts(plan: CalibrationPlan) -> list[dict[str, Any]]:
+def parts_of(plan: CalibrationPlan, config: StudyConfig) -> list[PlanPart]:
+    """The parts of a plan; with automatic learning rates, as far as they are known."""
     if not plan.outline:
         return [_part("calibration", plan.runs)]
     wider = MOST_ROUNDS - 1
-    return [
+    parts = [
         _part(RANGE_TEST, plan.range_test),
         _part("calibration round 1", plan.runs),
-        _part(f"calibration rounds 2 to {1 + wider}", plan.outline * wider) | {"at_most": True},
+        replace(_part(f"calibration rounds 2 to {1 + wider}", plan.outline * wider), at_most=True),
     ]
+    if config.calibration.confirm_runs:
+        further = _part(CONFIRMING, plan.outline * config.calibration.confirm_runs)
+        parts.append(replace(further, at_most=True))
+    return parts
 
 
-def _part(name: str, runs: Sequence[PlannedRun]) -> dict[str, Any]:
-    steps = sum(run.schedule.horizon for run in runs)
-    return {"name": name, "runs": len(runs), "pair_steps": steps, "at_most": False}
+def _part(name: str, runs: Sequence[PlannedRun]) -> PlanPart:
+    return PlanPart(name, len(runs), sum(run.schedule.horizon for run in runs), at_most=False)
 
 
-def parts_in_words(described: dict[str, Any]) -> list[str]:
+def parts_in_words(axes: Axes, parts: Sequence[PlanPart]) -> list[str]:
     """The axes and the parts, a line each."""
-    axes, parts = described["axes"], described["parts"]
     several = "up to " if len(parts) > 1 else ""
     named = (
-        ("pairs", axes["pairs"], "", "pair"),
-        ("learning_rates", axes["learning_rates"], several, "learning rate"),
-        ("seeds", axes["seeds"], "", "seed"),
-        ("sizes", axes["sizes"], "", "size"),
+        (axes.pairs, "", "pair"),
+        (axes.learning_rates, several, "learning rate"),
+        (axes.seeds, "", "seed"),
+        *([(axes.sizes, "", "size")] if axes.sizes > 1 else []),
     )
-    words = [
-        f"{few}{count} {word}{'' if count == 1 else 's'}"
-        for name, count, few, word in named
-        if name != "sizes" or count > 1
-    ]
+    words = [f"{few}{count} {word}{'' if count == 1 else 's'}" for count, few, word in named]
     lines = [f"axes: {' x '.join(words)}"]
     for part in parts:
-        most = "at most " if part["at_most"] else ""
-        lines.append(f"{part['name']}: {most}{part['runs']} runs, {part['pair_steps']} steps in all")
+        most = "at most " if part.at_most else ""
+        lines.append(f"{part.name}: {most}{part.runs} runs, {part.pair_steps} steps in all")
     return lines

@@ -58,12 +58,12 @@ def _run_hours(summary: Mapping[str, Any], metrics: Path) -> dict[str, float]:
 @task(name="publish-calibration", cache_policy=NO_CACHE, persist_result=False, **SENDING)
 def publish_calibration(study: Study, trained: Sequence[PlannedRun], parent: str) -> None:
     """Put datasets and hours on the MLflow runs of what was just trained, and the revision's on its parent run."""
-    log_datasets(parent, study.config)
+    log_datasets(parent, study.inputs)
     tracking.log_values(parent, revision_hours(study.revision))
     for run in trained:
         metrics, summary = run_files(study.revision, [run])
         record = read_json(summary)
         if not tracking.is_tracked(record["mlflow_run_id"]):  # another machine trained it meanwhile
             continue
-        log_datasets(record["mlflow_run_id"], study.config, ("train", "validation"))
+        log_datasets(record["mlflow_run_id"], study.inputs, ("train", "validation"))
         tracking.log_values(record["mlflow_run_id"], _run_hours(record, metrics))

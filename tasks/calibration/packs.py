@@ -19,8 +19,10 @@ from mars_core.packing.cost import ACTIVATION_MARGIN, Cost, measure_cost
 from mars_core.packing.footprint import adapter_bytes
 from tasks.calibration.free_memory import free_memory
 from tasks.calibration.state import read_state
-from tasks.inputs.base_model import base_model, device_name, resolve_device
-from tasks.inputs.data import calibration_set, scored_batches, step_batches, validation_set
+from tasks.calibration.stored import Expected
+from tasks.inputs.base_model import device_name, resolve_device
+from tasks.inputs.data import scored_batches, step_batches
+from tasks.inputs.opened import Inputs
 from tasks.inputs.used_layers import check_layers_are_used
 from tasks.running.progress import show_message
 from tasks.settings.study import StudyConfig
@@ -85,16 +87,16 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def forecast(config: StudyConfig, plan: CalibrationPlan, runs: Sequence[PlannedRun]) -> PackForecast:
+def forecast(inputs: Inputs, plan: CalibrationPlan, runs: Sequence[PlannedRun]) -> PackForecast:
     """Measure a few steps and say what training `runs` will take; no run is stored.
 
     Raises:
         ValueError: not even one run fits the memory.
     """
-    base = base_model(config)
-    check_layers_are_used(config, base)
-    cost, adapter_batches = _measured_cost(config, runs)
-    packs = plan_packs(config, runs, cost)
+    base = inputs.base_model
+    check_layers_are_used(inputs, base)
+    cost, adapter_batches = _measured_cost(inputs, runs)
+    packs = plan_packs(inputs, runs, cost)
     largest = max(packs, key=lambda pack: len(pack.runs))
     training = sum(_training_seconds(cost, run.schedule) for run in runs)
     return PackForecast(
@@ -104,30 +106,27 @@ def forecast(config: StudyConfig, plan: CalibrationPlan, runs: Sequence[PlannedR
         training_seconds=training,
         memory_bytes=cost.memory_bytes(base.partition, [run.pair for run in largest.runs], adapter_batches),
         adapter_batches=adapter_batches,
-        device=device_name(resolve_device(config.device)),
+        device=device_name(resolve_device(inputs.config.device)),
     )
 
 
-def begin_packs(study: Study, missing: Sequence[PlannedRun]) -> tuple[list[PlannedPack], dict[str, Any]]:
-    """The packs that train `missing`, those begun earlier first, and what they are expected to take (also told)."""
+def begin_packs(study: Study, missing: Sequence[PlannedRun]) -> tuple[list[PlannedPack], Expected | None]:
+    """The packs that train `missing`, those begun earlier first, and what they are expected to take; shows that too."""
     begun, fresh = _begun_and_fresh(study, missing)
     if begun:
         runs = sum(len(pack.runs) for pack in begun)
         show_message(f"calibrate: going on with {len(begun)} unfinished packs of {runs} runs")
     if not fresh:
-        return begun, {}
+        return begun, None
     if resolve_device(study.config.device).type == "cuda" and torch.cuda.device_count() > 1:
         show_message(
             f"note: calibration here takes one of {torch.cuda.device_count()} GPUs; "
             "`mars up`, then `--where workers`, takes all of them"
         )
-    expected = forecast(study.config, study.plan, fresh)
+    expected = forecast(study.inputs, study.plan, fresh)
     show_message(f"calibrate: expected to take {expected}")
-    return [*begun, *expected.packs], {
-        "expected_runs": [run.run_id for run in fresh],
-        "expected_seconds": expected.training_seconds,
-        "expected_memory_bytes": expected.memory_bytes,
-    }
+    taken = Expected(tuple(run.run_id for run in fresh), expected.training_seconds, expected.memory_bytes)
+    return [*begun, *expected.packs], taken
 
 
 def _begun_and_fresh(study: Study, missing: Sequence[PlannedRun]) -> tuple[list[PlannedPack], list[PlannedRun]]:
@@ -138,7 +137,7 @@ def _begun_and_fresh(study: Study, missing: Sequence[PlannedRun]) -> tuple[list[
 
 def packs_for_workers(
     study: Study, missing: Sequence[PlannedRun], workers: int | None
-) -> tuple[list[PlannedPack], dict[str, Any]]:
+) -> tuple[list[PlannedPack], Expected | None]:
     """The packs that workers train, those begun earlier first. Nothing is measured: this machine may have no GPU.
 
     `calibration.pack_hours` needs a measurement and is left out of account. Without `pack_runs` the packs are as small
@@ -149,7 +148,7 @@ def packs_for_workers(
     begun, fresh = _begun_and_fresh(study, missing)
     limit = study.config.calibration.pack_runs or _runs_per_pack(len(fresh), workers)
     asked = study.revision.path("calibration", "packs", f"of-{study.config.calibration.pack_runs or 'workers'}.json")
-    return [*begun, *_asked_for(asked, study.plan, limit, fresh)], {}
+    return [*begun, *_asked_for(asked, study.plan, limit, fresh)], None
 
 
 def _runs_per_pack(runs: int, workers: int | None) -> int:
@@ -172,32 +171,40 @@ def _asked_for(path: Path, plan: CalibrationPlan, limit: int, fresh: Sequence[Pl
     return packs
 
 
-def _measured_cost(config: StudyConfig, runs: Sequence[PlannedRun]) -> tuple[Cost, AdapterBatches]:
-    base = base_model(config)
+def _measured_cost(inputs: Inputs, runs: Sequence[PlannedRun]) -> tuple[Cost, AdapterBatches]:
+    base = inputs.base_model
     return measure_cost(
         base.model,
         base.partition,
         [run.pair for run in runs],
-        steps=partial(step_batches, calibration_set(config), base, config.recipe.batch_size, config.micro_batch_size),
-        validation=scored_batches(validation_set(config), base, config.evaluation_batch_size),
-        validation_samples=len(validation_set(config)),
-        recipe=config.recipe.as_recipe(),
-        memory_bytes=memory_budget(config),
-        at_once=adapter_batches_at_once(config),
+        steps=partial(
+            step_batches,
+            inputs.calibration_set(),
+            base,
+            inputs.config.recipe.batch_size,
+            inputs.config.micro_batch_size,
+        ),
+        validation=scored_batches(inputs.validation_set, base, inputs.config.evaluation_batch_size),
+        validation_samples=len(inputs.validation_set),
+        recipe=inputs.config.recipe.as_recipe(),
+        memory_bytes=memory_budget(inputs),
+        at_once=adapter_batches_at_once(inputs.config),
     )
 
 
-def plan_packs(config: StudyConfig, runs: Sequence[PlannedRun], cost: Cost | None = None) -> list[PlannedPack]:
+def plan_packs(inputs: Inputs, runs: Sequence[PlannedRun], cost: Cost | None = None) -> list[PlannedPack]:
     """Group runs into packs of nearly equal size, as few as `calibration.pack_runs`, `pack_hours` and memory allow.
 
     cost: needed for the limits in time and memory; without it there is only the number of runs.
     """
     limits = [len(runs)]
-    if config.calibration.pack_runs is not None:
-        limits.append(config.calibration.pack_runs)
+    if inputs.config.calibration.pack_runs is not None:
+        limits.append(inputs.config.calibration.pack_runs)
     if cost is not None and runs:
-        limits.append(_runs_in_memory(config, cost, runs))
-    return [pack for alike in _alike(runs) for pack in _evenly(min(*limits, _in_time(config, cost, alike)), alike)]
+        limits.append(_runs_in_memory(inputs, cost, runs))
+    return [
+        pack for alike in _alike(runs) for pack in _evenly(min(*limits, _in_time(inputs.config, cost, alike)), alike)
+    ]
 
 
 def _in_packs_of(limit: int, runs: Sequence[PlannedRun]) -> list[PlannedPack]:
@@ -219,11 +226,11 @@ def _evenly(limit: int, runs: Sequence[PlannedRun]) -> list[PlannedPack]:
     return [PlannedPack(tuple(runs[start:stop])) for start, stop in pairwise(bounds)]
 
 
-def _runs_in_memory(config: StudyConfig, cost: Cost, runs: Sequence[PlannedRun]) -> int:
-    partition = base_model(config).partition
+def _runs_in_memory(inputs: Inputs, cost: Cost, runs: Sequence[PlannedRun]) -> int:
+    partition = inputs.base_model.partition
     largest = max(adapter_bytes(partition, [run.pair]) for run in runs)
     one_pass = max(int(cost.activation_bytes * ACTIVATION_MARGIN), cost.scoring.bytes(1, 1))
-    room = memory_budget(config) - cost.base_bytes - one_pass
+    room = memory_budget(inputs) - cost.base_bytes - one_pass
     return max(1, room // largest)
 
 
@@ -239,13 +246,13 @@ def _training_seconds(cost: Cost, schedule: RunSchedule) -> float:
     return cost.seconds(1, schedule.horizon, len(schedule.checkpoint_steps)) - cost.startup_seconds
 
 
-def memory_budget(config: StudyConfig) -> int:
+def memory_budget(inputs: Inputs) -> int:
     """Bytes that a pack may use: as configured, else nine tenths of what the device has free, the model counted in."""
-    if config.calibration.memory_gigabytes is not None:
-        return int(config.calibration.memory_gigabytes * 1e9)
-    base = base_model(config)
+    if inputs.config.calibration.memory_gigabytes is not None:
+        return int(inputs.config.calibration.memory_gigabytes * 1e9)
+    base = inputs.base_model
     model = sum(weight.nbytes for weight in base.model.parameters())
-    device = resolve_device(config.device)
+    device = resolve_device(inputs.config.device)
     free = _free_on_gpu(device) if device.type == "cuda" else free_memory()
     return int(0.9 * free) + model
 

@@ -14,13 +14,13 @@ from tasks.study.opened import Study
 from tasks.study.plan import PlannedRun
 
 
-def adopt_runs(study: Study, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+def reuse_runs(study: Study, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
     """Copy those of the runs that are missing here and whole in an older revision; returns them.
 
     A run_id is a hash of everything that decides a run, so a run that carries it is the run that would be trained.
     The rows get this revision's number; the run's record says where it comes from. Nothing is taken twice.
     """
-    adopted: list[PlannedRun] = []
+    reused: list[PlannedRun] = []
     others = [known for known in revisions(study.folder) if known.number != study.revision.number]
     for older in reversed(others):
         missing = missing_runs(study, runs)
@@ -30,8 +30,8 @@ def adopt_runs(study: Study, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
         available = [run for run in missing if run.run_id not in elsewhere]
         for run in available:
             _copy(older, study.revision, run)
-        adopted += available
-    return adopted
+        reused += available
+    return reused
 
 
 def _copy(older: Revision, revision: Revision, run: PlannedRun) -> None:

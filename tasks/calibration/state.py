@@ -32,7 +32,7 @@ def write_state(folder: Path, state: PackState) -> None:
         "step": state.step,
         "checkpoint_steps": list(state.checkpoint_steps),
         "seconds": state.seconds,
-        "members": list(state.members),
+        "members": list(state.runs),
         "layout": state.layout,
     }
     with replacing(folder / FILE) as temporary:

@@ -7,25 +7,25 @@ goes on with the same rates, and every process plans the same runs.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mars_core.ranks import Pair, RankPair
-from mars_core.rate_search import anchors, best_of_range, first_rates
-from mars_core.search.next_rates import next_rates
+from mars_core.rate_search import MOST_ROUNDS, Confirmation, anchors, best_of_range, first_rates
+from mars_core.search.confirm import Budget, confirmations, measured_outlook
+from mars_core.search.next_rates import diverged_rates, next_rates
 from mars_core.search.objective import objective_named
-from mars_core.search.points import read_points
+from mars_core.search.points import Points, read_points
 from tasks.calibration.diverged import collect_metrics, divergence
 from tasks.calibration.stored import metrics_path, read_metrics, summary_path
 from tasks.running.progress import show_message
+from tasks.settings.study import StudyConfig
 from tasks.storage.files import read_json
 from tasks.storage.transfer import publish_files
 from tasks.study.opened import Study
 from tasks.study.plan import CalibrationPlan, PlannedRun, calibration_pairs
 from tasks.study.rates import DecidedRates, PairRates, RangeResult, rates_path, read_rates, write_rates
 
-MOST_ROUNDS = 3
-"""Of full-length runs, the first one and those that widen it: more would follow the scatter of single runs."""
 ALL_AT_ONCE, RANGE_TEST = "calibration", "learning-rate range test"
 
 
@@ -91,18 +91,49 @@ def first_round(study: Study, found: RangeResult) -> DecidedRates:
 
 
 def next_round(study: Study, decided: DecidedRates) -> DecidedRates:
-    """The rates that are missing after the runs so far; none, where every pair was tried near its best rate."""
-    if len(decided.rounds) >= MOST_ROUNDS:
-        return replace(decided, complete=True)
+    """The rates that are missing after the runs so far; none, where every pair was tried near its best rate and the
+    pairs that may be best can be told apart, or their runs are spent."""
     points = read_points(collect_metrics(study, divergence(study)), objective_named(study.config.search.objective))
-    several = anchors(calibration_pairs(study.config), study.config.calibration.reference)
     tried: dict[Pair, tuple[float, ...]] = dict(iter(decided.rates.items()))
-    missing = next_rates(points, tried, several)
-    if not missing:
+    if not decided.confirmations and len(decided.rounds) < MOST_ROUNDS:
+        several = anchors(calibration_pairs(study.config), study.config.calibration.reference)
+        if missing := next_rates(points, tried, several):
+            words = ", ".join(f"{pair} at {_listed(rates)}" for pair, rates in missing.items())
+            show_message(f"calibrate: the best learning rate may lie beyond those tried: next {words}")
+            return replace(decided, rounds=(*decided.rounds, round_of(missing)))
+    return _confirmed(study, decided, points, diverged_rates(points, tried))
+
+
+def _confirmed(
+    study: Study, decided: DecidedRates, points: Points, diverged: Mapping[Pair, Sequence[float]]
+) -> DecidedRates:
+    found: tuple[Confirmation, ...] = ()
+    spent, budget = len(decided.confirmations), confirming_budget(study.config)
+    if points.rates is not None and spent < budget.most:
+        outlook = measured_outlook(points, objective_named(study.config.search.objective))
+        seeds = [run.seed for run in study.plan.runs]
+        found = confirmations(outlook, points.rates, seeds, spent, budget, diverged)
+    if not found:
         return replace(decided, complete=True)
-    words = ", ".join(f"{pair} at {', '.join(f'{rate:g}' for rate in rates)}" for pair, rates in missing.items())
-    show_message(f"calibrate: the best learning rate may lie beyond those tried: next {words}")
-    return replace(decided, rounds=(*decided.rounds, round_of(missing)))
+    by_pair: dict[Pair, list[Confirmation]] = {}
+    for one in found:
+        by_pair.setdefault(one.pair, []).append(one)
+    round_ = tuple(
+        PairRates(pair, tuple(one.rate for one in own), tuple(one.seed for one in own)) for pair, own in by_pair.items()
+    )
+    words = ", ".join(f"{one.pair} at {_listed(sorted(set(one.learning_rates)))}" for one in round_)
+    show_message(f"calibrate: the best pairs cannot be told apart yet: {len(found)} more runs of {words}")
+    return replace(decided, rounds=(*decided.rounds, round_))
+
+
+def confirming_budget(config: StudyConfig) -> Budget:
+    """How many runs may train pairs again, of each schedule."""
+    own = config.calibration
+    return Budget.of(len(calibration_pairs(config)), len(own.seeds), own.confirm_runs)
+
+
+def _listed(rates: Sequence[float]) -> str:
+    return ", ".join(f"{rate:g}" for rate in rates)
 
 
 def round_of(rates: Mapping[Pair, tuple[float, ...]] | Mapping[RankPair, tuple[float, ...]]) -> tuple[PairRates, ...]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pyarrow.parquet as pq
 
 from mars_core.metrics.schema import PEAKS, from_table
 from mars_core.rates import LearningRates
+from mars_core.records import Record
 from tasks.settings.recipe import RecipeConfig
 from tasks.storage.files import read_json
-from tasks.storage.folder import Revision
+from tasks.storage.folder import Revision, read_manifest
 from tasks.study.opened import Study
 from tasks.study.plan import Part, PlannedRun
 from tasks.study.rates import rates_path
@@ -52,10 +53,10 @@ def stored_metrics(revision: Revision) -> pd.DataFrame:
     Raises:
         ValueError: there are none.
     """
-    manifest = revision.manifest("calibrate")
-    if not manifest.is_file():
+    manifest = read_manifest(revision, "calibrate")
+    if manifest is None:
         raise ValueError(f"calibration has not finished in {revision.folder}: run `mars calibrate` first")
-    summaries = [revision.path(name) for name in read_json(manifest)["outputs"] if name.endswith(".json")]
+    summaries = [revision.path(name) for name in manifest.outputs if name.endswith(".json")]
     runs = [path for path in summaries if path.parent == revision.path("calibration")]
     kept = [path.with_suffix(".parquet") for path in runs if read_json(path)["diverged_at"] is None]
     if not kept:
@@ -75,45 +76,75 @@ def run_files(revision: Revision, runs: Sequence[PlannedRun]) -> list[Path]:
     return [path(revision, run.run_id, run.part) for run in runs for path in (metrics_path, summary_path)]
 
 
-def calibration_cost(study: Study) -> dict[str, Any]:
+@dataclass(frozen=True)
+class CalibrationCost(Record):
+    """What the planned runs took in training and evaluation, as they recorded it. notes: those of the plan."""
+
+    seconds: float
+    peak_memory_bytes: int
+    runs: int
+    steps: int
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What some runs are expected to take, by a measurement of a few steps; runs: their ids."""
+
+    runs: tuple[str, ...]
+    seconds: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Compared(Record):
+    """Expectations of the calibration's steps, and what their runs then took."""
+
+    expected_runs: tuple[str, ...]
+    expected_seconds: float
+    expected_memory_bytes: int
+    seconds_of_expected_runs: float
+
+
+def calibration_cost(study: Study) -> CalibrationCost:
     """What the planned runs took in training and evaluation, as they recorded it."""
     plan = study.plan
     summaries = [read_json(summary_path(study.revision, run.run_id, run.part)) for run in plan.every_run]
-    return {
-        "seconds": sum(summary["wall_seconds"] for summary in summaries),
-        "peak_memory_bytes": max(summary["peak_memory_bytes"] for summary in summaries),
-        "runs": len(plan.every_run),
-        "steps": study.plan.steps,
-        "notes": list(study.plan.notes),
-    }
+    return CalibrationCost(
+        seconds=sum(summary["wall_seconds"] for summary in summaries),
+        peak_memory_bytes=max(summary["peak_memory_bytes"] for summary in summaries),
+        runs=len(plan.every_run),
+        steps=plan.steps,
+        notes=tuple(plan.notes),
+    )
 
 
-def beside_taken(study: Study, expectations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Expectations of the calibration's steps with what their runs then took; nothing where there are none."""
+def beside_taken(study: Study, expectations: Sequence[Expected | None]) -> Compared | None:
+    """Expectations of the calibration's steps with what their runs then took; None where there are none."""
     known = [expected for expected in expectations if expected]
     if not known:
-        return {}
-    ids = [run for expected in known for run in expected["expected_runs"]]
+        return None
+    ids = [run for expected in known for run in expected.runs]
     runs = [run for run in study.plan.every_run if run.run_id in ids]
     summaries = [read_json(summary_path(study.revision, run.run_id, run.part)) for run in runs]
-    return {
-        "expected_runs": ids,
-        "expected_seconds": sum(expected["expected_seconds"] for expected in known),
-        "expected_memory_bytes": max(expected["expected_memory_bytes"] for expected in known),
-        "seconds_of_expected_runs": sum(summary["wall_seconds"] for summary in summaries),
-    }
+    return Compared(
+        expected_runs=tuple(ids),
+        expected_seconds=sum(expected.seconds for expected in known),
+        expected_memory_bytes=max(expected.memory_bytes for expected in known),
+        seconds_of_expected_runs=sum(summary["wall_seconds"] for summary in summaries),
+    )
 
 
-def describe_cost(cost: Mapping[str, Any]) -> str:
+def describe_cost(cost: CalibrationCost, compared: Compared | None) -> str:
     """What calibration took, beside what was expected, in one line."""
-    took = f"{cost['seconds']:.0f} s and {cost['peak_memory_bytes'] / 1e9:.1f} GB, the process included"
-    if "expected_seconds" not in cost:
+    took = f"{cost.seconds:.0f} s and {cost.peak_memory_bytes / 1e9:.1f} GB, the process included"
+    if compared is None:
         return took
-    expected = f"expected {cost['expected_seconds']:.0f} s"
-    if len(cost["expected_runs"]) == cost["runs"]:
+    expected = f"expected {compared.expected_seconds:.0f} s"
+    if len(compared.expected_runs) == cost.runs:
         return f"{took}; {expected}"
-    fresh = f"{len(cost['expected_runs'])} of the {cost['runs']} runs"
-    return f"{took}; {expected} for {fresh}, which took {cost['seconds_of_expected_runs']:.0f} s"
+    fresh = f"{len(compared.expected_runs)} of the {cost.runs} runs"
+    return f"{took}; {expected} for {fresh}, which took {compared.seconds_of_expected_runs:.0f} s"
 
 
 def metrics_path(revision: Revision, run: str, part: Part = "calibration") -> Path:

@@ -30,9 +30,10 @@ from mars_core.training.calibration import CalibrationRun, Checkpoint
 from tasks.calibration.packs import PACK_FILE, adapter_batches_at_once, memory_budget
 from tasks.calibration.state import drop_state, has_state, read_state, state_folder, write_state
 from tasks.calibration.stored import metrics_path, missing_runs, run_files
-from tasks.inputs.base_model import base_model, device_name, resolve_device
-from tasks.inputs.data import calibration_set, load_data, scored_batches, step_batches, validation_set
+from tasks.inputs.base_model import device_name, resolve_device
+from tasks.inputs.data import scored_batches, step_batches
 from tasks.inputs.objective import measurement
+from tasks.inputs.opened import Inputs
 from tasks.inputs.used_layers import check_layers_are_used
 from tasks.running.progress import progress_bar, show_message
 from tasks.settings.study import StudyConfig
@@ -85,8 +86,8 @@ def _train_and_store(
 ) -> None:
     folder = state_folder(study.revision, pack.pack_id)
     write_json(folder / PACK_FILE, [run.run_id for run in pack.runs])
-    base = base_model(study.config)
-    check_layers_are_used(study.config, base)
+    base = study.inputs.base_model
+    check_layers_are_used(study.inputs, base)
     tracked = {run: _begin(study, base, run, pack, parent) for run in missing}
     try:
         with machine_load(list(tracked.values())):
@@ -113,10 +114,10 @@ def _train(
     tracked: Mapping[PlannedRun, str],
     label: str | None,
 ) -> TrainedPack:
-    base = base_model(study.config)
+    base = study.inputs.base_model
     folder = state_folder(study.revision, pack.pack_id)
-    validation = scored_batches(validation_set(study.config), base, study.config.evaluation_batch_size)
-    samples = calibration_set(study.config, pack.data_seed)
+    validation = scored_batches(study.inputs.validation_set, base, study.config.evaluation_batch_size)
+    samples = study.inputs.calibration_set(pack.data_seed)
     steps = partial(step_batches, samples, base, study.config.recipe.batch_size, study.config.micro_batch_size)
     horizon, checkpoint_steps = pack.schedule.horizon, pack.schedule.checkpoint_steps
     begun = read_state(folder, checkpoint_steps)
@@ -126,10 +127,10 @@ def _train(
     def keep(state: PackState) -> None:
         if study.config.calibration.snapshots:
             _keep_snapshots(study, base, pack, state)
-        for run, member in zip(pack.runs, state.members, strict=True):
+        for run, stored in zip(pack.runs, state.runs, strict=True):
             if run not in tracked:
                 continue
-            checkpoints = [Checkpoint(**checkpoint) for checkpoint in member["checkpoints"]]
+            checkpoints = [Checkpoint(**checkpoint) for checkpoint in stored["checkpoints"]]
             if checkpoints:
                 _log_new(tracked[run], _rows(study, pack, run, checkpoints))
         write_state(folder, state)  # last: what is repeated after a kill in between replaces its equal
@@ -144,19 +145,19 @@ def _train(
             recipe=study.config.recipe.as_recipe(),
             horizon=horizon,
             checkpoint_steps=checkpoint_steps,
-            adapter_batches=_adapter_batches(study.config, base, pack),
-            measurement=measurement(study.config),
+            adapter_batches=_adapter_batches(study.inputs, base, pack),
+            measurement=measurement(study.inputs),
             resume=begun,
             on_step=advance,
             on_checkpoint=keep,
         )
 
 
-def _adapter_batches(config: StudyConfig, base: Base, pack: PlannedPack) -> AdapterBatches:
-    pairs, recipe = [run.pair for run in pack.runs], config.recipe.as_recipe()
-    validation = islice(scored_batches(validation_set(config), base, config.evaluation_batch_size)(), 2)
-    samples = calibration_set(config, pack.data_seed)
-    steps = step_batches(samples, base, config.recipe.batch_size, config.micro_batch_size, 0)
+def _adapter_batches(inputs: Inputs, base: Base, pack: PlannedPack) -> AdapterBatches:
+    pairs, recipe = [run.pair for run in pack.runs], inputs.config.recipe.as_recipe()
+    validation = islice(scored_batches(inputs.validation_set, base, inputs.config.evaluation_batch_size)(), 2)
+    samples = inputs.calibration_set(pack.data_seed)
+    steps = step_batches(samples, base, inputs.config.recipe.batch_size, inputs.config.micro_batch_size, 0)
     first = max(next(iter(steps)), key=lambda batch: batch["labels"].numel())
     largest = max(pairs, key=partial(trainable_parameters, base.partition))
     return adapter_batches_for(
@@ -164,9 +165,9 @@ def _adapter_batches(config: StudyConfig, base: Base, pack: PlannedPack) -> Adap
         scoring_of(base.model, (batch for batch, _ in validation)),
         sum(weight.nbytes for weight in base.model.parameters()),
         adapter_bytes(base.partition, pairs),
-        memory_budget(config),
-        at_once=adapter_batches_at_once(config),
-        device=resolve_device(config.device).type,
+        memory_budget(inputs),
+        at_once=adapter_batches_at_once(inputs.config),
+        device=resolve_device(inputs.config.device).type,
     )
 
 
@@ -178,7 +179,7 @@ def _begin(study: Study, base: Base, run: PlannedRun, pack: PlannedPack, parent:
         "data_seed": run.data_seed,
         **_peaks(study.config, run),
         "trainable_parameters": trainable_parameters(base.partition, run.pair),
-        "data_hash": load_data(study.config.data).data_hash,
+        "data_hash": study.inputs.data.data_hash,
         "pack_runs": len(pack.runs),
         "recipe": study.config.recipe.described(),
         **({} if run.schedule.size is None else {"size": run.schedule.size}),
@@ -214,7 +215,7 @@ def _rows(
     run: PlannedRun,
     checkpoints: Sequence[Checkpoint],
 ) -> pd.DataFrame:
-    data = load_data(study.config.data)
+    data = study.inputs.data
     shared = {
         "schema_version": SCHEMA_VERSION,
         "study_id": study.folder.name,

@@ -15,12 +15,12 @@ import pandas as pd
 
 from mars_core.fitting.learning_rate import fit_learning_rates
 from mars_core.ranks import RankPair
-from mars_core.rate_search import best_of_range, rate_beyond, rates_around
+from mars_core.rate_search import MOST_ROUNDS, best_of_range, rate_beyond, rates_around
 from mars_core.rate_search.design import rounded
 from mars_core.records import Float, Record
 from mars_core.search.objective import objective_named
 from tasks.calibration.diverged import divergence
-from tasks.calibration.steps import MOST_ROUNDS, RANGE_TEST, Step, range_result
+from tasks.calibration.steps import RANGE_TEST, Step, range_result
 from tasks.calibration.stored import metrics_path, read_metrics
 from tasks.study.opened import Study
 from tasks.study.plan import CalibrationPlan, PlannedRun, plan_rates
@@ -109,7 +109,7 @@ class Tuning:
 
     def _planned(self) -> CalibrationPlan:
         """The plan of the runs so far, again in place of the calibration's: a study that is pulled plans anew."""
-        self.study.plan = plan_rates(self.study.config, self.pair, self._tried_now)
+        self.study.plan = plan_rates(self.study.inputs, self.pair, self._tried_now)
         return self.study.plan
 
     def _full_length(self, rates: Sequence[float]) -> Step:
@@ -174,7 +174,7 @@ def _about_the_lowest(ends: pd.DataFrame) -> pd.DataFrame:
 
 def begin_tuning(study: Study, pair: RankPair, rates: Sequence[float]) -> Tuning:
     """A search for a pair's rate on a study's data, whose own plan is left as it is."""
-    return Tuning(Study(study.config, study.revision), pair, tuple(rates))
+    return Tuning(Study(study.config, study.revision, study.inputs), pair, tuple(rates))
 
 
 def _at_edge(best: float, tried: Sequence[float]) -> Iterator[str]:

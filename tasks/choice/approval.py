@@ -7,7 +7,6 @@ from pathlib import Path
 from mars_core.models.lora import check_ranks
 from mars_core.ranks import RankPair
 from tasks.choice.search import choice_path, chosen_pair
-from tasks.inputs.base_model import study_partition
 from tasks.storage.files import file_hash, read_json, write_json
 from tasks.storage.folder import Revision
 from tasks.storage.transfer import publish_files
@@ -25,7 +24,7 @@ def record_approval(study: Study, pair: RankPair, reason: str) -> None:
     Raises:
         ValueError: the model has no room for these ranks.
     """
-    check_ranks(study_partition(study.config), pair)
+    check_ranks(study.inputs.partition, pair)
     approval = {"choice": file_hash(choice_path(study.revision)), "pair": list(pair), "reason": reason}
     write_json(approval_path(study.revision), approval)
     publish_files(study.config.study, [approval_path(study.revision)])

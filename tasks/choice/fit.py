@@ -21,7 +21,8 @@ from mars_core.search.objective import objective_named
 from mars_core.search.points import Points, read_points
 from tasks.calibration.diverged import collect_metrics, divergence
 from tasks.calibration.stage import CALIBRATE
-from tasks.inputs.data import usable_samples
+from tasks.inputs.opened import Inputs
+from tasks.running.progress import show_message
 from tasks.running.retrying import IO_RETRIES
 from tasks.settings.study import StudyConfig
 from tasks.storage.files import read_json, write_json
@@ -56,6 +57,8 @@ def fit_laws(study: Study) -> str:
     points = read_points(metrics, objective_named(study.config.search.objective))
     curves = law_c_curves(metrics, points)
     laws = laws_from(points, curves, study.config, frozen_levels(study, curves, points))
+    for missing in laws.missing:
+        show_message(f"fit: {missing}")
     write_json(laws_path(study.revision), replace(laws, notes=(*found.notes, *laws.objective_notes)).to_json())
     return str(laws_path(study.revision))
 
@@ -132,19 +135,19 @@ def read_laws(revision: Revision) -> FittedLaws:
     return FittedLaws.from_json(read_json(laws_path(revision)))
 
 
-def target_size(config: StudyConfig) -> int:
+def target_size(inputs: Inputs) -> int:
     """Dataset size to choose ranks for: as set, else what the final run's data are worth in unique samples."""
-    if config.search.target_samples is not None:
-        return config.search.target_samples
-    return max(1, round(effective_samples(len(usable_samples(config, "train")), config.final.epochs)))
+    if inputs.config.search.target_samples is not None:
+        return inputs.config.search.target_samples
+    return max(1, round(effective_samples(len(inputs.usable("train")), inputs.config.final.epochs)))
 
 
-def target_note(config: StudyConfig) -> str:
+def target_note(inputs: Inputs) -> str:
     """How the size came about that ranks are chosen for."""
-    size, epochs = target_size(config), config.final.epochs
-    if config.search.target_samples is not None:
+    size, epochs = target_size(inputs), inputs.config.final.epochs
+    if inputs.config.search.target_samples is not None:
         return f"ranks are chosen for {size:,} samples, as search.target_samples says"
-    samples = len(usable_samples(config, "train"))
+    samples = len(inputs.usable("train"))
     if epochs > 1:
         return (
             f"ranks are chosen for {size:,} samples: {epochs:g} epochs over {samples:,} training samples are worth "

@@ -18,9 +18,8 @@ from mars_core.search.run_signs import run_notes, run_warnings
 from tasks.calibration.diverged import collect_metrics, divergence
 from tasks.calibration.stage import CALIBRATE
 from tasks.choice.fit import FIT, read_laws, target_note, target_size
-from tasks.inputs.base_model import study_partition
+from tasks.inputs.opened import Inputs
 from tasks.running.retrying import IO_RETRIES
-from tasks.settings.study import StudyConfig
 from tasks.storage.files import read_json, write_json
 from tasks.storage.folder import Revision
 from tasks.study.opened import Study
@@ -34,7 +33,7 @@ def _inputs(study: Study, measured: str) -> str:
     settings = {
         "search": study.config.search.model_dump(mode="json"),
         "ranks": _ranks(study.config.available_ranks),
-        "target_size": target_size(study.config),
+        "target_size": target_size(study.inputs),
         "code_version": __version__,
         "method": METHOD,
     }
@@ -50,30 +49,30 @@ def _ranks(grid: RankGrid) -> list[list[int]] | list[int]:
 def choose_ranks(study: Study) -> str:
     """Choose from the runs and their laws, and store the choice with its reasons; returns its path."""
     found = divergence(study)
-    question = _question(study.config, Diverged(found.pairs))
+    question = _question(study.inputs, Diverged(found.pairs))
     metrics = collect_metrics(study, found)
     points = read_points(metrics, question.objective)
-    annotated = replace(points, notes=(*points.notes, *run_notes(metrics), target_note(study.config)))
+    annotated = replace(points, notes=(*points.notes, *run_notes(metrics), target_note(study.inputs)))
     choice = choose_from(read_laws(study.revision), annotated, question)
     choice = replace(choice, warnings=(*choice.warnings, *run_warnings(metrics)))
     write_json(choice_path(study.revision), choice.to_json())
     return str(choice_path(study.revision))
 
 
-def _question(config: StudyConfig, diverged: Diverged) -> Question:
+def _question(inputs: Inputs, diverged: Diverged) -> Question:
     """The search with a study's settings and its model's parameter counts."""
-    partition = study_partition(config)
+    partition = inputs.partition
     return Question(
-        target_samples=target_size(config),
+        target_samples=target_size(inputs),
         trainable_parameters=lambda pair: trainable_parameters(partition, RankPair(*pair)),
-        reference=config.calibration.reference,
-        ranks_me=config.available_ranks.me,
-        ranks_llm=config.available_ranks.llm,
-        margin=config.search.margin,
-        rule=config.search.law,
-        constraints=(*config.search.as_constraints(), diverged),
-        objective=objective_named(config.search.objective),
-        learning_rates=config.recipe.as_recipe().learning_rates,
+        reference=inputs.config.calibration.reference,
+        ranks_me=inputs.config.available_ranks.me,
+        ranks_llm=inputs.config.available_ranks.llm,
+        margin=inputs.config.search.margin,
+        rule=inputs.config.search.law,
+        constraints=(*inputs.config.search.as_constraints(), diverged),
+        objective=objective_named(inputs.config.search.objective),
+        learning_rates=inputs.config.recipe.as_recipe().learning_rates,
     )
 
 

@@ -12,6 +12,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from mars_core.export.card import CardFacts, adapter_card
+from mars_core.metrics.identity import content_hash
 from mars_core.models.loading import read_model_type
 from mars_core.report.decision import decision_sentences
 from tasks.choice.approval import approval_notes
@@ -19,15 +20,15 @@ from tasks.choice.fit import laws_path, read_laws
 from tasks.choice.search import choice_path, read_choice
 from tasks.final.arm import Arm
 from tasks.final.evaluate import read_evaluation
-from tasks.final.pair import final_folder, read_final
-from tasks.inputs.base_model import model_fingerprint
-from tasks.inputs.data import load_data
+from tasks.final.pair import final_folder, finetune_stage
+from tasks.final.record import read_final
 from tasks.running.retrying import REQUESTS
 from tasks.settings.study import StudyConfig
 from tasks.storage.files import read_json, replacing
 from tasks.storage.folder import Revision
 from tasks.study.opened import Study
 from tasks.study.revision import recipe_hash
+from tasks.study.stage import Stage
 from tasks.tracking import runs as tracking
 
 CARD = "README.md"
@@ -45,9 +46,18 @@ def has_adapter(revision: Revision, arm: Arm) -> bool:
     return (final_folder(revision, arm) / "adapter" / "adapter_config.json").is_file()
 
 
-def card_stage(arm: Arm) -> str:
-    """Name of the card's stage: it has its own, since it is completed after training."""
-    return f"card-{arm.slug}"
+def card_stage(arm: Arm, text: str) -> Stage:
+    """A final run's card as a stage of its own, since it is completed after training.
+
+    text: what the card is to say; equal facts make equal text, so it decides alone whether the card is written again.
+    """
+    return Stage(
+        f"card-{arm.slug}",
+        reads=lambda _: (finetune_stage(arm),),
+        inputs=lambda study, _: content_hash(text),
+        outputs=lambda study: (card_path(study.revision, arm),),
+        announced=False,
+    )
 
 
 def card_text(study: Study, arm: Arm, finals: Mapping[str, Arm] | None) -> str:
@@ -55,7 +65,9 @@ def card_text(study: Study, arm: Arm, finals: Mapping[str, Arm] | None) -> str:
 
     finals: the arms by role that the stored test scores are of, None where the test split has not been scored.
     """
-    scores = {role: entry["overall"] for role, entry in read_evaluation(study.revision).items()} if finals else {}
+    scores = (
+        {role: entry.overall.to_json() for role, entry in read_evaluation(study.revision).items()} if finals else {}
+    )
     role = _role(study.revision, arm, finals or {})
     facts = CardFacts(
         study=study.folder.name,
@@ -63,7 +75,7 @@ def card_text(study: Study, arm: Arm, finals: Mapping[str, Arm] | None) -> str:
         model=study.config.model,
         is_folder=Path(study.config.model).expanduser().exists(),
         model_type=read_model_type(study.config.model, trust_remote_code=study.config.loading.trust_remote_code),
-        model_fingerprint=model_fingerprint(study.config),
+        model_fingerprint=study.inputs.fingerprint,
         four_bit=study.config.loading.four_bit,
         trust_remote_code=study.config.loading.trust_remote_code,
         dtype=study.config.recipe.dtype,
@@ -74,10 +86,10 @@ def card_text(study: Study, arm: Arm, finals: Mapping[str, Arm] | None) -> str:
         recipe_hash=recipe_hash(study.config),
         epochs=study.config.final.epochs,
         seed=study.config.final.seed,
-        data_hash=load_data(study.config.data).data_hash,
-        counts={name: len(samples) for name, samples in load_data(study.config.data).parts.items()},
+        data_hash=study.inputs.data.data_hash,
+        counts={name: len(samples) for name, samples in study.inputs.data.parts.items()},
         datasets=_hub_datasets(study.config),
-        training=read_final(study.revision, arm),
+        training=read_final(study.revision, arm).to_json(),
         scores=scores if role in scores else {},
         pairs={known: final.pair for known, final in (finals or {}).items()},
         laws=read_laws(study.revision).to_json() if laws_path(study.revision).is_file() else None,
@@ -95,7 +107,7 @@ def write_card(revision: Revision, arm: Arm, text: str) -> str:
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     tracking.use_store(revision.study)
-    run = str(read_final(revision, arm)["mlflow_run_id"])
+    run = read_final(revision, arm).mlflow_run_id
     if tracking.is_tracked(run):
         tracking.log_file(run, path, "adapter")
     return str(path)
@@ -104,7 +116,7 @@ def write_card(revision: Revision, arm: Arm, text: str) -> str:
 def _role(revision: Revision, arm: Arm, finals: Mapping[str, Arm]) -> str:
     """The arm's role at present, which may not be the one that it was trained in."""
     present = [role for role, final in finals.items() if final == arm]
-    return present[0] if present else str(read_final(revision, arm)["role"])
+    return present[0] if present else read_final(revision, arm).role
 
 
 def _recipe(config: StudyConfig, arm: Arm) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from mars_core.models.loading import load_base, read_model_type
 from mars_core.models.lora import layer_alphas, layer_ranks
 from mars_core.models.partition import Partition
 from mars_core.ranks import RankPair
+from mars_core.records import Record
 from tasks.choice.approval import pair_to_train
 from tasks.choice.search import choice_path
 from tasks.export.card import CARD, card_path
@@ -29,19 +31,46 @@ from tasks.final.arm import Arm
 from tasks.final.pair import final_folder, finetune_stage
 from tasks.final.pairs import best_arm
 from tasks.final.run import final_steps
-from tasks.inputs.base_model import DTYPES, model_fingerprint, study_partition
-from tasks.inputs.data import usable_samples
+from tasks.inputs.base_model import DTYPES
 from tasks.running.progress import progress_bar, show_message
 from tasks.settings.study import StudyConfig
 from tasks.storage.files import read_json, replacing, replacing_folder
-from tasks.storage.folder import Revision, is_finished
+from tasks.storage.folder import Revision, is_finished, read_manifest
 from tasks.study.opened import Study, reopen_study
 from tasks.study.revision import changes_since, identity
+
+
+@dataclass(frozen=True)
+class Merged(Record):
+    """A merged checkpoint: where it is, and how far its logits are from those of base and adapter."""
+
+    merged: str
+    pair: tuple[int, int]
+    revision: int
+    dtype: str
+    parameters: int
+    bytes: int
+    logit_difference: float
+    tolerance: float
+
+
+@dataclass(frozen=True)
+class Exported(Record):
+    """Another tool's configuration with the folder beside it. rows: by file, None where the tool cannot read them."""
+
+    tool: str
+    config: str
+    folder: str
+    pair: tuple[int, int]
+    revision: int
+    rows: Mapping[str, int] | None
+    notes: tuple[str, ...]
+
 
 SPLITS = {"train.jsonl": "train", "validation.jsonl": "validation"}
 
 
-def merge(config: StudyConfig, ranks: tuple[int, int] | None, out: Path) -> dict[str, Any]:
+def merge(config: StudyConfig, ranks: tuple[int, int] | None, out: Path) -> Merged:
     """Write base and adapter of a finished final run as one checkpoint to `out`; returns what was done.
 
     ranks: the pair, None for the one that the study trains as its choice.
@@ -73,19 +102,19 @@ def merge(config: StudyConfig, ranks: tuple[int, int] | None, out: Path) -> dict
             text = card_path(revision, arm).read_text(encoding="utf-8")
             card = merged_card(text, dtype, config.loading.trust_remote_code)
             (temporary / CARD).write_text(card, encoding="utf-8")
-    return {
-        "merged": str(out),
-        "pair": list(pair),
-        "revision": revision.number,
-        "dtype": dtype,
-        "parameters": merged.parameters,
-        "bytes": sum(path.stat().st_size for path in out.rglob("*") if path.is_file()),
-        "logit_difference": merged.difference,
-        "tolerance": merged.tolerance,
-    }
+    return Merged(
+        merged=str(out),
+        pair=pair,
+        revision=revision.number,
+        dtype=dtype,
+        parameters=merged.parameters,
+        bytes=sum(path.stat().st_size for path in out.rglob("*") if path.is_file()),
+        logit_difference=merged.difference,
+        tolerance=merged.tolerance,
+    )
 
 
-def export_config(config: StudyConfig, ranks: tuple[int, int] | None, tool: str, out: Path) -> dict[str, Any]:
+def export_config(config: StudyConfig, ranks: tuple[int, int] | None, tool: str, out: Path) -> Exported:
     """Write the pair as configuration of another tool to `out`, and what it reads into a folder beside it.
 
     ranks: the pair, None for the one that the study trains as its choice. Returns what was written, with notes.
@@ -103,8 +132,8 @@ def export_config(config: StudyConfig, ranks: tuple[int, int] | None, tool: str,
     arm = _arm(study, ranks)
     pair = arm.pair
     _require_same_settings(study)
-    partition, alpha = study_partition(config), config.recipe.as_recipe().alpha
-    splits = {file: usable_samples(config, split) for file, split in SPLITS.items()}
+    partition, alpha = study.inputs.partition, config.recipe.as_recipe().alpha
+    splits = {file: study.inputs.usable(split) for file, split in SPLITS.items()}
     readable = all(image_files(samples) for samples in splits.values())
     run = _tool_run(study, partition, arm, folder if readable else None, folder)
     rendered = TOOLS[tool].render(run)
@@ -117,15 +146,15 @@ def export_config(config: StudyConfig, ranks: tuple[int, int] | None, tool: str,
             (temporary / name).write_text(text, encoding="utf-8")
     with replacing(out) as file_beside:
         file_beside.write_text(rendered.text, encoding="utf-8")
-    return {
-        "tool": tool,
-        "config": str(out),
-        "folder": str(folder),
-        "pair": list(pair),
-        "revision": study.revision.number,
-        "rows": {file: len(samples) for file, samples in splits.items()} if readable else None,
-        "notes": list(rendered.notes),
-    }
+    return Exported(
+        tool=tool,
+        config=str(out),
+        folder=str(folder),
+        pair=pair,
+        revision=study.revision.number,
+        rows={file: len(samples) for file, samples in splits.items()} if readable else None,
+        notes=tuple(rendered.notes),
+    )
 
 
 START = "start"
@@ -156,7 +185,7 @@ def _tool_run(study: Study, partition: Partition, arm: Arm, rows: Path | None, f
         alphas=layer_alphas(partition, pair, recipe.alpha),
         modules={"projector": family.projector, "me": (family.me,), "llm": (family.llm,)},
         recipe=recipe,
-        steps=final_steps(study.config),
+        steps=final_steps(study.inputs),
         epochs=study.config.final.epochs,
         seed=study.config.final.seed,
         micro_batch_size=study.config.micro_batch_size or study.config.recipe.batch_size,
@@ -205,13 +234,13 @@ def _trained_arm(study: Study, ranks: tuple[int, int] | None) -> Arm:
 def _finished_adapter(revision: Revision, arm: Arm) -> Path:
     """The adapter of a finished final run whose files are all as it left them."""
     stage, pair = finetune_stage(arm).name, arm.pair
-    manifest = revision.manifest(stage)
-    if not manifest.is_file():
+    manifest = read_manifest(revision, stage)
+    if manifest is None:
         raise ValueError(
             f"there is no finished final run of {pair} in {revision.folder}: run `mars finetune` first "
             f"(`mars finetune --ranks {pair.r_me} {pair.r_llm}` for a pair that was not chosen)"
         )
-    if not is_finished(revision, stage, read_json(manifest)["inputs"]):
+    if not is_finished(revision, stage, manifest.inputs):
         raise ValueError(
             f"files of the final run of {pair} in {revision.folder} are missing or were changed since: "
             "run `mars finetune` again"
@@ -220,7 +249,7 @@ def _finished_adapter(revision: Revision, arm: Arm) -> Path:
 
 
 def _require_same_settings(study: Study) -> None:
-    changed = changes_since(study.revision, identity(study.config))
+    changed = changes_since(study.revision, identity(study.inputs))
     if changed:
         raise ValueError(
             f"revision {study.revision.number} was made with other settings: {'; '.join(changed)}. Give the study file "
@@ -230,7 +259,7 @@ def _require_same_settings(study: Study) -> None:
 
 def _require_same_base(study: Study) -> None:
     stored = read_json(study.revision.path("revision.json"))
-    if stored["model_fingerprint"] != model_fingerprint(study.config):
+    if stored["model_fingerprint"] != study.inputs.fingerprint:
         raise ValueError(
             f"{study.config.model} is not the base model that revision {study.revision.number} was made with "
             f"({stored['model']}, "

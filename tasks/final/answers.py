@@ -12,17 +12,15 @@ import pyarrow.parquet as pq
 from torch import nn
 
 from mars_core.data.encode import encode_sample
-from mars_core.evaluation.generation.accuracy import summary
+from mars_core.evaluation.generation.accuracy import Accuracies, summary
 from mars_core.evaluation.generation.greedy import Decoding, decoding_for, greedy_tokens, prompt_of
 from mars_core.evaluation.generation.marking import SCHEMA, mark
 from mars_core.evaluation.generation.questions import Question, QuestionSet, batches, short_questions
 from mars_core.evaluation.generation.scienceqa import subgroups
 from mars_core.metrics.identity import content_hash
 from mars_core.models.loading import Base
-from tasks.inputs.base_model import base_processor, model_fingerprint
-from tasks.inputs.data import load_data, usable_samples
+from tasks.inputs.opened import Inputs
 from tasks.running.progress import progress_bar
-from tasks.settings.study import StudyConfig
 from tasks.storage.files import file_hash, replacing
 from tasks.storage.folder import Revision
 from tasks.study.opened import Study
@@ -31,13 +29,13 @@ PART_ANSWERS = 128
 """Answers stored at a time: what a kill can lose."""
 
 
-def asked_questions(config: StudyConfig) -> QuestionSet:
+def asked_questions(inputs: Inputs) -> QuestionSet:
     """The test split's answers that are scored by generation; none where `evaluation.answer_tokens` is 0."""
-    longest, samples = config.evaluation.answer_tokens, usable_samples(config, "test")
+    longest, samples = inputs.config.evaluation.answer_tokens, inputs.usable("test")
     if longest == 0:
         return QuestionSet((), 0)
     with progress_bar("measuring the test answers", len(samples)) as advance:
-        return short_questions(samples, base_processor(config), longest, progress=advance)
+        return short_questions(samples, inputs.processor, longest, progress=advance)
 
 
 def generate_answers(
@@ -47,20 +45,20 @@ def generate_answers(
     role: str,
     adapter: Path | None,
     asked: QuestionSet,
-) -> dict[str, Any] | None:
+) -> Accuracies | None:
     """`write_answers` for a model of the evaluation, by its role, into the evaluation's own folder."""
-    return write_answers(answers_path(study.revision, role), study.config, base, model, role, adapter, asked)
+    return write_answers(answers_path(study.revision, role), study.inputs, base, model, role, adapter, asked)
 
 
 def write_answers(
     path: Path,
-    config: StudyConfig,
+    inputs: Inputs,
     base: Base,
     model: nn.Module,
     name: str,
     weights: Path | None,
     asked: QuestionSet,
-) -> dict[str, Any] | None:
+) -> Accuracies | None:
     """Generate, mark and store a model's answers in `path`; returns their accuracies, None where nothing is asked.
 
     What an interrupted call has stored is taken up again by a call for the same model, data and settings.
@@ -71,10 +69,12 @@ def write_answers(
     if not asked.questions:
         path.unlink(missing_ok=True)
         return None
-    folder = path.with_name(f"parts-{path.stem}-{_identity(config, weights, asked)}")
-    decoding = _decoding(config, base, asked)
+    folder = path.with_name(f"parts-{path.stem}-{_identity(inputs, weights, asked)}")
+    decoding = _decoding(inputs, base, asked)
     with progress_bar(f"generating {len(asked.questions)} answers ({name})", len(asked.questions)) as advance:
-        parts = _parts(folder, asked, lambda some: _rows(some, base, model, decoding, config.evaluation_batch_size))
+        parts = _parts(
+            folder, asked, lambda some: _rows(some, base, model, decoding, inputs.config.evaluation_batch_size)
+        )
         rows = pa.concat_tables(_counted(parts, advance))
     with replacing(path) as temporary:
         pq.write_table(rows, temporary)
@@ -83,17 +83,17 @@ def write_answers(
     return summary(rows.to_pandas(), asked.n_long)
 
 
-def _identity(config: StudyConfig, weights: Path | None, asked: QuestionSet) -> str:
+def _identity(inputs: Inputs, weights: Path | None, asked: QuestionSet) -> str:
     # An adapter is one file, a full-rank checkpoint may be several.
     files = sorted(weights.glob("*.safetensors")) if weights is not None else []
     hashes = {file.name: file_hash(file) for file in files}
-    data = [load_data(config.data).data_hash, len(asked.questions), config.evaluation.answer_tokens]
-    return content_hash([model_fingerprint(config), hashes, *data])
+    data = [inputs.data.data_hash, len(asked.questions), inputs.config.evaluation.answer_tokens]
+    return content_hash([inputs.fingerprint, hashes, *data])
 
 
-def _decoding(config: StudyConfig, base: Base, asked: QuestionSet) -> Decoding:
+def _decoding(inputs: Inputs, base: Base, asked: QuestionSet) -> Decoding:
     example = encode_sample(asked.questions[0].sample, base.processor)
-    return decoding_for(base.model, base.processor, example, base.pad_token_id, config.evaluation.answer_tokens)
+    return decoding_for(base.model, base.processor, example, base.pad_token_id, inputs.config.evaluation.answer_tokens)
 
 
 def _parts(folder: Path, asked: QuestionSet, answer: Callable[[list[Question]], pa.Table]) -> Iterable[pa.Table]:

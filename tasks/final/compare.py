@@ -8,7 +8,8 @@ STUDY/revisions/001/comparison.json   the table: base model, chosen pair, every 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +20,21 @@ from prefect.cache_policies import NO_CACHE
 from mars_core.evaluation.scores import evaluate
 from mars_core.metrics.identity import content_hash
 from mars_core.rates import LearningRates
+from mars_core.records import Record
 from mars_core.training.recipe import Recipe
 from tasks.calibration.stored import calibration_cost
 from tasks.final.answers import asked_questions, write_answers
 from tasks.final.arm import Arm
-from tasks.final.evaluate import EVALUATE, as_json, evaluation_path, generated_values, read_evaluation
+from tasks.final.evaluate import EVALUATE, ModelScores, evaluation_path, generated_values, read_evaluation, scores_of
 from tasks.final.pair import finetune_stage
 from tasks.final.rate_search import read_search, search_path
 from tasks.final.run import Described, run_folder, run_inputs, train_final
-from tasks.inputs.base_model import final_base_model, study_partition
-from tasks.inputs.data import scored_batches, test_set
+from tasks.inputs.data import scored_batches
+from tasks.inputs.opened import Inputs
 from tasks.running.progress import progress_bar
 from tasks.running.retrying import REQUESTS
 from tasks.settings.accelerate import acceleration_of
 from tasks.settings.baselines import SETTINGS, Baseline
-from tasks.settings.study import StudyConfig
 from tasks.storage.files import file_hash, read_json, write_json
 from tasks.storage.folder import Revision
 from tasks.study.opened import Study
@@ -41,19 +42,46 @@ from tasks.study.stage import Stage
 from tasks.tracking import runs as tracking
 
 
-def check_baselines(config: StudyConfig, baselines: Sequence[Baseline]) -> None:
+@dataclass(frozen=True)
+class SearchCost(Record):
+    """What the search for a learning rate took: runs, their optimizer steps together, and their seconds."""
+
+    runs: int
+    pair_steps: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ComparedModel(Record):
+    """A row of the table. role: base, chosen or baseline.
+
+    settings, seconds: of what was trained. learning_rates: peak rates of vision encoder, projector and LLM, in a table
+    with searches for them; search: what that of the model took, None where there was none.
+    """
+
+    name: str
+    role: str
+    trainable_parameters: int
+    test: ModelScores
+    settings: Mapping[str, Any] | None = None
+    seconds: float | None = None
+    learning_rates: tuple[float, ...] | None = None
+    search: SearchCost | None = None
+
+
+def check_baselines(inputs: Inputs, baselines: Sequence[Baseline]) -> None:
     """Refuse what the study's model cannot hold, and names that stand for two things, before anything expensive.
 
     Raises:
         ValueError: a baseline does not fit.
     """
-    partition, acceleration = study_partition(config), acceleration_of(config)
+    partition, acceleration = inputs.partition, acceleration_of(inputs.config)
     for baseline in baselines:
         try:
-            baseline.method.check(partition, config.recipe.as_recipe())
+            baseline.method.check(partition, inputs.config.recipe.as_recipe())
         except ValueError as error:
             raise ValueError(f"baseline {baseline.name}: {error}") from error
-        if config.loading.four_bit and not baseline.method.keeps_base:
+        if inputs.config.loading.four_bit and not baseline.method.keeps_base:
             raise ValueError(f"baseline {baseline.name} cannot train 4-bit weights: set loading.four_bit to false")
         if acceleration is not None and acceleration.sharded and not baseline.method.shards:
             raise ValueError(
@@ -92,22 +120,23 @@ def train_baseline(study: Study, baseline: Baseline, parent: str) -> str:
 @task(name="test-baseline", task_run_name="test {baseline.name}", cache_policy=NO_CACHE, persist_result=False)
 def score_baseline(study: Study, baseline: Baseline) -> str:
     """Score a trained baseline on the test split and mark its generated answers; returns the path of its scores."""
-    test, folder = test_set(study.config), run_folder(study.revision, baseline)
-    base, asked = final_base_model(study.config), asked_questions(study.config)
+    test, folder = study.inputs.test_set(), run_folder(study.revision, baseline)
+    base, asked = study.inputs.final_base_model, asked_questions(study.inputs)
     weights, answers = folder / baseline.method.result, baseline_answers(study.revision, baseline)
     loaded = baseline.method.load(base.model, weights)
     batches = scored_batches(test, base, study.config.evaluation_batch_size)
     try:
         with progress_bar(f"testing {baseline.name}", len(test)) as advance:
-            scores = as_json(evaluate(loaded, batches(), on_batch=_sum(advance)))
-        scores["generated"] = write_answers(answers, study.config, base, loaded, baseline.name, weights, asked)
+            scores = scores_of(evaluate(loaded, batches(), on_batch=_sum(advance)))
+        generated = write_answers(answers, study.inputs, base, loaded, baseline.name, weights, asked)
+        scores = replace(scores, generated=generated)
     finally:
         baseline.method.unwrap(loaded)
-    overall = {f"test_{key}": value for key, value in scores["overall"].items()}
+    overall = {f"test_{key}": value for key, value in scores.overall.to_json().items() if value is not None}
     tracked = read_json(folder / "training.json")["mlflow_run_id"]
     tracking.log_values_if_known(tracked, overall | generated_values(scores))
     tracking.log_file_if_known(tracked, answers, "answers")
-    write_json(folder / "test.json", scores)
+    write_json(folder / "test.json", scores.to_json())
     return str(folder / "test.json")
 
 
@@ -127,26 +156,29 @@ def write_comparison(study: Study, chosen: Arm, baselines: Sequence[Baseline], p
     """Put base model, chosen pair and baselines into one table, in the study, MLflow and the Prefect UI."""
     evaluation = read_evaluation(study.revision)
     rows: list[dict[str, Any]] = [
-        {"name": "base model", "role": "base", "trainable_parameters": 0, "test": evaluation["base"]},
+        {"name": "base model", "role": "base", "trainable_parameters": 0, "test": evaluation["base"].to_json()},
         _row(study.revision, chosen.baseline, "MARS", "chosen", evaluation["chosen"]),
     ]
     for baseline in baselines:
-        test = read_json(run_folder(study.revision, baseline) / "test.json")
+        test = ModelScores.from_json(read_json(run_folder(study.revision, baseline) / "test.json"))
         rows.append(_row(study.revision, baseline, baseline.name, "baseline", test))
     if any(baseline.tuned for baseline in baselines):
         _add_searches(study, rows[1:], [chosen.baseline, *baselines])
     write_json(
         comparison_path(study.revision), {"evaluation": file_hash(evaluation_path(study.revision)), "rows": rows}
     )
-    values = {f"test_perplexity_{row['name']}": row["test"]["overall"]["perplexity"] for row in rows[2:]}
-    values |= _search_values(rows)
+    models = [ComparedModel.from_json(row) for row in rows]
+    values = {f"test_perplexity_{model.name}": model.test.overall.perplexity for model in models[2:]}
+    values |= _search_values(models)
     tracking.log_values(parent, values)
     tracking.log_file(parent, comparison_path(study.revision))
-    create_table_artifact([_shown(row) for row in rows], key="mars-comparison", description="Baselines on the test set")
+    create_table_artifact(
+        [dict(_shown(model)) for model in models], key="mars-comparison", description="Baselines on the test set"
+    )
     return str(comparison_path(study.revision))
 
 
-def _row(revision: Revision, baseline: Baseline, name: str, role: str, test: dict[str, Any]) -> dict[str, Any]:
+def _row(revision: Revision, baseline: Baseline, name: str, role: str, test: ModelScores) -> dict[str, Any]:
     training = read_json(run_folder(revision, baseline) / "training.json")
     kept = ("trainable_parameters", "steps", "best_step", "best_val_loss", "seconds", "device", "peak_memory_bytes")
     return {
@@ -154,7 +186,7 @@ def _row(revision: Revision, baseline: Baseline, name: str, role: str, test: dic
         "role": role,
         "settings": baseline.settings.model_dump(mode="json"),
         **{key: training[key] for key in kept},
-        "test": test,
+        "test": test.to_json(),
     }
 
 
@@ -165,56 +197,62 @@ def _add_searches(study: Study, rows: Sequence[dict[str, Any]], trained: Sequenc
         row["learning_rates"] = list(baseline.peak_rates(recipe))
         row["search"] = None
         if row["role"] == "chosen":
-            names = {"runs": "runs", "pair_steps": "steps", "seconds": "seconds"}
-            row["search"] = {name: calibration[own] for name, own in names.items()}
+            row["search"] = SearchCost(calibration.runs, calibration.steps, calibration.seconds).to_json()
         elif baseline.tuned:
             row["search"] = read_search(study.revision, baseline).cost
 
 
-def _search_values(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+def _search_values(rows: Sequence[ComparedModel]) -> dict[str, float]:
     """Peak rates (the LLM's) and costs of the searches as MLflow metrics."""
     values: dict[str, float] = {}
     for row in rows:
-        if search := row.get("search"):
-            values |= {f"search_{name}_{row['name']}": value for name, value in search.items()}
-            values[f"learning_rate_{row['name']}"] = row["learning_rates"][-1]
+        if row.search and row.learning_rates:
+            values |= {f"search_{name}_{row.name}": value for name, value in row.search.to_json().items()}
+            values[f"learning_rate_{row.name}"] = row.learning_rates[-1]
     return values
 
 
-def _shown(row: dict[str, Any]) -> dict[str, Any]:
-    overall = row["test"]["overall"]
-    return {
-        "name": row["name"],
-        "trainable parameters": row["trainable_parameters"],
-        "test perplexity": overall["perplexity"],
-        "test accuracy": overall["accuracy"],
-        "generated answers": ((row["test"].get("generated") or {}).get("overall") or {}).get("accuracy"),
-        "seconds": row.get("seconds"),
-    } | _shown_search(row)
+def _shown(row: ComparedModel) -> dict[str, str | float | None]:
+    generated = row.test.generated.overall if row.test.generated else None
+    shown: dict[str, str | float | None] = {
+        "name": row.name,
+        "trainable parameters": row.trainable_parameters,
+        "test perplexity": row.test.overall.perplexity,
+        "test accuracy": row.test.overall.accuracy,
+        "generated answers": generated.accuracy if generated else None,
+        "seconds": row.seconds,
+    }
+    return shown | _shown_search(row)
 
 
-def _shown_search(row: dict[str, Any]) -> dict[str, Any]:
+def _shown_search(row: ComparedModel) -> dict[str, str | float | None]:
     """Rate and search of a row of a table in which there are searches."""
-    if "search" not in row:
+    if row.learning_rates is None:
         return {}
-    search = row["search"] or {}
     return {
-        "learning rate": row["learning_rates"][-1],
-        "search runs": search.get("runs"),
-        "search seconds": search.get("seconds"),
+        "learning rate": row.learning_rates[-1],
+        "search runs": row.search.runs if row.search else None,
+        "search seconds": row.search.seconds if row.search else None,
     }
 
 
 def compared_before(study: Study) -> list[Baseline]:
     """Baselines that the table already has and whose runs are those of the present settings."""
-    rows = [row for row in read_comparison(study.revision) if row["role"] == "baseline"]
+    rows = [row for row in compared_models(study.revision) if row.role == "baseline"]
     known = [_of_row(row, study.config.recipe.as_recipe()) for row in rows]
     return [one for one in known if training_stage(one).is_finished(study) and score_stage(one).is_finished(study)]
 
 
-def _of_row(row: dict[str, Any], recipe: Recipe) -> Baseline:
-    baseline = Baseline(row["name"], SETTINGS.validate_python(row["settings"]), tuned=bool(row.get("search")))
-    return baseline.at_rates(LearningRates(*row["learning_rates"]), recipe) if baseline.tuned else baseline
+def _of_row(row: ComparedModel, recipe: Recipe) -> Baseline:
+    baseline = Baseline(row.name, SETTINGS.validate_python(row.settings), tuned=row.search is not None)
+    if not (baseline.tuned and row.learning_rates):
+        return baseline
+    return baseline.at_rates(LearningRates(*row.learning_rates), recipe)
+
+
+def compared_models(revision: Revision) -> list[ComparedModel]:
+    """The table's rows as records, none where nothing was compared."""
+    return [ComparedModel.from_json(row) for row in read_comparison(revision)]
 
 
 def read_comparison(revision: Revision) -> list[dict[str, Any]]:
@@ -251,7 +289,7 @@ def training_stage(baseline: Baseline) -> Stage:
         return [folder / baseline.method.result, folder / "training.json"]
 
     return Stage(
-        f"finetune-{baseline.slug}", inputs=lambda study, _: run_inputs(study.config, baseline), outputs=outputs
+        f"finetune-{baseline.slug}", inputs=lambda study, _: run_inputs(study.inputs, baseline), outputs=outputs
     )
 
 

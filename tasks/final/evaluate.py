@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,18 @@ from peft import PeftModel
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from mars_core.evaluation.generation.accuracy import Accuracies
 from mars_core.evaluation.scores import Evaluation, Score, evaluate
 from mars_core.metrics.identity import content_hash
 from mars_core.models.lora import remove_adapters
+from mars_core.records import Record
 from tasks.choice.search import choice_path
 from tasks.final.answers import answers_path, asked_questions, generate_answers
 from tasks.final.arm import Arm
-from tasks.final.pair import final_folder, finetune_stage, read_final
+from tasks.final.pair import final_folder, finetune_stage
 from tasks.final.pairs import final_arms, untrained_arms
-from tasks.inputs.base_model import final_base_model
-from tasks.inputs.data import scored_batches, test_set
+from tasks.final.record import read_final
+from tasks.inputs.data import scored_batches
 from tasks.running.progress import progress_bar
 from tasks.running.retrying import IO_RETRIES
 from tasks.storage.files import read_json, write_json
@@ -35,10 +37,10 @@ from tasks.tracking import runs as tracking
 @task(name="evaluate-on-test", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
 def evaluate_finals(study: Study, finals: Mapping[str, Arm]) -> str:
     """Score the base model and each final adapter, by role, on the test split; returns the path of the scores."""
-    base = final_base_model(study.config)
-    test = test_set(study.config)
+    base = study.inputs.final_base_model
+    test = study.inputs.test_set()
     batches = scored_batches(test, base, study.config.evaluation_batch_size)
-    scores: dict[str, Any] = {}
+    scores: dict[str, ModelScores] = {}
     with progress_bar("evaluating on the test split", len(test) * (1 + len(finals))) as advance:
         done = 0
 
@@ -47,29 +49,31 @@ def evaluate_finals(study: Study, finals: Mapping[str, Arm]) -> str:
             done += rows
             advance(done)
 
-        scores["base"] = as_json(evaluate(base.model, batches(), on_batch=count))
+        scores["base"] = scores_of(evaluate(base.model, batches(), on_batch=count))
         for role, arm in finals.items():
             with _adapted(base.model, final_folder(study.revision, arm) / "adapter") as wrapped:
-                scores[role] = as_json(evaluate(wrapped, batches(), on_batch=count))
-    _add_generated(study, finals, scores)
+                scores[role] = scores_of(evaluate(wrapped, batches(), on_batch=count))
+    scores = _with_generated(study, finals, scores)
     for role, arm in finals.items():
-        overall = {f"test_{key}": value for key, value in scores[role]["overall"].items()}
-        tracked = read_final(study.revision, arm)["mlflow_run_id"]
+        overall = {f"test_{key}": value for key, value in scores[role].overall.to_json().items() if value is not None}
+        tracked = read_final(study.revision, arm).mlflow_run_id
         tracking.log_values_if_known(tracked, overall | generated_values(scores[role]))
         tracking.log_file_if_known(tracked, answers_path(study.revision, role), "answers")
-    write_json(evaluation_path(study.revision), scores)
+    write_json(evaluation_path(study.revision), {role: found.to_json() for role, found in scores.items()})
     return str(evaluation_path(study.revision))
 
 
-def _add_generated(study: Study, finals: Mapping[str, Arm], scores: dict[str, Any]) -> None:
-    """Put the accuracies of generated answers beside each model's other scores."""
-    base, asked = final_base_model(study.config), asked_questions(study.config)
-    scores["base"]["generated"] = generate_answers(study, base, base.model, "base", None, asked)
+def _with_generated(
+    study: Study, finals: Mapping[str, Arm], scores: Mapping[str, ModelScores]
+) -> dict[str, ModelScores]:
+    """Each model's scores with the accuracies of its generated answers."""
+    base, asked = study.inputs.final_base_model, asked_questions(study.inputs)
+    found = {"base": generate_answers(study, base, base.model, "base", None, asked)}
     for role, arm in finals.items():
         adapter = final_folder(study.revision, arm) / "adapter"
         with _adapted(base.model, adapter) as wrapped:
-            found = generate_answers(study, base, wrapped, role, adapter, asked)
-        scores[role]["generated"] = found
+            found[role] = generate_answers(study, base, wrapped, role, adapter, asked)
+    return {role: replace(one, generated=found[role]) for role, one in scores.items()}
 
 
 @contextmanager
@@ -81,16 +85,18 @@ def _adapted(model: Any, adapter: Path) -> Iterator[Any]:
         remove_adapters(wrapped)
 
 
-def generated_values(scores: Mapping[str, Any]) -> dict[str, float]:
+def generated_values(scores: ModelScores) -> dict[str, float]:
     """Accuracies of generated answers by the names that MLflow shows them under."""
-    found = scores.get("generated") or {}
-    single = {name: found.get(name) for name in ("overall", "with_image", "multiple_choice")}
+    found = scores.generated
+    if found is None:
+        return {}
+    single = {name: getattr(found, name) for name in ("overall", "with_image", "multiple_choice")}
     grouped = {
-        f"{kind}/{name}": score for kind in ("by_task", "scienceqa") for name, score in found.get(kind, {}).items()
+        f"{kind}/{name}": accuracy
+        for kind, group in (("by_task", found.by_task), ("scienceqa", found.scienceqa))
+        for name, accuracy in group.items()
     }
-    return {
-        f"test_generated_{metric_name(name)}": score["accuracy"] for name, score in (single | grouped).items() if score
-    }
+    return {f"test_generated_{metric_name(name)}": one.accuracy for name, one in (single | grouped).items() if one}
 
 
 def metric_name(name: str) -> str:
@@ -98,16 +104,18 @@ def metric_name(name: str) -> str:
     return re.sub(r"[^\w./ -]", "_", name)
 
 
-def as_json(evaluation: Evaluation) -> dict[str, Any]:
-    """Scores as JSON values: overall and by task type."""
-    return {
-        "overall": _score(evaluation.overall),
-        "by_task": {task_type: _score(score) for task_type, score in evaluation.by_task.items()},
-    }
+@dataclass(frozen=True)
+class ModelScores(Record):
+    """Scores of a model on the test split; generated: of its generated answers, None where nothing was asked."""
+
+    overall: Score
+    by_task: Mapping[str, Score]
+    generated: Accuracies | None = None
 
 
-def _score(score: Score) -> dict[str, float]:
-    return asdict(score) | {"perplexity": score.perplexity}
+def scores_of(evaluation: Evaluation) -> ModelScores:
+    """Test scores before any answer was generated."""
+    return ModelScores(evaluation.overall, evaluation.by_task)
 
 
 def _inputs(study: Study, finals_hash: str) -> str:
@@ -141,7 +149,6 @@ def evaluation_path(revision: Revision) -> Path:
     return revision.path("evaluation.json")
 
 
-def read_evaluation(revision: Revision) -> dict[str, Any]:
-    """The stored test scores."""
-    scores: dict[str, Any] = read_json(evaluation_path(revision))
-    return scores
+def read_evaluation(revision: Revision) -> dict[str, ModelScores]:
+    """The stored test scores by role."""
+    return {role: ModelScores.from_json(stored) for role, stored in read_json(evaluation_path(revision)).items()}

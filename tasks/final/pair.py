@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -12,7 +11,6 @@ from prefect.cache_policies import NO_CACHE
 from mars_core.metrics.schema import PEAKS
 from tasks.final.arm import Arm
 from tasks.final.run import Described, run_folder, run_inputs, train_final
-from tasks.storage.files import read_json
 from tasks.storage.folder import Revision
 from tasks.study.opened import Study
 from tasks.study.stage import Stage
@@ -49,7 +47,7 @@ def finetune_stage(arm: Arm) -> Stage:
     """
     return Stage(
         f"finetune-{arm.slug}",
-        inputs=lambda study, _: run_inputs(study.config, arm.baseline),
+        inputs=lambda study, _: run_inputs(study.inputs, arm.baseline),
         outputs=lambda study: _outputs(final_folder(study.revision, arm)),
     )
 
@@ -57,9 +55,3 @@ def finetune_stage(arm: Arm) -> Stage:
 def _outputs(folder: Path) -> Iterator[Path]:
     yield from (path for path in sorted((folder / "adapter").iterdir()) if path.name != "README.md")
     yield folder / "training.json"
-
-
-def read_final(revision: Revision, arm: Arm) -> dict[str, Any]:
-    """The record of a finished final run."""
-    record: dict[str, Any] = read_json(final_folder(revision, arm) / "training.json")
-    return record

@@ -14,7 +14,7 @@ import math
 import shutil
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,19 +23,19 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from mars_core.metrics.identity import content_hash
-from mars_core.rate_search import best_of_range, rate_beyond, rates_around
+from mars_core.rate_search import MOST_ROUNDS, best_of_range, rate_beyond, rates_around
 from mars_core.rate_search.design import rounded
 from mars_core.records import Float, Record, json_safe
 from mars_core.search.objective import objective_named
-from mars_core.training.finetune import FinalRun, FinetuneDiverged
-from tasks.calibration.steps import MOST_ROUNDS, Step
+from mars_core.training.finetune import FinalRun, FinalSettings, FinetuneDiverged, Listeners
+from tasks.calibration.steps import Step
 from tasks.calibration.stored import metrics_path, read_metrics, summary_path
 from tasks.final.run import trained_on
-from tasks.final.train import release, train
+from tasks.final.train import release, settings_of, train
 from tasks.inputs.base_model import device_name, resolve_device
+from tasks.inputs.opened import Inputs
 from tasks.running.progress import progress_bar
 from tasks.settings.baselines import Baseline
-from tasks.settings.study import StudyConfig
 from tasks.storage.files import read_json, write_json
 from tasks.storage.folder import Revision
 from tasks.study.opened import Study
@@ -131,7 +131,7 @@ def conclude(study: Study, baseline: Baseline, given: Sequence[float], runs: Seq
         learning_rate=best,
         learning_rates=(rates.me, rates.projector, rates.llm),
         at_edge=any(math.isclose(exact, edge.learning_rate) for edge in (held[0], held[-1])),
-        steps=short_steps(study.config),
+        steps=short_steps(study.inputs),
         objective=objective,
         runs=tuple(sorted(runs, key=lambda run: (run.learning_rate, run.seed))),
     )
@@ -159,16 +159,15 @@ def _held(runs: Sequence[ShortRun]) -> list[ShortRun]:
     return sorted((run for run in runs if run.learning_rate not in lost), key=lambda run: run.learning_rate)
 
 
-def short_steps(config: StudyConfig) -> int:
+def short_steps(inputs: Inputs) -> int:
     """Optimizer steps of a short run: those of a calibration run."""
-    return calibration_schedules(config)[0][0].horizon
+    return calibration_schedules(inputs)[0][0].horizon
 
 
 def pair_step(study: Study, baseline: Baseline, rates: Sequence[float]) -> tuple[Study, Step]:
     """The calibration runs of a rank pair at these rates, and the study with them as its plan."""
     assert baseline.pair is not None
-    planned = Study(study.config, study.revision)
-    planned.plan = plan_rates(study.config, baseline.pair, rates)
+    planned = study.with_plan(plan_rates(study.inputs, baseline.pair, rates))
     return planned, Step(f"learning rates of {baseline.name}", planned.plan.runs)
 
 
@@ -199,13 +198,13 @@ def train_short(study: Study, baseline: Baseline, rate: float, seed: int, parent
 
 
 def _short_path(study: Study, baseline: Baseline, own: Baseline, seed: int) -> Path:
-    made_of = trained_on(study.config, own) | {"steps": short_steps(study.config), "seed": seed}
+    made_of = trained_on(study.inputs, own) | {"steps": short_steps(study.inputs), "seed": seed}
     return search_path(study.revision, baseline).parent / "rates" / f"{content_hash(made_of, length=12)}.json"
 
 
 def _trained(study: Study, own: Baseline, rate: float, seed: int, path: Path, parent: str) -> dict[str, Any]:
     """Train; the record of the run."""
-    steps, name = short_steps(study.config), f"{own.name} lr{rate:g} seed{seed}"
+    steps, name = short_steps(study.inputs), f"{own.name} lr{rate:g} seed{seed}"
     parameters = {"baseline": own.settings.model_dump(mode="json"), "learning_rate": rate, "seed": seed, "steps": steps}
     tags = {"mars.kind": "rate-search", "mars.revision": str(study.revision.number)}
     with (
@@ -215,7 +214,8 @@ def _trained(study: Study, own: Baseline, rate: float, seed: int, path: Path, pa
         curves = LiveCurves(tracked)
         checkpoints = path.parent.parent / f"checkpoints-{path.stem}"
         started = time.perf_counter()
-        run = _run(study.config, own, seed, steps, checkpoints, advance, curves)
+        settings = replace(settings_of(study.config, own, steps, checkpoints), seed=seed, evaluations=1)
+        run = _run(study.inputs, own, settings, Listeners(on_step=advance, on_log=curves.log))
         curves.end()
         shutil.rmtree(checkpoints, ignore_errors=True)
         record = {
@@ -232,18 +232,13 @@ def _trained(study: Study, own: Baseline, rate: float, seed: int, path: Path, pa
     return stored
 
 
-def _run(
-    config: StudyConfig, own: Baseline, seed: int, steps: int, checkpoints: Path, advance: Any, curves: LiveCurves
-) -> FinalRun | None:
+def _run(inputs: Inputs, own: Baseline, settings: FinalSettings, listeners: Listeners) -> FinalRun | None:
     """The run; None where it diverged."""
-    seeded = config.model_copy(update={"final": config.final.model_copy(update={"seed": seed})})
     try:
-        wrapped, run = train(
-            seeded, own, steps=steps, checkpoints=checkpoints, on_step=advance, on_log=curves.log, evaluations=1
-        )
+        wrapped, run = train(inputs, own, settings, listeners)
     except FinetuneDiverged:
         return None
-    release(own, wrapped)
+    release(inputs, own, wrapped)
     return run
 
 
@@ -268,9 +263,9 @@ def rate_stage(baseline: Baseline, given: Collection[float]) -> Stage:
     def inputs(study: Study, _: str) -> str:
         first = first_rates(study, baseline, tuple(given))
         own = baseline.at_rate(first[0], study.config.recipe.as_recipe())
-        made_of = trained_on(study.config, own)
+        made_of = trained_on(study.inputs, own)
         seeds = list(study.config.calibration.seeds)
-        return content_hash([made_of, list(first), bool(given), seeds, short_steps(study.config)])
+        return content_hash([made_of, list(first), bool(given), seeds, short_steps(study.inputs)])
 
     def outputs(study: Study) -> list[Path]:
         path = search_path(study.revision, baseline)

@@ -15,15 +15,15 @@ from mars_core.metrics.identity import content_hash
 from mars_core.models.loading import Base
 from mars_core.models.processor import save_processor
 from mars_core.records import json_safe
-from mars_core.training.finetune import FinalRun, logits_at_answers
+from mars_core.training.finetune import FinalRun, Listeners, logits_at_answers
 from tasks.calibration.hours import final_hours
-from tasks.final.train import release, train
-from tasks.inputs.base_model import device_name, final_base_model, model_fingerprint, study_partition
-from tasks.inputs.data import load_data, scored_batches, usable_samples, validation_set
+from tasks.final.train import release, settings_of, train
+from tasks.inputs.base_model import device_name
+from tasks.inputs.data import scored_batches
 from tasks.inputs.objective import objective_identity
+from tasks.inputs.opened import Inputs
 from tasks.running.progress import progress_bar
 from tasks.settings.baselines import Baseline
-from tasks.settings.study import StudyConfig
 from tasks.storage.files import replacing_folder, write_json
 from tasks.storage.folder import Revision
 from tasks.study.opened import Study
@@ -37,7 +37,7 @@ RELOAD_TOLERANCE = 1e-5
 
 @dataclass(frozen=True)
 class Described:
-    """What is said of a final run where people see it, beyond what is said of every one.
+    """How a final run is named and recorded: in MLflow, on the progress bar and in its training.json.
 
     name: of its MLflow run. label: of its progress bar. parameters: of its MLflow run. record: the first entries of its
     training.json. attached: files and folders that its MLflow run gets, by the folder that they get there.
@@ -51,28 +51,28 @@ class Described:
     attached: Mapping[str, Path] = field(default_factory=dict)
 
 
-def final_steps(config: StudyConfig) -> int:
+def final_steps(inputs: Inputs) -> int:
     """Optimizer steps of a final run: epochs over the training set in batches, at least one."""
-    samples = len(usable_samples(config, "train"))
-    return max(1, round(config.final.epochs * samples / config.recipe.batch_size))
+    samples = len(inputs.usable("train"))
+    return max(1, round(inputs.config.final.epochs * samples / inputs.config.recipe.batch_size))
 
 
-def trained_on(config: StudyConfig, baseline: Baseline) -> dict[str, Any]:
+def trained_on(inputs: Inputs, baseline: Baseline) -> dict[str, Any]:
     """Everything that decides a run of a baseline but for how long it is and its seed."""
     settings = {
-        "model": model_fingerprint(config),
-        "data": load_data(config.data).data_hash,
-        "recipe": config.recipe.identity(),
+        "model": inputs.fingerprint,
+        "data": inputs.data.data_hash,
+        "recipe": inputs.config.recipe.identity(),
         **baseline.identity,
     }
-    identity = objective_identity(config)
+    identity = objective_identity(inputs.config)
     return settings if identity is None else settings | {"objective": identity}
 
 
-def run_inputs(config: StudyConfig, baseline: Baseline) -> str:
+def run_inputs(inputs: Inputs, baseline: Baseline) -> str:
     """Hash of everything that decides a final run."""
-    length = {"epochs": config.final.epochs, "seed": config.final.seed}
-    return content_hash(trained_on(config, baseline) | length)
+    length = {"epochs": inputs.config.final.epochs, "seed": inputs.config.final.seed}
+    return content_hash(trained_on(inputs, baseline) | length)
 
 
 def run_folder(revision: Revision, baseline: Baseline) -> Path:
@@ -86,9 +86,9 @@ def train_final(study: Study, baseline: Baseline, described: Described, parent: 
     Raises:
         RuntimeError: what was saved, loaded again, does not give the same logits.
     """
-    method, partition = baseline.method, study_partition(study.config)
+    method, partition = baseline.method, study.inputs.partition
     method.check(partition, study.config.recipe.as_recipe())
-    steps, folder = final_steps(study.config), run_folder(study.revision, baseline)
+    steps, folder = final_steps(study.inputs), run_folder(study.revision, baseline)
     result, count = folder / method.result, method.trainable_parameters(partition)
     parameters = {
         **described.parameters,
@@ -96,7 +96,7 @@ def train_final(study: Study, baseline: Baseline, described: Described, parent: 
         "steps": steps,
         "seed": study.config.final.seed,
         "trainable_parameters": count,
-        "data_hash": load_data(study.config.data).data_hash,
+        "data_hash": study.inputs.data.data_hash,
         "recipe": study.config.recipe.described(),
     }
     tags = {"mars.kind": "final", "mars.role": described.role, "mars.revision": str(study.revision.number)}
@@ -104,14 +104,13 @@ def train_final(study: Study, baseline: Baseline, described: Described, parent: 
         tracking.child_run(parent, described.name, parameters, tags) as tracked,
         progress_bar(described.label, steps) as advance,
     ):
-        log_datasets(tracked, study.config, ("train", "validation"))
+        log_datasets(tracked, study.inputs, ("train", "validation"))
         curves = LiveCurves(tracked)
         # Named after what decides the run, so that another run's checkpoints are never resumed.
-        checkpoints = folder / f"checkpoints-{run_inputs(study.config, baseline)}"
-        wrapped, run = train(
-            study.config, baseline, steps=steps, checkpoints=checkpoints, on_step=advance, on_log=curves.log
-        )
-        difference = _save_and_compare(study.config, baseline, wrapped, result)
+        checkpoints = folder / f"checkpoints-{run_inputs(study.inputs, baseline)}"
+        settings = settings_of(study.config, baseline, steps, checkpoints)
+        wrapped, run = train(study.inputs, baseline, settings, Listeners(on_step=advance, on_log=curves.log))
+        difference = _save_and_compare(study.inputs, baseline, wrapped, result)
         curves.end()
         for name, path in described.attached.items():
             tracking.log_file(tracked, path, name)
@@ -119,7 +118,7 @@ def train_final(study: Study, baseline: Baseline, described: Described, parent: 
             **described.record,
             "role": described.role,
             **_as_json(run),
-            "device": device_name(next(final_base_model(study.config).model.parameters()).device),
+            "device": device_name(next(study.inputs.final_base_model.model.parameters()).device),
             "trainable_parameters": count,
             "reload_difference": difference,
             "mlflow_run_id": tracked,
@@ -131,20 +130,20 @@ def train_final(study: Study, baseline: Baseline, described: Described, parent: 
     return result
 
 
-def _save_and_compare(config: StudyConfig, baseline: Baseline, wrapped: nn.Module, folder: Path) -> float:
+def _save_and_compare(inputs: Inputs, baseline: Baseline, wrapped: nn.Module, folder: Path) -> float:
     """Save, take the training off the base model, load it again; returns the largest difference of a logit."""
-    method, base = baseline.method, final_base_model(config)
+    method, base = baseline.method, inputs.final_base_model
     try:
         with replacing_folder(folder) as temporary:
             method.save(wrapped, temporary)
             save_processor(base.processor, base.model_id, temporary)
         # As what is loaded: PyTorch folds a product in another way where its weight has gradients.
         wrapped.requires_grad_(False)
-        batch = _one_sample(config, base)
+        batch = _one_sample(inputs, base)
         before = logits_at_answers(wrapped, batch)
     finally:
-        release(baseline, wrapped)
-    loaded = method.load(final_base_model(config).model, folder)
+        release(inputs, baseline, wrapped)
+    loaded = method.load(inputs.final_base_model.model, folder)
     try:
         difference = float((logits_at_answers(loaded, batch) - before).abs().max())
     finally:
@@ -156,9 +155,9 @@ def _save_and_compare(config: StudyConfig, baseline: Baseline, wrapped: nn.Modul
     return difference
 
 
-def _one_sample(config: StudyConfig, base: Base) -> Mapping[str, Tensor]:
+def _one_sample(inputs: Inputs, base: Base) -> Mapping[str, Tensor]:
     """A validation sample as a batch of one, which fits wherever training did; with an image, to reach every layer."""
-    validation = validation_set(config)
+    validation = inputs.validation_set
     number = next((number for number, sample in enumerate(validation.samples) if sample.images), 0)
     batch, _ = next(islice(scored_batches(validation, base, 1)(), number, None))
     return batch

@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,8 +21,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from mars_core.data.collate import collate
+from mars_core.models.loading import Base
 from mars_core.training.finetune import (
-    EVALUATIONS_PER_RUN,
     FinalRun,
     FinalSettings,
     FinetuneDiverged,
@@ -30,9 +30,9 @@ from mars_core.training.finetune import (
     Samples,
     finetune,
 )
-from tasks.inputs.base_model import final_base_model, forget_models
-from tasks.inputs.data import scored_batches, training_set, usable_samples, validation_set
+from tasks.inputs.data import scored_batches
 from tasks.inputs.objective import measurement
+from tasks.inputs.opened import Inputs
 from tasks.inputs.used_layers import check_layers_are_used
 from tasks.running.child import path_safe
 from tasks.service.stack.processes import last_lines
@@ -40,9 +40,6 @@ from tasks.settings.accelerate import Acceleration, acceleration_of
 from tasks.settings.baselines import Baseline
 from tasks.settings.study import StudyConfig
 from tasks.storage.files import read_json, write_json
-
-OnStep = Callable[[int], Any]
-OnLog = Callable[[Mapping[str, float]], Any]
 
 MODULE = "tasks.final.worker"
 WEIGHTS, RUN, EVENTS, ERROR, LOG = "trained.safetensors", "run.json", "events.jsonl", "error.json", "launch.log"
@@ -54,14 +51,15 @@ ERRORS: Mapping[str, type[Exception]] = {"ValueError": ValueError, "FinetuneDive
 class Job:
     """What the launched processes are to do; plain JSON values.
 
-    study, baseline: settings. evaluations: as in `train`. checkpoints, folder: where checkpoints lie and results are
-    put. owner, owner_created: process that waits for the result, and when it was created: without it, nobody is left to
-    train for.
+    study, baseline: settings. steps, seed, evaluations: as in `FinalSettings`. checkpoints, folder: where checkpoints
+    lie and results are put. owner, owner_created: process that waits for the result, and when it was created: without
+    it, nobody is left to train for.
     """
 
     study: dict[str, Any]
     baseline: dict[str, Any]
     steps: int
+    seed: int
     checkpoints: str
     evaluations: int
     folder: str
@@ -70,59 +68,47 @@ class Job:
 
 
 def train(
-    config: StudyConfig,
-    baseline: Baseline,
-    *,
-    steps: int,
-    checkpoints: Path,
-    on_step: OnStep,
-    on_log: OnLog,
-    evaluations: int = EVALUATIONS_PER_RUN,
+    inputs: Inputs, baseline: Baseline, settings: FinalSettings, listeners: Listeners
 ) -> tuple[nn.Module, FinalRun]:
     """Train, on from a checkpoint where there is one; returns the study's base model as trained, and the run.
-
-    evaluations: how often it is scored on the validation set, 1 for at the end alone.
 
     Raises:
         FinetuneDiverged: the validation loss is not finite.
         ValueError: the settings cannot be trained in the way that was asked for.
     """
-    acceleration = acceleration_of(config)
-    settings = settings_of(config, baseline, steps, checkpoints, evaluations)
+    acceleration = acceleration_of(inputs.config)
     if acceleration is None:
-        return _train_here(config, baseline, settings, on_step, on_log)
-    return _train_launched(config, baseline, acceleration, settings, on_step, on_log)
+        return _train_here(inputs, baseline, settings, listeners)
+    return _train_launched(inputs, baseline, acceleration, settings, listeners)
 
 
 def _train_here(
-    config: StudyConfig, baseline: Baseline, settings: FinalSettings, on_step: OnStep, on_log: OnLog
+    inputs: Inputs, baseline: Baseline, settings: FinalSettings, listeners: Listeners
 ) -> tuple[nn.Module, FinalRun]:
-    base = final_base_model(config)
-    check_layers_are_used(config, base)
-    wrapped = wrap(config, baseline, settings.steps)
+    base = inputs.final_base_model
+    check_layers_are_used(inputs, base)
+    wrapped = wrap(base, baseline, settings)
     try:
         run = finetune(
             wrapped,
             Samples(
-                training_set(config),
+                inputs.training_set,
                 lambda items: collate(items, base.pad_token_id),
-                scored_batches(validation_set(config), base, config.evaluation_batch_size),
-                measurement(config),
+                scored_batches(inputs.validation_set, base, inputs.config.evaluation_batch_size),
+                measurement(inputs),
             ),
             settings,
             method=baseline.method,
             partition=base.partition,
-            listeners=Listeners(on_step, on_log),
+            listeners=listeners,
         )
     except BaseException:
-        release(baseline, wrapped)
+        release(inputs, baseline, wrapped)
         raise
     return wrapped, run
 
 
-def settings_of(
-    config: StudyConfig, baseline: Baseline, steps: int, checkpoints: Path, evaluations: int
-) -> FinalSettings:
+def settings_of(config: StudyConfig, baseline: Baseline, steps: int, checkpoints: Path) -> FinalSettings:
     """A study's settings of a final run, as mars_core's record."""
     return FinalSettings(
         baseline.recipe(config.recipe.as_recipe()),
@@ -131,38 +117,48 @@ def settings_of(
         checkpoints,
         config.micro_batch_size,
         config.loading.gradient_checkpointing,
-        evaluations,
     )
 
 
-def wrap(config: StudyConfig, baseline: Baseline, steps: int) -> nn.Module:
-    """The study's base model made trainable."""
-    base = final_base_model(config)
-    recipe, seed = baseline.recipe(config.recipe.as_recipe()), config.final.seed
-    return baseline.method.wrap(base.model, base.partition, seed=seed, recipe=recipe, steps=steps)
+def wrap(base: Base, baseline: Baseline, settings: FinalSettings) -> nn.Module:
+    """A base model made trainable."""
+    return baseline.method.wrap(
+        base.model, base.partition, seed=settings.seed, recipe=settings.recipe, steps=settings.steps
+    )
 
 
-def release(baseline: Baseline, wrapped: nn.Module) -> None:
+def release(inputs: Inputs, baseline: Baseline, wrapped: nn.Module) -> None:
     """Give the base model back as it was, or have it loaded anew where training has changed it."""
     baseline.method.unwrap(wrapped)
     if not baseline.method.keeps_base:
-        forget_models()
+        inputs.drop_models()
 
 
 def _train_launched(
-    config: StudyConfig,
-    baseline: Baseline,
-    acceleration: Acceleration,
-    settings: FinalSettings,
-    on_step: OnStep,
-    on_log: OnLog,
+    inputs: Inputs, baseline: Baseline, acceleration: Acceleration, settings: FinalSettings, listeners: Listeners
 ) -> tuple[nn.Module, FinalRun]:
     if acceleration.sharded:
-        _require_alike(config)
-    forget_models()  # the launched processes need the memory
+        _require_alike(inputs)
+    inputs.drop_models()  # the launched processes need the memory
+    folder = settings.checkpoints / "launch"
+    job = _job(inputs.config, baseline, acceleration, settings, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in (WEIGHTS, RUN, EVENTS, ERROR):
+        (folder / stale).unlink(missing_ok=True)
+    write_json(folder / "job.json", asdict(job))
+    with _launched(acceleration, folder) as process:
+        _follow(process, folder / EVENTS, listeners)
+    _raise_failure(process, folder)
+    wrapped = wrap(inputs.final_base_model, baseline, settings)
+    baseline.method.restore(wrapped, load_file(folder / WEIGHTS))
+    return wrapped.eval(), FinalRun(**read_json(folder / RUN))
+
+
+def _job(
+    config: StudyConfig, baseline: Baseline, acceleration: Acceleration, settings: FinalSettings, folder: Path
+) -> Job:
     checkpoints = settings.checkpoints
-    folder = checkpoints / "launch"
-    job = Job(
+    return Job(
         study=config.model_dump(mode="json"),
         baseline={
             "name": baseline.name,
@@ -170,6 +166,7 @@ def _train_launched(
             "learning_rates": baseline.learning_rates and list(baseline.learning_rates),
         },
         steps=settings.steps,
+        seed=settings.seed,
         # Sharded checkpoints and others cannot be resumed from one another.
         checkpoints=str(checkpoints / "sharded" if acceleration.sharded else checkpoints),
         evaluations=settings.evaluations,
@@ -177,21 +174,11 @@ def _train_launched(
         owner=os.getpid(),
         owner_created=psutil.Process().create_time(),
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    for stale in (WEIGHTS, RUN, EVENTS, ERROR):
-        (folder / stale).unlink(missing_ok=True)
-    write_json(folder / "job.json", asdict(job))
-    with _launched(acceleration, folder) as process:
-        _follow(process, folder / EVENTS, on_step, on_log)
-    _raise_failure(process, folder)
-    wrapped = wrap(config, baseline, settings.steps)
-    baseline.method.restore(wrapped, load_file(folder / WEIGHTS))
-    return wrapped.eval(), FinalRun(**read_json(folder / RUN))
 
 
-def _require_alike(config: StudyConfig) -> None:
+def _require_alike(inputs: Inputs) -> None:
     # Without an image a process would not reach the vision encoder's shards, and the others would wait for ever.
-    kinds = {bool(sample.images) for split in ("train", "validation") for sample in usable_samples(config, split)}
+    kinds = {bool(sample.images) for split in ("train", "validation") for sample in inputs.usable(split)}
     if len(kinds) > 1:
         raise ValueError(
             "some samples have images and some have none: with FSDP all must be alike; use DDP (distributed_type "
@@ -234,8 +221,8 @@ def _launched(acceleration: Acceleration, folder: Path) -> Iterator[subprocess.P
         _stop(process)
 
 
-def _follow(process: subprocess.Popen[bytes], events: Path, on_step: OnStep, on_log: OnLog) -> None:
-    """Tell what the first process reports, until the launch ends."""
+def _follow(process: subprocess.Popen[bytes], events: Path, listeners: Listeners) -> None:
+    """Pass on what the first process reports, until the launch ends."""
     read = 0
     while True:
         ended = process.poll() is not None
@@ -244,12 +231,18 @@ def _follow(process: subprocess.Popen[bytes], events: Path, on_step: OnStep, on_
                 file.seek(read)
                 whole, _, _ = file.read().rpartition(b"\n")
             for line in whole.splitlines():
-                event = json.loads(line)
-                on_log(event["log"]) if "log" in event else on_step(event["step"])
+                _pass_on(json.loads(line), listeners)
             read += len(whole) + 1 if whole else 0
         if ended:
             return
         time.sleep(POLL_SECONDS)
+
+
+def _pass_on(event: Mapping[str, Any], listeners: Listeners) -> None:
+    if "log" in event and listeners.on_log:
+        listeners.on_log(event["log"])
+    if "step" in event and listeners.on_step:
+        listeners.on_step(event["step"])
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -11,7 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,11 @@ from mars_core.data.collate import collate
 from mars_core.rates import LearningRates
 from mars_core.records import json_safe
 from mars_core.training.finetune import FinalRun, FinetuneDiverged, Listeners, Samples, finetune
-from tasks.final.train import ERROR, EVENTS, RUN, WEIGHTS, Job, settings_of
-from tasks.inputs.base_model import DTYPES, load_study_base, resolve_device
-from tasks.inputs.data import scored_batches, training_set, validation_set
+from tasks.final.train import ERROR, EVENTS, RUN, WEIGHTS, Job, settings_of, wrap
+from tasks.inputs.base_model import load_study_base, resolve_device, study_dtype
+from tasks.inputs.data import scored_batches
 from tasks.inputs.objective import measurement
+from tasks.inputs.opened import open_inputs
 from tasks.settings.baselines import SETTINGS, Baseline
 from tasks.settings.study import StudyConfig
 from tasks.storage.files import read_json, replacing, write_json
@@ -58,36 +59,33 @@ def main() -> None:
 
 
 def _train(job: Job, first: bool) -> FinalRun:
-    config = StudyConfig.model_validate(job.study)
-    baseline = _baseline(job)
+    inputs = open_inputs(StudyConfig.model_validate(job.study))
+    config, baseline = inputs.config, _baseline(job)
+    settings = replace(
+        settings_of(config, baseline, job.steps, Path(job.checkpoints)), seed=job.seed, evaluations=job.evaluations
+    )
     device = _device(config)
     # Shards are moved to the GPU; whole models would not fit there.
-    base = load_study_base(config, torch.device("cpu") if _sharded() else device, DTYPES[config.recipe.dtype])
-    metric = measurement(config)
+    base = load_study_base(config, torch.device("cpu") if _sharded() else device, study_dtype(config))
+    metric = measurement(inputs)
     # A metric needs all samples in every process.
     share = (0, 1) if metric else (int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
-    wrapped = baseline.method.wrap(
-        base.model,
-        base.partition,
-        seed=config.final.seed,
-        recipe=baseline.recipe(config.recipe.as_recipe()),
-        steps=job.steps,
-    )
-    tell = _teller(Path(job.folder) / EVENTS) if first else None
+    wrapped = wrap(base, baseline, settings)
+    write = _writer(Path(job.folder) / EVENTS) if first else None
     return finetune(
         wrapped,
         Samples(
-            training_set(config),
+            inputs.training_set,
             lambda items: collate(items, base.pad_token_id),
-            scored_batches(validation_set(config), base, config.evaluation_batch_size, device=device, share=share),
+            scored_batches(inputs.validation_set, base, config.evaluation_batch_size, device=device, share=share),
             metric,
         ),
-        settings_of(config, baseline, job.steps, Path(job.checkpoints), job.evaluations),
+        settings,
         method=baseline.method,
         partition=base.partition,
         listeners=Listeners(
-            on_step=_on_step(job, tell),
-            on_log=(lambda entry: tell({"log": json_safe(dict(entry))})) if tell else None,
+            on_step=_on_step(job, write),
+            on_log=(lambda entry: write({"log": json_safe(dict(entry))})) if write else None,
             on_state=lambda state: _save(state, Path(job.folder) / WEIGHTS),
         ),
     )
@@ -112,20 +110,20 @@ def _sharded() -> bool:
     return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
-def _teller(events: Path) -> Callable[[Mapping[str, Any]], None]:
-    def tell(event: Mapping[str, Any]) -> None:
+def _writer(events: Path) -> Callable[[Mapping[str, Any]], None]:
+    def write(event: Mapping[str, Any]) -> None:
         with events.open("a", encoding="utf-8") as file:
             file.write(json.dumps(event) + "\n")
 
-    return tell
+    return write
 
 
-def _on_step(job: Job, tell: Callable[[Mapping[str, Any]], None] | None) -> Callable[[int], None]:
+def _on_step(job: Job, write: Callable[[Mapping[str, Any]], None] | None) -> Callable[[int], None]:
     def on_step(step: int) -> None:
         if not _owner_lives(job):
             raise OwnerGone(f"process {job.owner}, which launched this training, has ended")
-        if tell:
-            tell({"step": step})
+        if write:
+            write({"step": step})
 
     return on_step
 

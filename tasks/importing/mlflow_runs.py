@@ -60,7 +60,7 @@ def read_mlflow_runs(
         RuntimeError: the server does not answer.
     """
     _require_store(uri)
-    with _said_in_one_line(uri):
+    with _errors_in_one_line(uri):
         client = mlflow.MlflowClient(uri)
         found = _experiment(client, experiment)
         runs = list(_search(client, found, filter_string))
@@ -90,7 +90,7 @@ def _require_store(uri: str) -> None:
 
 
 @contextlib.contextmanager
-def _said_in_one_line(uri: str) -> Iterator[None]:
+def _errors_in_one_line(uri: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:

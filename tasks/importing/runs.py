@@ -80,7 +80,9 @@ def _read(source: Source, sizes: Sizes, skip_bad: bool) -> tuple[str, ImportedRu
         _refuse_mlflow_options(source)
         path = Path(source.runs)
         names = dict(source.names) | ({"loss": source.loss} if source.loss else {})
-        return path.stem, read_runs(rename_columns(_table(path), names), sizes, skip_bad=skip_bad)
+        table = _table(path)
+        given = [str(column) for column in table.columns]
+        return path.stem, read_runs(rename_columns(table, names), sizes, skip_bad=skip_bad, given=given)
     from tasks.importing.mlflow_runs import read_mlflow_runs
 
     metric = {"metric": source.loss} if source.loss else {}

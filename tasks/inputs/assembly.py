@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -13,6 +12,7 @@ from mars_core.data.lengths import TokenCounter
 from mars_core.data.readers import read_samples
 from mars_core.models.assemble import Assembled, assemble
 from mars_core.models.processor import add_video_part
+from mars_core.records import Record
 from mars_core.training.align import align_projector
 from tasks.inputs.base_model import resolve_device
 from tasks.running.progress import progress_bar
@@ -35,10 +35,30 @@ class Alignment:
     max_tokens: int = 2048
 
 
+@dataclass(frozen=True)
+class Aligned(Record):
+    """How a projector was aligned. too_long: captions left out. losses: means over the first and last tenth."""
+
+    samples: int
+    too_long: int
+    steps: int
+    first_loss: float
+    last_loss: float
+
+
+@dataclass(frozen=True)
+class Checkpoint(Record):
+    """An assembled checkpoint; aligned: None where no captions were given."""
+
+    checkpoint: str
+    parameters: int
+    aligned: Aligned | None
+
+
 def assemble_checkpoint(
     vision: str, llm: str, out: Path, *, grid: int, seed: int, device: str, alignment: Alignment | None
-) -> dict[str, Any]:
-    """Write a LLaVA-OneVision checkpoint with its processor to `out`; returns what was done, as JSON values.
+) -> Checkpoint:
+    """Write a LLaVA-OneVision checkpoint with its processor to `out`; returns what was done.
 
     Raises:
         ValueError: a part cannot be used, the captions are faulty, or `out` exists already.
@@ -47,21 +67,16 @@ def assemble_checkpoint(
         raise ValueError(f"{out} exists already: give the path of a folder to be made")
     where = resolve_device(device)
     assembled = assemble(vision, llm, grid=grid, seed=seed)
-    done: dict[str, Any] = {
-        "checkpoint": str(out),
-        "parameters": sum(parameter.numel() for parameter in assembled.model.parameters()),
-        "aligned": None,
-    }
-    if alignment is not None:
-        done["aligned"] = _align(assembled, alignment, seed, where)
+    parameters = sum(parameter.numel() for parameter in assembled.model.parameters())
+    aligned = None if alignment is None else _align(assembled, alignment, seed, where)
     with replacing_folder(out) as temporary:
         assembled.model.save_pretrained(temporary)
         assembled.processor.save_pretrained(temporary)
         add_video_part(temporary)
-    return done
+    return Checkpoint(str(out), parameters, aligned)
 
 
-def _align(assembled: Assembled, alignment: Alignment, seed: int, device: torch.device) -> dict[str, Any]:
+def _align(assembled: Assembled, alignment: Alignment, seed: int, device: torch.device) -> Aligned:
     samples = read_samples(alignment.captions, alignment.images)
     count = TokenCounter(assembled.processor)
     usable = [sample for sample in samples if count(sample) <= alignment.max_tokens]
@@ -82,10 +97,10 @@ def _align(assembled: Assembled, alignment: Alignment, seed: int, device: torch.
         )
     model.cpu()
     tenth = max(1, len(losses) // 10)
-    return {
-        "samples": len(usable),
-        "too_long": len(samples) - len(usable),
-        "steps": len(losses),
-        "first_loss": sum(losses[:tenth]) / tenth,
-        "last_loss": sum(losses[-tenth:]) / tenth,
-    }
+    return Aligned(
+        samples=len(usable),
+        too_long=len(samples) - len(usable),
+        steps=len(losses),
+        first_loss=sum(losses[:tenth]) / tenth,
+        last_loss=sum(losses[-tenth:]) / tenth,
+    )

@@ -1,10 +1,9 @@
-"""The base model and the device, loaded once per process and shared by the tasks that need them."""
+"""Read the base model that a study's settings name, and the device."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,37 +11,28 @@ import torch
 from torch import nn
 
 from mars_core.metrics.identity import content_hash
-from mars_core.models.load_options import Loading
 from mars_core.models.loading import Base, load_base, read_commit, read_model_type, read_processor, skeleton
 from mars_core.models.partition import Partition
 from mars_core.models.targets import adapting
-from tasks.settings.model import FamilyConfig
 from tasks.settings.study import StudyConfig
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def base_model(config: StudyConfig) -> Base:
-    """Return the frozen base model of a study, on one device, with the layers that its recipe adapts."""
-    return _adapting(_on_one_device(*_settings(config)), config)
+def study_dtype(config: StudyConfig) -> torch.dtype:
+    """The number format that a study's recipe computes in."""
+    return DTYPES[config.recipe.dtype]
 
 
-def final_base_model(config: StudyConfig) -> Base:
-    """The frozen base model as the final run and the test take it: over all GPUs where the study asks for that."""
-    if not config.loading.spread:
-        return base_model(config)
-    return _adapting(_over_all_gpus(*_settings(config)), config)
+def load_study_base(config: StudyConfig, device: torch.device, dtype: torch.dtype, *, spread: bool = False) -> Base:
+    """Load the frozen base model of a study, with the layers that its recipe adapts.
 
-
-def load_study_base(config: StudyConfig, device: torch.device, dtype: torch.dtype) -> Base:
-    """The frozen base model of a study, loaded anew for one process of several."""
+    spread: over all GPUs.
+    """
     family, loading = config.family.as_family() if config.family else None, config.loading.as_loading()
-    return _adapting(load_base(config.model, device=device, dtype=dtype, family=family, loading=loading), config)
-
-
-def study_partition(config: StudyConfig) -> Partition:
-    """The partition of a study's base model, with the layers that its recipe adapts, without its weights."""
-    return _adapted(_partition(config.model, config.family, config.loading.trust_remote_code), config)
+    base = load_base(config.model, device=device, dtype=dtype, family=family, loading=loading, spread=spread)
+    partition = _adapted(base.partition, config)
+    return base if partition == base.partition else replace(base, partition=partition)
 
 
 def study_skeleton(config: StudyConfig) -> tuple[nn.Module, Partition]:
@@ -52,60 +42,14 @@ def study_skeleton(config: StudyConfig) -> tuple[nn.Module, Partition]:
     return network, _adapted(partition, config)
 
 
-@lru_cache(maxsize=4)
-def _partition(model: str, family: FamilyConfig | None, trust_remote_code: bool) -> Partition:
-    return skeleton(model, family=family.as_family() if family else None, trust_remote_code=trust_remote_code)[1]
-
-
-def _adapting(base: Base, config: StudyConfig) -> Base:
-    partition = _adapted(base.partition, config)
-    return base if partition == base.partition else replace(base, partition=partition)
-
-
 def _adapted(partition: Partition, config: StudyConfig) -> Partition:
     recipe = config.recipe.as_recipe()
     return adapting(partition, recipe.targets, recipe.projector_rank)
 
 
-def _settings(config: StudyConfig) -> tuple[str, str, str, FamilyConfig | None, Loading]:
-    return config.model, config.device, config.recipe.dtype, config.family, config.loading.as_loading()
-
-
-@lru_cache(maxsize=1)
-def _on_one_device(model: str, device: str, dtype: str, family: FamilyConfig | None, loading: Loading) -> Base:
-    where = resolve_device(device)
-    return load_base(
-        model, device=where, dtype=DTYPES[dtype], family=family.as_family() if family else None, loading=loading
-    )
-
-
-@lru_cache(maxsize=1)
-def _over_all_gpus(model: str, device: str, dtype: str, family: FamilyConfig | None, loading: Loading) -> Base:
-    _on_one_device.cache_clear()  # the copy of calibration would take its place on the first GPU
-    return load_base(
-        model,
-        device=resolve_device(device),
-        dtype=DTYPES[dtype],
-        family=family.as_family() if family else None,
-        loading=loading,
-        spread=True,
-    )
-
-
-def forget_models() -> None:
-    """Look at checkpoints afresh."""
-    for remembered in (_on_one_device, _over_all_gpus, _partition, _processor, checkpoint_fingerprint):
-        remembered.cache_clear()
-
-
-def base_processor(config: StudyConfig) -> Any:
+def study_processor(config: StudyConfig) -> Any:
     """The base model's processor; its weights are not read."""
-    return _processor(config.model, config.loading.trust_remote_code)
-
-
-@lru_cache(maxsize=1)
-def _processor(model: str, trust_remote_code: bool) -> Any:
-    return read_processor(model, trust_remote_code=trust_remote_code)
+    return read_processor(config.model, trust_remote_code=config.loading.trust_remote_code)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -141,7 +85,6 @@ def model_fingerprint(config: StudyConfig) -> str:
     return content_hash({"checkpoint": checkpoint, **read}) if any(read.values()) else checkpoint
 
 
-@lru_cache(maxsize=4)
 def checkpoint_fingerprint(model: str, trust_remote_code: bool = False) -> str:
     """Hash of a checkpoint: of its configuration, code, tokenizer and processor whole, and of its weights.
 

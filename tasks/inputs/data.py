@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +17,21 @@ from mars_core.data.collate import collate
 from mars_core.data.dataset import EncodedDataset
 from mars_core.data.hashing import data_hash
 from mars_core.data.image_fingerprints import content_of, distinct_images
-from mars_core.data.lengths import Lengths, TokenCounter
+from mars_core.data.lengths import Lengths
 from mars_core.data.near import near_duplicates
 from mars_core.data.readers import read_rows, read_samples
 from mars_core.data.records import BadRow, ImageRef, Sample
 from mars_core.data.shared import SharedImage, shared_images
 from mars_core.data.splits import TEST_SIZE, Splits, join_splits, split_samples
 from mars_core.data.subsets import nested_order
-from mars_core.data.tables import forget_tables
 from mars_core.evaluation.answer_loss import IGNORE
 from mars_core.metrics.identity import content_hash
 from mars_core.models.loading import Base
-from tasks.inputs.base_model import base_processor, model_fingerprint
 from tasks.inputs.image_cache import fingerprint_all, remembered_fingerprints
 from tasks.inputs.near_cache import find_near_labels
 from tasks.inputs.remote import local_data
 from tasks.running.progress import progress_bar
 from tasks.settings.data import DataConfig
-from tasks.settings.study import StudyConfig
-from tasks.storage.files import read_json, write_json
-from tasks.storage.location import working_folder
 
 SPLIT_SEED = 0
 PARTS = ("train", "validation", "test")
@@ -75,7 +69,6 @@ class StudyData:
         }
 
 
-@lru_cache(maxsize=1)
 def load_data(data: DataConfig) -> StudyData:
     """Read the files of a study and split them.
 
@@ -156,13 +149,6 @@ def _at_most(test: tuple[Sample, ...], size: int | None) -> tuple[tuple[Sample, 
     return tuple(test[index] for index in taken), (note,)
 
 
-def forget_data() -> None:
-    """Read the files again when they are next asked for: they may have changed since this process read them."""
-    for remembered in (load_data, _calibration_set, validation_set, training_set, usable_samples):
-        remembered.cache_clear()
-    forget_tables()
-
-
 def _shared_note(how: str, found: Sequence[SharedImage]) -> tuple[str, ...]:
     if not found:
         return ()
@@ -195,11 +181,6 @@ def check_data(
     return replace(report, notes=(*report.notes, *_shared_notes(parts, report)))
 
 
-def token_measure(config: StudyConfig) -> Callable[[Sample], Lengths]:
-    """Counts a sample's tokens with the processor of a study's model; its weights are not loaded."""
-    return TokenCounter(base_processor(config)).measure
-
-
 def _rows(data: DataConfig, part: str) -> Iterator[Sample | BadRow]:
     return read_rows(getattr(data, part), data.images, data.format, getattr(data, f"{part}_split"))
 
@@ -210,85 +191,6 @@ def _shared_notes(parts: Mapping[str, Sequence[Sample | BadRow]], report: DataRe
         yield f"same image in two splits: {_places(shared)}"
     for shared in near_duplicates(samples, report.fingerprints, find_near_labels(report.fingerprints)):
         yield f"nearly the same image in two splits: {_places(shared)}"
-
-
-def calibration_set(config: StudyConfig, data_seed: int | None = None) -> EncodedDataset:
-    """The first `calibration.samples` usable training samples of the nested order, by default the study's own.
-
-    Every prefix of the order keeps the mixture of task types.
-    """
-    return _calibration_set(config, config.calibration.data_seed if data_seed is None else data_seed)
-
-
-@lru_cache(maxsize=1)
-def _calibration_set(config: StudyConfig, data_seed: int) -> EncodedDataset:
-    usable = usable_samples(config, "train")
-    order = nested_order([sample.task for sample in usable], data_seed)
-    return _encoded(config, [usable[index] for index in order[: config.calibration.samples]])
-
-
-@lru_cache(maxsize=1)
-def validation_set(config: StudyConfig) -> EncodedDataset:
-    """The calibration validation set."""
-    return _encoded(config, usable_samples(config, "validation"))
-
-
-@lru_cache(maxsize=1)
-def training_set(config: StudyConfig) -> EncodedDataset:
-    """The whole training set."""
-    return _encoded(config, usable_samples(config, "train"))
-
-
-def test_set(config: StudyConfig) -> EncodedDataset:
-    """The test set; only the evaluation reads it."""
-    return _encoded(config, usable_samples(config, "test"))
-
-
-def dropped_samples(config: StudyConfig, split: str) -> int:
-    """How many samples of a split are longer than `recipe.max_tokens`."""
-    return len(getattr(load_data(config.data).splits, split)) - len(usable_samples(config, split))
-
-
-@lru_cache(maxsize=3)
-def usable_samples(config: StudyConfig, split: str) -> tuple[Sample, ...]:
-    """Samples of a split (train, validation or test) that are short enough.
-
-    Measuring takes about a millisecond a sample, so its result is kept in the study folder.
-
-    Raises:
-        ValueError: no sample is short enough.
-    """
-    samples: tuple[Sample, ...] = getattr(load_data(config.data).splits, split)
-    kept = _measured(config, split, samples)
-    if not kept:
-        raise ValueError(
-            f"every one of the {len(samples)} {split} samples has more than {config.recipe.max_tokens} tokens: "
-            "raise recipe.max_tokens"
-        )
-    return tuple(samples[index] for index in kept)
-
-
-def usable_digests(config: StudyConfig, split: str) -> list[str]:
-    """Digest of each sample of `usable_samples`, in its order."""
-    data = load_data(config.data)
-    kept = {id(sample) for sample in usable_samples(config, split)}
-    return [digest for sample, digest in zip(data.parts[split], data.digests[split], strict=True) if id(sample) in kept]
-
-
-def _measured(config: StudyConfig, split: str, samples: Sequence[Sample]) -> list[int]:
-    limit = config.recipe.max_tokens
-    made_of = [load_data(config.data).data_hash, model_fingerprint(config), limit, split]
-    path = working_folder(config.study) / "cache" / f"short-enough-{content_hash(made_of)}.json"
-    if path.is_file():
-        return [int(index) for index in read_json(path)]
-    count = TokenCounter(base_processor(config))
-    kept = [index for index, sample in enumerate(samples) if count(sample) <= limit]
-    write_json(path, kept)
-    return kept
-
-
-def _encoded(config: StudyConfig, samples: Sequence[Sample]) -> EncodedDataset:
-    return EncodedDataset(samples, base_processor(config))
 
 
 def step_batches(

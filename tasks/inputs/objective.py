@@ -8,8 +8,7 @@ from mars_core.data.encode import encode_sample
 from mars_core.evaluation.objectives.measurement import Measurement, first_answer_tokens, known_answers, letter_tokens
 from mars_core.evaluation.objectives.registry import NamedMetric, find_metric
 from mars_core.metrics.schema import PERPLEXITY
-from tasks.inputs.base_model import base_processor
-from tasks.inputs.data import usable_samples
+from tasks.inputs.opened import Inputs
 from tasks.settings.study import StudyConfig
 
 
@@ -29,16 +28,16 @@ def objective_identity(config: StudyConfig) -> str | None:
     return metric.identity if metric else None
 
 
-def measurement(config: StudyConfig) -> Measurement | None:
+def measurement(inputs: Inputs) -> Measurement | None:
     """The metric over the calibration validation set, tried on perfect answers; None where perplexity is the objective.
 
     Raises:
         ValueError: the metric is not installed, or cannot be taken on this data.
     """
-    metric = objective_metric(config)
+    metric = objective_metric(inputs.config)
     if metric is None:
         return None
-    samples, processor = usable_samples(config, "validation"), base_processor(config)
+    samples, processor = inputs.usable("validation"), inputs.processor
     answers = known_answers(samples)
     letters = letter_tokens(
         answers,

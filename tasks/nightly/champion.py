@@ -1,4 +1,4 @@
-"""The study's standing choice, STUDY/standing.json: the accepted final run. Only accepting another one changes it."""
+"""The study's champion, STUDY/standing.json: the accepted final run. Only accepting another one changes it."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from tasks.choice.fit import laws_path, read_laws
 from tasks.choice.search import choice_path, read_choice
 from tasks.final.arm import Arm
 from tasks.final.evaluate import evaluation_path, read_evaluation
-from tasks.final.pair import final_folder, read_final
-from tasks.inputs.base_model import final_base_model, model_fingerprint
-from tasks.inputs.data import load_data, scored_batches, usable_digests, usable_samples
+from tasks.final.pair import final_folder
+from tasks.final.record import FinalRecord, read_final
+from tasks.inputs.data import scored_batches
+from tasks.inputs.opened import Inputs
 from tasks.running.progress import show_message
 from tasks.running.retrying import IO_RETRIES, SENDING
-from tasks.settings.study import StudyConfig
 from tasks.storage.files import read_json, replacing_folder, write_json
-from tasks.storage.folder import Revision
+from tasks.storage.folder import Revision, read_manifest
 from tasks.storage.location import is_remote
 from tasks.storage.transfer import STANDING_FILE, publish_files, publish_newest
 from tasks.study.opened import Study
@@ -41,7 +41,7 @@ from tasks.study.snapshot import read_snapshot
 from tasks.tracking import runs as tracking
 from tasks.tracking.registry import model_name, move_champion, register_adapter
 
-# Fewer samples that the standing adapter has not seen say too little, unless they are the whole validation set.
+# Fewer samples that the champion's adapter has not seen say too little, unless they are the whole validation set.
 FEWEST_UNSEEN = 50
 NOT_TRACKED_HERE = (
     "its MLflow run is in the store of the machine that trained it, so it cannot be registered here: run `mars accept` "
@@ -77,18 +77,18 @@ class Champion(Record):
 
 
 def champion_path(study: Path) -> Path:
-    """Where the standing choice lies."""
+    """Where the champion lies."""
     return study / STANDING_FILE
 
 
 def read_champion(study: Path) -> Champion | None:
-    """The standing choice, None where no final run has been accepted."""
+    """The champion, None where no final run has been accepted."""
     path = champion_path(study)
     return Champion.from_json(read_json(path)) if path.is_file() else None
 
 
 def champion_hash(champion: Champion | None) -> str:
-    """Hash of the standing choice: what a later decision was made against. Where its files lie is no part of it."""
+    """Hash of the champion: what a later decision was made against. Where its files lie is no part of it."""
     if champion is None:
         return content_hash(None)
     return content_hash({name: value for name, value in champion.to_json().items() if name != "adapter"})
@@ -96,9 +96,9 @@ def champion_hash(champion: Champion | None) -> str:
 
 @task(name="keep-standing-adapter", cache_policy=NO_CACHE, persist_result=False, **SENDING)
 def keep_champion_adapter(study: Study, arm: Arm, inputs: str) -> None:
-    """Set the standing adapter aside if a final run of the same pair with other inputs is about to take its folder.
+    """Set the champion's adapter aside if a final run of the same pair with other inputs is about to take its folder.
 
-    Copied first, then named by the standing choice: at no time does that name another run's adapter.
+    Copied first, then named by the champion: at no time does that name another run's adapter.
 
     inputs: hash of what decides the run to come. With the same, it makes the same adapter again.
     """
@@ -115,7 +115,7 @@ def keep_champion_adapter(study: Study, arm: Arm, inputs: str) -> None:
         champion = replace(champion, adapter=(kept / "adapter").relative_to(study.folder).as_posix())
         write_json(champion_path(study.folder), champion.to_json())
         show_message(
-            f"the standing adapter of {arm} is kept in {kept}: a final run with other settings takes its place"
+            f"the champion's adapter of {arm} is kept in {kept}: a final run with other settings takes its place"
         )
     # Asked again: it may have been killed before all of it was up.
     if study.folder / champion.adapter == kept / "adapter":
@@ -124,85 +124,87 @@ def keep_champion_adapter(study: Study, arm: Arm, inputs: str) -> None:
 
 
 def kept_folder(revision: Revision, arm: Arm) -> Path:
-    """Where the standing adapter of a pair lies once another run of the pair has its place in `final`."""
+    """Where the champion's adapter of a pair lies once another run of the pair has its place in `final`."""
     return revision.path("standing", arm.slug)
 
 
 def _inputs_of(revision: Revision, arm: Arm) -> str | None:
     """Inputs of the pair's finished final run; None where none has finished."""
-    manifest = revision.manifest(f"finetune-{arm.slug}")
-    return str(read_json(manifest)["inputs"]) if manifest.is_file() else None
+    manifest = read_manifest(revision, f"finetune-{arm.slug}")
+    return None if manifest is None else manifest.inputs
 
 
 @task(name="accept-final-run", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
-def accept_if_better(study: Study, arm: Arm) -> dict[str, Any]:
-    """Let a finished final run take the standing one's place if it is better on validation; returns the decision.
+def accept_if_better(study: Study, arm: Arm) -> Acceptance:
+    """Let a finished final run take the champion's place if it is better on validation; returns the decision.
 
-    The decision is kept beside the final run and is not made twice against the same standing choice.
+    The decision is kept beside the final run and is not made twice against the same champion.
     """
     tracking.use_store(study.folder)
     champion = read_champion(study.folder)
     if champion is not None and _is(champion, study.revision, arm):
-        return Acceptance(True, champion.accepted_because).to_json()
+        return Acceptance(True, champion.accepted_because)
     known = read_acceptance(study.revision, arm, champion)
     if known is not None and not known.accepted:  # an accepted one that does not stand was lost: decide again
-        return known.to_json()
-    if is_remote(study.config.study) and not tracking.is_tracked(read_final(study.revision, arm)["mlflow_run_id"]):
-        return Acceptance(False, NOT_TRACKED_HERE).to_json()  # not kept: the machine that has the run decides
+        return known
+    if is_remote(study.config.study) and not tracking.is_tracked(read_final(study.revision, arm).mlflow_run_id):
+        return Acceptance(False, NOT_TRACKED_HERE)  # not kept: the machine that has the run decides
     return _decide(study, arm, champion, _judge(study, arm, champion))
 
 
 @task(name="accept-final-run-by-hand", cache_policy=NO_CACHE, persist_result=False, **SENDING)
-def accept_by_hand(study: Study, arm: Arm) -> dict[str, Any]:
-    """Let a finished final run take the standing one's place because a person says so."""
+def accept_by_hand(study: Study, arm: Arm) -> Acceptance:
+    """Let a finished final run take the champion's place because a person says so."""
     champion = read_champion(study.folder)
     return _decide(study, arm, champion, Acceptance(True, "accepted by hand"))
 
 
 def read_acceptance(revision: Revision, arm: Arm, champion: Champion | None) -> Acceptance | None:
-    """The decision about a final run against this standing choice, None where there is none."""
+    """The decision about a final run against this champion, None where there is none."""
     path = _acceptance_path(revision, arm)
     if not path.is_file():
         return None
     stored = read_json(path)
-    against = {"standing": champion_hash(champion), "run": read_final(revision, arm)["mlflow_run_id"]}
+    against = {"standing": champion_hash(champion), "run": read_final(revision, arm).mlflow_run_id}
     return Acceptance.from_json(stored["decision"]) if stored["against"] == against else None
 
 
 def _judge(study: Study, arm: Arm, champion: Champion | None) -> Acceptance:
     if champion is None:
         return Acceptance(True, "the first final run of this study")
-    if champion.model_fingerprint != model_fingerprint(study.config):
+    if champion.model_fingerprint != study.inputs.fingerprint:
         return _not_comparable("they are adapters of different base models")
     champion_adapter = study.folder / champion.adapter
     if not champion_adapter.is_dir():
-        return _not_comparable(f"the standing adapter is gone from {champion_adapter}")
-    new_loss, samples = read_final(study.revision, arm)["best_val_loss"], usable_samples(study.config, "validation")
-    if champion.validation_hash == validation_hash(study.config):
+        return _not_comparable(f"the champion's adapter is gone from {champion_adapter}")
+    new_loss, samples = read_final(study.revision, arm).best_val_loss, study.inputs.usable("validation")
+    if champion.validation_hash == validation_hash(study.inputs):
         return judge_final(ValidationScore(new_loss, champion.validation_loss, len(samples), len(samples)))
     seen = _training_samples(Revision(study.folder, champion.revision))
     if seen is None:
-        return _not_comparable("the validation data changed, and what the standing adapter was trained on is not known")
-    unseen = _not_in(seen, samples, usable_digests(study.config, "validation"))
+        return _not_comparable(
+            "the validation data changed, and what the champion's adapter was trained on is not known"
+        )
+    unseen = _not_in(seen, samples, study.inputs.usable_digests("validation"))
     if len(unseen) < min(FEWEST_UNSEEN, len(samples)):
         return _not_comparable(
-            f"the standing adapter was trained on all but {len(unseen)} of the {len(samples)} validation samples, "
+            f"the champion's adapter was trained on all but {len(unseen)} of the {len(samples)} validation samples, "
             f"fewer than {FEWEST_UNSEEN}"
         )
     # Both afresh: the loss that training kept is the lowest of several checkpoints, and may be autocast's.
-    new_loss = _loss(study.config, final_folder(study.revision, arm) / "adapter", unseen)
-    standing_loss = _loss(study.config, champion_adapter, unseen)
+    new_loss = _loss(study.inputs, final_folder(study.revision, arm) / "adapter", unseen)
+    standing_loss = _loss(study.inputs, champion_adapter, unseen)
     return judge_final(ValidationScore(new_loss, standing_loss, len(unseen), len(samples)))
 
 
 def _not_comparable(why: str) -> Acceptance:
-    return Acceptance(False, f"cannot be compared with the standing adapter: {why}; `mars accept` takes it by hand")
+    return Acceptance(False, f"cannot be compared with the champion's adapter: {why}; `mars accept` takes it by hand")
 
 
-def validation_hash(config: StudyConfig) -> str:
+def validation_hash(inputs: Inputs) -> str:
     """What a validation loss was measured on, and how: losses with equal hashes can be compared."""
-    digests = usable_digests(config, "validation")
-    return content_hash([model_fingerprint(config), config.recipe.dtype, digests])
+    digests = inputs.usable_digests("validation")
+    return content_hash([inputs.fingerprint, inputs.config.recipe.dtype, digests])
 
 
 def _training_samples(revision: Revision) -> set[str] | None:
@@ -214,9 +216,9 @@ def _not_in(seen: set[str], samples: Sequence[Sample], digests: Sequence[str]) -
     return [sample for sample, digest in zip(samples, digests, strict=True) if digest not in seen]
 
 
-def _loss(config: StudyConfig, adapter: Path, samples: Sequence[Sample]) -> float:
-    base = final_base_model(config)
-    batches = scored_batches(EncodedDataset(samples, base.processor), base, config.evaluation_batch_size)
+def _loss(inputs: Inputs, adapter: Path, samples: Sequence[Sample]) -> float:
+    base = inputs.final_base_model
+    batches = scored_batches(EncodedDataset(samples, base.processor), base, inputs.config.evaluation_batch_size)
     wrapped = PeftModel.from_pretrained(base.model, str(adapter))
     try:
         return evaluate(wrapped, batches()).overall.loss
@@ -224,7 +226,7 @@ def _loss(config: StudyConfig, adapter: Path, samples: Sequence[Sample]) -> floa
         remove_adapters(wrapped)
 
 
-def _decide(study: Study, arm: Arm, champion: Champion | None, decision: Acceptance) -> dict[str, Any]:
+def _decide(study: Study, arm: Arm, champion: Champion | None, decision: Acceptance) -> Acceptance:
     record = read_final(study.revision, arm)
     tags = {
         "mars.revision": str(study.revision.number),
@@ -232,22 +234,22 @@ def _decide(study: Study, arm: Arm, champion: Champion | None, decision: Accepta
         "mars.accepted": str(decision.accepted),
     }
     name = champion.registered_model if champion else model_name(study.folder)  # kept where the folder moves
-    version = register_adapter(study.folder, name, record["mlflow_run_id"], tags, f"{arm}: {decision.reason}")
+    version = register_adapter(study.folder, name, record.mlflow_run_id, tags, f"{arm}: {decision.reason}")
     if decision.accepted:  # the file last: a crash before it repeats all of this
         move_champion(study.folder, name, version)
         accepted = _champion_of(study, arm, record, (name, version), decision)
         write_json(champion_path(study.folder), accepted.to_json())
         publish_newest(study.config.study, STANDING_FILE)
-    against = {"standing": champion_hash(champion), "run": record["mlflow_run_id"]}
+    against = {"standing": champion_hash(champion), "run": record.mlflow_run_id}
     write_json(_acceptance_path(study.revision, arm), {"decision": decision.to_json(), "against": against})
     publish_files(study.config.study, [_acceptance_path(study.revision, arm)])
-    return decision.to_json()
+    return decision
 
 
 def _champion_of(
     study: Study,
     arm: Arm,
-    record: Mapping[str, Any],
+    record: FinalRecord,
     registered: tuple[str, str],
     decision: Acceptance,
 ) -> Champion:
@@ -257,12 +259,12 @@ def _champion_of(
         adapter=(final_folder(study.revision, arm) / "adapter").relative_to(study.folder).as_posix(),
         registered_model=registered[0],
         model_version=registered[1],
-        mlflow_run_id=record["mlflow_run_id"],
-        validation_loss=record["best_val_loss"],
-        validation_hash=validation_hash(study.config),
-        model_fingerprint=model_fingerprint(study.config),
+        mlflow_run_id=record.mlflow_run_id,
+        validation_loss=record.best_val_loss,
+        validation_hash=validation_hash(study.inputs),
+        model_fingerprint=study.inputs.fingerprint,
         recipe_hash=recipe_hash(study.config),
-        data_hash=load_data(study.config.data).data_hash,
+        data_hash=study.inputs.data.data_hash,
         laws=summaries(read_laws(study.revision)) if laws_path(study.revision).is_file() else {},
         choice_reason=read_choice(study.revision).reason if choice_path(study.revision).is_file() else "",
         accepted_because=decision.reason,
@@ -278,14 +280,14 @@ def summaries(laws: FittedLaws) -> dict[str, LawSummary | None]:
 
 
 def _test_scores(revision: Revision, arm: Arm) -> dict[str, Any] | None:
-    role = read_final(revision, arm)["role"]
+    role = read_final(revision, arm).role
     scores = read_evaluation(revision) if evaluation_path(revision).is_file() else {}
-    return scores[role]["overall"] if role in scores else None
+    return scores[role].overall.to_json() if role in scores else None
 
 
 def _is(champion: Champion, revision: Revision, arm: Arm) -> bool:
     return (champion.revision, champion.pair) == (revision.number, arm.pair) and (
-        champion.mlflow_run_id == read_final(revision, arm)["mlflow_run_id"]
+        champion.mlflow_run_id == read_final(revision, arm).mlflow_run_id
     )
 
 

@@ -32,13 +32,12 @@ from mars_core.records import json_safe
 from mars_core.search.constraints import objection_of
 from tasks.choice.fit import read_laws
 from tasks.choice.search import METHOD, read_choice
-from tasks.inputs.base_model import forget_models, model_fingerprint, study_partition
-from tasks.inputs.data import forget_data
+from tasks.inputs.opened import Inputs, open_inputs
 from tasks.nightly.champion import Champion, champion_hash, read_champion, summaries
 from tasks.running.retrying import IO_RETRIES, REQUESTS
 from tasks.settings.study import StudyConfig
 from tasks.storage.files import read_json, replacing, write_json
-from tasks.storage.folder import Revision, is_finished, revisions
+from tasks.storage.folder import Revision, is_finished, read_manifest, revisions
 from tasks.storage.location import working_folder
 from tasks.storage.transfer import NIGHT_FILE, publish_files, publish_newest, pull
 from tasks.study.opened import Study
@@ -70,9 +69,8 @@ def look(config: StudyConfig) -> Seen:
 
     Every byte of the data files is read: sizes and times of files prove nothing.
     """
-    forget_inputs()
     pull(config.study)
-    study, current = working_folder(config.study), identity(config)
+    study, current = working_folder(config.study), identity(open_inputs(config))
     known = revisions(study)
     inputs = {
         "identity": current,
@@ -86,20 +84,14 @@ def look(config: StudyConfig) -> Seen:
     return Seen(inputs, _changes(last, inputs, known, current), new, unchanged)
 
 
-def forget_inputs() -> None:
-    """Look at data and model afresh: this process may have read them on an earlier night."""
-    forget_data()
-    forget_models()
-
-
 def stands(revision: Revision) -> bool:
     """Whether calibration, laws and choice of a revision are finished and lie as they were left."""
     return all(_finished(revision, stage) for stage in CYCLE)
 
 
 def _finished(revision: Revision, stage: str) -> bool:
-    manifest = revision.manifest(stage)
-    return manifest.is_file() and is_finished(revision, stage, read_json(manifest)["inputs"])
+    manifest = read_manifest(revision, stage)
+    return manifest is not None and is_finished(revision, stage, manifest.inputs)
 
 
 def _settings(config: StudyConfig) -> dict[str, Any]:
@@ -131,26 +123,26 @@ def stored_runs(revision: Revision) -> set[str]:
     return {path.stem for path in revision.path("calibration").glob("*.json")}
 
 
-def adopted_runs(revision: Revision, runs: set[str]) -> set[str]:
+def reused_runs(revision: Revision, runs: set[str]) -> set[str]:
     """Those of the runs that were taken over from an older revision."""
     return {run for run in runs if "adopted_from" in read_json(revision.path("calibration", f"{run}.json"))}
 
 
 @task(name="compare-with-standing-choice", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
 def find_drift(study: Study, seen: Seen, new_runs: set[str]) -> Night:
-    """Compare the revision's data, laws and choice with the standing ones, and keep the findings.
+    """Compare the revision's data, laws and choice with the champion's, and keep the findings.
 
     With them the night's look is kept, so that the next night need not calibrate, fit or choose again.
     """
     champion = read_champion(study.folder)
-    adopted = adopted_runs(study.revision, new_runs)
+    reused = reused_runs(study.revision, new_runs)
     older = _older_state(study.revision, champion)
     night = Night(
         study=study.folder.name,
         revision=study.revision.number,
         changes=seen.changes,
-        trained=len(new_runs - adopted),
-        adopted=len(adopted),
+        trained=len(new_runs - reused),
+        adopted=len(reused),
         compared_with=older.name,
         data=_compare_data(older.revision, study.revision),
         laws=compare_laws(older.laws, summaries(read_laws(study.revision))),
@@ -164,7 +156,7 @@ def find_drift(study: Study, seen: Seen, new_runs: set[str]) -> Night:
 
 
 def last_findings(revision: Revision) -> ChoiceDrift | None:
-    """What was found about the revision's choice, None where it was compared with another standing choice or none."""
+    """What was found about the revision's choice, None where it was compared with another champion or none."""
     path = _findings_path(revision)
     if not path.is_file():
         return None
@@ -177,20 +169,20 @@ def _compare_choice(study: Study, champion: Champion | None) -> ChoiceDrift:
     return compare_choices(
         champion.pair if champion else None,
         read_choice(study.revision),
-        objection_to_standing=_objection_to(study.config, champion) if champion else None,
+        objection_to_standing=_objection_to(study.inputs, champion) if champion else None,
     )
 
 
-def _objection_to(config: StudyConfig, champion: Champion) -> str | None:
-    """Why the standing adapter cannot stay, whatever its loss."""
-    if champion.model_fingerprint != model_fingerprint(config):
-        return "The base model changed, and the standing adapter belongs to the old one"
-    constraints = config.search.as_constraints()
+def _objection_to(inputs: Inputs, champion: Champion) -> str | None:
+    """Why the champion's adapter cannot stay, whatever its loss."""
+    if champion.model_fingerprint != inputs.fingerprint:
+        return "The base model changed, and the champion's adapter belongs to the old one"
+    constraints = inputs.config.search.as_constraints()
     if not constraints:
         return None
-    partition = study_partition(config)
+    partition = inputs.partition
     objection = objection_of(champion.pair, constraints, lambda pair: trainable_parameters(partition, RankPair(*pair)))
-    return None if objection is None else f"The standing pair {champion.pair} is not allowed any more: {objection}"
+    return None if objection is None else f"The champion's pair {champion.pair} is not allowed any more: {objection}"
 
 
 @dataclass(frozen=True)
@@ -203,10 +195,10 @@ class _Older:
 
 
 def _older_state(revision: Revision, champion: Champion | None) -> _Older:
-    """The standing choice, else the revision before, else nothing."""
+    """The champion, else the revision before, else nothing."""
     if champion is not None:
         made_in = Revision(revision.study, champion.revision)
-        return _Older(f"the standing choice (revision {champion.revision})", champion.laws, made_in)
+        return _Older(f"the champion (revision {champion.revision})", champion.laws, made_in)
     before = [known for known in revisions(revision.study) if known.number < revision.number and stands(known)]
     if not before:
         return _Older(None, {}, None)

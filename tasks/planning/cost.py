@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 from mars_core.data.dataset import EncodedDataset
+from mars_core.data.lengths import TokenCounter
 from mars_core.data.records import Sample
 from mars_core.models.lora import check_ranks
 from mars_core.planning.architecture import architecture_of
@@ -17,8 +17,8 @@ from mars_core.ranks import RankPair
 from mars_core.training.finetune import EVALUATIONS_PER_RUN
 from tasks.calibration.expected import expected_plan
 from tasks.final.run import final_steps
-from tasks.inputs.base_model import base_processor, study_skeleton
-from tasks.inputs.data import calibration_set, token_measure, usable_samples
+from tasks.inputs.base_model import study_skeleton
+from tasks.inputs.opened import Inputs, open_inputs
 from tasks.running.progress import progress_bar
 from tasks.settings.study import StudyConfig
 from tasks.study.plan import CalibrationPlan, calibration_pairs, calibration_schedules
@@ -34,18 +34,18 @@ def cost_on(config: StudyConfig, device: str, utilisation: float = UTILISATION) 
     Raises:
         ValueError: the device is not in the table, data or model cannot be used, or a rank does not fit the model.
     """
-    target = device_named(device)
+    target, inputs = device_named(device), open_inputs(config)
     network, partition = study_skeleton(config)
     architecture = architecture_of(network, partition)
     final = final_pair(config)
     for pair in (*calibration_pairs(config), final):
         check_ranks(partition, pair)
-    plan = expected_plan(config)
+    plan = expected_plan(inputs)
     patch_size = patch_size_of(network.config)
-    shapes, extremes = sample_shapes(config, patch_size), extreme_shapes(config, patch_size)
+    shapes, extremes = sample_shapes(inputs, patch_size), extreme_shapes(inputs, patch_size)
     phases = {
         name: estimate(architecture, shapes, budget, target, utilisation, extremes=extremes).as_json()
-        for name, budget in _budgets(config, plan, final).items()
+        for name, budget in _budgets(inputs, plan, final).items()
     }
     notes = [*plan.notes]
     if plan.range_test:
@@ -60,26 +60,25 @@ def cost_on(config: StudyConfig, device: str, utilisation: float = UTILISATION) 
         "peak_tflops": target.peak_flops(config.recipe.dtype) / 1e12,
         "utilisation": utilisation,
         "parameters": architecture.parameters,
-        "samples": _describe(shapes, extremes) | {"counted": len(_every_sample(config))},
+        "samples": _describe(shapes, extremes) | {"counted": len(_every_sample(inputs))},
         **phases,
         "notes": notes,
     }
 
 
-def sample_shapes(config: StudyConfig, patch_size: int | None) -> list[SampleShape]:
+def sample_shapes(inputs: Inputs, patch_size: int | None) -> list[SampleShape]:
     """Shapes of calibration samples, evenly spread over them: their mean stands for the data's."""
-    data = calibration_set(config)
+    data = inputs.calibration_set()
     every = max(1, len(data) // SAMPLES_LOOKED_AT)
     return [shape_of(data[index], patch_size) for index in range(0, len(data), every)][:SAMPLES_LOOKED_AT]
 
 
-@lru_cache(maxsize=1)
-def extreme_shapes(config: StudyConfig, patch_size: int | None) -> tuple[SampleShape, ...]:
+def extreme_shapes(inputs: Inputs, patch_size: int | None) -> tuple[SampleShape, ...]:
     """Shapes of the samples with the most tokens, the most image tokens and the most answer tokens, in any split.
 
     Every usable sample is counted; only these are encoded.
     """
-    samples, measure = _every_sample(config), token_measure(config)
+    samples, measure = _every_sample(inputs), TokenCounter(inputs.processor).measure
     with progress_bar("counting tokens", len(samples)) as advance:
         lengths = []
         for sample in samples:
@@ -91,12 +90,12 @@ def extreme_shapes(config: StudyConfig, patch_size: int | None) -> tuple[SampleS
         max(places, key=lambda place: lengths[place].images),
         max(places, key=lambda place: lengths[place].answers),
     }
-    longest = EncodedDataset([samples[place] for place in sorted(most)], base_processor(config))
+    longest = EncodedDataset([samples[place] for place in sorted(most)], inputs.processor)
     return tuple(shape_of(longest[index], patch_size) for index in range(len(longest)))
 
 
-def _every_sample(config: StudyConfig) -> list[Sample]:
-    return [sample for split in ("train", "validation", "test") for sample in usable_samples(config, split)]
+def _every_sample(inputs: Inputs) -> list[Sample]:
+    return [sample for split in ("train", "validation", "test") for sample in inputs.usable(split)]
 
 
 def final_pair(config: StudyConfig) -> RankPair:
@@ -105,15 +104,15 @@ def final_pair(config: StudyConfig) -> RankPair:
     return RankPair(max(me), max(llm))
 
 
-def _budgets(config: StudyConfig, plan: CalibrationPlan, final: RankPair) -> dict[str, Budget]:
-    schedules, _ = calibration_schedules(config)
-    recipe, loading = config.recipe, config.loading
+def _budgets(inputs: Inputs, plan: CalibrationPlan, final: RankPair) -> dict[str, Budget]:
+    schedules, _ = calibration_schedules(inputs)
+    recipe, loading = inputs.config.recipe, inputs.config.loading
     runs = [run.pair for run in plan.runs if run.schedule == schedules[0]]
-    validation, test = (len(usable_samples(config, split)) for split in ("validation", "test"))
+    validation, test = (len(inputs.usable(split)) for split in ("validation", "test"))
     shared: dict[str, Any] = {
         "batch": recipe.batch_size,
-        "micro_batch": config.micro_batch_size or recipe.batch_size,
-        "scored_batch": config.evaluation_batch_size,
+        "micro_batch": inputs.config.micro_batch_size or recipe.batch_size,
+        "scored_batch": inputs.config.evaluation_batch_size,
         "dtype": recipe.dtype,
         "four_bit": loading.four_bit,
     }
@@ -124,7 +123,7 @@ def _budgets(config: StudyConfig, plan: CalibrationPlan, final: RankPair) -> dic
     calibration = Budget(tuple(runs), steps, scored=of_calibration, passes="packed", lengths=len(schedules), **shared)
     return {
         "calibration": calibration,
-        "final": Budget((final,), final_steps(config), scored=scored, passes=passes, **shared),
+        "final": Budget((final,), final_steps(inputs), scored=scored, passes=passes, **shared),
     }
 
 

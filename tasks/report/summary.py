@@ -8,8 +8,9 @@ from mars_core.report.decision import rival_sentences
 from tasks.calibration.stored import calibration_cost
 from tasks.choice.search import read_choice
 from tasks.final.evaluate import read_evaluation
-from tasks.final.pair import final_folder, read_final
+from tasks.final.pair import final_folder
 from tasks.final.pairs import final_arms
+from tasks.final.record import read_final
 from tasks.report.write import report_path
 from tasks.study.opened import Study
 
@@ -30,10 +31,10 @@ def summarise(study: Study) -> dict[str, Any]:
         "warnings": list(choice.warnings),
         "comparison": rival_sentences(choice),
         "revision": study.revision.number,
-        "calibration_runs": calibration["runs"],
-        "calibration_seconds": calibration["seconds"],
-        "final_seconds": read_final(study.revision, arm)["seconds"],
-        "test": {role: score["overall"] for role, score in read_evaluation(study.revision).items()},
+        "calibration_runs": calibration.runs,
+        "calibration_seconds": calibration.seconds,
+        "final_seconds": read_final(study.revision, arm).seconds,
+        "test": {role: score.overall.to_json() for role, score in read_evaluation(study.revision).items()},
         "adapter": study.address(final_folder(study.revision, arm) / "adapter"),
         "report": study.address(report_path(study.revision)),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -20,6 +20,7 @@ from mars_core.models.loading import read_model_type
 from mars_core.models.partition import GROUPS, Partition
 from mars_core.ranks import RankPair
 from mars_core.report import ReportData, render_with_figures
+from mars_core.report.tables import has_balance
 from mars_core.search import Choice
 from mars_core.search.fitted_laws import FittedLaws
 from tasks.calibration.diverged import collect_metrics, divergence
@@ -32,23 +33,20 @@ from tasks.choice.markdown import choice_markdown, decision_text
 from tasks.choice.search import SEARCH, choice_path, read_choice
 from tasks.final.arm import Arm
 from tasks.final.compare import present_comparison
-from tasks.final.evaluate import EVALUATE, generated_values, is_evaluated, read_evaluation
-from tasks.final.pair import final_folder, finetune_stage, read_final
+from tasks.final.evaluate import EVALUATE, ModelScores, generated_values, is_evaluated, read_evaluation
+from tasks.final.pair import final_folder, finetune_stage
 from tasks.final.pairs import trained_arms
-from tasks.inputs.base_model import study_partition
-from tasks.inputs.data import dropped_samples, load_data
+from tasks.final.record import FinalRecord, read_final
+from tasks.inputs.opened import Inputs
 from tasks.running.retrying import IO_RETRIES, REQUESTS, SENDING
-from tasks.settings.study import StudyConfig
 from tasks.storage.files import replacing, replacing_folder
 from tasks.storage.folder import Revision, stage_details
 from tasks.study.opened import Study
+from tasks.study.plan import WARNING
 from tasks.study.stage import Stage
 from tasks.tracking import runs as tracking
 
 VERSIONED = ("mars-rank-search", "torch", "transformers", "peft", "accelerate", "prefect", "mlflow", "scipy", "numpy")
-
-
-WARNING = "WARNING: "  # how a plan's note begins that is a warning
 
 
 @dataclass(frozen=True)
@@ -82,9 +80,9 @@ def gather(results: Results, command: str) -> ReportData:
     study, finals = results.study, results.finals
     config, revision = study.config, study.revision
     found = divergence(study)
-    laws = replace(read_laws(revision), D_target=target_size(config))
+    laws = replace(read_laws(revision), D_target=target_size(study.inputs))
     choice = read_choice(revision) if choice_path(revision).is_file() else None
-    trained = [read_final(revision, arm) | {"role": role} for role, arm in finals.items()]
+    trained = [replace(read_final(revision, arm), role=role) for role, arm in finals.items()]
     chosen = finals.get("chosen")
     return ReportData(
         study=revision.study.name,
@@ -92,20 +90,24 @@ def gather(results: Results, command: str) -> ReportData:
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=command,
         versions={name: version(name) for name in VERSIONED} | {"python": platform.python_version()},
-        model=_model(config),
-        data=load_data(config.data).summary() | {"dropped_too_long": dropped_samples(config, "train")},
+        model=_model(study.inputs),
+        data=study.inputs.data.summary() | {"dropped_too_long": study.inputs.dropped("train")},
         recipe=config.recipe.described(),
         metrics=collect_metrics(study, found),
         laws=laws.to_json(),
         choice=choice.to_json() if choice else None,
         adapter=study.address(final_folder(revision, chosen) / "adapter") if chosen else None,
-        finals=trained,
-        evaluation=read_evaluation(revision) if results.evaluated else None,
+        finals=[final.to_json() for final in trained],
+        evaluation=_scores(revision) if results.evaluated else None,
         comparison=present_comparison(revision),
         costs=costs(study, trained),
         warnings=_warnings(study, found.warnings),
         notes=[note for note in _notes(study, laws, choice) if note not in found.warnings],
     )
+
+
+def _scores(revision: Revision) -> dict[str, Mapping[str, Any]]:
+    return {role: found.to_json() for role, found in read_evaluation(revision).items()}
 
 
 def _warnings(study: Study, diverged: list[str]) -> list[str]:
@@ -118,26 +120,22 @@ def _notes(study: Study, laws: FittedLaws, choice: Choice | None) -> list[str]:
     """How the results came about: sentences that are no warning, each once."""
     notes = [
         *(note for note in study.plan.notes if not note.startswith(WARNING)),
-        *load_data(study.config.data).splits.notes,
+        *study.inputs.data.splits.notes,
         *laws.notes,
         *(choice.diagnostics.get("notes", ()) if choice else ()),
     ]
     return list(dict.fromkeys(notes))
 
 
-def costs(study: Study, finals: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def costs(study: Study, finals: Sequence[FinalRecord]) -> list[dict[str, Any]]:
     """Seconds of each costly part, as the runs recorded them."""
     calibration = calibration_cost(study)
-    detail = (
-        f"{calibration['runs']} runs of {study.plan.run_lengths}, peak memory {_gib(calibration['peak_memory_bytes'])}"
-    )
-    rows = [{"stage": "calibration", "seconds": calibration["seconds"], "detail": detail}]
+    detail = f"{calibration.runs} runs of {study.plan.run_lengths}, peak memory {_gib(calibration.peak_memory_bytes)}"
+    rows = [{"stage": "calibration", "seconds": calibration.seconds, "detail": detail}]
     for final in finals:
-        detail = f"{final['steps']} steps, peak memory {_gib(final['peak_memory_bytes'])}"
-        pair = RankPair(*final["pair"])
-        rows.append(
-            {"stage": f"final fine-tune {pair} ({final['role']})", "seconds": final["seconds"], "detail": detail}
-        )
+        detail = f"{final.steps} steps, peak memory {_gib(final.peak_memory_bytes)}"
+        name = f"final fine-tune {RankPair(*(final.pair or (0, 0)))} ({final.role})"
+        rows.append({"stage": name, "seconds": final.seconds, "detail": detail})
     for stage in ("fit", "search", "evaluate"):
         if study.revision.manifest(stage).is_file():
             rows.append({"stage": stage, "seconds": stage_details(study.revision, stage)["seconds"], "detail": ""})
@@ -148,11 +146,11 @@ def _gib(amount: int) -> str:
     return f"{amount / 2**30:.2f} GiB"
 
 
-def _model(config: StudyConfig) -> dict[str, Any]:
+def _model(inputs: Inputs) -> dict[str, Any]:
     return {
-        "id": config.model,
-        "model_type": read_model_type(config.model, trust_remote_code=config.loading.trust_remote_code),
-        "groups": partition_summary(study_partition(config)),
+        "id": inputs.config.model,
+        "model_type": read_model_type(inputs.config.model, trust_remote_code=inputs.config.loading.trust_remote_code),
+        "groups": partition_summary(inputs.partition),
     }
 
 
@@ -180,7 +178,7 @@ def publish_to_mlflow(revision: Revision, evaluated: bool, parent: str) -> None:
         tracking.log_values(
             parent,
             {
-                f"test_{name}_{role}": score["overall"][name]
+                f"test_{name}_{role}": getattr(score.overall, name)
                 for role, score in scores.items()
                 for name in ("perplexity", "accuracy")
             }
@@ -236,10 +234,10 @@ def report_markdown(results: Results, page: str | None) -> str:
     return "\n\n".join(lines)
 
 
-def _scores_markdown(scores: Mapping[str, Any], finals: Mapping[str, Arm]) -> str:
+def _scores_markdown(scores: Mapping[str, ModelScores], finals: Mapping[str, Arm]) -> str:
     names = {role: f"{role} {arm}" for role, arm in finals.items()} | {"base": "before"}
     rows = [
-        [names.get(role, role), f"{score['overall']['perplexity']:.4f}", f"{score['overall']['accuracy']:.1%}"]
+        [names.get(role, role), f"{score.overall.perplexity:.4f}", f"{score.overall.accuracy:.1%}"]
         for role, score in scores.items()
     ]
     return markdown_table(["test split", "perplexity", "exact match"], rows)
@@ -257,7 +255,7 @@ def _candidate_rows(choice: Choice) -> list[dict[str, Any]]:
             "excess over the chosen pair": candidate.excess,
             "its 95% interval": str(candidate.excess_interval),
             "probability best": candidate.probability_best,
-            "balanced": candidate.source.balanced,
+            **({"balanced": candidate.source.balanced} if has_balance(choice) else {}),
         }
         for candidate in choice.candidates
     ]

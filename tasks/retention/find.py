@@ -115,7 +115,7 @@ def plan_cleaning(config: StudyConfig, champions: Champions, *, include_resume: 
 
 
 def _kept_revisions(study: Path, config: StudyConfig, champions: Champions) -> tuple[list[Revision], list[str]]:
-    """The newest revisions, the one of the standing choice, and those of a champion."""
+    """The newest revisions, the champion's, and those with a registered champion."""
     known = revisions(study)
     newest = known[-config.retention.revisions :]
     chosen = [revision for revision in known if revision.manifest("search").is_file()]
@@ -128,14 +128,14 @@ def _kept_revisions(study: Path, config: StudyConfig, champions: Champions) -> t
             kept.append(revision)
         elif not champions.known or champion or revision.number in standing:
             kept.append(revision)
-            why = "the registered champion" if champion else "the standing choice"
+            why = "the registered champion" if champion else "the champion of standing.json"
             reason = f"holds {why}" if champions.known else "the model registry could not be asked for the champion"
             notes.append(f"revision {revision.number} is kept: {reason}")
     return kept, notes
 
 
 def _accepted_revision(study: Path) -> set[int]:
-    """The revision of the standing choice, nothing where no final run was accepted."""
+    """The revision of the champion, nothing where no final run was accepted."""
     return {int(read_json(study / STANDING_FILE)["revision"])} if (study / STANDING_FILE).is_file() else set()
 
 
@@ -164,7 +164,7 @@ def _chosen(revision: Revision) -> tuple[int, int] | None:
 
 
 def _runs(revision: Revision) -> set[str]:
-    """MLflow runs of a revision's final fine-tunes, and of the standing one where another took its folder."""
+    """MLflow runs of a revision's final fine-tunes, and of the champion where another took its folder."""
     records = [path for part in ("final", "standing") for path in revision.folder.glob(f"{part}/*/training.json")]
     return {str(read_json(path).get("mlflow_run_id")) for path in records}
 

@@ -44,11 +44,11 @@ def progress_bar(
     """
     with _console_bar(label, total) as advance, progress_artifact(key, label, total, after) as show:
 
-        def tell(done: int) -> None:
+        def report(done: int) -> None:
             advance(done)
             show(done)
 
-        yield tell
+        yield report
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
+from PIL import UnidentifiedImageError
 from prefect.client.schemas.objects import State
 from prefect.task_engine import TaskRunTimeoutError
 
@@ -19,13 +20,22 @@ def _is_io_error(task: Any, run: Any, state: State[Any]) -> bool:
 
     One that used up its own time would use it up again: single requests have shorter timeouts of their clients.
     """
-    return not isinstance(state.data, TaskRunTimeoutError) and any(is_passing(error) for error in _causes(state.data))
+    if isinstance(state.data, TaskRunTimeoutError):
+        return False
+    causes = list(_causes(state.data))
+    named = any(isinstance(error, ValueError) for error in causes)
+    return any(is_passing(error) and not (named and _is_of_a_decoder(error)) for error in causes)
 
 
 def is_passing(error: BaseException) -> bool:
     """Whether an error may be gone the next time: the disk's or the network's, or of a server that is overloaded."""
     overloaded = isinstance(error, httpx.HTTPStatusError) and error.response.is_server_error
     return overloaded or isinstance(error, PASSING_FAULTS)
+
+
+def _is_of_a_decoder(error: BaseException) -> bool:
+    """Whether it is PIL's on an image that is damaged: an OSError too, but no call of the system's that failed."""
+    return type(error) in (OSError, UnidentifiedImageError) and isinstance(error, OSError) and error.errno is None
 
 
 def _causes(error: Any) -> Iterator[BaseException]:

@@ -12,8 +12,6 @@ from typing import Any, ParamSpec, TypeVar, cast
 from prefect import Task
 from prefect.task_engine import TaskRunTimeoutError
 
-from tasks.inputs.base_model import forget_models
-
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -42,7 +40,6 @@ def bounded(task: Task[P, R], hours: float | None, setting: str) -> Callable[P, 
         try:
             return cast(R, cast(Any, limited)(*args, **kwargs))
         except TaskRunTimeoutError as error:
-            forget_models()  # it may have been in the midst of changing one that this process shares
             raise TookTooLong(
                 f"{task.name} was ended: it took longer than {setting} = {hours:g} hours. What it had saved is kept: "
                 "raise the limit (or leave it out) and start again to go on from there"

@@ -27,6 +27,12 @@ class CalibrationConfig(Section):
         "`{me: [1e-4, 2e-4], llm: [1e-4]}` for every combination; `auto` finds them by short test runs, and fewer runs "
         "then suffice (default: only the recipe's)",
     )
+    confirm_runs: int = Field(
+        4,
+        ge=0,
+        description="With `learning_rates: auto`: the pairs that may be best are trained again, with further seeds, by "
+        "at most so many runs for each pair and seed of the calibration; fewer where the answer is sure, 0 for none",
+    )
     samples: int = Field(2048, ge=8, description="Training samples per pair (capped by the dataset)")
     smallest_size: int = Field(64, ge=1, description="Smallest effective dataset size that is measured")
     runs: Literal["one", "per_size"] = Field(

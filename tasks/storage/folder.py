@@ -21,12 +21,13 @@ STUDY/revisions/001/                      one calibration-and-choice cycle
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mars_core.metrics.identity import content_hash
+from mars_core.records import Record
 from tasks.storage.files import file_hash, read_json, write_json
 
 
@@ -61,21 +62,37 @@ def revisions(study: Path) -> list[Revision]:
     return [Revision(study, number) for number in numbers]
 
 
+@dataclass(frozen=True)
+class Manifest(Record):
+    """That a stage has finished. inputs: hash of its inputs. outputs: hash of each file by its path in the revision.
+
+    details: what else is recorded, such as cost.
+    """
+
+    stage: str
+    inputs: str
+    outputs: Mapping[str, str | None]
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_manifest(revision: Revision, stage: str) -> Manifest | None:
+    """A stage's manifest, None where it has not finished."""
+    path = revision.manifest(stage)
+    return Manifest.from_json(read_json(path)) if path.is_file() else None
+
+
 def is_finished(revision: Revision, stage: str, inputs: str) -> bool:
     """Whether a stage has finished with these inputs and its outputs are all still as it left them."""
-    path = revision.manifest(stage)
-    if not path.is_file():
+    manifest = read_manifest(revision, stage)
+    if manifest is None or manifest.inputs != inputs:
         return False
-    manifest = read_json(path)
-    if manifest["inputs"] != inputs:
-        return False
-    return all(file_hash(revision.path(name)) == digest for name, digest in manifest["outputs"].items())
+    return all(file_hash(revision.path(name)) == digest for name, digest in manifest.outputs.items())
 
 
-def finish(revision: Revision, stage: str, inputs: str, outputs: Iterable[Path], details: dict[str, Any]) -> None:
+def finish(revision: Revision, stage: str, inputs: str, outputs: Iterable[Path], details: Mapping[str, Any]) -> None:
     """Record that a stage has finished: its inputs' hash, its outputs' hashes, and details such as cost."""
     hashes = {str(path.relative_to(revision.folder)): file_hash(path) for path in _files(outputs)}
-    write_json(revision.manifest(stage), {"stage": stage, "inputs": inputs, "outputs": hashes, "details": details})
+    write_json(revision.manifest(stage), Manifest(stage, inputs, hashes, details).to_json())
 
 
 def outputs_hash(revision: Revision, *stages: str) -> str:
@@ -84,18 +101,20 @@ def outputs_hash(revision: Revision, *stages: str) -> str:
     Raises:
         ValueError: one of the stages has not finished.
     """
+    found = []
     for stage in stages:
-        if not revision.manifest(stage).is_file():
+        manifest = read_manifest(revision, stage)
+        if manifest is None:
             raise ValueError(
                 f"stage {stage!r} has not finished in {revision.folder}: run `mars {stage.partition('-')[0]}` first"
             )
-    return content_hash([read_json(revision.manifest(stage))["outputs"] for stage in stages])
+        found.append(dict(manifest.outputs))
+    return content_hash(found)
 
 
-def stage_details(revision: Revision, stage: str) -> dict[str, Any]:
+def stage_details(revision: Revision, stage: str) -> Mapping[str, Any]:
     """Details that a finished stage recorded."""
-    details: dict[str, Any] = read_json(revision.manifest(stage))["details"]
-    return details
+    return Manifest.from_json(read_json(revision.manifest(stage))).details
 
 
 def _files(outputs: Iterable[Path]) -> Iterator[Path]:

@@ -11,11 +11,10 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from tasks.running.progress import show_message
 from tasks.storage.files import read_json
-from tasks.storage.folder import Revision, is_finished
+from tasks.storage.folder import Manifest, Revision, is_finished
 from tasks.storage.location import is_remote
 from tasks.storage.mirror import (
     ChangedThereError,
@@ -47,7 +46,7 @@ class StudyChangedError(RuntimeError):
 def pull(study: str) -> None:
     """Bring the working copy of a remote study up to date; a local study is its own working copy.
 
-    Adapters of older revisions stay where they are, but for the standing one: no stage reads them.
+    Adapters of older revisions stay where they are, but for the champion: no stage reads them.
 
     Raises:
         ValueError: the store holds nothing any more of a study that this machine knows.
@@ -75,20 +74,20 @@ def publish_stage(study: str, revision: Revision, stage: str) -> None:
     if not is_remote(study):
         return
     mirror = open_mirror(study, "studies")
-    manifest = read_json(revision.manifest(stage))
-    if not is_finished(revision, stage, manifest["inputs"]):
+    manifest = Manifest.from_json(read_json(revision.manifest(stage)))
+    if not is_finished(revision, stage, manifest.inputs):
         raise RuntimeError(f"what stage {stage!r} made in {revision.folder} was changed since: run it again")
     try:
         with mirror.lock():
             _publish_stage(mirror, revision, stage, manifest)
     except ChangedThereError as error:
         pull(study)
-        if not is_finished(revision, stage, manifest["inputs"]):
+        if not is_finished(revision, stage, manifest.inputs):
             raise _changed(error) from error
         show_message(f"{stage}: another machine finished it first; its results are taken")
 
 
-def _publish_stage(mirror: Mirror, revision: Revision, stage: str, manifest: dict[str, Any]) -> None:
+def _publish_stage(mirror: Mirror, revision: Revision, stage: str, manifest: Manifest) -> None:
     versions = _versions(mirror)
     name = _name(mirror, revision.manifest(stage))
     outputs = _outputs(mirror, revision, manifest)
@@ -104,18 +103,17 @@ def _publish_stage(mirror: Mirror, revision: Revision, stage: str, manifest: dic
     upload(mirror, [*outputs, name], versions)
 
 
-def _outputs(mirror: Mirror, revision: Revision, manifest: dict[str, Any]) -> list[str]:
+def _outputs(mirror: Mirror, revision: Revision, manifest: Manifest) -> list[str]:
     """Names of a manifest's outputs; one that the stage had no reason to write has no hash."""
-    return [_name(mirror, revision.path(path)) for path, digest in manifest["outputs"].items() if digest]
+    return [_name(mirror, revision.path(path)) for path, digest in manifest.outputs.items() if digest]
 
 
-def _manifest_there(mirror: Mirror, name: str) -> dict[str, Any]:
+def _manifest_there(mirror: Mirror, name: str) -> Manifest:
     # `check_unchanged_there` has just seen that the store's is the one of the ledger or the one here.
     try:
-        manifest: dict[str, Any] = json.loads(mirror.filesystem.cat_file(mirror.there(name)))
+        return Manifest.from_json(json.loads(mirror.filesystem.cat_file(mirror.there(name))))
     except ValueError:
-        return {"outputs": {}}
-    return manifest
+        return Manifest("", "", {})
 
 
 def publish_part(study: str, revision: Revision, stage: str, files: Sequence[Path]) -> None:
@@ -213,7 +211,7 @@ def _versions(mirror: Mirror) -> dict[str, str]:
 
 
 def _standing_adapter(mirror: Mirror) -> str:
-    """Name of the standing adapter's folder in the study; empty where none stands."""
+    """Name of the champion's folder in the study; empty where none stands."""
     path = mirror.here(STANDING_FILE)
     return str(read_json(path)["adapter"]) if path.is_file() else ""
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tasks.inputs.opened import Inputs, open_inputs
+from tasks.running.kept import keep, kept
 from tasks.settings.study import StudyConfig
 from tasks.storage import folder as storage
 from tasks.storage import location, transfer
@@ -19,13 +19,14 @@ from tasks.study.revision import current_revision, open_revision
 
 
 class Study:
-    """A study and the revision of it that a command works on.
+    """A study, what it is made of, and the revision of it that a command works on.
 
     Outputs of a stage are hashed once: what was found finished stays so until it is finished again or pulled anew.
     """
 
-    def __init__(self, config: StudyConfig, revision: Revision) -> None:
+    def __init__(self, config: StudyConfig, revision: Revision, inputs: Inputs | None = None) -> None:
         self.config, self.revision = config, revision
+        self.inputs = inputs or open_inputs(config)
         self._finished: dict[str, str] = {}
 
     @property
@@ -36,15 +37,21 @@ class Study:
     @cached_property
     def plan(self) -> CalibrationPlan:
         """All calibration runs; with automatic learning rates, those that are decided."""
-        return plan_calibration(self.config, read_rates(self.revision))
+        return plan_calibration(self.inputs, read_rates(self.revision))
 
     def plan_again(self) -> None:
         """Plan anew: learning rates have been decided since."""
         vars(self).pop("plan", None)
 
+    def with_plan(self, plan: CalibrationPlan) -> Study:
+        """The same study with other calibration runs; its own plan is left as it is."""
+        other = Study(self.config, self.revision, self.inputs)
+        other.plan = plan
+        return other
+
     def at(self, revision: Revision) -> Study:
         """The same study and plan at another revision."""
-        other = Study(self.config, revision)
+        other = Study(self.config, revision, self.inputs)
         other.plan = self.plan
         return other
 
@@ -80,7 +87,7 @@ class Study:
         """Whether a stage has finished, with whatever inputs."""
         return self.revision.manifest(stage).is_file()
 
-    def finish(self, stage: str, inputs: str, outputs: Iterable[Path], details: dict[str, Any]) -> None:
+    def finish(self, stage: str, inputs: str, outputs: Iterable[Path], details: Mapping[str, Any]) -> None:
         """Record that a stage has finished, and publish what it wrote."""
         storage.finish(self.revision, stage, inputs, outputs, details)
         self._finished[stage] = inputs
@@ -99,37 +106,18 @@ class Study:
         return storage.outputs_hash(self.revision, *stages)
 
 
-_KEPT: ContextVar[list[Study] | None] = ContextVar("kept", default=None)
-
-
-@contextmanager
-def kept_open() -> Iterator[None]:
-    """Open each study once in the block, however many flows in it ask for it; a block in a block shares the outer's."""
-    if _KEPT.get() is not None:
-        yield
-        return
-    token = _KEPT.set([])
-    try:
-        yield
-    finally:
-        _KEPT.reset(token)
-
-
 def open_study(config: StudyConfig, *, new: bool = False) -> Study:
     """Open a study at its newest revision, or at a new one where there is none or `new` asks for it.
 
     Raises:
         ValueError: the newest revision was made with another model, data or recipe.
     """
-    kept = _KEPT.get()
-    if kept is not None and not new:
-        for study in kept:
-            if study.config == config:
-                return study
-    study = Study(config, open_revision(config, new=new))
-    if kept is not None:
-        kept[:] = [study, *(other for other in kept if other.config != config)]
-    return study
+    found = None if new else kept(Study, config)
+    if found is None:
+        inputs = open_inputs(config)
+        found = Study(config, open_revision(inputs, new=new), inputs)
+        keep(found)
+    return found
 
 
 def begun_study(config: StudyConfig) -> Study:

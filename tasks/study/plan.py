@@ -12,14 +12,14 @@ from mars_core.metrics.identity import content_hash, run_id
 from mars_core.models.lora import check_ranks, trainable_parameters
 from mars_core.models.partition import GROUPS, Partition
 from mars_core.ranks import RankPair
-from mars_core.rate_search import RANGE, range_pairs
+from mars_core.rate_search import RANGE, Confirmation, range_pairs
 from mars_core.rate_search.range_test import range_steps
 from mars_core.rates import LearningRates, one_rate
 from mars_core.search.constraints import allowed_pairs
 from mars_core.training.schedule import geometric_steps
-from tasks.inputs.base_model import model_fingerprint, study_partition
-from tasks.inputs.data import PARTS, StudyData, dropped_samples, load_data, usable_samples
+from tasks.inputs.data import PARTS
 from tasks.inputs.objective import measurement, objective_identity
+from tasks.inputs.opened import Inputs
 from tasks.settings.study import StudyConfig
 from tasks.study.rates import DecidedRates
 from tasks.study.revision import recipe_hash
@@ -27,6 +27,7 @@ from tasks.study.revision import recipe_hash
 CHECKPOINTS_PER_DOUBLING = 2
 LOOKED_AT_FROM = 1 / 8
 """By this share of its steps a run made for one size has its first checkpoint: law C needs some before the end."""
+WARNING = "WARNING: "  # how a note begins that may change the decision
 _MUCH_DROPPED = 0.1  # above this share of too long samples a note becomes a warning
 
 
@@ -151,7 +152,7 @@ class CalibrationPlan:
         return content_hash([sorted(run.run_id for run in runs) for runs in (self.outline, self.range_test)])
 
 
-def plan_calibration(config: StudyConfig, decided: DecidedRates | None = None) -> CalibrationPlan:
+def plan_calibration(inputs: Inputs, decided: DecidedRates | None = None) -> CalibrationPlan:
     """Lay out the calibration of a study; nothing is trained, and the model's weights are not read.
 
     decided: automatic learning rates as far as they are known; passed over where they were decided for another plan.
@@ -159,28 +160,33 @@ def plan_calibration(config: StudyConfig, decided: DecidedRates | None = None) -
     Raises:
         ValueError: the dataset is smaller than the smallest size, or a rank does not fit the model.
     """
-    partition = study_partition(config)
-    pairs, available = calibration_pairs(config), config.available_ranks
+    partition = inputs.partition
+    pairs, available = calibration_pairs(inputs.config), inputs.config.available_ranks
     count = partial(_count_parameters, partition)
-    allowed_pairs(*available, config.search.as_constraints(), count)  # raises where they leave none
-    for pair in [*pairs, *available.pairs]:
+    allowed_pairs(*available, inputs.config.search.as_constraints(), count)  # raises where they leave none
+    wanted = [*pairs, *available.pairs]
+    largest = RankPair(max(pair.r_me for pair in wanted), max(pair.r_llm for pair in wanted))
+    for pair in [largest, *wanted]:  # the largest first: its message names every module that has no room
         check_ranks(partition, pair)
-    schedules, notes = calibration_schedules(config)
-    measurement(config)  # raises where the objective cannot be measured
-    planned = _Planner(config, load_data(config.data), partition)
-    rates = config.calibration.rates
+    schedules, notes = calibration_schedules(inputs)
+    measurement(inputs)  # raises where the objective cannot be measured
+    planned = _Planner(inputs)
+    rates = inputs.config.calibration.rates
     if rates != "auto":
-        own = {pair: _rates_of(pair, rates, config) for pair in pairs}
+        own = {pair: _rates_of(pair, rates, inputs.config) for pair in pairs}
         return CalibrationPlan(planned.runs(own, schedules), notes)
     outline = planned.runs({pair: [None] for pair in pairs}, schedules)
-    plan = CalibrationPlan((), notes, outline, planned.range_test(schedules[0], range_pairs(*config.calibration.grid)))
+    plan = CalibrationPlan(
+        (), notes, outline, planned.range_test(schedules[0], range_pairs(*inputs.config.calibration.grid))
+    )
     if decided is None or decided.plan != plan.rates_hash:
         return plan
-    tried = {pair: _rates_of(pair, map(one_rate, given), config) for pair, given in decided.rates.items()}
-    return replace(plan, runs=planned.runs(tried, schedules))
+    tried = {pair: _rates_of(pair, map(one_rate, given), inputs.config) for pair, given in decided.rates.items()}
+    runs = planned.runs(tried, schedules)
+    return replace(plan, runs=(*runs, *planned.confirming_runs(decided.confirmations, schedules)))
 
 
-def plan_rates(config: StudyConfig, pair: RankPair, rates: Sequence[float]) -> CalibrationPlan:
+def plan_rates(inputs: Inputs, pair: RankPair, rates: Sequence[float]) -> CalibrationPlan:
     """The longest calibration runs of one pair at these learning rates, and a range test of that pair alone.
 
     A run that the calibration has too is the same run.
@@ -188,11 +194,10 @@ def plan_rates(config: StudyConfig, pair: RankPair, rates: Sequence[float]) -> C
     Raises:
         ValueError: the dataset is too small, or the pair does not fit the model.
     """
-    partition = study_partition(config)
-    check_ranks(partition, pair)
-    schedules, notes = calibration_schedules(config)
-    planned = _Planner(config, load_data(config.data), partition)
-    own = {pair: _rates_of(pair, map(one_rate, rates), config)}
+    check_ranks(inputs.partition, pair)
+    schedules, notes = calibration_schedules(inputs)
+    planned = _Planner(inputs)
+    own = {pair: _rates_of(pair, map(one_rate, rates), inputs.config)}
     runs = planned.runs(own, schedules[:1])
     return CalibrationPlan(runs, notes, range_test=planned.range_test(schedules[0], [pair]))
 
@@ -209,9 +214,12 @@ def _rates_of(pair: RankPair, rates: Iterable[LearningRates] | None, config: Stu
 class _Planner:
     """Gives runs their identities."""
 
-    config: StudyConfig
-    data: StudyData
-    partition: Partition
+    inputs: Inputs
+
+    @property
+    def config(self) -> StudyConfig:
+        """The study's settings."""
+        return self.inputs.config
 
     def runs(
         self, rates: Mapping[RankPair, Sequence[LearningRates | None]], schedules: Sequence[RunSchedule]
@@ -223,6 +231,17 @@ class _Planner:
             for schedule in schedules
             for pair, several in rates.items()
             for own in several
+        )
+
+    def confirming_runs(
+        self, confirmations: Sequence[Confirmation], schedules: Sequence[RunSchedule]
+    ) -> tuple[PlannedRun, ...]:
+        """Runs of pairs with seeds of their own, of every schedule."""
+        return tuple(
+            self._run(RankPair(*one.pair), one.seed, schedule, own)
+            for schedule in schedules
+            for one in confirmations
+            for own in _rates_of(RankPair(*one.pair), [one_rate(one.rate)], self.config)
         )
 
     def range_test(self, longest: RunSchedule, pairs: Sequence[RankPair]) -> tuple[PlannedRun, ...]:
@@ -243,11 +262,11 @@ class _Planner:
         rates: LearningRates | None,
         part: Part = "calibration",
     ) -> PlannedRun:
-        layers = [layer.name for group in GROUPS for layer in self.partition.group(group)]
+        layers = [layer.name for group in GROUPS for layer in self.inputs.partition.group(group)]
         data_seed = data_seed_of(self.config, seed)
         identity = run_id(
-            model_id=model_fingerprint(self.config),
-            data_hash=self.data.calibration_hash,
+            model_id=self.inputs.fingerprint,
+            data_hash=self.inputs.data.calibration_hash,
             recipe_hash=recipe_hash(self.config),
             r_me=pair.r_me,
             r_llm=pair.r_llm,
@@ -279,7 +298,7 @@ def _count_parameters(partition: Partition, pair: tuple[int, int]) -> int:
     return trainable_parameters(partition, RankPair(*pair))
 
 
-def calibration_schedules(config: StudyConfig) -> tuple[tuple[RunSchedule, ...], tuple[str, ...]]:
+def calibration_schedules(inputs: Inputs) -> tuple[tuple[RunSchedule, ...], tuple[str, ...]]:
     """Schedules of the runs of a pair and seed, the longest first, and notes on the data.
 
     The model's weights are not read.
@@ -287,18 +306,34 @@ def calibration_schedules(config: StudyConfig) -> tuple[tuple[RunSchedule, ...],
     Raises:
         ValueError: the dataset is smaller than the smallest size, or no power of two lies between it and the largest.
     """
-    available = len(usable_samples(config, "train"))
-    notes = [note for split in PARTS for note in _length_note(config, split)]
-    smallest, largest = _smallest_and_largest(config, available)
-    if config.calibration.runs == "per_size":
+    available = len(inputs.usable("train"))
+    notes = [note for split in PARTS for note in _length_note(inputs, split)]
+    smallest, largest = _smallest_and_largest(inputs.config, available)
+    if inputs.config.calibration.runs == "per_size":
         sizes = _powers_of_two(smallest, largest)
-        if sizes[0] < config.calibration.samples:
-            notes.append(_largest_size_note(config, available, sizes[0]))
-        return tuple(_schedule_of_size(config, size) for size in sizes), tuple(notes)
-    if available < config.calibration.samples:
-        notes.append(f"largest size capped by the dataset: {available} instead of {config.calibration.samples} samples")
-    horizon = largest // config.recipe.batch_size
-    return (RunSchedule(horizon, _checkpoints(_first_step(config), horizon)),), tuple(notes)
+        if sizes[0] < inputs.config.calibration.samples:
+            notes.append(_largest_size_note(inputs.config, available, sizes[0]))
+        several = tuple(_schedule_of_size(inputs.config, size) for size in sizes)
+        return several, (*notes, *_one_size_note(inputs.config, several))
+    if available < inputs.config.calibration.samples:
+        notes.append(
+            f"largest size capped by the dataset: {available} instead of {inputs.config.calibration.samples} samples"
+        )
+    horizon = largest // inputs.config.recipe.batch_size
+    one = (RunSchedule(horizon, _checkpoints(_first_step(inputs.config), horizon)),)
+    return one, (*notes, *_one_size_note(inputs.config, one))
+
+
+def _one_size_note(config: StudyConfig, schedules: Sequence[RunSchedule]) -> tuple[str, ...]:
+    """A law needs runs at several sizes, so this study would calibrate in vain."""
+    looked_at = len(schedules) if schedules[0].size is not None else len(schedules[0].checkpoint_steps)
+    if looked_at > 1:
+        return ()
+    return (
+        f"{WARNING}runs are evaluated at one size alone, {schedules[0].horizon * config.recipe.batch_size} samples, so "
+        "that neither law can be fitted: lower calibration.smallest_size "
+        f"(now {config.calibration.smallest_size}), or raise calibration.samples (now {config.calibration.samples})",
+    )
 
 
 def _smallest_and_largest(config: StudyConfig, available: int) -> tuple[int, int]:
@@ -343,18 +378,17 @@ def _checkpoints(first: int, last: int) -> tuple[int, ...]:
     return geometric_steps(first, last, per_doubling=CHECKPOINTS_PER_DOUBLING)
 
 
-def _length_note(config: StudyConfig, split: str) -> tuple[str, ...]:
-    dropped, kept = dropped_samples(config, split), len(usable_samples(config, split))
+def _length_note(inputs: Inputs, split: str) -> tuple[str, ...]:
+    dropped, kept = inputs.dropped(split), len(inputs.usable(split))
     if not dropped:
         return ()
     share = dropped / (dropped + kept)
-    note = (
-        f"{dropped} of {dropped + kept} {split} samples are longer than {config.recipe.max_tokens} tokens and left out"
-    )
+    limit = inputs.config.recipe.max_tokens
+    note = f"{dropped} of {dropped + kept} {split} samples are longer than {limit} tokens and left out"
     if share <= _MUCH_DROPPED:
         return (note,)
     return (
-        f"WARNING: {note}, {share:.0%} of them: what is trained or tested is not the data given; raise "
+        f"{WARNING}{note}, {share:.0%} of them: what is trained or tested is not the data given; raise "
         "recipe.max_tokens (`mars data check` shows the lengths), or remove them from the data if this is meant",
     )
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mars_core.ranks import RankPair
+from mars_core.rate_search import Confirmation
 from mars_core.records import Float, Record
 from tasks.storage.files import read_json, write_json
 from tasks.storage.folder import Revision
@@ -31,18 +32,22 @@ class RangeResult:
 
 @dataclass(frozen=True)
 class PairRates:
-    """Peak learning rates that a round tries with a pair."""
+    """Peak learning rates that a round tries with a pair.
+
+    seeds: seed of the run at each of them in a round that confirms; None for a run of every seed of the calibration.
+    """
 
     pair: tuple[int, int]
     learning_rates: tuple[float, ...]
+    seeds: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
 class DecidedRates(Record):
     """What was decided so far.
 
-    plan: hash of the plan that it was decided for. rounds: of full-length runs, the first one and those that widened
-    it. complete: whether no further round follows.
+    plan: hash of the plan that it was decided for. rounds: of full-length runs, the first one, those that widened it,
+    and those that trained the likeliest pairs again with seeds of their own. complete: whether none follows.
     """
 
     plan: str
@@ -52,12 +57,22 @@ class DecidedRates(Record):
 
     @property
     def rates(self) -> dict[RankPair, tuple[float, ...]]:
-        """Every rate of each pair, in the order in which they were decided."""
+        """Every rate that a pair is tried at with the calibration's seeds, in the order in which they were decided."""
         found: dict[RankPair, tuple[float, ...]] = {}
-        for one in (one for tried in self.rounds for one in tried):
+        for one in (one for tried in self.rounds for one in tried if one.seeds is None):
             known = found.get(RankPair(*one.pair), ())
             found[RankPair(*one.pair)] = (*known, *(rate for rate in one.learning_rates if rate not in known))
         return found
+
+    @property
+    def confirmations(self) -> tuple[Confirmation, ...]:
+        """Runs of pairs with seeds of their own."""
+        return tuple(
+            Confirmation(RankPair(*one.pair), seed, rate)
+            for one in (one for tried in self.rounds for one in tried)
+            if one.seeds is not None
+            for seed, rate in zip(one.seeds, one.learning_rates, strict=True)
+        )
 
 
 def rates_path(revision: Revision) -> Path:

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mars_core.metrics.identity import content_hash
-from tasks.inputs.base_model import model_fingerprint
-from tasks.inputs.data import load_data
+from tasks.inputs.opened import Inputs
 from tasks.settings.study import StudyConfig, write_study
 from tasks.storage.files import read_json, write_json
 from tasks.storage.folder import Revision, revisions
@@ -16,16 +15,16 @@ from tasks.storage.transfer import STUDY_FILE, publish_files, publish_newest, pu
 from tasks.study.snapshot import snapshot_path, write_snapshot
 
 
-def identity(config: StudyConfig) -> dict[str, Any]:
+def identity(inputs: Inputs) -> dict[str, Any]:
     """What a revision is made with: if any of it changes, results must not mix."""
     return {
-        "model": config.model,
-        "model_fingerprint": model_fingerprint(config),
-        "family": config.family and config.family.model_dump(mode="json"),
-        "four_bit": config.loading.four_bit or None,
-        "data_hash": load_data(config.data).data_hash,
-        "recipe": config.recipe.identity(),
-        "recipe_hash": recipe_hash(config),
+        "model": inputs.config.model,
+        "model_fingerprint": inputs.fingerprint,
+        "family": inputs.config.family and inputs.config.family.model_dump(mode="json"),
+        "four_bit": inputs.config.loading.four_bit or None,
+        "data_hash": inputs.data.data_hash,
+        "recipe": inputs.config.recipe.identity(),
+        "recipe_hash": recipe_hash(inputs.config),
     }
 
 
@@ -34,16 +33,16 @@ def recipe_hash(config: StudyConfig) -> str:
     return content_hash(config.recipe.identity())
 
 
-def open_revision(config: StudyConfig, *, new: bool) -> Revision:
+def open_revision(inputs: Inputs, *, new: bool) -> Revision:
     """Return the newest revision of a study, or a new one where there is none or `new` asks for it.
 
     Raises:
         ValueError: the newest revision was made with another model, data or recipe.
     """
-    pull(config.study)
-    study = working_folder(config.study)
+    pull(inputs.config.study)
+    study = working_folder(inputs.config.study)
     known = revisions(study)
-    current = identity(config)
+    current = identity(inputs)
     if known and not new:
         _refuse_other(known[-1], current)
         revision = known[-1]
@@ -54,21 +53,21 @@ def open_revision(config: StudyConfig, *, new: bool) -> Revision:
         )
     else:
         revision = Revision(study, known[-1].number + 1 if known else 1)
-        write_json(revision.path("splits.json"), _splits(config))
-        write_snapshot(revision, config)
+        write_json(revision.path("splits.json"), _splits(inputs))
+        write_snapshot(revision, inputs)
         write_json(revision.path("revision.json"), current)
     records = [revision.path("splits.json"), snapshot_path(revision), revision.path("revision.json")]
-    publish_files(config.study, [path for path in records if path.is_file()])
-    write_study(config, study / STUDY_FILE)
-    publish_newest(config.study, STUDY_FILE)
+    publish_files(inputs.config.study, [path for path in records if path.is_file()])
+    write_study(inputs.config, study / STUDY_FILE)
+    publish_newest(inputs.config.study, STUDY_FILE)
     return revision
 
 
-def _splits(config: StudyConfig) -> dict[str, Any]:
-    splits = load_data(config.data).splits
+def _splits(inputs: Inputs) -> dict[str, Any]:
+    splits = inputs.data.splits
     parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     ids = {name: [sample.id for sample in samples] for name, samples in parts.items()}
-    return {"data_hash": load_data(config.data).data_hash, "notes": list(splits.notes), **ids}
+    return {"data_hash": inputs.data.data_hash, "notes": list(splits.notes), **ids}
 
 
 def current_revision(config: StudyConfig) -> Revision:

@@ -6,22 +6,21 @@ from collections import Counter
 from pathlib import Path
 
 from mars_core.drift import DataSnapshot
-from tasks.inputs.data import load_data
-from tasks.settings.study import StudyConfig
+from tasks.inputs.opened import Inputs
 from tasks.storage.files import read_json, write_json
 from tasks.storage.folder import Revision
 
 
-def snapshot(config: StudyConfig) -> DataSnapshot:
+def snapshot(inputs: Inputs) -> DataSnapshot:
     """The study's data as they are now."""
-    data = load_data(config.data)
+    data = inputs.data
     tasks = {split: dict(Counter(sample.task for sample in samples)) for split, samples in data.parts.items()}
     return DataSnapshot(data.data_hash, data.hashes, tasks, data.digests)
 
 
-def write_snapshot(revision: Revision, config: StudyConfig) -> None:
+def write_snapshot(revision: Revision, inputs: Inputs) -> None:
     """Record the data that a revision is made with."""
-    write_json(snapshot_path(revision), snapshot(config).to_json())
+    write_json(snapshot_path(revision), snapshot(inputs).to_json())
 
 
 def read_snapshot(revision: Revision) -> DataSnapshot | None:

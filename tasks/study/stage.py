@@ -22,13 +22,15 @@ class Stage:
 
     name: of its manifest; up to the first hyphen, the command that runs it. inputs: hash of all that decides what it
     writes, given the hash of what the stages that it reads wrote. outputs: files and folders of a finished one.
-    reads: stages whose outputs it reads.
+    reads: stages whose outputs it reads. announced: whether the user is told that it runs; of one that takes no time
+    there is nothing to tell.
     """
 
     name: str
     inputs: Callable[[Study, str], str]
     outputs: Callable[[Study], Iterable[Path]]
     reads: Callable[[Study], Sequence[Stage]] = _nothing
+    announced: bool = True
 
     def inputs_hash(self, study: Study) -> str:
         """Hash of its present inputs.
@@ -64,11 +66,15 @@ class Stage:
         """
         inputs = self.inputs_hash(study)
         if study.is_finished(self.name, inputs):
-            show_message(f"{self.name}: already done")
+            self._announce("already done")
             study.publish(self.name)  # where it was killed before its results were all up
             return False
-        show_message(f"{self.name}: running")
+        self._announce("running")
         started = time.perf_counter()
         details = work() or {}
         study.finish(self.name, inputs, self.outputs(study), {"seconds": time.perf_counter() - started, **details})
         return True
+
+    def _announce(self, what: str) -> None:
+        if self.announced:
+            show_message(f"{self.name}: {what}")

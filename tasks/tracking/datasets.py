@@ -10,31 +10,30 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
-from tasks.inputs.data import load_data
+from tasks.inputs.opened import Inputs
 from tasks.settings.data import DataConfig
-from tasks.settings.study import StudyConfig
 
 DIGEST_LENGTH = 36  # MLflow's limit
 CONTEXTS: Mapping[str, str] = {"train": "training", "validation": "validation", "test": "test"}
 
 
-def log_datasets(run_id: str, config: StudyConfig, splits: tuple[str, ...] = ("train", "validation", "test")) -> None:
+def log_datasets(run_id: str, inputs: Inputs, splits: tuple[str, ...] = ("train", "validation", "test")) -> None:
     """Name the splits of the study's data as inputs of a run; logging them again changes nothing."""
-    inputs = [
-        DatasetInput(_dataset(config, split), [InputTag(MLFLOW_DATASET_CONTEXT, CONTEXTS[split])]) for split in splits
+    named = [
+        DatasetInput(_dataset(inputs, split), [InputTag(MLFLOW_DATASET_CONTEXT, CONTEXTS[split])]) for split in splits
     ]
-    MlflowClient().log_inputs(run_id, inputs)
+    MlflowClient().log_inputs(run_id, named)
 
 
-def _dataset(config: StudyConfig, split: str) -> Dataset:
-    data = load_data(config.data)
+def _dataset(inputs: Inputs, split: str) -> Dataset:
+    data = inputs.data
     samples = data.parts[split]
     profile = {"samples": len(samples), "task_types": dict(Counter(sample.task for sample in samples))}
     return Dataset(
         name=split,
         digest=data.hashes[split][:DIGEST_LENGTH],
         source_type="local",
-        source=json.dumps({"uri": _file_of(config.data, split)}),
+        source=json.dumps({"uri": _file_of(inputs.config.data, split)}),
         profile=json.dumps(profile),
     )
 

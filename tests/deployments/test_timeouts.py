@@ -15,6 +15,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from deployments.automations import AutomationSettings, register_automations
 from deployments.catalogue import DEPLOYMENTS, GPU_POOL, POOLS
 from deployments.register import register_deployment, register_pool
+from tasks.inputs.opened import Inputs
 from tasks.service.device_slot import slot_name
 from tasks.service.trigger import Request, run_all
 from tasks.settings.final import FinalConfig, TimeoutConfig
@@ -57,7 +58,7 @@ def long_study(tmp_path: Path, demo_data: Path) -> StudyConfig:
     config = config.model_copy(
         update={"final": FinalConfig(epochs=500), "timeouts": TimeoutConfig(final_run_hours=10 / 3600)}
     )
-    open_revision(config, new=False)
+    open_revision(Inputs(config), new=False)
     return config
 
 

@@ -19,6 +19,25 @@ def test_every_command_has_help(command):
     assert "Usage" in result.output
 
 
+def test_a_flag_shows_no_type_and_an_option_does():
+    output = CliRunner().invoke(app, ["model", "inspect", "--help"], env={"COLUMNS": "120"}).output
+    assert "bool" not in output
+    assert "--ranks" in output
+    assert "<str>" in output or "TEXT" in output
+    assert "bool" not in CliRunner().invoke(app, ["--help"], env={"COLUMNS": "120"}).output
+
+
+def test_model_inspect_counts_the_ranks_of_a_study(tmp_path):
+    study = tmp_path / "study.yaml"
+    settings = {"study": "out", "model": str(demo_backbone_path()), "data": {"train": "train.json"}}
+    settings |= {"calibration": {"ranks": [2, 4]}, "search": {"ranks": [2, 4, 6]}}
+    study.write_text(json.dumps(settings))
+    for arguments, ranks in ((), ["2", "4", "6"]), (("--ranks", "3"), ["3"]):
+        result = CliRunner().invoke(app, ["model", "inspect", str(study), *arguments, "--json"])
+        assert result.exit_code == 0, result.output
+        assert list(json.loads(result.stdout)["groups"]["me"]["lora_parameters"]) == ranks
+
+
 def test_model_inspect_counts_add_up():
     result = CliRunner().invoke(app, ["model", "inspect", str(demo_backbone_path()), "--ranks", "2,16", "--json"])
     assert result.exit_code == 0, result.output
@@ -92,7 +111,7 @@ def test_model_inspect_reads_no_weights_and_says_what_a_pack_takes(tmp_path):
 
     for file in demo_backbone_path().glob("*.json"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    found = inspect_model(str(tmp_path), [2, 16, 128])
+    found = inspect_model(str(tmp_path), [2, 16, 128]).to_json()
     assert found["parameters"] == 1_073_664  # counted by hand from model.safetensors: the tied head once
     assert {(pair["r_me"], pair["r_llm"]) for pair in found["pairs"]} == {
         (r_me, r_llm)

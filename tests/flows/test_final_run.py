@@ -12,9 +12,8 @@ from flows.stages import finetune_flow
 from mars_core.evaluation.answer_loss import IGNORE
 from mars_core.ranks import RankPair
 from tasks.final.arm import Arm
-from tasks.final.pair import read_final
-from tasks.inputs.base_model import final_base_model
-from tasks.inputs.data import training_set, validation_set
+from tasks.final.record import read_final
+from tasks.inputs.opened import Inputs
 from tasks.settings.final import FinalConfig
 from tasks.settings.study import read_study
 from tasks.storage.folder import Revision
@@ -25,8 +24,8 @@ def test_the_check_of_what_was_saved_takes_no_more_memory_than_training(study):
     config = read_study(study).model_copy(
         update={"final": FinalConfig(epochs=0.2), "micro_batch_size": 1, "evaluation_batch_size": 1}
     )
-    vocabulary = final_base_model(config).model.get_output_embeddings().out_features
-    splits = (training_set(config), validation_set(config))
+    vocabulary = Inputs(config).final_base_model.model.get_output_embeddings().out_features
+    splits = (Inputs(config).training_set, Inputs(config).validation_set)
     samples = [split[number] for split in splits for number in range(len(split))]
     most = max(int((sample.labels != IGNORE).sum()) for sample in samples)
     rows: list[int] = []
@@ -43,4 +42,4 @@ def test_the_check_of_what_was_saved_takes_no_more_memory_than_training(study):
     # The first pass looks, before anything is trained, whether the forward pass uses every layer.
     assert 0 < max(rows[1:]) <= most
     record = read_final(Revision(Path(config.study), 1), Arm(RankPair(2, 4)))
-    assert record["reload_difference"] == 0.0  # the same weights in the same kernels
+    assert record.reload_difference == 0.0  # the same weights in the same kernels

@@ -122,7 +122,7 @@ def _stopped_and_gone_on_with(folder: Path, data: Path) -> None:
     from flows.here import Here
     from flows.stages import fit_flow, search_flow
 
-    config = searching(folder, data, ranks=[2, 4], learning_rates="auto")
+    config = searching(folder, data, ranks=[2, 4], learning_rates="auto", confirm_runs=1)
     train = Here.train_packs
 
     def stop_at_the_first_round(self, study, packs, parent, what):

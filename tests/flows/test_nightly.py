@@ -17,13 +17,13 @@ from PIL import Image, ImageFile
 from flows.nightly import nightly_flow
 from flows.stages import accept_flow, finetune_flow
 from flows.study import study_flow
-from mars_core.drift import Acceptance
 from mars_core.evaluation.scores import evaluate
 from mars_core.ranks import RankPair
 from tasks.choice.search import chosen_pair
 from tasks.final.arm import Arm
 from tasks.inputs import base_model as resources
-from tasks.inputs.data import forget_data, scored_batches, validation_set
+from tasks.inputs.data import scored_batches
+from tasks.inputs.opened import Inputs
 from tasks.nightly.champion import accept_if_better, read_acceptance, read_champion
 from tasks.nightly.run import look
 from tasks.settings.study import StudyConfig, write_study
@@ -41,7 +41,6 @@ def own(copied: StudyConfig, tmp_path: Path, demo_data: Path) -> StudyConfig:
     shutil.copytree(demo_data, folder)
     paths = {name: str(folder / f"{name}.json") for name in ("train", "validation", "test")}
     data = copied.data.model_copy(update=paths | {"images": str(folder / "images")})
-    forget_data()
     return copied.model_copy(update={"data": data})
 
 
@@ -58,7 +57,7 @@ def night_of(config: StudyConfig, **how: Any) -> dict[str, Any]:
 
 
 def champion(config: StudyConfig) -> str:
-    """Version that the alias names, of the model that the standing choice names."""
+    """Version that the alias names, of the model that the champion names."""
     tracking.use_store(Path(config.study))
     name = read_champion(Path(config.study)).registered_model
     return str(mlflow.MlflowClient().get_model_version_by_alias(name, "champion").version)
@@ -200,7 +199,7 @@ def test_other_test_data_open_a_revision_and_calibrate_nothing(own):
 @pytest.mark.slow
 def test_another_rank_trains_only_its_own_pairs_and_a_material_change_makes_a_final_run(own):
     calibration = own.calibration.model_copy(update={"ranks": (2, 4, 8)})
-    search = own.search.model_copy(update={"max_trainable_parameters": 30_000})  # the standing pair is above it
+    search = own.search.model_copy(update={"max_trainable_parameters": 30_000})  # the champion's pair is above it
     wider = own.model_copy(update={"calibration": calibration, "search": search})
     known = read_champion(Path(own.study))
     proposed = night_of(wider)
@@ -222,7 +221,7 @@ def second_final(config: StudyConfig, loss: float) -> tuple[Revision, RankPair]:
     """A revision whose final run is a copy of the first one's adapter, with a planted validation loss."""
     first = Revision(Path(config.study), 1)
     pair = chosen_pair(first)
-    revision = open_revision(config, new=True)
+    revision = open_revision(Inputs(config), new=True)
     shutil.copytree(first.path("final", pair.slug), revision.path("final", pair.slug))
     revision.path("final", pair.slug, "acceptance.json").unlink()
     tracking.open_experiment(Path(config.study))
@@ -241,11 +240,11 @@ def another_recipe(config: StudyConfig) -> StudyConfig:
 def test_champion_moves_only_to_a_lower_validation_loss_on_the_same_samples(own, change, accepted):
     config = another_recipe(own)
     revision, pair = second_final(config, read_champion(Path(own.study)).validation_loss + change)
-    decision = Acceptance.from_json(accept_if_better.fn(Study(config, revision), Arm(pair)))
+    decision = accept_if_better.fn(Study(config, revision), Arm(pair))
     assert decision.accepted == accepted
     assert champion(own) == ("2" if accepted else "1")
     assert read_champion(Path(own.study)).revision == (2 if accepted else 1)
-    assert accept_if_better.fn(Study(config, revision), Arm(pair))["accepted"] == accepted  # decided once
+    assert accept_if_better.fn(Study(config, revision), Arm(pair)).accepted == accepted  # decided once
 
 
 def test_a_worse_run_of_the_standing_pair_leaves_its_weights_standing(copied):
@@ -269,12 +268,11 @@ def test_a_worse_run_of_the_standing_pair_leaves_its_weights_standing(copied):
 
 def test_on_other_validation_data_both_adapters_are_scored_again_alike(own):
     rewrite(own.data.validation, lambda rows: rows[:-3])
-    forget_data()
     revision, pair = second_final(own, 0.0)
-    decision = Acceptance.from_json(accept_if_better.fn(Study(own, revision), Arm(pair)))
-    base = resources.base_model(own)
+    decision = accept_if_better.fn(Study(own, revision), Arm(pair))
+    base = Inputs(own).base_model
     network = PeftModel.from_pretrained(base.model, str(Path(own.study, "revisions/001/final", pair.slug, "adapter")))
-    batches = scored_batches(validation_set(own), base, 4)
+    batches = scored_batches(Inputs(own).validation_set, base, 4)
     assert decision.score.standing_loss == pytest.approx(evaluate(network, batches()).overall.loss, rel=1e-5)
     network.unload()
     assert (decision.score.samples, decision.score.of) == (9, 9)
@@ -288,9 +286,8 @@ def test_samples_that_the_standing_adapter_was_trained_on_judge_nothing(own):
     images = {row["image"] for row in moved}
     rewrite(own.data.train, lambda rows: [row for row in rows if row["image"] not in images])
     rewrite(own.data.validation, lambda rows: rows + moved)
-    forget_data()
     revision, pair = second_final(own, 0.0)
-    decision = Acceptance.from_json(accept_if_better.fn(Study(own, revision), Arm(pair)))
+    decision = accept_if_better.fn(Study(own, revision), Arm(pair))
     assert not decision.accepted
     assert "cannot be compared" in decision.reason
     assert champion(own) == "1"

@@ -9,6 +9,7 @@ import pytest
 
 from flows.on_workers import calibrate_pack_flow
 from tasks.calibration import train as packs
+from tasks.inputs.opened import Inputs
 from tasks.settings.study import StudyConfig
 from tasks.storage.folder import Revision
 from tasks.study.opened import Study
@@ -23,7 +24,7 @@ def asked(copied: StudyConfig) -> dict[str, object]:
     for file in revision.path("calibration").glob("*.*"):
         file.unlink()
     with parent_run(Study(copied, revision)) as parent:
-        runs = [run.run_id for run in plan_calibration(copied).runs]
+        runs = [run.run_id for run in plan_calibration(Inputs(copied)).runs]
         return {"config": copied, "revision": 1, "runs": runs, "parent": parent}
 
 

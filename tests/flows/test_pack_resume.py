@@ -18,6 +18,7 @@ from flows.calibrate import calibrate_flow
 from flows.here import Here
 from tasks.calibration import train as packs
 from tasks.calibration.state import write_state
+from tasks.inputs.opened import Inputs
 from tasks.settings.calibration import CalibrationConfig
 from tasks.settings.study import read_study, write_study
 from tasks.storage.folder import Revision, is_finished
@@ -109,7 +110,7 @@ def test_a_calibration_with_a_run_that_lacks_steps_is_not_finished(copied, monke
     with pytest.raises(RuntimeError, match=r"4 of 4 calibration runs are missing or not measured at steps \[4, 6, 8\]"):
         calibrate_flow(with_smallest(copied, 32))
     revision = Revision(Path(copied.study), 1)
-    assert not is_finished(revision, "calibrate", plan_calibration(with_smallest(copied, 32)).inputs_hash)
+    assert not is_finished(revision, "calibrate", plan_calibration(Inputs(with_smallest(copied, 32))).inputs_hash)
 
 
 @pytest.mark.slow

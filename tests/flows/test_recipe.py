@@ -17,9 +17,10 @@ from mars_core.ranks import RankPair
 from tasks.export.card import card_path
 from tasks.export.pair import export_config
 from tasks.final.arm import Arm
-from tasks.final.pair import final_folder, read_final
-from tasks.inputs.base_model import study_partition
+from tasks.final.pair import final_folder
+from tasks.final.record import read_final
 from tasks.inputs.inspection import inspect_model
+from tasks.inputs.opened import Inputs
 from tasks.settings.calibration import CalibrationConfig
 from tasks.settings.final import FinalConfig
 from tasks.settings.recipe import ModuleAlphas, ModuleRates, RecipeConfig, TargetPatterns
@@ -55,12 +56,12 @@ def config(study):
 def test_every_stage_keeps_to_the_recipe(config, study, tmp_path):
     calibrate_flow(config)
     finetune_flow(config, *PAIR, "asked for")
-    revision, partition = current_revision(config), study_partition(config)
+    revision, partition = current_revision(config), Inputs(config).partition
     groups = {layer.name: group for group in ALPHAS for layer in partition.group(group)}
     ranks, count = layer_ranks(partition, PAIR), trainable_parameters(partition, PAIR)
     assert {group: len(partition.group(group)) for group in ALPHAS} == {"me": 3, "projector": 2, "llm": 12}
 
-    assert read_final(revision, Arm(PAIR))["trainable_parameters"] == count
+    assert read_final(revision, Arm(PAIR)).trainable_parameters == count
     adapter = final_folder(revision, Arm(PAIR)) / "adapter"
     stored = json.loads((adapter / "adapter_config.json").read_text())
     assert stored["rank_pattern"] == {re.escape(name): rank for name, rank in ranks.items()}
@@ -71,7 +72,7 @@ def test_every_stage_keeps_to_the_recipe(config, study, tmp_path):
     assert "rank **3** in the projector and rank **4** in the language model" in card
     assert "| module learning rates | llm 0.002 |" in card
 
-    inspected = inspect_model(str(study), [2, 4])
+    inspected = inspect_model(str(study), [2, 4]).to_json()
     assert {group: inspected["groups"][group]["layers"] for group in ALPHAS} == {"me": 3, "projector": 2, "llm": 12}
     assert "model.language_model.layers.0.mlp.up_proj" in inspected["excluded"]
     assert {"r_me": 2, "r_llm": 4, "trainable_parameters": count}.items() <= inspected["pairs"][1].items()

@@ -146,7 +146,7 @@ def test_a_study_killed_on_one_machine_is_finished_by_another(server, demo_data,
 
 
 def check_cleaning(server: Server, machine: Machine) -> None:
-    """Of three revisions, the newest and the one of the standing choice are kept."""
+    """Of three revisions, the newest and the one of the champion are kept."""
     folder = REVISION.rpartition("/")[0]
     for number in ("002", "003"):
         server.filesystem.copy(REVISION, f"{folder}/{number}", recursive=True)

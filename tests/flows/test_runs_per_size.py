@@ -15,6 +15,7 @@ from flows.stages import fit_flow, report_flow, search_flow
 from tasks.calibration.diverged import collect_metrics, divergence
 from tasks.calibration.stored import metrics_path, missing_runs, read_metrics, stored_metrics
 from tasks.choice.fit import read_laws
+from tasks.inputs.opened import Inputs
 from tasks.settings.calibration import FitConfig
 from tasks.settings.search import SearchConfig
 from tasks.settings.study import StudyConfig, write_study
@@ -71,7 +72,9 @@ def test_a_run_of_a_size_is_the_run_of_a_calibration_that_has_only_so_many_sampl
     )
     calibrate_flow(alone)
     of_size, known = table_of(calibrated), table_of(alone)
-    assert set(known.run_id) == {run.run_id for run in plan_calibration(calibrated).runs if run.schedule.size == 16}
+    assert set(known.run_id) == {
+        run.run_id for run in plan_calibration(Inputs(calibrated)).runs if run.schedule.size == 16
+    }
     columns = ["run_id", "step", "unique_samples", "train_loss", "val_loss", "lr"]
     both = known[columns].merge(of_size[columns], on=["run_id", "step"], suffixes=("", "_of_size"))
     assert set(both.step) == set(known.step)

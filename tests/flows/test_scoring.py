@@ -20,8 +20,9 @@ from mars_core.metrics.schema import SCHEMA
 from mars_core.ranks import RankPair
 from tasks.final.answers import answers_path, asked_questions, generate_answers
 from tasks.final.arm import Arm
-from tasks.final.pair import finetune_arm, read_final
-from tasks.inputs.base_model import base_model
+from tasks.final.pair import finetune_arm
+from tasks.final.record import read_final
+from tasks.inputs.opened import Inputs
 from tasks.settings.study import StudyConfig
 from tasks.storage.folder import Revision
 from tasks.study.opened import Study
@@ -70,7 +71,7 @@ def test_accuracies_and_answers_are_in_mlflow_and_in_the_report(finished):
 def test_an_interrupted_generation_goes_on_where_it_was(copied, monkeypatch):
     """The second part fails; the first is not generated again, and the rows are those of a whole run."""
     config, revision = copied, revision_of(copied)
-    asked, base = asked_questions(config), base_model(config)
+    asked, base = asked_questions(Inputs(config)), Inputs(config).base_model
     whole = pd.read_parquet(answers_path(revision, "base"))
     monkeypatch.setattr(tasks.final.answers, "PART_ANSWERS", 5)
     calls = []
@@ -111,8 +112,8 @@ def test_correlate_wants_a_study_or_a_table():
 def test_a_study_may_minimise_a_metric(copied):
     """From calibration to the final run; the calibration of the same folder for perplexity is left as it was."""
     config = copied.model_copy(update={"search": copied.search.model_copy(update={"objective": "token_error"})})
-    before = {run.run_id for run in plan_calibration(copied).runs}
-    plan = plan_calibration(config)
+    before = {run.run_id for run in plan_calibration(Inputs(copied)).runs}
+    plan = plan_calibration(Inputs(config))
     assert before.isdisjoint(run.run_id for run in plan.runs)
     calibrate_flow(config)
     revision = revision_of(config)
@@ -132,11 +133,11 @@ def test_a_study_may_minimise_a_metric(copied):
     with study_run(Path(config.study), 1, {}) as parent:
         finetune_arm(Study(config, revision), arm, "chosen", parent)
     final = read_final(revision, arm)
-    values = {entry["step"]: entry["eval_objective"] for entry in final["history"] if "eval_objective" in entry}
-    assert final["best_objective"] == values[final["best_step"]] == min(values.values())
+    values = {entry["step"]: entry["eval_objective"] for entry in final.history if "eval_objective" in entry}
+    assert final.best_objective == values[final.best_step] == min(values.values())
 
 
 def test_an_objective_that_is_not_installed_is_refused_before_anything_is_trained(copied):
     search = copied.search.model_copy(update={"objective": "my_error"})
     with pytest.raises(ValueError, match="unknown objective 'my_error': there are perplexity, token_error"):
-        plan_calibration(copied.model_copy(update={"search": search}))
+        plan_calibration(Inputs(copied.model_copy(update={"search": search})))

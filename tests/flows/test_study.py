@@ -21,7 +21,7 @@ from flows.study import study_flow
 from mars_core.demo import demo_backbone_path
 from mars_core.metrics.schema import SCHEMA
 from mars_core.models.loading import load_base
-from tasks.inputs.data import calibration_set
+from tasks.inputs.opened import Inputs
 from tasks.settings.study import StudyConfig
 from tasks.storage.files import file_hash
 from tasks.storage.folder import Revision
@@ -174,8 +174,10 @@ def test_another_seed_trains_only_the_new_runs_and_chooses_from_all(copied):
 
 
 def test_seeds_see_the_samples_in_orders_of_their_own(finished):
-    own, other = calibration_set(finished), calibration_set(finished, data_seed_of(finished, 1))
-    assert [sample.id for sample in own.samples] == [sample.id for sample in calibration_set(finished, 0).samples]
+    own, other = Inputs(finished).calibration_set(), Inputs(finished).calibration_set(data_seed_of(finished, 1))
+    assert [sample.id for sample in own.samples] == [
+        sample.id for sample in Inputs(finished).calibration_set(0).samples
+    ]
     assert [sample.id for sample in own.samples] != [sample.id for sample in other.samples]
 
 

@@ -18,6 +18,7 @@ from mars_core.ranks import RankPair
 from tasks.final.arm import Arm
 from tasks.final.pair import final_folder
 from tasks.final.run import run_inputs
+from tasks.inputs.opened import Inputs
 from tasks.settings.baselines import of_pair
 from tasks.settings.final import FinalConfig, TimeoutConfig
 from tasks.settings.study import StudyConfig, read_study
@@ -66,9 +67,9 @@ def leave_a_mark(checkpoint: Path) -> int:
 def test_a_time_limit_is_no_part_of_what_identifies_results(study):
     plain = read_study(study)
     limited = within(plain, calibration_pack_hours=1, final_run_hours=2, evaluation_hours=3)
-    assert identity(limited) == identity(plain)
-    assert plan_calibration(limited).inputs_hash == plan_calibration(plain).inputs_hash
-    assert run_inputs(limited, of_pair(PAIR)) == run_inputs(plain, of_pair(PAIR))
+    assert identity(Inputs(limited)) == identity(Inputs(plain))
+    assert plan_calibration(Inputs(limited)).inputs_hash == plan_calibration(Inputs(plain)).inputs_hash
+    assert run_inputs(Inputs(limited), of_pair(PAIR)) == run_inputs(Inputs(plain), of_pair(PAIR))
 
 
 @pytest.mark.slow
@@ -101,7 +102,7 @@ def test_a_pack_that_takes_too_long_is_ended_and_gone_on_with(study, capsys):
 def test_a_final_run_that_takes_too_long_is_ended_and_gone_on_with(study):
     config = read_study(study)
     long = config.model_copy(update={"final": FinalConfig(epochs=20)})
-    revision = open_revision(long, new=False)
+    revision = open_revision(Inputs(long), new=False)
 
     def checkpoints() -> list[int]:
         paths = final_folder(revision, Arm(PAIR)).glob("checkpoints-*/checkpoint-*")

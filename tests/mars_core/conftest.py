@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from mars_core.data.collate import collate
 from mars_core.data.encode import encode_sample
@@ -56,6 +59,21 @@ def samples(tmp_path_factory):
 @pytest.fixture(scope="session")
 def shared_base():
     return load_base(str(demo_backbone_path()), device=CPU, dtype=torch.float64)
+
+
+@pytest.fixture(scope="session")
+def small_base(tmp_path_factory):
+    """The demo's backbone with random weights and two narrow blocks in each tower, where no test asks what it knows."""
+    shipped, folder = demo_backbone_path(), tmp_path_factory.mktemp("small") / "backbone"
+    shutil.copytree(shipped, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    config = json.loads((folder / "config.json").read_text())
+    for tower in ("vision_config", "text_config"):
+        config[tower] |= {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    config["text_config"]["layer_types"] = ["full_attention"] * 2
+    (folder / "config.json").write_text(json.dumps(config))
+    torch.manual_seed(0)
+    AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder)).save_pretrained(folder)
+    return load_base(str(folder), device=CPU, dtype=torch.float64)
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ def attend(
     """Attention function of transformers' interface.
 
     Args:
-        query: shape (1, heads, M T, head size), all members' tokens; key, value: with as many or fewer heads.
+        query: shape (1, heads, M T, head size), all runs' tokens; key, value: with as many or fewer heads.
         sliding_window: tokens that each token sees, itself included; None for all before it.
 
     Returns:

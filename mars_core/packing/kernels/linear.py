@@ -1,9 +1,9 @@
-"""The product of an adapted linear layer for all members of an adapter batch, in two forms, equal but for rounding.
+"""The product of an adapted linear layer for all runs of an adapter batch, in two forms, equal but for rounding.
 
-With N rows, merging forms W + s B A of each member, s = alpha / r, and multiplies once; it costs 2 r in out operations
+With N rows, merging forms W + s B A of each run, s = alpha / r, and multiplies once; it costs 2 r in out operations
 where the two low-rank products cost 2 N r (in + out), so it is cheaper for more than a few hundred rows. It needs the
 frozen weights in full precision and no dropout. The gradients of A and B are low-rank products in both forms; a merged
-weight is formed again for the backward pass rather than kept. Members of equal rank go through one product.
+weight is formed again for the backward pass rather than kept. Runs of equal rank go through one product.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ def merging_pays(rows: int, in_features: int, out_features: int) -> bool:
 
 
 def merged_linear(x: Tensor, weight: Tensor, bias: Tensor | None, stacks: Stacks, anchor: Tensor) -> Tensor:
-    """x (W + s B A)^T + bias of every member.
+    """x (W + s B A)^T + bias of every run.
 
     Args:
-        x: shape (M, N, in). weight: (out, in), frozen. bias: (out,) or None. stacks: the members' adapters.
+        x: shape (M, N, in). weight: (out, in), frozen. bias: (out,) or None. stacks: the runs' adapters.
         anchor: a scalar that needs a gradient.
 
     Returns:
@@ -37,7 +37,7 @@ def merged_linear(x: Tensor, weight: Tensor, bias: Tensor | None, stacks: Stacks
 
 
 def add_low_rank(y: Tensor, x: Tensor, stacks: Stacks, anchor: Tensor, dropout: Dropout | None) -> Tensor:
-    """y + s drop(x) A^T B^T of every member, in the dtype of y (as under autocast) with adapters in full precision.
+    """y + s drop(x) A^T B^T of every run, in the dtype of y (as under autocast) with adapters in full precision.
 
     Args:
         y: the frozen layer's product, shape (M, N, out). x: its input, (M, N, in). The rest as in `merged_linear`.
@@ -63,7 +63,7 @@ class _Merged(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         for stack in ctx.stacks:
-            _add_gradients(stack, x[stack.members], dy[stack.members])
+            _add_gradients(stack, x[stack.runs], dy[stack.runs])
         dx = torch.bmm(dy, _merge(weight, ctx.stacks, len(x))) if ctx.needs_input_grad[0] else None
         return dx, None, None, None, None
 
@@ -73,7 +73,7 @@ def _merge(weight: Tensor, stacks: Stacks, width: int) -> Tensor:
     if not _all_in(stacks, width):
         merged.copy_(weight)
     for stack in stacks:
-        place = merged[stack.members]
+        place = merged[stack.runs]
         torch.baddbmm(weight.expand_as(place), stack.b_transposed.mT, stack.a, alpha=stack.scale, out=place)
     return merged
 
@@ -97,8 +97,8 @@ class _LowRank(torch.autograd.Function):
         ctx.save_for_backward(x, None if masks is None else masks.kept)
         z = y.clone()
         for stack in stacks:
-            hidden = torch.bmm(_masked(x[stack.members], masks, stack), stack.a.mT.to(x.dtype))
-            z[stack.members].baddbmm_(hidden, stack.b_transposed.to(x.dtype), alpha=stack.scale)
+            hidden = torch.bmm(_masked(x[stack.runs], masks, stack), stack.a.mT.to(x.dtype))
+            z[stack.runs].baddbmm_(hidden, stack.b_transposed.to(x.dtype), alpha=stack.scale)
         return z
 
     @staticmethod
@@ -109,10 +109,10 @@ class _LowRank(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             dx = torch.empty_like(x) if _all_in(ctx.stacks, len(x)) else torch.zeros_like(x)
         for stack in ctx.stacks:
-            dhidden = _add_gradients(stack, _masked(x[stack.members], masks, stack), dz[stack.members])
+            dhidden = _add_gradients(stack, _masked(x[stack.runs], masks, stack), dz[stack.runs])
             if dx is not None:
                 back = torch.bmm(dhidden.mT, stack.a.to(x.dtype)).mul_(stack.scale)
-                dx[stack.members] = _masked(back, masks, stack)
+                dx[stack.runs] = _masked(back, masks, stack)
         return dz if ctx.needs_input_grad[0] else None, dx, None, None, None
 
 
@@ -135,10 +135,10 @@ def _accumulate(gradient: Tensor, left: Tensor, right: Tensor, scale: float) -> 
 def _masks(x: Tensor, stacks: Stacks, dropout: Dropout) -> Masks:
     kept = torch.empty_like(x)
     for stack in stacks:
-        for one, generator in zip(kept[stack.members], dropout.generators[stack.members], strict=True):
+        for one, generator in zip(kept[stack.runs], dropout.generators[stack.runs], strict=True):
             one.bernoulli_(1 - dropout.probability, generator=generator)
     return Masks(1 - dropout.probability, kept)
 
 
 def _masked(x: Tensor, masks: Masks | None, stack: Stack) -> Tensor:
-    return x if masks is None else (x * masks.kept[stack.members]).mul_(1 / masks.keep)
+    return x if masks is None else (x * masks.kept[stack.runs]).mul_(1 / masks.keep)

@@ -174,6 +174,11 @@ def test_mistakes_are_named(metrics, broken, says):
         convergence_times(broken(metrics))
 
 
+def test_runs_with_one_checkpoint_each_give_no_times_and_the_setting_is_named(metrics):
+    with pytest.raises(NoConvergenceTimes, match=r"evaluated at two steps or more.*calibration\.smallest_size"):
+        convergence_times(metrics[metrics.step == metrics.step.max()], reference=(4, 4))
+
+
 def test_unknown_names_are_refused(metrics):
     with pytest.raises(ValueError, match="unknown signal"):
         convergence_times(metrics, signal="slices")

@@ -9,7 +9,7 @@ from mars_core.demo import demo_backbone_path
 from mars_core.demo.build_backbone import PretrainingPlan, build_backbone
 from mars_core.demo.data import is_asked_about
 from mars_core.demo.drawings import DRAWING_COLOURS
-from mars_core.demo.pretrain import describe_looks, pretrain_tower
+from mars_core.demo.pretrain import Course, describe_looks, pretrain_tower
 from mars_core.demo.text import LOOKS, sample_documents
 from mars_core.models.processor import load_processor
 
@@ -84,5 +84,5 @@ def test_the_tower_learns_something_from_grey_pictures():
     losses = []
     grey = torch.rand(64, 72, 72, generator=torch.Generator().manual_seed(0)).numpy()
     report = lambda part, step, steps, loss: losses.append(loss)  # noqa: E731
-    pretrain_tower(tower, grey, steps=12, batch=16, lr=1e-3, seed=0, report=report)
+    pretrain_tower(tower, grey, Course(steps=12, batch=16, lr=1e-3, seed=0), report)
     assert losses[-1] < losses[0]

@@ -1,4 +1,4 @@
-"""The standing pair against the new choice: verdicts on choices with known differences, and on planted runs."""
+"""The champion's pair against the new choice: verdicts on choices with known differences, and on planted runs."""
 
 from __future__ import annotations
 

@@ -88,10 +88,10 @@ def test_report_says_what_drifted_and_a_task_type_cannot_break_its_tables():
         changes=["data_hash was 'x' and is 'y'"],
         trained=4,
         adopted=1,
-        compared_with="the standing choice (revision 1)",
+        compared_with="the champion (revision 1)",
         data=compare_data(before, now),
         laws=compare_laws({"me": law(k=(1, 2))}, {"me": law(k=(3, 4))}),
-        choice=ChoiceDrift((8, 8), (8, 8), "same pair", "The standing pair was chosen again.", 0.0025),
+        choice=ChoiceDrift((8, 8), (8, 8), "same pair", "The champion's pair was chosen again.", 0.0025),
     )
     text = night_as_markdown(night, "No final run is needed.")
     assert "| train | 2 | 3 | 1 | 0 | 0 |" in text

@@ -10,10 +10,11 @@ from mars_core.fitting import choose_form
 from mars_core.fitting.choose import _under_common_rules
 from mars_core.laws import get_law
 
+RANKS = (4, 8, 16, 64)
 
-def table_of(law, theta, noise=0.003, seed=0, sizes=8):
-    rows = [(a, b, D, s) for a in (4, 8, 16, 32, 64) for b in (4, 8, 16, 32, 64) for D in 2.0 ** np.arange(6, 6 + sizes)
-            for s in range(2)]  # fmt: skip
+
+def table_of(law, theta, noise=0.003, seed=0):
+    rows = [(a, b, D, 0) for a in RANKS for b in RANKS for D in 2.0 ** np.arange(6, 12)]
     table = pd.DataFrame(rows, columns=["r_me", "r_llm", "D", "seed"])
     noise_of = np.random.default_rng(seed).standard_normal(len(table))
     return table.assign(loss=get_law(law).predict(theta, table) * np.exp(noise * noise_of))
@@ -43,10 +44,10 @@ def test_the_form_that_made_the_data_is_chosen(law):
 
 
 def test_eq_1_survives_chance():
-    tables = [table_of("performance", EQ1, noise=0.01, seed=seed) for seed in range(6)]
+    tables = [table_of("performance", EQ1, noise=0.01, seed=seed) for seed in range(4)]
     kept = [choose_form(table, baselines=()).law == "performance" for table in tables]  # baselines are never chosen
-    # Each rival needs 2 standard errors: one lucky win among 6 tables may happen, two hardly.
-    assert sum(kept) >= 5
+    # Each rival needs 2 standard errors: one lucky win among 4 tables may happen, two hardly.
+    assert sum(kept) >= 3
 
 
 def test_rank_without_effect_does_not_beat_the_trivial_forms_by_much():

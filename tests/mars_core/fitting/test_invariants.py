@@ -1,8 +1,5 @@
 """Properties that must hold for any surface (hypothesis)."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pandas as pd
 from hypothesis import given, settings
@@ -14,12 +11,12 @@ from mars_core.fitting.table import read_table
 from mars_core.laws import get_law
 
 SIZES = 2.0 ** np.arange(6, 13)
-few = settings(max_examples=15, deadline=None)  # a fit takes some 20 ms
+few = settings(max_examples=8, deadline=None)  # a fit takes some 50 ms
 
 
 def optimum(name, table):
     law = get_law(name)
-    return solve(law, read_table(law, table, None), 1e-3, 32, 0)
+    return solve(law, read_table(law, table, None), 1e-3, 16, 0)
 
 
 def performance(theta, noise=0.0, seed=0):
@@ -92,7 +89,7 @@ def test_units_of_loss_scale_a_and_floor(factor):
 @given(seed=st.integers(0, 1000), noise=st.floats(0.001, 1.0))
 def test_coefficients_stay_within_bounds_whatever_the_data(seed, noise):
     table = performance([8.0, 0.05, 0.15, 0.3, 1.0], noise=noise, seed=seed)
-    fit = fit_law("performance", table, n_bootstrap=20, n_starts=8, hold_out=False)
+    fit = fit_law("performance", table, n_bootstrap=10, n_starts=4, hold_out=False)
     law = get_law("performance")
     for symbol, (low, high) in law.exponent_bounds.items():
         values = fit.draws[:, law.index(symbol)]
@@ -105,9 +102,3 @@ def test_row_order_does_not_matter():
     table = performance([8.0, 0.05, 0.15, 0.3, 1.0], noise=0.01)
     shuffled = table.sample(frac=1.0, random_state=3).reset_index(drop=True)
     np.testing.assert_allclose(optimum("performance", shuffled).theta, optimum("performance", table).theta, rtol=1e-6)
-
-
-def test_laws_and_fitting_import_no_torch():
-    code = "import sys, mars_core.laws, mars_core.fitting, mars_core.fitting.plots; print('torch' in sys.modules)"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "False"

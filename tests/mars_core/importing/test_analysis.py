@@ -1,5 +1,6 @@
 """Laws from imported runs against the known laws that the runs were made from."""
 
+import dataclasses
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 
 from mars_core.importing import Question, Sizes, analyse, read_runs
 from mars_core.laws import get_law
+from mars_core.report.decision import rival_sentences
+from mars_core.search import Choice
 
 RANKS = (8, 16, 32, 64)
 FEWER, FEWEST = (8, 16, 32), (8, 16)  # where the fit is not what is tested
@@ -156,3 +159,17 @@ def test_runs_at_several_rates_choose_pair_and_rate():
     assert choice.rates.learning_rates.llm == pytest.approx(1e-3, rel=0.2)
     assert choice.rates.fixed.was_the_limit
     assert choice.candidate((0, 32)).excess > 0.2
+
+
+def test_without_parameter_counts_a_cost_is_a_rank_and_is_called_so():
+    """No noise and a wide margin: the cheapest pair is as good, and nothing of it may be called parameters."""
+    runs = read_runs(losses(seeds=(0, 1), ranks=FEWER), Sizes())
+    question = dataclasses.replace(QUICK, margin=0.5)
+    plain = analyse(runs, question).choice
+    counted = analyse(runs, dataclasses.replace(question, parameters_per_rank=(10.0, 20.0))).choice
+    assert (plain.cost_unit, counted.cost_unit) == ("ranks", "parameters")
+    assert plain.pair == (8, 8)
+    assert "less rank in all than" in plain.reason
+    assert "parameters" not in " ".join([plain.reason, *rival_sentences(plain)])
+    assert "fewer parameters than" in counted.reason
+    assert Choice.from_json(plain.to_json()).cost_unit == "ranks"

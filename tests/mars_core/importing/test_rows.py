@@ -21,6 +21,15 @@ def problems_of(raw):
     return {problem.where: problem.reason for problem in refused.value.problems}
 
 
+def test_a_missing_column_is_told_with_the_columns_that_the_caller_has():
+    theirs = table().rename(columns={"r_me": "vision", "loss": "eval"})
+    ours = rename_columns(theirs, {})
+    with pytest.raises(ValueError, match=r"lacks r_me .*, loss .*it has \['vision', 'r_llm', 'step', 'eval'\]"):
+        read_runs(ours, Sizes(8), given=list(theirs.columns))
+    with pytest.raises(ValueError, match=r"--batch-size; the table has \['r_me', 'r_llm', 'step', 'loss', 'other'\]"):
+        read_runs(table(), Sizes(), given=[*table().columns, "other"])
+
+
 def test_every_bad_row_is_named_with_its_reason_in_one_pass():
     raw = table(
         r_me=["8", "eight", "16.5", "16"],

@@ -128,6 +128,8 @@ def test_a_rank_above_a_layers_width_is_refused_by_name(partition):
         check_ranks(partition, RankPair(17, 1))
     with pytest.raises(ValueError, match=r"rank 11 for the llm is above the width 10 of its layer .*\.[kv]_proj"):
         check_ranks(partition, RankPair(1, 11))
+    with pytest.raises(ValueError, match=r"(?s)rank 17 for the me .*; rank 11 for the llm is above"):
+        check_ranks(partition, RankPair(17, 11))  # every group that has no room
     with pytest.raises(ValueError, match="rank 17"):
         add_adapters(nn.Module(), partition, RankPair(17, 1), seed=0)
 

@@ -27,7 +27,13 @@ ROWS = [[(0, 1), (2,)], [(2, 3), (0,)], [(4, 5), (1,)], [(6, 7), (3,)], [(1,), (
 STEPS = (1, 3, 5)
 HORIZON = 6
 TWO_WIDE = AdapterBatches(2, 1)
-RECIPE = Recipe(learning_rate=3e-3, batch_size=3, warmup_ratio=0.34, max_grad_norm=0.5, dtype="float64")
+RECIPE = Recipe(learning_rate=3e-3, batch_size=3, warmup_ratio=0.34, max_grad_norm=0.2, dtype="float64")
+
+
+@pytest.fixture(scope="session")
+def shared_base(small_base):
+    """In place of the demo's: a pack and its plain runs agree on any model."""
+    return small_base
 
 
 @pytest.fixture(scope="session")
@@ -146,7 +152,10 @@ def is_target(name, group, targets):
 
 
 def plain_run(base, pair, seed, micro_batches, validation, *, recipe=RECIPE, prepare=lambda model: None, rates=None):
-    """The run alone, with peft and torch; yields what it measures, step by step. rates: peak rate by group."""
+    """The run alone, with peft and torch; yields what it measures, step by step. rates: peak rate by group.
+
+    The validation loss is None after steps that are not of `STEPS`.
+    """
     model = plain_model(base, pair, seed, recipe)
     prepare(model)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -158,7 +167,7 @@ def plain_run(base, pair, seed, micro_batches, validation, *, recipe=RECIPE, pre
     groups = parameter_groups(base, trained, rates or dict.fromkeys(GROUPS, recipe.learning_rate), recipe)
     optimizer = plain_optimizer(groups, recipe)
     schedule = plain_schedule(optimizer, recipe)
-    for step in micro_batches:
+    for number, step in enumerate(micro_batches, start=1):
         optimizer.zero_grad()
         total = sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in step)
         loss = 0.0
@@ -175,12 +184,16 @@ def plain_run(base, pair, seed, micro_batches, validation, *, recipe=RECIPE, pre
         lr = optimizer.param_groups[-1]["lr"] / recipe.lora_plus_ratio
         optimizer.step()
         schedule.step()
-        model.eval()
-        with torch.no_grad():
-            parts = [dense_losses(model, part) for part, _ in validation()]
-        model.train()
-        val_loss = sum(float(nats) for nats, _ in parts) / sum(tokens for _, tokens in parts)
+        val_loss = dense_validation_loss(model, validation) if number in STEPS else None
         yield loss, val_loss, lr, norms, {name: p.detach().clone() for name, p in trained.items()}
+
+
+def dense_validation_loss(model, validation):
+    model.eval()
+    with torch.no_grad():
+        parts = [dense_losses(model, part) for part, _ in validation()]
+    model.train()
+    return sum(float(nats) for nats, _ in parts) / sum(tokens for _, tokens in parts)
 
 
 def layer_of(name):

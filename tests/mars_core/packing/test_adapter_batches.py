@@ -20,7 +20,7 @@ pairs = st.builds(RankPair, st.integers(0, 4), st.integers(1, 4))
 
 
 def members(of_pairs):
-    return [SimpleNamespace(member=SimpleNamespace(pair=pair)) for pair in of_pairs]
+    return [SimpleNamespace(run=SimpleNamespace(pair=pair)) for pair in of_pairs]
 
 
 @given(st.lists(pairs, min_size=1, max_size=20), st.integers(1, 6), st.integers(1, 5))
@@ -30,7 +30,7 @@ def test_every_member_is_in_one_adapter_batch_of_its_kind(of_pairs, width, at_on
     assert sorted(id(one) for adapter_batch in adapter_batches for one in adapter_batch) == sorted(map(id, all_members))
     for adapter_batch in adapter_batches:
         assert 1 <= len(adapter_batch) <= width
-        assert len({one.member.pair.r_me == 0 for one in adapter_batch}) == 1
+        assert len({one.run.pair.r_me == 0 for one in adapter_batch}) == 1
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,12 @@ def test_a_forward_pass_takes_what_torch_counts(counted):
     assert forward_work(architecture, shape).total + bare_projection(model, shape) == counter.get_total_flops()
 
 
-@pytest.mark.parametrize("pair", [RankPair(2, 4), RankPair(5, 3)], ids=str)
+@pytest.mark.parametrize(
+    ("counted", "pair"),
+    [(family, (RankPair(2, 4), RankPair(5, 3))[number % 2]) for number, family in enumerate(FAMILIES)],
+    indirect=["counted"],
+    ids=str,
+)
 def test_a_training_step_takes_what_torch_counts(counted, pair):
     """But for gradients of the pictures, which nothing needs: those of the ME's first layers and of their adapters."""
     model, partition, batch, architecture, shape = counted

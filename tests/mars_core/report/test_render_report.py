@@ -141,6 +141,18 @@ def test_candidates_equal_the_choice(full, planted):
         assert row[8] == ("yes" if candidate.source.balanced else "no")
 
 
+def test_where_no_pair_is_balanced_none_is_called_unbalanced(planted, make_data, draw_only):
+    draw_only()
+    metrics, laws, choice = planted
+    plain = [
+        dataclasses.replace(one, source=dataclasses.replace(one.source, balanced=False)) for one in choice.candidates
+    ]
+    without = dataclasses.replace(choice, candidates=tuple(plain))
+    header, *rows = Page(render_report(make_data(metrics, laws, without))).tables["candidates"]
+    assert header[8] == "remarks"
+    assert not any(row[8].startswith(("yes", "no;")) or row[8] == "no" for row in rows)
+
+
 def test_the_predicted_heatmap_is_the_posterior_s(full, planted):
     figure = re.search(r'<figure id="figure-predicted".*?</figure>', full, re.DOTALL).group(0)
     for candidate in planted[2].candidates:

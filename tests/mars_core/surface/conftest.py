@@ -12,7 +12,7 @@ def cosine(step, horizon=256, warmup=26):
     return step / warmup if step < warmup else 0.5 * (1 + np.cos(np.pi * (step - warmup) / (horizon - warmup)))
 
 
-RANKS = (8, 16, 32, 64)
+RANKS = (8, 32, 64)
 
 
 def build_table(loss, ranks_me=RANKS, ranks_llm=RANKS, seeds=1, noise=0.0, lr=None, rng=0, steps=STEPS):
@@ -30,17 +30,17 @@ def build_table(loss, ranks_me=RANKS, ranks_llm=RANKS, seeds=1, noise=0.0, lr=No
     return table if lr is None else table.assign(lr=[lr(step) for step in table["step"]])
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def table_of():
     return build_table
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def eq1():
     """Eq. 1: loss = 3 / (r_me^0.05 r_llm^0.1 (D / 100)^0.3) + 0.8."""
     return lambda r_me, r_llm, D: 3.0 * r_me**-0.05 * r_llm**-0.1 * (D / 100) ** -0.3 + 0.8
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def schedule():
     return cosine

@@ -88,12 +88,12 @@ def validation_losses(run) -> dict[int, float]:
 
 
 def test_the_trainer_gives_the_loss_curve_of_a_calibration_run(tune, adapted, base, batch_of, validation, monkeypatch):
-    """The same recipe, pair, seed and batches: three epochs in the dataset's order."""
+    """The same recipe, pair, seed and batches: two epochs in the dataset's order."""
     monkeypatch.setattr(
         AnswerTrainer, "_get_train_sampler", lambda self, dataset=None: SequentialSampler(self.train_dataset)
     )
-    order = [batch_of(start, start + 1) for _ in range(3) for start in range(0, 8, 2)]
-    steps = tuple(range(1, 13))
+    order = [batch_of(start, start + 1) for _ in range(2) for start in range(0, 8, 2)]
+    steps = tuple(range(1, 9))
     pack = train_pack(
         base.model,
         base.partition,
@@ -101,13 +101,13 @@ def test_the_trainer_gives_the_loss_curve_of_a_calibration_run(tune, adapted, ba
         train_steps=lambda done: [[batch] for batch in order[done:]],
         validation=validation,
         recipe=RECIPE,
-        horizon=12,
+        horizon=8,
         checkpoint_steps=steps,
     )
     reference, kept = pack.runs[0], to_peft(pack.weights[0], layout_of(base.partition, PAIR))
     wrapped = adapted()
     last = {}
-    run = tune(wrapped, steps=12, on_step=lambda step: last.update(adapter_state(wrapped)) if step == 12 else None)
+    run = tune(wrapped, on_step=lambda step: last.update(adapter_state(wrapped)) if step == 8 else None)
     logged = [entry for entry in run.history if "loss" in entry]
     assert [entry["step"] for entry in logged] == list(steps)
     for entry, checkpoint in zip(logged, reference.checkpoints, strict=True):
@@ -193,44 +193,24 @@ def test_micro_batches_that_do_not_make_up_the_batch_are_refused(tune, adapted):
         tune(adapted(), micro_batch_size=3)
 
 
-def test_an_interrupted_run_ends_where_an_undisturbed_one_does(tune, adapted):
-    undisturbed = adapted()
-    whole = tune(undisturbed, folder="whole", steps=16)
-
-    def interrupt(step):
-        if step == 11:
-            raise Interrupted
-
-    with pytest.raises(Interrupted):
-        tune(adapted(), folder="cut", steps=16, on_step=interrupt)
-    steps = []
-    resumed = adapted()
-    again = tune(resumed, folder="cut", steps=16, on_step=steps.append)
-    assert steps == list(range(11, 17))  # checkpoints are written every 2 steps
-    assert validation_losses(again) == validation_losses(whole)
-    assert (again.steps, again.best_step, again.best_val_loss) == (16, whole.best_step, whole.best_val_loss)
-    state = adapter_state(undisturbed)
-    assert all(torch.equal(weight, state[name]) for name, weight in adapter_state(resumed).items())
-
-
 def test_a_resumed_run_counts_the_seconds_before_the_interruption(tune, adapted, tmp_path):
     def slow(step):
         if step == 1:
             time.sleep(0.5)
-        if step == 5:
+        if step == 3:
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        tune(adapted(), on_step=slow)
-    elapsed = tmp_path / "checkpoints" / "checkpoint-4" / ELAPSED
+        tune(adapted(), steps=4, on_step=slow)
+    elapsed = tmp_path / "checkpoints" / "checkpoint-2" / ELAPSED
     assert json.loads(elapsed.read_text())["seconds"] > 0.5
     elapsed.write_text(json.dumps({"seconds": 1000.0}))  # far more than the rest takes on any machine
     started = time.perf_counter()
-    again = tune(adapted())
+    again = tune(adapted(), steps=4)
     rest = time.perf_counter() - started
     assert 1000 < again.seconds < 1000 + rest
-    assert again.samples_per_second > 4 * RECIPE.batch_size / rest  # the speed is that of the four steps made here
-    done = json.loads((tmp_path / "checkpoints" / "checkpoint-8" / ELAPSED).read_text())["seconds"]
+    assert again.samples_per_second > 2 * RECIPE.batch_size / rest  # the speed is that of the two steps made here
+    done = json.loads((tmp_path / "checkpoints" / "checkpoint-4" / ELAPSED).read_text())["seconds"]
     assert 1000 < done < 1000 + rest
 
 
@@ -242,6 +222,8 @@ def test_a_checkpoint_without_a_time_is_resumed_from(tune, adapted, tmp_path):
 
 
 def test_a_half_written_checkpoint_is_passed_over(tune, adapted, whole, tmp_path):
+    """The run then ends where an undisturbed one does, as it does without one: see test_methods.py."""
+
     def interrupt(step):
         if step == 5:
             raise Interrupted
@@ -251,10 +233,12 @@ def test_a_half_written_checkpoint_is_passed_over(tune, adapted, whole, tmp_path
     half = shutil.copytree(tmp_path / "cut" / "checkpoint-4", tmp_path / "cut" / "checkpoint-5")
     (half / "trainer_state.json").unlink()
     (half / "optimizer.pt").write_bytes(b"half")
-    steps = []
-    again = tune(adapted(), folder="cut", on_step=steps.append)
+    steps, resumed = [], adapted()
+    again = tune(resumed, folder="cut", on_step=steps.append)
     assert steps == [5, 6, 7, 8]
     assert validation_losses(again) == validation_losses(whole.run)
+    assert (again.steps, again.best_step, again.best_val_loss) == (8, whole.run.best_step, whole.run.best_val_loss)
+    assert all(torch.equal(weight, whole.state[name]) for name, weight in adapter_state(resumed).items())
 
 
 def test_a_finished_run_is_not_trained_again(tune, adapted, whole):
@@ -304,7 +288,7 @@ def test_a_checkpoint_is_a_peft_adapter(tune, adapted, base, batch_of, tmp_path)
     torch.testing.assert_close(all_logits(fresh, batch), all_logits(wrapped, batch), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("steps", [1, 5, 20])
+@pytest.mark.parametrize("steps", [1, 5, 11])
 def test_the_last_step_is_always_evaluated(tune, adapted, steps):
     run = tune(adapted(), steps=steps)
     evaluated = validation_losses(run)

@@ -92,7 +92,7 @@ def undisturbed(tune_into, wrapped_by, tmp_path_factory):
     """A run of a method from first to last and its model, made once for all tests; to be left as they are."""
 
     @functools.cache
-    def trained_by(name, steps, recipe=RECIPE):
+    def trained_by(name, steps, recipe):
         wrapped = wrapped_by(METHODS[name], steps)
         folder = tmp_path_factory.mktemp("whole")
         return tune_into(folder, wrapped, METHODS[name], steps=steps, recipe=recipe), wrapped
@@ -344,7 +344,7 @@ def test_adaloras_loss_has_the_regulariser_once_per_step(base, encoded, tune, wr
 
 def test_adalora_ends_with_its_target_rank_on_average(base, undisturbed):
     method, steps = METHODS["adalora"], 16
-    run, wrapped = undisturbed("adalora", steps)
+    run, wrapped = undisturbed("adalora", steps, RECIPE)
     layers = sum(len(base.partition.group(group)) for group in GROUPS)
     kept = wrapped.peft_config["default"].rank_pattern
     assert len(kept) == layers

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.inputs.opened import Inputs
 from tasks.study.plan import plan_calibration
 from tests.flows.conftest import write_small_study
 
@@ -25,7 +26,7 @@ def test_above_a_tenth_of_too_long_samples_a_note_becomes_a_warning(tmp_path: Pa
     for row in rows[:too_long]:
         row["conversations"][-1]["value"] = LONG
     file.write_text(json.dumps(rows))
-    plan = plan_calibration(write_small_study(tmp_path, tmp_path / "data"))
+    plan = plan_calibration(Inputs(write_small_study(tmp_path, tmp_path / "data")))
     about = [note for note in plan.notes if "longer than" in note]
     if warned is None:
         assert about == []

@@ -15,6 +15,7 @@ from mars_core.packing.state import PackState
 from mars_core.ranks import RankPair
 from tasks.calibration.packs import plan_packs, unfinished_packs
 from tasks.calibration.state import drop_state, has_state, read_state, state_folder, write_state
+from tasks.inputs.opened import Inputs
 from tasks.settings.calibration import CalibrationConfig
 from tasks.settings.data import DataConfig
 from tasks.settings.study import StudyConfig
@@ -41,16 +42,16 @@ def at(revision: Revision, plan: CalibrationPlan) -> Study:
     ("limit", "sizes"), [(None, [10]), (10, [10]), (4, [3, 4, 3]), (3, [2, 3, 2, 3]), (1, [1] * 10)]
 )
 def test_packs_are_as_few_and_as_even_as_the_limit_allows(limit, sizes):
-    packs = plan_packs(study(pack_runs=limit), RUNS)
+    packs = plan_packs(Inputs(study(pack_runs=limit)), RUNS)
     assert sorted(len(pack.runs) for pack in packs) == sorted(sizes)
     assert [run for pack in packs for run in pack.runs] == RUNS
-    assert plan_packs(study(pack_runs=limit), []) == []
+    assert plan_packs(Inputs(study(pack_runs=limit)), []) == []
 
 
 @pytest.mark.parametrize(("limit", "sizes"), [(None, [5, 5]), (4, [2, 3, 2, 3]), (5, [5, 5])])
 def test_the_runs_of_a_pack_share_one_order_of_the_samples(limit, sizes):
     runs = [replace(run, seed=number % 2, data_seed=number % 2) for number, run in enumerate(RUNS)]
-    packs = plan_packs(study(pack_runs=limit), runs)
+    packs = plan_packs(Inputs(study(pack_runs=limit)), runs)
     assert sorted(len(pack.runs) for pack in packs) == sorted(sizes)
     assert all({run.data_seed for run in pack.runs} == {pack.data_seed} for pack in packs)
     assert sorted(run.run_id for pack in packs for run in pack.runs) == [run.run_id for run in RUNS]
@@ -62,7 +63,7 @@ HALF = RunSchedule(2, (2,), size=16)
 @pytest.mark.parametrize(("limit", "sizes"), [(None, [5, 5]), (4, [2, 3, 2, 3]), (1, [1] * 10)])
 def test_the_runs_of_a_pack_are_of_one_length(limit, sizes):
     runs = [replace(run, schedule=HALF) if number % 2 else run for number, run in enumerate(RUNS)]
-    packs = plan_packs(study(pack_runs=limit), runs)
+    packs = plan_packs(Inputs(study(pack_runs=limit)), runs)
     assert sorted(len(pack.runs) for pack in packs) == sorted(sizes)
     assert all({run.schedule for run in pack.runs} == {pack.schedule} for pack in packs)
     assert sorted(run.run_id for pack in packs for run in pack.runs) == [run.run_id for run in RUNS]
@@ -73,7 +74,7 @@ def test_a_limit_in_time_counts_the_length_of_the_runs_it_packs(monkeypatch):
     monkeypatch.setattr("tasks.calibration.packs._runs_in_memory", lambda *_: 100)
     cost = Cost(0, 0, SMALL, step_seconds=2.5, evaluation_seconds=15.0, startup_seconds=3480.0)
     runs = [replace(run, schedule=HALF) if number >= 4 else run for number, run in enumerate(RUNS)]
-    packs = plan_packs(study(pack_hours=1), runs, cost)
+    packs = plan_packs(Inputs(study(pack_hours=1)), runs, cost)
     assert [(pack.schedule.horizon, len(pack.runs)) for pack in packs] == [(4, 2), (4, 2), (2, 6)]
 
 
@@ -187,10 +188,9 @@ def test_the_cost_of_runs_is_that_of_their_steps_and_evaluations():
     assert cost.seconds(runs=4, steps=10, checkpoints=5) == 3 + 4 * (10 * 0.5 + 5 * 2)
 
 
-def test_packs_are_cut_to_the_memory_budget(monkeypatch, shared_small_base):
+def test_packs_are_cut_to_the_memory_budget(shared_small_base):
     """Room for three runs' adapters beside model and activations makes four packs of ten runs."""
     base = shared_small_base
-    monkeypatch.setattr("tasks.calibration.packs.base_model", lambda *_: base)
     largest = max(trainable_parameters(base.partition, run.pair) for run in RUNS) * BYTES_PER_TRAINABLE
     cost = Cost(
         base_bytes=1000,
@@ -201,7 +201,9 @@ def test_packs_are_cut_to_the_memory_budget(monkeypatch, shared_small_base):
         startup_seconds=0,
     )
     budget = 1000 + int(200 * ACTIVATION_MARGIN) + 3 * largest + largest // 2
-    packs = plan_packs(study(memory_gigabytes=budget / 1e9), RUNS, cost)
+    inputs = Inputs(study(memory_gigabytes=budget / 1e9))
+    inputs.base_model = base
+    packs = plan_packs(inputs, RUNS, cost)
     assert sorted(len(pack.runs) for pack in packs) == [2, 2, 3, 3]
 
 

@@ -14,6 +14,7 @@ from mars_core.packing.state import PackState
 from mars_core.ranks import RankPair
 from tasks.calibration.packs import PACK_FILE, packs_for_workers
 from tasks.calibration.state import state_folder, write_state
+from tasks.inputs.opened import Inputs
 from tasks.settings.calibration import CalibrationConfig
 from tasks.settings.data import DataConfig
 from tasks.settings.study import StudyConfig
@@ -39,7 +40,7 @@ def packed(
         calibration=CalibrationConfig(ranks=(2, 4), **calibration),
     )
     packs, expected = packs_for_workers(planned_study(config, Revision(tmp_path, 1), PLAN), missing, workers)
-    assert expected == {}
+    assert expected is None
     return [[run.run_id for run in pack.runs] for pack in packs]
 
 
@@ -76,7 +77,10 @@ def test_a_machine_without_weights_and_gpu_can_plan(tmp_path, demo_data):
     model = tmp_path / "model"
     shutil.copytree(demo_backbone_path(), model, ignore=shutil.ignore_patterns("*.safetensors"))
     small = write_small_study(tmp_path, demo_data)
-    whole, bare = plan_calibration(small), plan_calibration(small.model_copy(update={"model": str(model)}))
+    whole, bare = (
+        plan_calibration(Inputs(small)),
+        plan_calibration(Inputs(small.model_copy(update={"model": str(model)}))),
+    )
     assert [(run.pair, run.seed) for run in bare.runs] == [(run.pair, run.seed) for run in whole.runs]
     assert bare.schedules == whole.schedules
 

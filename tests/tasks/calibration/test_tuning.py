@@ -6,6 +6,7 @@ import pytest
 
 from mars_core.ranks import RankPair
 from tasks.calibration.tuning import begin_tuning
+from tasks.inputs.opened import Inputs
 from tasks.study.opened import Study
 from tasks.study.plan import plan_calibration
 from tasks.study.revision import open_revision
@@ -18,7 +19,7 @@ PAIR = RankPair(2, 4)
 @pytest.fixture
 def study(tmp_path, demo_data):
     config = write_small_study(tmp_path, demo_data)
-    return Study(config, open_revision(config, new=False))
+    return Study(config, open_revision(Inputs(config), new=False))
 
 
 def tuned(study, loss, rates=(), pair=PAIR):
@@ -67,6 +68,6 @@ def test_the_runs_are_the_calibrations_own(study):
     tuning = begin_tuning(study, PAIR, (3e-4, 1e-3))  # the recipe's rate among them
     (step,) = tuning.steps()
     own = study.config.calibration.model_copy(update={"learning_rates": "0.0003, 0.001"})
-    calibration = plan_calibration(study.config.model_copy(update={"calibration": own}))
+    calibration = plan_calibration(Inputs(study.config.model_copy(update={"calibration": own})))
     assert {run.run_id for run in step.runs} <= {run.run_id for run in calibration.runs}
     assert {run.run_id for run in step.runs} & {run.run_id for run in study.plan.runs}

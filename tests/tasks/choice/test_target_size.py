@@ -8,6 +8,7 @@ import pytest
 
 from mars_core.demo import demo_backbone_path
 from tasks.choice.fit import target_note, target_size
+from tasks.inputs.opened import Inputs
 from tasks.settings.data import DataConfig
 from tasks.settings.final import FinalConfig
 from tasks.settings.recipe import RecipeConfig
@@ -40,11 +41,11 @@ def study(demo_data: Path, epochs: float, target: int | None = None) -> StudyCon
 )
 def test_the_target_is_what_the_final_run_s_data_are_worth(demo_data, epochs, size, words):
     config = study(demo_data, epochs)
-    assert target_size(config) == size
-    assert f"ranks are chosen for {size:,} samples: {words}" in target_note(config)
+    assert target_size(Inputs(config)) == size
+    assert f"ranks are chosen for {size:,} samples: {words}" in target_note(Inputs(config))
 
 
 def test_a_target_of_the_study_stands(demo_data):
     config = study(demo_data, 12.0, target=5000)
-    assert target_size(config) == 5000
-    assert target_note(config) == "ranks are chosen for 5,000 samples, as search.target_samples says"
+    assert target_size(Inputs(config)) == 5000
+    assert target_note(Inputs(config)) == "ranks are chosen for 5,000 samples, as search.target_samples says"

@@ -14,8 +14,7 @@ import tasks.final.answers
 from mars_core.demo import demo_backbone_path
 from mars_core.evaluation.choices import given_letter
 from tasks.final.answers import answers_path, asked_questions, generate_answers, write_answers
-from tasks.inputs.base_model import base_model
-from tasks.inputs.data import forget_data
+from tasks.inputs.opened import Inputs
 from tasks.settings.data import DataConfig
 from tasks.settings.final import EvaluationConfig
 from tasks.settings.study import StudyConfig
@@ -56,14 +55,13 @@ def config(tmp_path):
     write_scienceqa(tmp_path / "sqa")
     folder = str(tmp_path / "sqa")
     data = DataConfig(train=folder, validation=folder, test=folder, validation_split="val")
-    yield StudyConfig(study=str(tmp_path / "study"), model=str(demo_backbone_path()), data=data, device="cpu")
-    forget_data()
+    return StudyConfig(study=str(tmp_path / "study"), model=str(demo_backbone_path()), data=data, device="cpu")
 
 
 def test_scienceqa_is_scored_over_full_and_image_split_and_by_subgroup(config):
     """Counts from the problems as they were written; test problems are 2, 5, 8, ... 23."""
-    revision, asked, base = Revision(Path(config.study), 1), asked_questions(config), base_model(config)
-    found = generate_answers(Study(config, revision), base, base.model, "base", None, asked)
+    revision, asked, base = Revision(Path(config.study), 1), asked_questions(Inputs(config)), Inputs(config).base_model
+    found = generate_answers(Study(config, revision), base, base.model, "base", None, asked).to_json()
     rows = pd.read_parquet(answers_path(revision, "base")).set_index("sample_id")
     numbers = range(2, 24, 3)
     assert sorted(map(int, rows.index)) == list(numbers)
@@ -86,7 +84,7 @@ def test_scienceqa_is_scored_over_full_and_image_split_and_by_subgroup(config):
 
 def test_answers_of_other_weights_are_not_taken_up(config, tmp_path, monkeypatch):
     """A full-rank checkpoint may be several files; the first part is stored, then the call is stopped."""
-    asked, base, calls = asked_questions(config), base_model(config), []
+    asked, base, calls = asked_questions(Inputs(config)), Inputs(config).base_model, []
     generate = tasks.final.answers.greedy_tokens
     monkeypatch.setattr(tasks.final.answers, "PART_ANSWERS", 4)
     weights, path = tmp_path / "model", tmp_path / "answers.parquet"
@@ -104,8 +102,8 @@ def test_answers_of_other_weights_are_not_taken_up(config, tmp_path, monkeypatch
             return generate(model, prompts, decoding)
 
         monkeypatch.setattr(tasks.final.answers, "greedy_tokens", counted)
-        found = write_answers(path, config, base, base.model, "full-rank", weights, asked)
-        return found["overall"]["n"]
+        found = write_answers(path, Inputs(config), base, base.model, "full-rank", weights, asked)
+        return found.overall.n
 
     with pytest.raises(KeyboardInterrupt):
         answer(stop_after=4)
@@ -117,11 +115,13 @@ def test_answers_of_other_weights_are_not_taken_up(config, tmp_path, monkeypatch
 
 def test_long_answers_are_counted_and_nothing_is_asked_at_0(config):
     none = config.model_copy(update={"evaluation": EvaluationConfig(answer_tokens=0)})
-    assert asked_questions(none).questions == ()
+    assert asked_questions(Inputs(none)).questions == ()
     short = config.model_copy(update={"evaluation": EvaluationConfig(answer_tokens=1)})
-    assert (len(asked_questions(short).questions), asked_questions(short).n_long) == (
+    assert (len(asked_questions(Inputs(short)).questions), asked_questions(Inputs(short)).n_long) == (
         0,
         8,
     )  # a letter and its end are 2
-    revision, base = Revision(Path(config.study), 1), base_model(config)
-    assert generate_answers(Study(none, revision), base, base.model, "base", None, asked_questions(none)) is None
+    revision, base = Revision(Path(config.study), 1), Inputs(config).base_model
+    assert (
+        generate_answers(Study(none, revision), base, base.model, "base", None, asked_questions(Inputs(none))) is None
+    )

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from mars_core.demo import demo_backbone_path
-from mars_core.training.finetune import FinetuneDiverged, micro_batches
+from mars_core.training.finetune import FinetuneDiverged, Listeners, micro_batches
 from mars_core.training.methods.method import trained
-from tasks.final.train import release, train
+from tasks.final.train import release, settings_of, train
+from tasks.inputs.opened import Inputs
 from tasks.settings.accelerate import acceleration_of
 from tasks.settings.baselines import read_baseline
 from tasks.settings.calibration import CalibrationConfig
@@ -55,11 +56,10 @@ def accelerated(config: StudyConfig, folder: Path, text: str = TWO_ON_THE_CPU) -
 def run_of(config: StudyConfig, name: str, checkpoints: Path):
     """The run, its log as it was reported, and the trained weights."""
     baseline, log, steps = read_baseline(name), [], []
-    wrapped, run = train(
-        config, baseline, steps=STEPS, checkpoints=checkpoints, on_step=steps.append, on_log=log.append
-    )
+    inputs, settings = Inputs(config), settings_of(config, baseline, STEPS, checkpoints)
+    wrapped, run = train(inputs, baseline, settings, Listeners(steps.append, log.append))
     weights = {key: value.detach().clone() for key, value in trained(wrapped).items()}
-    release(baseline, wrapped)
+    release(inputs, baseline, wrapped)
     return run, weights, log, steps
 
 
@@ -159,9 +159,10 @@ def test_a_killed_launch_goes_on_and_ends_where_an_undisturbed_one_does(config, 
     whole, weights, _, _ = run_of(with_two, "pair-2-4", tmp_path / "whole")
     code = (
         "import sys, json; from pathlib import Path; from tasks.settings.baselines import read_baseline;"
-        "from tasks.settings.study import read_study; from tasks.final.train import train;"
-        "train(read_study(sys.argv[1]), read_baseline('pair-2-4'), steps=8, checkpoints=Path(sys.argv[2]),"
-        "on_step=lambda step: None, on_log=lambda entry: None)"
+        "from tasks.settings.study import read_study; from tasks.final.train import settings_of, train;"
+        "from tasks.inputs.opened import Inputs; from mars_core.training.finetune import Listeners;"
+        "config, baseline = read_study(sys.argv[1]), read_baseline('pair-2-4');"
+        "train(Inputs(config), baseline, settings_of(config, baseline, 8, Path(sys.argv[2])), Listeners())"
     )
     write_study(with_two, tmp_path / "study.yaml")
     owner = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "study.yaml"), str(tmp_path / "cut")])

@@ -14,13 +14,11 @@ from mars_core.demo import demo_backbone_path
 from tasks.inputs.base_model import (
     PIECE,
     PIECES,
-    base_model,
-    base_processor,
     checkpoint_fingerprint,
-    final_base_model,
     model_fingerprint,
-    study_partition,
 )
+from tasks.inputs.opened import Inputs, open_inputs
+from tasks.running.kept import kept_open
 from tasks.settings.data import DataConfig
 from tasks.settings.model import FamilyConfig, LoadingConfig
 from tasks.settings.recipe import RecipeConfig
@@ -42,7 +40,6 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def fingerprint(folder: Path) -> str:
-    checkpoint_fingerprint.cache_clear()
     return checkpoint_fingerprint(str(folder))
 
 
@@ -75,7 +72,6 @@ def test_a_hub_id_stands_for_its_present_commit(tmp_path, monkeypatch):
 
     def fingerprint_at(commit):
         (repository / "refs" / "main").write_text(commit)
-        checkpoint_fingerprint.cache_clear()
         return checkpoint_fingerprint("org/model")
 
     found = [fingerprint_at(commit) for commit in (*commits, commits[0])]
@@ -103,20 +99,32 @@ def test_what_changes_results_changes_the_fingerprint(study):
 
 
 def test_a_described_family_and_the_attention_reach_the_base_model(study):
-    base = base_model(study(family=FAMILY, loading=LoadingConfig(attn_implementation="eager")))
+    base = Inputs(study(family=FAMILY, loading=LoadingConfig(attn_implementation="eager"))).base_model
     assert base.partition.family == FAMILY.as_family()
     assert base.model.config._attn_implementation == "eager"
 
 
-def test_the_base_model_is_loaded_once(study):
-    first = base_model(study())
-    assert base_model(study(micro_batch_size=2)) is first
-    assert final_base_model(study()) is first
-    attention = study(recipe=RecipeConfig(targets="attention"))
-    assert base_model(attention).model is first.model  # the same weights, other layers adapted
-    assert len(base_model(attention).partition.group("llm")) == 3 * 4
-    assert study_partition(attention) == base_model(attention).partition
-    assert base_processor(study()).tokenizer.get_vocab() == first.processor.tokenizer.get_vocab()
+def test_the_base_model_is_loaded_once_and_anew_where_it_was_dropped(study):
+    inputs = Inputs(study(recipe=RecipeConfig(targets="attention")))
+    first = inputs.base_model
+    assert inputs.base_model is first
+    assert inputs.final_base_model is first
+    assert len(first.partition.group("llm")) == 3 * 4
+    assert inputs.partition == first.partition
+    assert inputs.processor.tokenizer.get_vocab() == first.processor.tokenizer.get_vocab()
+    inputs.drop_models()
+    assert inputs.base_model.model is not first.model
+
+
+def test_a_block_has_one_set_of_inputs_for_equal_settings_and_the_next_block_its_own(study):
+    with kept_open():
+        first = open_inputs(study())
+        with kept_open():
+            assert open_inputs(study()) is first
+        assert open_inputs(study(micro_batch_size=2)) is not first
+    with kept_open():
+        assert open_inputs(study()) is not first
+    assert open_inputs(study()) is not open_inputs(study())
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="what is said where there is no GPU")
@@ -124,9 +132,9 @@ def test_spreading_the_base_concerns_the_final_run_alone_and_needs_a_gpu(study):
     """Packs share one device and take the model as ever; the final run is refused before anything is trained."""
     plain = study().model_copy(update={"device": "auto"})
     spread = plain.model_copy(update={"loading": LoadingConfig(spread=True)})
-    assert base_model(spread) is base_model(plain)
+    assert Inputs(spread).partition == Inputs(plain).partition
     assert model_fingerprint(spread) == model_fingerprint(plain)
     with pytest.raises(ValueError, match=r"loading\.spread needs GPUs, and PyTorch sees no CUDA device here"):
-        final_base_model(spread)
+        _ = Inputs(spread).final_base_model
     with pytest.raises(ValueError, match=r"loading\.spread is for GPUs, and device is cpu"):
         study(loading=LoadingConfig(spread=True))

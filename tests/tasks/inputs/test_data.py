@@ -18,7 +18,7 @@ from PIL import Image
 import tasks.inputs.image_cache
 from mars_core.data.image_fingerprints import fingerprint_of
 from mars_core.data.records import PathImage
-from tasks.inputs.data import check_data, forget_data, load_data
+from tasks.inputs.data import check_data, load_data
 from tasks.inputs.image_cache import fingerprint_all, remembered_fingerprints
 from tasks.settings.data import DataConfig
 
@@ -26,7 +26,6 @@ from tasks.settings.data import DataConfig
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("MARS_CACHE", str(tmp_path / "cache"))
-    load_data.cache_clear()
     return tmp_path / "cache" / "image-looks.sqlite"
 
 
@@ -186,7 +185,6 @@ def test_images_in_a_table_that_kept_its_size_and_time_are_read_again(tmp_path):
     write(20)
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert file.stat().st_size == status.st_size
-    forget_data()
     assert load_data(config).digests != first
 
 

@@ -1,4 +1,4 @@
-"""The standing adapter, where another run of its pair is about to take its folder."""
+"""The champion's adapter, where another run of its pair is about to take its folder."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_run_with_other_settings_does_not_take_the_standing_adapter_away(confi
         assert (read_champion(Path(config.study)).adapter, standing_weights(config)) == (KEPT, "before"), attempt
     train(config, "after")
     assert standing_weights(config) == "before"
-    # Decisions that were made against the standing choice are still made against it.
+    # Decisions that were made against the champion are still made against it.
     assert champion_hash(read_champion(Path(config.study))) == champion_hash(before)
     keep(Study(config, first(config)), ARM, "once more")  # what is in `final` now does not stand
     assert standing_weights(config) == "before"

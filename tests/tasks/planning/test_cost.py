@@ -9,8 +9,7 @@ import pytest
 
 from mars_core.demo import demo_backbone_path
 from mars_core.ranks import RankPair
-from tasks.inputs.data import forget_data, validation_set
-from tasks.inputs.data import test_set as held_out
+from tasks.inputs.opened import Inputs
 from tasks.planning.cost import cost_on, extreme_shapes, final_pair, sample_shapes
 from tasks.settings.calibration import CalibrationConfig
 from tasks.settings.data import DataConfig
@@ -23,7 +22,7 @@ from tasks.settings.study import StudyConfig
 def config(tmp_path, demo_data):
     shutil.copytree(demo_data, tmp_path / "data")
     folder = tmp_path / "data"
-    yield StudyConfig(
+    return StudyConfig(
         study=str(tmp_path / "study"),
         model=str(demo_backbone_path()),
         data=DataConfig(
@@ -36,8 +35,6 @@ def config(tmp_path, demo_data):
         calibration=CalibrationConfig(ranks=(2, 4), samples=64, smallest_size=8),
         device="cpu",
     )
-    forget_data()
-    extreme_shapes.cache_clear()
 
 
 def lengthen(file, speaker):
@@ -49,17 +46,16 @@ def lengthen(file, speaker):
 
 def test_memory_is_counted_for_the_longest_sample_of_any_split(config, tmp_path):
     before = cost_on(config, "h100")
-    extreme_shapes.cache_clear()
-    forget_data()
     lengthen(tmp_path / "data" / "test.json", "human")
     lengthen(tmp_path / "data" / "validation.json", "gpt")
     after = cost_on(config, "h100")
-    tokens = [len(sample) for split in (held_out, validation_set) for sample in split(config)]
-    answers = [int((sample.labels[1:] != -100).sum()) for sample in validation_set(config)]
-    found = extreme_shapes(config, 14)
+    held_out = Inputs(config).test_set()
+    tokens = [len(sample) for split in (held_out, Inputs(config).validation_set) for sample in split]
+    answers = [int((sample.labels[1:] != -100).sum()) for sample in Inputs(config).validation_set]
+    found = extreme_shapes(Inputs(config), 14)
     assert max(shape.tokens for shape in found) == max(tokens)
     assert max(shape.answers for shape in found) == max(answers)
-    assert max(shape.tokens for shape in sample_shapes(config, 14)) < max(tokens) - 300
+    assert max(shape.tokens for shape in sample_shapes(Inputs(config), 14)) < max(tokens) - 300
     assert after["samples"]["longest_tokens"] == max(tokens)
     assert after["samples"]["counted"] == 64 + 12 + 12
     for phase in ("calibration", "final"):

@@ -148,7 +148,7 @@ def test_old_revisions_go_but_not_the_standing_choice_nor_the_champion(config):
     assert found(policy, Champions(revisions=frozenset({2}))) == {"revisions/001": "old revision"}
     notes = " ".join(plan_cleaning(policy, Champions(revisions=frozenset({2}))).notes)
     assert "revision 2 is kept: holds the registered champion" in notes
-    assert "revision 3 is kept: holds the standing choice" in notes
+    assert "revision 3 is kept: holds the champion" in notes
 
 
 def test_a_registry_that_cannot_be_asked_keeps_every_revision(config):

@@ -7,6 +7,7 @@ import time
 import httpx
 import pytest
 import requests
+from PIL import UnidentifiedImageError
 from prefect import flow, task
 
 from flows.workers import trigger_final
@@ -34,6 +35,13 @@ def answered(status: int) -> Exception:
     return httpx.HTTPStatusError(str(status), request=request, response=httpx.Response(status, request=request))
 
 
+def because_of(error: OSError) -> ValueError:
+    """As the reader of images raises where one cannot be read."""
+    mistake = ValueError("image 3.png cannot be read")
+    mistake.__cause__ = error
+    return mistake
+
+
 @pytest.mark.parametrize(
     ("error", "tries"),
     [
@@ -44,6 +52,9 @@ def answered(status: int) -> Exception:
         (answered(503), 4),
         (answered(409), 1),
         (ValueError("a caller's mistake"), 1),
+        (because_of(OSError("image file is truncated")), 1),
+        (because_of(UnidentifiedImageError("cannot identify image file")), 1),
+        (because_of(OSError(5, "Input/output error")), 4),
         (RuntimeError("CUDA out of memory"), 1),
     ],
 )

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from mars_core.demo import demo_backbone_path
-from tasks.inputs.data import forget_data
+from tasks.inputs.opened import Inputs
 from tasks.settings.data import DataConfig
 from tasks.settings.recipe import RecipeConfig
 from tasks.settings.study import StudyConfig
@@ -25,8 +25,7 @@ def config(demo_data, tmp_path):
 
 
 def key(config):
-    forget_data()
-    return check.content_key(CONTEXT, {"config": config})
+    return check.content_key(CONTEXT, {"inputs": Inputs(config)})
 
 
 def test_a_check_is_reused_only_for_the_same_data_recipe_and_code(config, tmp_path, monkeypatch):

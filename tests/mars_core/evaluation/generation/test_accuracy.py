@@ -69,7 +69,7 @@ def test_accuracy_of_full_and_image_split_and_of_every_group(folder):
     samples = read_samples(str(folder), None, None, None)
     rows = [mark(question_of(sample), predictions[sample.id], subgroups(sample)) for sample in samples]
     table = pa.Table.from_pylist(rows, schema=SCHEMA).to_pandas()
-    found = summary(table, 3)
+    found = summary(table, 3).to_json()
     counts = {name: (score["correct"], score["n"]) for name, score in found["scienceqa"].items()}
     assert counts == {
         "NAT": (1, 2), "SOC": (0, 1), "LAN": (1, 1), "TXT": (2, 2), "IMG": (1, 2), "NO": (0, 1),
@@ -89,7 +89,7 @@ def test_the_interval_is_wilsons():
     n, right, z = 20, 19, 1.959964
     rows = pd.DataFrame({"correct": [True] * right + [False], "has_image": False, "method": "text", "task": "t"})
     rows["groups"] = [[] for _ in range(n)]
-    p, low, high = right / n, *summary(rows, 0)["overall"]["interval"]
+    p, low, high = right / n, *summary(rows, 0).overall.interval
     centre, half = p + z**2 / (2 * n), z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     # z has seven digits here
     assert (low, high) == pytest.approx(((centre - half) / (1 + z**2 / n), (centre + half) / (1 + z**2 / n)), abs=1e-6)

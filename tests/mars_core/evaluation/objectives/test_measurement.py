@@ -168,7 +168,7 @@ def test_a_pack_measures_what_plain_evaluation_measures(base, items, measure, ad
             remove_adapters(wrapped).eval()
         assert found.overall.loss == pytest.approx(last.val_loss, rel=1e-9)
         assert found.objective == pytest.approx(last.val_objective, rel=1e-9)
-        restored = kept[2].members[number]["checkpoints"]
+        restored = kept[2].runs[number]["checkpoints"]
         assert [checkpoint["val_objective"] for checkpoint in restored][-1] == last.val_objective
 
 

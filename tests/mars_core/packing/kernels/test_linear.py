@@ -79,7 +79,7 @@ def test_neighbours_of_equal_rank_are_stacked_as_views(member_ranks, together):
     stacks = stack(adapters)
     assert [len(one.a) for one in stacks] == together
     for one in stacks:
-        for place, adapter in zip(one.a_grad, adapters[one.members], strict=True):
+        for place, adapter in zip(one.a_grad, adapters[one.runs], strict=True):
             place.fill_(7)
             assert (adapter.a_grad == 7).all()
             assert (adapter.b_transposed_grad == 1).all()
