@@ -18,13 +18,14 @@ assumed of it, so neither warm-up nor annealing nor the form of the size depende
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
 from mars_core.surface.common import common_columns
-from mars_core.surface.curves import Curves, Floats
+from mars_core.surface.curves import Curves, Floats, Ints
 from mars_core.surface.noise import Scatter, whitened
 
 # Log sizes, counted back from the largest, between which the hinges rise: the last third of a run, the third before,
@@ -50,21 +51,40 @@ class Equations:
     run_score: Floats
     constant: float
 
-    def at(self, tau: Floats) -> tuple[Floats, Floats, Floats]:
-        """Information, score and log likelihood part for standard deviations of run levels.
+
+class EquationsByExponent:
+    """Equations that differ in the exponent of the size alone, for many exponents at once.
+
+    One call for all walkers of a sampler takes a fraction of one call for each exponent: grids are small.
+    """
+
+    def __init__(self, equations: Sequence[Equations]) -> None:
+        self._information = np.stack([one.information for one in equations])
+        self._score = np.stack([one.score for one in equations])
+        self._coupling = np.stack([one.coupling for one in equations])
+        self._eigenvalues = np.stack([one.eigenvalues for one in equations])
+        self._run_score = np.stack([one.run_score for one in equations])
+        self._constant = np.array([one.constant for one in equations])
+
+    def at(self, exponent: Ints, tau: Floats) -> tuple[Floats, Floats, Floats]:
+        """Information, score and log likelihood part.
 
         Args:
-            tau: (n,).
+            exponent: index of the equations, (n,).
+            tau: standard deviation of run levels, (n,).
 
         Returns:
             (n, n_coef, n_coef), (n, n_coef), (n,).
         """
+        eigenvalues, coupling, run_score = (
+            each[exponent] for each in (self._eigenvalues, self._coupling, self._run_score)
+        )
         precision = 1.0 / tau[:, None] ** 2
-        gain = 1.0 / (self.eigenvalues + precision)  # (n, n_runs)
-        information = self.information - (self.coupling * gain[:, None, :]) @ self.coupling.T
-        score = self.score - (gain * self.run_score) @ self.coupling.T
-        log_part = -0.5 * np.sum(np.log1p(self.eigenvalues / precision), axis=1)
-        return information, score, self.constant + log_part + 0.5 * (gain * self.run_score**2).sum(axis=1)
+        gain = 1.0 / (eigenvalues + precision)  # (n, n_runs)
+        information = self._information[exponent] - (coupling * gain[:, None, :]) @ np.swapaxes(coupling, 1, 2)
+        score = self._score[exponent] - (coupling @ (gain * run_score)[:, :, None])[:, :, 0]
+        log_part = 0.5 * (gain * run_score**2 - np.log1p(eigenvalues / precision)).sum(axis=1)
+        return information, score, self._constant[exponent] + log_part
 
 
 def features(curves: Curves, beta: float) -> Floats:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from mars_core.ranks import Pair
-from mars_core.surface.curves import Curves, Floats
-from mars_core.surface.equations import KNOTS, Equations, build_equations, designs, features, features_at
+from mars_core.surface.curves import Curves, Floats, Ints
+from mars_core.surface.equations import KNOTS, EquationsByExponent, build_equations, designs, features, features_at
 from mars_core.surface.noise import Scatter, estimate_scatter, spread_of_runs
 from mars_core.surface.prior import NAMES, Distances, bounds, distances, factors
 from mars_core.surface.sampler import States, draw_states
@@ -69,15 +69,18 @@ def fit_surface(curves: Curves, pairs: Sequence[Pair], seed: int = 0) -> Surface
     """
     place = {index: list(pairs).index(pair) for index, pair in enumerate(curves.pairs)}
     scatter = estimate_scatter(curves)
-    equations = [build_equations(curves, scatter, *designs(curves, beta, len(pairs), place)) for beta in BETAS]
+    equations = EquationsByExponent(
+        [build_equations(curves, scatter, *designs(curves, beta, len(pairs), place)) for beta in BETAS]
+    )
     between, n_features = distances(pairs, curves.pairs), 6 if curves.annealed else 5
     limits = bounds(scatter.sigma, spread_of_runs(curves))
 
     at_once = max(1, BYTES // (8 * (n_features * len(pairs)) ** 2))
 
-    def log_likelihood(exponent: int, hyper: Floats) -> Floats:
-        parts = np.array_split(hyper, math.ceil(len(hyper) / at_once))
-        return np.concatenate([_log_evidence(equations[exponent], between, n_features, part) for part in parts])
+    def log_likelihood(exponent: Ints, hyper: Floats) -> Floats:
+        n = math.ceil(len(hyper) / at_once)
+        parts = zip(np.array_split(exponent, n), np.array_split(hyper, n), strict=True)
+        return np.concatenate([_log_evidence(equations, between, n_features, *part) for part in parts])
 
     states = draw_states(log_likelihood, limits.low, limits.high, np.log(BETA_PRIOR), seed)
     coefficients, drift = _draw_coefficients(equations, between, n_features, states, np.random.default_rng([seed, 1]))
@@ -95,10 +98,10 @@ def fit_surface(curves: Curves, pairs: Sequence[Pair], seed: int = 0) -> Surface
 
 
 def _whitened_posterior(
-    equations: Equations, between: Distances, n_features: int, hyper: Floats
+    equations: EquationsByExponent, between: Distances, n_features: int, exponent: Ints, hyper: Floats
 ) -> tuple[list[Floats], Floats, Floats, Floats]:
     """Prior factors G of the blocks, Cholesky factor C of I + G' information G, C^-1 G' score, and the constant."""
-    information, score, constant = equations.at(np.exp(hyper[:, NAMES.index("tau")]))
+    information, score, constant = equations.at(exponent, np.exp(hyper[:, NAMES.index("tau")]))
     G = factors(between, hyper, n_features)
     n, n_pairs = len(hyper), G[0].shape[1]
     whole = np.empty((n, n_features * n_pairs + 1, n_features * n_pairs + 1))
@@ -116,15 +119,17 @@ def _whitened_posterior(
     return G, C[:, :-1, :-1], C[:, -1, :-1], constant
 
 
-def _log_evidence(equations: Equations, between: Distances, n_features: int, hyper: Floats) -> Floats:
+def _log_evidence(
+    equations: EquationsByExponent, between: Distances, n_features: int, exponent: Ints, hyper: Floats
+) -> Floats:
     """Log marginal likelihood of the hyperparameters, (n,), up to a constant of the data."""
-    _, C, reduced, constant = _whitened_posterior(equations, between, n_features, hyper)
+    _, C, reduced, constant = _whitened_posterior(equations, between, n_features, exponent, hyper)
     half_determinant = np.log(np.diagonal(C, axis1=1, axis2=2)).sum(axis=1)
     return np.asarray(constant - half_determinant + 0.5 * (reduced**2).sum(axis=1))
 
 
 def _draw_coefficients(
-    equations: Sequence[Equations], between: Distances, n_features: int, states: States, rng: np.random.Generator
+    equations: EquationsByExponent, between: Distances, n_features: int, states: States, rng: np.random.Generator
 ) -> tuple[Floats, Floats]:
     """Two draws per state, on either side of its mean: of coefficients (.., n_coef) and of the drift (.., n_pairs)."""
     n_pairs = between.lines.shape[1]
@@ -132,7 +137,7 @@ def _draw_coefficients(
     drift = np.empty((len(states.exponent), n_pairs))
     for exponent in np.unique(states.exponent):
         own = states.exponent == exponent
-        G, C, reduced, _ = _whitened_posterior(equations[exponent], between, n_features, states.hyper[own])
+        G, C, reduced, _ = _whitened_posterior(equations, between, n_features, states.exponent[own], states.hyper[own])
         both = np.stack([reduced, rng.standard_normal(reduced.shape)], axis=2)
         solved = np.linalg.solve(np.swapaxes(C, 1, 2), both).reshape(len(both), n_features, -1, 2)
         coefficients = np.stack([block @ solved[:, index] for index, block in enumerate(G)], axis=1)

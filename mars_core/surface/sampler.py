@@ -22,7 +22,7 @@ RESCUES = (20, 40, 55)  # sweeps of the burn-in
 LEFT_BEHIND = 8.0  # log density below the median
 LONG_STEPS = 0.1  # share of steps by a whole difference, which lead from one mode to another
 
-LogLikelihood = Callable[[int, Floats], Floats]
+LogLikelihood = Callable[[Ints, Floats], Floats]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ def draw_states(
     """Sample hyperparameters under a uniform prior between `low` and `high`.
 
     Args:
-        log_likelihood: of an exponent's index and hyperparameters (n, n_hyper), gives (n,).
+        log_likelihood: of indices of exponents (n,) and hyperparameters (n, n_hyper), gives (n,).
         low: lower bounds.
         high: upper bounds.
         log_prior_exponent: log prior of each exponent.
@@ -51,9 +51,9 @@ def draw_states(
     def log_posterior(exponent: Ints, hyper: Floats) -> Floats:
         found = np.full(len(hyper), -np.inf)
         inside = np.all((hyper >= low) & (hyper <= high), axis=1)
-        for index in np.unique(exponent[inside]):
-            chosen = inside & (exponent == index)
-            found[chosen] = log_likelihood(int(index), hyper[chosen]) + log_prior_exponent[index]
+        if inside.any():
+            own = exponent[inside]
+            found[inside] = log_likelihood(own, hyper[inside]) + log_prior_exponent[own]
         return found
 
     walkers, exponent = _starts(log_posterior, low, high, log_prior_exponent, rng)

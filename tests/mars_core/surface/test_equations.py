@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mars_core.surface.curves import read_curves
-from mars_core.surface.equations import build_equations, designs
+from mars_core.surface.equations import EquationsByExponent, build_equations, designs
 from mars_core.surface.noise import Scatter, whitened
 from mars_core.surface.posterior import _log_evidence, _whitened_posterior
 from mars_core.surface.prior import NAMES, bounds, distances, factors
@@ -75,10 +75,12 @@ def test_whitening_whitens(curves):
 def test_evidence_and_mean_equal_the_dense_model(curves, seed):
     """Both sides are exact up to rounding; the evidence may differ by a constant of the data."""
     place = {i: i for i in range(len(curves.pairs))}
-    equations = build_equations(curves, SCATTER, *designs(curves, BETA, len(curves.pairs), place))
+    own, other = (build_equations(curves, SCATTER, *designs(curves, b, len(curves.pairs), place)) for b in (BETA, 0.9))
+    equations = EquationsByExponent([other, own])
     between, hyper = distances(curves.pairs, curves.pairs), hypers(seed)
-    found = _log_evidence(equations, between, 6, hyper)
-    G, C, reduced, _ = _whitened_posterior(equations, between, 6, hyper)
+    exponent = np.ones(len(hyper), dtype=np.int64)
+    found = _log_evidence(equations, between, 6, exponent, hyper)
+    G, C, reduced, _ = _whitened_posterior(equations, between, 6, exponent, hyper)
     n = len(curves.pairs)
     for i, one in enumerate(hyper):
         evidence, mean = dense(curves, one)
