@@ -39,6 +39,7 @@ ROUNDS = 6  # of weighting by doubt
 SAME = 1e-6  # log rates closer than this are one rate
 Z = 1.96  # of a 95% interval
 SAME_SIZE = 0.1  # of a log: sizes that are compared as one
+SEEDS_APART = 2.0  # variance of runs of different seeds over that of one seed's: their luck is as large as the scatter
 EPSILON = 1e-9  # of the largest: singular values that are none
 
 
@@ -133,7 +134,8 @@ def fit_learning_rates(ends: pd.DataFrame, level: float) -> RateFit | None:
     tried = [_tried(axis, own, pairs) for axis, own in zip(axes, rates.T, strict=True)]
     mean, sd = _prior(law, tried, level)
     effects = _effects(ends[several], group[several], across[several])
-    problem = _Problem(law, ends[several], rates[several], effects, mean, sd, level)
+    noisier = np.where(across[several], SEEDS_APART, 1.0)
+    problem = _Problem(law, ends[several], rates[several], effects, noisier, mean, sd, level)
     starts = [problem.solve(_start(mean, shift, law)) for shift in _shifts(tried)]
     phi = min(starts, key=problem.cost)
     covariance, scatter = problem.laplace(phi)
@@ -245,6 +247,7 @@ class _Problem:
         ends: pd.DataFrame,
         rates: Floats,
         effects: Floats,
+        noisier: Floats,
         mean: Floats,
         sd: Floats,
         level: float,
@@ -253,7 +256,7 @@ class _Problem:
         self.pairs = [(int(a), int(b)) for a, b in zip(ends["r_me"], ends["r_llm"], strict=True)]
         self.size = ends["D"].to_numpy(dtype=np.float64)
         self.value = ends["value"].to_numpy(dtype=np.float64)
-        self.effects = effects
+        self.effects, self.noisier = effects, noisier
         self.usual = USUAL_SHARE * level
         told = [pair in set(self.pairs) for pair in law.pairs] * len(law.axes)  # by several rates
         self.told = np.arange(len(mean))[law.offsets][told]
@@ -293,14 +296,16 @@ class _Problem:
 
     def _weigh(self, phi: Floats) -> None:
         cost = self.law.penalty(phi, self.rates, self.pairs, self.size)
-        self.weight = 1.0 / np.sqrt(self.scatter**2 + (DOUBT * cost) ** 2)
+        self.weight = 1.0 / np.sqrt(self.noisier * self.scatter**2 + (DOUBT * cost) ** 2)
         self.free = np.linalg.qr(self.weight[:, None] * self.effects)[0]
 
     def _scatter(self, phi: Floats) -> float:
-        """Standard deviation of runs, from those near their best rate."""
+        """Standard deviation of runs, from those near their best rate; what phi and the effects fit away counts."""
+        n = len(self.value)
         share = (self.weight * self.scatter) ** 2  # how much of a run's variance is scatter
-        white = self._residuals(phi)[: len(self.value)]
-        freedom = max(float(share.sum()) - self.effects.shape[1] - 2.0, 0.0)
+        white, J = self._residuals(phi)[:n], self._jacobian(phi)
+        fitted = np.sum(self.free**2, axis=1) + np.einsum("ij,ij->i", J[:n] @ np.linalg.inv(J.T @ J), J[:n])
+        freedom = float(np.sum(share * np.maximum(1.0 - fitted, 0.0)))
         squares = float(np.sum(share * white**2)) * self.scatter**2
         return float(np.sqrt((squares + PRIOR_FREEDOM * self.usual**2) / (freedom + PRIOR_FREEDOM)))
 
