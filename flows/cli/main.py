@@ -20,6 +20,7 @@ from flows.cli import (
     init,
     model,
     nightly,
+    published,
     schedule,
     stack,
     stages,
@@ -81,6 +82,7 @@ app.command("doctor")(doctor.doctor)
 app.add_typer(schedule.app, name="schedule")
 app.add_typer(model.app, name="model")
 app.add_typer(data.app, name="data")
+laws_app.command("published")(published.published)
 app.add_typer(laws_app, name="laws")
 
 
