@@ -20,6 +20,7 @@ from flows.cli import (
     init,
     model,
     nightly,
+    plan,
     published,
     schedule,
     stack,
@@ -83,6 +84,7 @@ app.add_typer(schedule.app, name="schedule")
 app.add_typer(model.app, name="model")
 app.add_typer(data.app, name="data")
 laws_app.command("published")(published.published)
+app.add_typer(plan.app, name="plan")
 app.add_typer(laws_app, name="laws")
 
 

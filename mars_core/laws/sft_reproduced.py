@@ -107,7 +107,7 @@ def _scores() -> list[Row]:
 
 def _points_lost(theta: dict[str, float], N: float, D_pretrain: float, D_SFT: float) -> float:
     """What Eq. 1 takes off A; the library's law stops at 0, which would hide that the printed one does not."""
-    return (
+    return float(
         theta["B"] / N ** theta["alpha"]
         + theta["C"] / D_pretrain ** theta["beta"]
         + theta["E"] / D_SFT ** theta["gamma"]
