@@ -16,6 +16,7 @@ from flows.cli import (
     demo,
     doctor,
     export,
+    forgetting,
     importing,
     init,
     model,
@@ -71,6 +72,7 @@ app.command("evaluate")(stages.evaluate)
 app.command("report")(stages.report)
 app.command("init")(init.init)
 app.command("compare")(compare.compare)
+app.command("forgetting")(forgetting.forgetting)
 app.command("export")(export.export)
 app.command("correlate")(correlate.correlate)
 app.command("import")(importing.import_)

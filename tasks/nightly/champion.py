@@ -15,7 +15,7 @@ from prefect.cache_policies import NO_CACHE
 
 from mars_core.data.dataset import EncodedDataset
 from mars_core.data.records import Sample
-from mars_core.drift import Acceptance, LawSummary, ValidationScore, judge_final
+from mars_core.drift import Acceptance, Forgotten, LawSummary, ValidationScore, judge_final, judge_forgetting
 from mars_core.evaluation.scores import evaluate
 from mars_core.metrics.identity import content_hash
 from mars_core.models.lora import remove_adapters
@@ -25,6 +25,7 @@ from tasks.choice.fit import laws_path, read_laws
 from tasks.choice.search import choice_path, read_choice
 from tasks.final.arm import Arm
 from tasks.final.evaluate import evaluation_path, read_evaluation
+from tasks.final.forgetting import forgetting_of
 from tasks.final.pair import final_folder, read_final
 from tasks.inputs.base_model import final_base_model, model_fingerprint
 from tasks.inputs.data import load_data, scored_batches, usable_digests, usable_samples
@@ -145,7 +146,8 @@ def accept_if_better(study: Study, arm: Arm) -> dict[str, Any]:
     if champion is not None and _is(champion, study.revision, arm):
         return Acceptance(True, champion.accepted_because).to_json()
     known = read_acceptance(study.revision, arm, champion)
-    if known is not None and not known.accepted:  # an accepted one that does not stand was lost: decide again
+    # An accepted one that does not stand was lost, and of a refusal the limit may have changed: decide again.
+    if known is not None and not known.accepted and _still_refused(known, study.config):
         return known.to_json()
     if is_remote(study.config.study) and not tracking.is_tracked(read_final(study.revision, arm)["mlflow_run_id"]):
         return Acceptance(False, NOT_TRACKED_HERE).to_json()  # not kept: the machine that has the run decides
@@ -169,7 +171,13 @@ def read_acceptance(revision: Revision, arm: Arm, champion: Champion | None) -> 
     return Acceptance.from_json(stored["decision"]) if stored["against"] == against else None
 
 
+def _still_refused(known: Acceptance, config: StudyConfig) -> bool:
+    return known.forgotten is None or known.forgotten.limit == config.search.max_forgetting
+
+
 def _judge(study: Study, arm: Arm, champion: Champion | None) -> Acceptance:
+    if (refused := _forgot_too_much(study, arm)) is not None:
+        return refused
     if champion is None:
         return Acceptance(True, "the first final run of this study")
     if champion.model_fingerprint != model_fingerprint(study.config):
@@ -193,6 +201,17 @@ def _judge(study: Study, arm: Arm, champion: Champion | None) -> Acceptance:
     new_loss = _loss(study.config, final_folder(study.revision, arm) / "adapter", unseen)
     standing_loss = _loss(study.config, champion_adapter, unseen)
     return judge_final(ValidationScore(new_loss, standing_loss, len(unseen), len(samples)))
+
+
+def _forgot_too_much(study: Study, arm: Arm) -> Acceptance | None:
+    """A refusal where `search.max_forgetting` is set and the final run lost more on the upstream tasks."""
+    limit = study.config.search.max_forgetting
+    if limit is None:
+        return None
+    F = forgetting_of(study, arm).F
+    if F is None:  # the settings ask for upstream tasks
+        raise RuntimeError("the upstream tasks gave no measure of forgetting")
+    return judge_forgetting(Forgotten(F.value, F.low, F.high, limit))
 
 
 def _not_comparable(why: str) -> Acceptance:

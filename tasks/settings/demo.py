@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from mars_core.demo import build_demo_data, demo_backbone_path
+from mars_core.demo.upstream import build_upstream_data
 from tasks.running.progress import progress_bar, show_message
 from tasks.settings.calibration import CalibrationConfig
 from tasks.settings.data import DataConfig
 from tasks.settings.recipe import RecipeConfig
 from tasks.settings.study import StudyConfig, read_study, write_study
+from tasks.settings.upstream import UpstreamTask
 
 TRAIN_SAMPLES, VALIDATION_SAMPLES, TEST_SAMPLES = 4096, 256, 512
+UPSTREAM_SAMPLES = 200  # of each task
 
 
 def prepare_demo(folder: Path) -> StudyConfig:
@@ -25,6 +28,7 @@ def prepare_demo(folder: Path) -> StudyConfig:
             n_test=TEST_SAMPLES,
             progress=lambda done, _: advance(done),
         )
+    before = build_upstream_data(folder / "upstream", n_samples=UPSTREAM_SAMPLES)
     study = folder / "study.yaml"
     config = StudyConfig(
         study=str((folder / "study").resolve()),
@@ -38,6 +42,11 @@ def prepare_demo(folder: Path) -> StudyConfig:
         # The rate is what many guides give for LoRA; the calibration shows what it costs here.
         recipe=RecipeConfig(learning_rate=2e-4, max_tokens=512),
         calibration=CalibrationConfig(ranks=(2, 4, 8, 16), learning_rates="auto", samples=1024, smallest_size=32),
+        # What the backbone could do before it saw the demo's data: what it forgets of that is measured.
+        upstream=(
+            UpstreamTask(name="reading", data=str(before.reading.resolve())),
+            UpstreamTask(name="looks", data=str(before.looks.resolve()), images=str(before.images.resolve())),
+        ),
         evaluation_batch_size=64,
     )
     write_study(config, study)

@@ -1,4 +1,4 @@
-"""Selective tuning: the own weights of some layers alone: top layers, the last one, the projector (arXiv 2503.04543)."""
+"""Selective tuning: own weights of some layers alone: top layers, the last one, the projector (arXiv 2503.04543)."""
 
 from __future__ import annotations
 
