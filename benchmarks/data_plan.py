@@ -42,6 +42,7 @@ VALIDATION_ANSWERS, TEST_ANSWERS = 679, 1338
 BATCH, WHOLE = 8, 4096
 TARGETS = (45.0, 47.0, 49.0)
 PLANNED_PAIR = (8, 16)
+RATE = 2e-3  # of the stored calibration and final runs
 OTHER_SEED = 10  # of the planned runs: neither of the calibrations'
 
 Asked = tuple[Calibration, ScoreLaw]
@@ -145,14 +146,14 @@ def train(cells: Sequence[dict[str, Any]], most: int, trained: list[dict[str, An
     missing = [cell for cell in cells if (cell["seed"], cell["target"], cell["size"]) not in done][:most]
     if not missing:
         return
-    with tempfile.TemporaryDirectory() as folder:
-        data, recipe = build_demo_data(Path(folder)), Recipe(max_tokens=512)
-        bench = load_bench(data, Settings(recipe, 1, WHOLE, 256))
-        for cell in missing:
-            settings = Settings(recipe, cell["size"] // BATCH, len(bench.train), len(bench.validation))
-            found = measure(bench, settings, RankPair(*PLANNED_PAIR), OTHER_SEED + cell["seed"])
-            score = {"loss": float(np.log(found["perplexity"])), "score": 100 * found["accuracy"]}
-            trained.append(cell | score)
+    folder, recipe = Path(tempfile.gettempdir()) / "mars-data-plan", Recipe(learning_rate=RATE, max_tokens=512)
+    data = build_demo_data(folder, n_train=WHOLE, n_validation=256, n_test=512)
+    bench = load_bench(data, Settings(recipe, 1, WHOLE, 256))
+    for cell in missing:
+        settings = Settings(recipe, cell["size"] // BATCH, len(bench.train), len(bench.validation))
+        found = measure(bench, settings, RankPair(*PLANNED_PAIR), OTHER_SEED + cell["seed"])
+        score = {"loss": float(np.log(found["perplexity"])), "score": 100 * found["accuracy"]}
+        trained.append(cell | score)
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
