@@ -145,9 +145,8 @@ def accept_if_better(study: Study, arm: Arm) -> dict[str, Any]:
     champion = read_champion(study.folder)
     if champion is not None and _is(champion, study.revision, arm):
         return Acceptance(True, champion.accepted_because).to_json()
-    known = read_acceptance(study.revision, arm, champion)
-    # An accepted one that does not stand was lost, and of a refusal the limit may have changed: decide again.
-    if known is not None and not known.accepted and _still_refused(known, study.config):
+    known = read_acceptance(study.revision, arm, champion, study.config.search.max_forgetting)
+    if known is not None and not known.accepted:  # an accepted one that does not stand was lost: decide again
         return known.to_json()
     if is_remote(study.config.study) and not tracking.is_tracked(read_final(study.revision, arm)["mlflow_run_id"]):
         return Acceptance(False, NOT_TRACKED_HERE).to_json()  # not kept: the machine that has the run decides
@@ -161,18 +160,23 @@ def accept_by_hand(study: Study, arm: Arm) -> dict[str, Any]:
     return _decide(study, arm, champion, Acceptance(True, "accepted by hand"))
 
 
-def read_acceptance(revision: Revision, arm: Arm, champion: Champion | None) -> Acceptance | None:
-    """The decision about a final run against this standing choice, None where there is none."""
+def read_acceptance(
+    revision: Revision, arm: Arm, champion: Champion | None, max_forgetting: float | None = None
+) -> Acceptance | None:
+    """The decision about a final run against this standing choice, None where there is none.
+
+    max_forgetting: the present limit. A run that was refused by another one is decided about again.
+    """
     path = _acceptance_path(revision, arm)
     if not path.is_file():
         return None
     stored = read_json(path)
     against = {"standing": champion_hash(champion), "run": read_final(revision, arm)["mlflow_run_id"]}
-    return Acceptance.from_json(stored["decision"]) if stored["against"] == against else None
-
-
-def _still_refused(known: Acceptance, config: StudyConfig) -> bool:
-    return known.forgotten is None or known.forgotten.limit == config.search.max_forgetting
+    if stored["against"] != against:
+        return None
+    decision = Acceptance.from_json(stored["decision"])
+    same_limit = decision.forgotten is None or decision.forgotten.limit == max_forgetting
+    return decision if same_limit else None
 
 
 def _judge(study: Study, arm: Arm, champion: Champion | None) -> Acceptance:

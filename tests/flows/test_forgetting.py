@@ -5,14 +5,15 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from flows.calibrate import calibrate_flow
 from flows.cli.main import app
-from flows.stages import accept_flow, evaluate_flow, report_flow
+from flows.stages import accept_flow, evaluate_flow, fit_flow, report_flow, search_flow
 from mars_core.demo.upstream import build_upstream_data
 from tasks.final.arm import Arm
 from tasks.final.forgetting import forgetting_table
 from tasks.final.pair import final_folder
 from tasks.final.pairs import final_arms
-from tasks.settings.study import write_study
+from tasks.settings.study import read_study, write_study
 from tasks.settings.upstream import UpstreamTask
 from tasks.study.opened import begun_study
 
@@ -81,3 +82,29 @@ def test_mistakes_are_one_message(copied, asked):
         shown = runner.invoke(app, ["forgetting", *arguments])
         assert shown.exit_code == 2
         assert message in " ".join(shown.stderr.split())
+
+
+@pytest.mark.slow
+def test_pairs_are_scored_upstream_and_shown_as_a_front(study, before):
+    config = read_study(study)
+    tasks = (UpstreamTask(name="reading", data=str(before.reading)),)
+    config = config.model_copy(
+        update={
+            "upstream": tasks,
+            "calibration": config.calibration.model_copy(update={"snapshots": True}),
+            "search": config.search.model_copy(update={"forgetting_weight": 0.5}),
+        }
+    )
+    calibrate_flow(config)
+    fit_flow(config)
+    search_flow(config)
+    opened = begun_study(config)
+    found = json.loads(opened.revision.path("pair_forgetting.json").read_text(encoding="utf-8"))
+    assert {tuple(one["pair"]) for one in found["pairs"]} == {(2, 2), (2, 4), (4, 2), (4, 4)}
+    assert any(one["on_front"] for one in found["pairs"])
+    weighted = [one["weighted"] for one in found["pairs"]]
+    assert weighted == sorted(weighted)
+    for one in found["pairs"]:
+        assert one["forgotten"] == pytest.approx(one["upstream"] - found["base_loss"])
+    report_flow(config)
+    assert 'id="tradeoffs"' in opened.revision.path("report.html").read_text(encoding="utf-8")
