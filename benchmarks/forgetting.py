@@ -1,12 +1,12 @@
 """What do ways of tuning gain and forget on the demo? E, F and O of methods by tasks.
 
-Each method trains the demo's backbone for 256 steps of 8 samples, cosine with 10% warm-up, one seed, as its baseline of
+Each method trains the demo's backbone for 128 steps of 8 samples, cosine with 10% warm-up, one seed, as its baseline of
 the same name does in `mars compare`. LoRA and DoRA have a rate of 2e-3, own weights a tenth of it, as the search for a
 baseline's rate begins. Target: the demo's test split by task type. Upstream: what the backbone could do
 before (`mars_core.demo.upstream`). Scores are exact match, teacher-forced.
 
     python benchmarks/forgetting.py            # table of what is stored, recorded and in the docs
-    python benchmarks/forgetting.py --train 2  # first train at most two methods that are missing (a minute or two each)
+    python benchmarks/forgetting.py --train 2  # first train at most two methods that are missing (a minute each)
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from demo_rank_spread import Settings, load_bench
+from demo_rank_spread import Bench, Settings, load_bench
 from doc_table import DOCS, with_table
 
 from mars_core import __version__
 from mars_core.data.collate import collate
 from mars_core.data.encode import Encoded, encode_sample
 from mars_core.data.readers import read_samples
-from mars_core.demo import DemoData, build_demo_data
+from mars_core.demo import DemoData, build_demo_data, demo_backbone_path
 from mars_core.demo.upstream import build_upstream_data
 from mars_core.evaluation.answer_loss import token_losses
 from mars_core.evaluation.forgetting import TaskScores, failure_signs, measure
 from mars_core.evaluation.scores import totals_of
-from mars_core.models.loading import load_base
+from mars_core.models.loading import Base, load_base
 from mars_core.training.optimizer import make_optimizer, make_schedule
 from mars_core.training.recipe import Recipe
 from tasks.settings.baselines import read_baseline
@@ -42,7 +42,7 @@ from tasks.settings.baselines import read_baseline
 RECORD = Path(__file__).parent / "results" / "forgetting.json"
 PAGE, MARK = DOCS / "what-it-forgets.md", "forgetting"
 METHODS = ("uniform-16", "dora-16", "frozen-vision", "projector-only", "last-layer", "top-layers", "full-rank")
-STEPS, SEED, EVALUATION_BATCH, UPSTREAM = 256, 0, 50, 300
+STEPS, SEED, EVALUATION_BATCH, UPSTREAM = 128, 0, 50, 200
 RATE = 2e-3
 Tasks = dict[str, tuple[str, list[Encoded]]]
 
@@ -83,15 +83,10 @@ def _numbered(samples: Sequence[Encoded], pad: int) -> Iterator[tuple[dict[str, 
         yield collate(part, pad), [str(start + row) for row in range(len(part))]
 
 
-def train(name: str, folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[float]]:
-    """Train a method on a fresh backbone; returns scores before, after, and the training losses."""
-    data, recipe = demo_data(folder), Recipe(max_tokens=512)
-    settings = Settings(recipe, STEPS, 0, 0)
-    bench = load_bench(data, settings)
-    base = bench.base
-    tasks = tasks_of(folder, base.processor)
-    before = scores_of(base.model, tasks, base.pad_token_id)
-    baseline = read_baseline(name)
+def train(name: str, bench: Bench) -> tuple[Any, list[float]]:
+    """Train a method on a fresh backbone; returns the trained model and the training losses."""
+    recipe, baseline = Recipe(max_tokens=512), read_baseline(name)
+    base = fresh_base()
     wrapped = baseline.method.wrap(base.model, base.partition, seed=SEED, recipe=recipe, steps=STEPS)
     parameters = [parameter for parameter in wrapped.parameters() if parameter.requires_grad]
     rate = RATE * baseline.settings.rate_share
@@ -99,7 +94,7 @@ def train(name: str, folder: Path) -> tuple[dict[str, Any], dict[str, Any], list
     schedule = make_schedule(optimizer, recipe, STEPS)
     wrapped.train()
     losses = []
-    for batch in bench.batches(settings, SEED):
+    for batch in bench.batches(Settings(recipe, STEPS, 0, 0), SEED):
         loss = token_losses(wrapped, batch).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, recipe.max_grad_norm)
@@ -107,7 +102,12 @@ def train(name: str, folder: Path) -> tuple[dict[str, Any], dict[str, Any], list
         schedule.step()
         optimizer.zero_grad(set_to_none=True)
         losses.append(float(loss.detach()))
-    return before, scores_of(wrapped, tasks, base.pad_token_id), losses
+    return wrapped, losses
+
+
+def fresh_base() -> Base:
+    """The demo's backbone as it ships."""
+    return load_base(str(demo_backbone_path()), device=torch.device("cpu"), dtype=torch.float32)
 
 
 def described(before: dict[str, Any], after: dict[str, Any], losses: Sequence[float]) -> dict[str, Any]:
@@ -152,9 +152,17 @@ def main() -> None:
     options = parser.parse_args()
     stored = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.is_file() else {}
     methods: dict[str, Any] = stored.get("methods", {})
-    for name in [one for one in METHODS if one not in methods][: options.train]:
-        before, after, losses = train(name, Path(tempfile.gettempdir()) / "mars-forgetting")
-        count = read_baseline(name).method.trainable_parameters(_partition())
+    missing = [one for one in METHODS if one not in methods][: options.train]
+    if missing:
+        folder = Path(tempfile.gettempdir()) / "mars-forgetting"
+        bench = load_bench(demo_data(folder), Settings(Recipe(max_tokens=512), STEPS, 0, 0))
+        base = bench.base
+        tasks = tasks_of(folder, base.processor)
+        before = scores_of(base.model, tasks, base.pad_token_id)
+    for name in missing:
+        trained, losses = train(name, bench)
+        after = scores_of(trained, tasks, base.pad_token_id)
+        count = read_baseline(name).method.trainable_parameters(base.partition)
         methods[name] = described(before, after, losses) | {"parameters": count, "last_loss": losses[-1]}
         record = {
             "command": "python benchmarks/forgetting.py",
@@ -168,12 +176,6 @@ def main() -> None:
     if PAGE.is_file():
         PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), MARK, table(record)), encoding="utf-8")
     print(table(record))
-
-
-def _partition() -> Any:
-    from mars_core.demo import demo_backbone_path
-
-    return load_base(str(demo_backbone_path()), device=torch.device("cpu"), dtype=torch.float32).partition
 
 
 if __name__ == "__main__":
