@@ -77,8 +77,11 @@ def forecaster(config: StudyConfig, pair: Pair | None, p_max_at_least: float | N
         reference=config.calibration.reference,
         objective=PERPLEXITY_OBJECTIVE,
     )
-    calibration = calibrate(read_points(metrics, PERPLEXITY_OBJECTIVE), question)
-    law = fit_score_law(metrics, n_answers=_answers(config, "validation"), p_max_at_least=p_max_at_least)
+    points = read_points(metrics, PERPLEXITY_OBJECTIVE)
+    calibration = calibrate(points, question)
+    # At one loss a rate that is far too high answers worse, and no final run is trained at such a rate.
+    near = metrics if points.rates is None else metrics[metrics["run_id"].isin(points.nearest)]
+    law = fit_score_law(near, n_answers=_answers(config, "validation"), p_max_at_least=p_max_at_least)
     asked, why = _pair(config, revision, pair)
     return Forecaster(calibration, law, asked, why, _answers(config, "test"))
 
