@@ -151,7 +151,7 @@ def _at_compute(theta: dict[str, float], N: float, tokens: str, flops: float) ->
             "appendix D",
             f"log10 of 6 N (D_pretrain + D_SFT) / FLOPs at {flops:.3g} FLOPs, which must be 0",
             math.log10(as_printed.flops / budget),
-            math.log10(best.flops / budget),
+            round(math.log10(best.flops / budget), 9),
             "constants and exponents as printed, in billions",
         ),
         Row(
