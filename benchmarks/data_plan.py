@@ -154,6 +154,8 @@ def train(cells: Sequence[dict[str, Any]], most: int, trained: list[dict[str, An
         found = measure(bench, settings, RankPair(*PLANNED_PAIR), OTHER_SEED + cell["seed"])
         score = {"loss": float(np.log(found["perplexity"])), "score": 100 * found["accuracy"]}
         trained.append(cell | score)
+        stored = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.is_file() else {}
+        RECORD.write_text(json.dumps(stored | {"trained": trained}, indent=1) + "\n", encoding="utf-8")
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
