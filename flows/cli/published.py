@@ -9,7 +9,7 @@ from flows.cli.laws import AsJson
 from flows.cli.output import console, print_json
 
 LARGE = 0.025
-"""Relative deviation from which a number does not follow from the coefficients: two printed digits explain up to 3%, and here 2.1%."""
+"""Relative deviation from which a number does not follow from the coefficients; printed digits explain up to 2.1%."""
 
 
 @one_message
