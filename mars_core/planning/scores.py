@@ -34,6 +34,7 @@ FURTHEST = 64.0  # times the largest calibrated size, up to which a target is lo
 SUPPORTED = 4.0  # times the largest calibrated size; docs/how-much-data.md measures coverage up to there
 SMALLEST_SHARE = 1.0 / 8.0  # of the largest calibrated size: below it no run was annealed, and pairs are not compared
 N_SIZES = 97
+ORDER_SCATTER = 1.2  # points: what all runs of one order of samples share at one loss (measured on the demo's seeds)
 LEVEL = 0.95
 LIKELY = 0.5
 
@@ -43,13 +44,15 @@ class ScoreLaw:
     """The loss-to-score law of a calibration's checkpoints.
 
     fit: Eq. 4. noise: scatter of checkpoints around it, points. lowest_loss: smallest loss that it has seen.
-    n_answers: answers behind each score, None where they are not known.
+    n_answers: answers behind each score, None where they are not known. n_orders: orders of samples (seeds) behind it:
+    what the runs of one order share at a loss is nothing that their scatter shows.
     """
 
     fit: LawFit
     noise: NoiseTerm
     lowest_loss: float
     n_answers: int | None = None
+    n_orders: int = 1
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,8 @@ def fit_score_law(
     """Fit Eq. 4 to the checkpoints of calibration runs.
 
     Args:
-        metrics: columns run_id, val_loss, val_accuracy (a share); every checkpoint of every run.
+        metrics: columns run_id, val_loss, val_accuracy (a share) and, where it is known, seed; every checkpoint of
+            every run.
         n_answers: answers behind each accuracy.
         p_max_at_least: least score at a loss of 0; the MLLM-SFT paper holds it at 80 (appendix G).
         bootstrap: draws of the law, over runs.
@@ -119,7 +123,8 @@ def fit_score_law(
             f"{law.n_params + 2}: calibrate for longer, or with more pairs"
         )
     fit = fit_law(law, points, n_starts=law.n_starts, n_bootstrap=bootstrap)
-    return ScoreLaw(fit, noise_term(fit, points), float(points["loss"].min()), n_answers)
+    n_orders = int(metrics["seed"].nunique()) if "seed" in metrics else 1
+    return ScoreLaw(fit, noise_term(fit, points), float(points["loss"].min()), n_answers, n_orders)
 
 
 def score_points(metrics: pd.DataFrame) -> pd.DataFrame:
@@ -237,7 +242,9 @@ def _scores(law: ScoreLaw, losses: Floats, seed: int) -> Floats:
     clean = P_min + (P_max - P_min) / (1.0 + k * np.maximum(losses, 1e-12) ** gamma)
     freedom = law.noise.freedom
     sigma = law.noise.sigma * np.sqrt(freedom / rng.chisquare(freedom, n_draws))
-    return np.asarray(np.clip(clean + (sigma * rng.standard_normal(n_draws))[:, None], 0.0, POINTS))
+    order = ORDER_SCATTER * np.sqrt(1.0 + 1.0 / law.n_orders)  # of the run to come, and of those behind the law
+    scatter = np.hypot(sigma, order) * rng.standard_normal(n_draws)
+    return np.asarray(np.clip(clean + scatter[:, None], 0.0, POINTS))
 
 
 def _observed(scores: Floats, law: ScoreLaw, n_asked: int | None, seed: int) -> Floats:

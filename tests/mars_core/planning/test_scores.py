@@ -1,5 +1,6 @@
 """Data and score forecasts on a planted posterior whose every answer has a closed form."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,7 +8,9 @@ import pandas as pd
 import pytest
 
 from mars_core.fitting.noise_term import NoiseTerm
+from mars_core.planning import scores
 from mars_core.planning.scores import (
+    ORDER_SCATTER,
     DataForecast,
     ScoreLaw,
     fit_score_law,
@@ -52,18 +55,24 @@ def law(sigma=1e-9, statuses=(), p_max=P_MAX):
     return ScoreLaw(fit, NoiseTerm(sigma, 10_000, 0.0), lowest_loss=0.5, n_answers=400)
 
 
+@pytest.fixture
+def without_order(monkeypatch):
+    """Scores that no order of samples moves, so that answers have closed forms."""
+    monkeypatch.setattr(scores, "ORDER_SCATTER", 0.0)
+
+
 def codes(found):
     return [status.code for status in found.statuses]
 
 
-def test_score_at_a_size_is_the_law_of_the_foretold_loss():
+def test_score_at_a_size_is_the_law_of_the_foretold_loss(without_order):
     found = forecast_score(Planted(), law(), PAIR, 4096)
     assert found.loss == pytest.approx(loss_of(4096))
     assert found.score == pytest.approx(score_of(loss_of(4096)), abs=1e-6)
     assert found.interval[0] == pytest.approx(found.interval[1], abs=1e-6)
 
 
-def test_size_for_a_target_inverts_the_curve():
+def test_size_for_a_target_inverts_the_curve(without_order):
     target = score_of(loss_of(3000.0))
     found = forecast_data(Planted(), law(), PAIR, target)
     assert found.size == pytest.approx(3000, rel=1e-3)
@@ -72,7 +81,7 @@ def test_size_for_a_target_inverts_the_curve():
     assert found.at_size.score == pytest.approx(target, abs=0.01)
 
 
-def test_interval_of_the_size_is_that_of_the_loss():
+def test_interval_of_the_size_is_that_of_the_loss(without_order):
     calibration = Planted(spread=0.02)
     target = score_of(loss_of(3000.0))
     found = forecast_data(calibration, law(), PAIR, target)
@@ -80,7 +89,7 @@ def test_interval_of_the_size_is_that_of_the_loss():
     np.testing.assert_allclose(found.interval, needed, rtol=0.02)
 
 
-def test_a_measured_score_has_the_noise_of_both_samples_of_answers():
+def test_a_measured_score_has_the_noise_of_both_samples_of_answers(without_order):
     found = forecast_score(Planted(), law(), PAIR, 4096, n_asked=1000)
     share = found.score / 100
     expected = 2 * 1.96 * 100 * np.sqrt(share * (1 - share) * (1 / 1000 + 1 / 400))
@@ -88,12 +97,22 @@ def test_a_measured_score_has_the_noise_of_both_samples_of_answers():
     assert found.interval[1] - found.interval[0] < 1e-6
 
 
-def test_scatter_around_the_law_widens_the_score():
+def test_scatter_around_the_law_widens_the_score(without_order):
     found = forecast_score(Planted(), law(sigma=1.5), PAIR, 4096)
     assert found.interval[1] - found.interval[0] == pytest.approx(2 * 1.96 * 1.5, rel=0.05)
 
 
-def test_a_target_above_the_ceiling_has_no_size_and_says_so():
+def test_what_one_order_of_samples_shares_widens_the_score():
+    def width(n_orders):
+        one = law()
+        found = forecast_score(Planted(), replace(one, n_orders=n_orders), PAIR, 4096)
+        return found.interval[1] - found.interval[0]
+
+    assert width(1) == pytest.approx(2 * 1.96 * ORDER_SCATTER * np.sqrt(2), rel=0.05)
+    assert width(9) == pytest.approx(2 * 1.96 * ORDER_SCATTER * np.sqrt(10 / 9), rel=0.05)
+
+
+def test_a_target_above_the_ceiling_has_no_size_and_says_so(without_order):
     found = forecast_data(Planted(), law(), PAIR, 72.0)
     assert found.size is None
     assert found.interval == (None, None)
@@ -102,7 +121,7 @@ def test_a_target_above_the_ceiling_has_no_size_and_says_so():
     assert found.at_size.size == found.furthest == 64 * LARGEST
 
 
-def test_a_target_that_any_size_reaches_says_so():
+def test_a_target_that_any_size_reaches_says_so(without_order):
     found = forecast_data(Planted(), law(), PAIR, 31.0)
     assert found.size == found.smallest == LARGEST / 8
     assert "target_already_reached" in codes(found)
@@ -121,7 +140,7 @@ def test_extrapolation_is_named(size, expected):
     assert codes(forecast_score(Planted(), law(), PAIR, size)) == expected
 
 
-def test_a_loss_gives_a_score_without_a_size():
+def test_a_loss_gives_a_score_without_a_size(without_order):
     found = score_at_loss(law(), 0.6, 500)
     assert found.score == pytest.approx(score_of(0.6), abs=1e-6)
     assert codes(score_at_loss(law(), 0.3, 500)) == ["loss_below_data"]
