@@ -22,6 +22,7 @@ from tasks.final.compare import (
     training_stage,
     write_comparison,
 )
+from tasks.final.forgetting import forgetting_stage, measure_baseline
 from tasks.final.pairs import final_arms, plain_rates
 from tasks.final.rate_search import NoRateHeld, tuned_baseline
 from tasks.final.run import run_folder
@@ -115,7 +116,15 @@ def baseline_flow(config: StudyConfig, baseline: Baseline) -> str:
         bounded(score_baseline, config.timeouts.evaluation_hours, "timeouts.evaluation_hours")(study, baseline)
 
     score_stage(baseline).run(study, score)
+    if config.upstream:
+        forgetting_stage(baseline).run(study, partial(_forgetting, study, baseline))
     return study.address(run_folder(study.revision, baseline))
+
+
+def _forgetting(study: Study, baseline: Baseline) -> None:
+    tracking.open_experiment(study.folder)
+    limit = study.config.timeouts.evaluation_hours
+    bounded(measure_baseline, limit, "timeouts.evaluation_hours")(study, baseline)
 
 
 def _train(study: Study, baseline: Baseline) -> None:

@@ -25,7 +25,7 @@ from tasks.running.kept import kept_open
 from tasks.running.progress import show_message
 from tasks.settings.find import find_study, require_full
 from tasks.settings.study import StudyConfig
-from tasks.storage.folder import Revision, revisions
+from tasks.storage.folder import revisions
 from tasks.storage.location import working_folder
 from tasks.study.lock import StudyBusyError, at_work_on
 from tasks.study.opened import Study, open_study, reopen_study
@@ -110,18 +110,18 @@ def _act(study: Study, choice: ChoiceDrift, trigger: Trigger, where: Where) -> t
     if not choice.needs_final_run:
         return "kept", "No final run is needed."
     champion, arm = read_champion(study.folder), final_arms(study)["chosen"]
-    before = _decided(study.revision, arm, champion)
+    before = _decided(study, arm, champion)
     if before is not None and before[0] == "refused":
         return before
     if trigger == "propose":
         return "proposed", f"A final run of {arm} is proposed; `mars nightly --trigger run` makes it."
     train_and_report(study, place_of(where), "mars nightly")
-    return _decided(study.revision, arm, champion) or ("triggered", f"A final run of {arm} was set off.")
+    return _decided(study, arm, champion) or ("triggered", f"A final run of {arm} was set off.")
 
 
-def _decided(revision: Revision, arm: Arm, champion: Champion | None) -> tuple[Outcome, str] | None:
+def _decided(study: Study, arm: Arm, champion: Champion | None) -> tuple[Outcome, str] | None:
     """What came of the pair's final run against what stood before it, None where there was none."""
-    decision = read_acceptance(revision, arm, champion)
+    decision = read_acceptance(study.revision, arm, champion, study.config.search.max_forgetting)
     if decision is None:
         return None
     if decision.accepted:

@@ -14,7 +14,9 @@ from tasks.choice.search import SEARCH, choose_ranks, chosen_pair
 from tasks.export.card import card_stage, card_text, has_adapter, write_card
 from tasks.final.arm import Arm
 from tasks.final.evaluate import EVALUATE, evaluate_finals, evaluation_path, is_evaluated
+from tasks.final.forgetting import FORGETTING, measure_forgetting
 from tasks.final.pair import final_folder, finetune_arm, finetune_stage
+from tasks.final.pair_forgetting import PAIR_FORGETTING, measure_pairs
 from tasks.final.pairs import asked_arm, final_arms, plain_rates, trained_arms
 from tasks.nightly.champion import accept_by_hand, accept_if_better, keep_champion_adapter
 from tasks.report.write import (
@@ -56,8 +58,14 @@ def search_flow(config: StudyConfig) -> dict[str, int]:
         publish_artifacts(study.revision)
 
     SEARCH.run(study, work)
+    if config.search.forgetting_weight is not None:
+        PAIR_FORGETTING.run(study, partial(_measure_pairs, study))
     pair = chosen_pair(study.revision)
     return pair._asdict()
+
+
+def _measure_pairs(study: Study) -> None:
+    measure_pairs(study)
 
 
 @flow(name="mars-final-fine-tune", flow_run_name="fine-tune me{r_me}-llm{r_llm} {config.study}", **JSON_RESULTS)
@@ -105,8 +113,21 @@ def evaluate_flow(config: StudyConfig) -> str:
         score(study, finals)
 
     EVALUATE.run(study, work)
+    if config.upstream:
+        _measure_forgetting(study, finals)
     _write_cards(study, finals.values())
     return study.address(evaluation_path(study.revision))
+
+
+def _measure_forgetting(study: Study, finals: dict[str, Arm]) -> None:
+    limit = study.config.timeouts.evaluation_hours
+    measured = bounded(measure_forgetting, limit, "timeouts.evaluation_hours")
+
+    def work() -> None:
+        tracking.open_experiment(study.folder)
+        measured(study, finals)
+
+    FORGETTING.run(study, work)
 
 
 @flow(name="mars-accept", flow_run_name="accept {config.study}", **JSON_RESULTS)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from mars_core.fitting import LawFit
+    from mars_core.laws.law import Law
 
 laws_app = App(help="Scaling laws: list them, fit one to a table.", no_args_is_help=True)
 
@@ -61,10 +62,35 @@ def fit(
         typer.Option("--group", help="Column naming the run of each row; by default run_id."),
     ] = None,
     delta: Annotated[float, typer.Option("--delta", help="Huber threshold on log residuals.")] = 1e-3,
-    starts: Annotated[int, typer.Option("--starts", help="Starting points.")] = 64,
+    starts: Annotated[
+        int | None, typer.Option("--starts", help="Starting points (default: the law's own, 64 or 100).")
+    ] = None,
     bootstrap: Annotated[int, typer.Option("--bootstrap", help="Bootstrap draws.")] = 1000,
     level: Annotated[float, typer.Option("--level", help="Coverage of the intervals.")] = 0.95,
     seed: Annotated[int, typer.Option("--seed", help="Seed of starts and bootstrap.")] = 0,
+    at_least: Annotated[
+        list[str] | None,
+        typer.Option("--at-least", help="Least value of a constant, as P_max=80; may be given several times."),
+    ] = None,
+    base: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--base",
+            help="The LLM's own scores, joined by column `model`: a table (model, nli, commonsense, reasoning) or a "
+            "result file of lm-evaluation-harness; may be given several times.",
+        ),
+    ] = None,
+    window: Annotated[
+        str | None,
+        typer.Option(
+            "--window",
+            help="Make the column loss from train_loss: its mean since the last score (`interval`) or since the start "
+            "(`cumulative`).",
+        ),
+    ] = None,
+    noise: Annotated[
+        bool, typer.Option("--noise", help="Estimate the noise of single points around the law as well.")
+    ] = False,
     plots: Annotated[
         Path | None, typer.Option("--plots", help="Folder for plots of fit, residuals, profiles and bootstrap.")
     ] = None,
@@ -75,13 +101,14 @@ def fit(
     from mars_core.fitting.table import DEFAULT_GROUP
     from mars_core.laws import get_law
 
-    form = get_law(law)
-    points = read_points(data)
+    form = get_law(law).at_least(_limits(at_least or []))
+    points = _prepared(read_points(data), base or [], window)
+    n_starts = form.n_starts if starts is None else starts
     fitted = fit_law(
         form,
         points,
         delta=delta,
-        n_starts=starts,
+        n_starts=n_starts,
         n_bootstrap=bootstrap,
         seed=seed,
         group=group or DEFAULT_GROUP,
@@ -92,10 +119,71 @@ def fit(
         from mars_core.fitting.plots import save_plots
 
         save_plots(fitted, points, plots)
+    added = _added(form, fitted, points, n_starts, seed, noise=noise)
     if as_json:
-        print_json({key: value for key, value in fitted.to_json().items() if key != "draws"})
+        print_json({key: value for key, value in fitted.to_json().items() if key != "draws"} | added)
     else:
         print_fit(fitted)
+        _print_added(added, form)
+
+
+def _limits(texts: list[str]) -> dict[str, float]:
+    """`P_max=80` as a symbol and its least value."""
+    limits = {}
+    for text in texts:
+        symbol, found, value = text.partition("=")
+        try:
+            limits[symbol.strip()] = float(value)
+        except ValueError as error:
+            raise ValueError(f"--at-least {text!r}: expected SYMBOL=NUMBER such as P_max=80") from error
+        if not found:
+            raise ValueError(f"--at-least {text!r}: expected SYMBOL=NUMBER such as P_max=80")
+    return limits
+
+
+def _prepared(points: pd.DataFrame, base: list[Path], window: str | None) -> pd.DataFrame:
+    """The table with base scores and windowed losses where they were asked for."""
+    if base:
+        from mars_core.importing.base_scores import read_base_scores, with_base_scores
+
+        points = with_base_scores(points, read_base_scores(base))
+    if window is not None:
+        from mars_core.metrics.loss_windows import with_window
+
+        points = with_window(points, window)  # type: ignore[arg-type]
+    return points
+
+
+def _added(form: Law, fitted: LawFit, points: pd.DataFrame, n_starts: int, seed: int, *, noise: bool) -> dict[str, Any]:
+    """The best independent fits of a law whose terms may trade off, and the noise where it was asked for."""
+    added: dict[str, Any] = {}
+    if form.combination is not None:
+        from mars_core.fitting.best_fits import KEPT, best_fits
+
+        kept = min(KEPT, n_starts)
+        added["best_fits"] = [
+            one.to_json()
+            for one in best_fits(form, points, delta=fitted.delta, n_fits=n_starts, keep=kept, seed=seed, group=None)
+        ]
+    if noise:
+        from mars_core.fitting.noise_term import noise_term
+
+        added["noise"] = noise_term(fitted, points).to_json()
+    return added
+
+
+def _print_added(added: dict[str, Any], form: Law) -> None:
+    if best := added.get("best_fits"):
+        table = Table("independent fit", "objective", "R2", *form.symbols)
+        for number, one in enumerate(best, 1):
+            values = [f"{value:.5g}" for value in one["coefficients"].values()]
+            table.add_row(str(number), f"{one['objective']:.6g}", f"{one['r_squared']:.4f}", *values)
+        console.print(table)
+    if found := added.get("noise"):
+        console.print(
+            f"noise of one point: sigma = {found['sigma']:.4g} {form.target} ({found['freedom']} degrees of freedom)",
+            highlight=False,
+        )
 
 
 def read_points(path: Path) -> pd.DataFrame:

@@ -17,10 +17,13 @@ from flows.cli import (
     demo,
     doctor,
     export,
+    forgetting,
     importing,
     init,
     model,
     nightly,
+    plan,
+    published,
     schedule,
     stack,
     stages,
@@ -71,6 +74,7 @@ app.command("evaluate")(stages.evaluate)
 app.command("report")(stages.report)
 app.command("init")(init.init)
 app.command("compare")(compare.compare)
+app.command("forgetting")(forgetting.forgetting)
 app.command("export")(export.export)
 app.command("correlate")(correlate.correlate)
 app.command("import")(importing.import_)
@@ -84,6 +88,8 @@ app.add_typer(bench.bench_app, name="bench", hidden=True)  # until its cells are
 app.add_typer(schedule.app, name="schedule")
 app.add_typer(model.app, name="model")
 app.add_typer(data.app, name="data")
+laws_app.command("published")(published.published)
+app.add_typer(plan.app, name="plan")
 app.add_typer(laws_app, name="laws")
 
 

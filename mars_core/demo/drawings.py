@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -82,6 +83,16 @@ def load_drawings(*, with_kind_only: bool = False) -> tuple[Drawing, ...]:
         for code, name, path in _named_files()
         if not with_kind_only or kind_of(name) is not None
     )
+
+
+def draw_unasked(n: int, rng: random.Random) -> list[Drawing]:
+    """Render `n` drawings of no kind, which the demo never shows, drawn with replacement; only those are rendered."""
+    files = [(code, name, path) for code, name, path in _named_files() if kind_of(name) is None]
+    known: dict[str, Drawing] = {}
+    for code, name, path in (chosen := rng.choices(files, k=n)):
+        if code not in known:
+            known[code] = _load(code, name, path)
+    return [known[code] for code, _, _ in chosen]
 
 
 def openmoji_version() -> str:

@@ -49,6 +49,11 @@ def grey_pictures(drawings: Sequence[Drawing]) -> npt.NDArray[np.float32]:
     return (luminance * alpha + (1 - alpha)).astype(np.float32)
 
 
+def grey_views(drawings: Sequence[Drawing], generator: torch.Generator) -> Tensor:
+    """A random view of each drawing in grey, shape (n, 3, IMAGE_SIZE, IMAGE_SIZE), values about 0..1."""
+    return _views(torch.from_numpy(grey_pictures(drawings))[:, None], generator)
+
+
 def pretrain_tower(tower: Any, grey: npt.NDArray[np.float32], course: Course, report: Report) -> None:
     """Contrast two views of each grey drawing (InfoNCE over the batch), and have every patch tell the looks."""
     generator = torch.Generator().manual_seed(course.seed)

@@ -48,6 +48,11 @@ def sample_documents(names: Sequence[str], n: int, rng: random.Random) -> list[D
     return [rng.choice(_WRITERS)(names, rng) for _ in range(n)]
 
 
+def sample_reading(n: int, rng: random.Random) -> list[Document]:
+    """Draw `n` conversations whose every question is answered by the text before it."""
+    return [rng.choice((_notes, _reading, _reading_choice))((), rng) for _ in range(n)]
+
+
 def asked_about(features: dict[str, str], noted: str, rng: random.Random) -> Document:
     """Questions, in random order, about features (name -> word) that `noted` holds in some form."""
     document: Document = []

@@ -1,6 +1,6 @@
 """What changed between two calibrations of a study: data, laws, choice; and whether it matters. No torch."""
 
-from mars_core.drift.acceptance import Acceptance, ValidationScore, judge_final
+from mars_core.drift.acceptance import Acceptance, Forgotten, ValidationScore, judge_final, judge_forgetting
 from mars_core.drift.choice import ChoiceDrift, Excess, compare_choices, excess_of
 from mars_core.drift.data import DataDrift, DataSnapshot, compare_data
 from mars_core.drift.laws import CoefficientDrift, LawSummary, compare_laws
@@ -13,6 +13,7 @@ __all__ = [
     "DataDrift",
     "DataSnapshot",
     "Excess",
+    "Forgotten",
     "LawSummary",
     "Night",
     "ValidationScore",
@@ -21,6 +22,7 @@ __all__ = [
     "compare_laws",
     "excess_of",
     "judge_final",
+    "judge_forgetting",
     "night_as_markdown",
     "quiet_night_as_markdown",
 ]

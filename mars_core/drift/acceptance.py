@@ -21,12 +21,37 @@ class ValidationScore(Record):
 
 
 @dataclass(frozen=True)
+class Forgotten(Record):
+    """Points lost on the upstream tasks (F) with their 95% interval, and how many were allowed."""
+
+    points: float
+    low: float
+    high: float
+    limit: float
+
+
+@dataclass(frozen=True)
 class Acceptance(Record):
-    """Whether a final run was accepted, why, and by which scores."""
+    """Whether a final run was accepted, why, and by which scores.
+
+    forgotten: what it forgot, where a limit was set.
+    """
 
     accepted: bool
     reason: str
     score: ValidationScore | None = None
+    forgotten: Forgotten | None = None
+
+
+def judge_forgetting(forgotten: Forgotten) -> Acceptance | None:
+    """Refuse a final run that forgot more than is allowed; None where it did not."""
+    if forgotten.points <= forgotten.limit:
+        return None
+    reason = (
+        f"it forgets {forgotten.points:.1f} points ({forgotten.low:.1f} to {forgotten.high:.1f}) of what the base "
+        f"model could do on the upstream tasks, more than search.max_forgetting = {forgotten.limit:g}"
+    )
+    return Acceptance(False, reason, forgotten=forgotten)
 
 
 def judge_final(score: ValidationScore) -> Acceptance:

@@ -32,7 +32,12 @@ class Split:
 
 
 def largest_sizes(law: Law, table: Table) -> Split:
-    """Hold out the largest size; the largest fifth where sizes are all different."""
+    """Hold out the largest size; the largest fifth where sizes are all different.
+
+    Of a law whose size is a loss, the smallest instead: there lies what it is asked to predict.
+    """
+    if law.smallest_last:
+        return smallest_values(table, law.size_column)
     return largest_values(table, law.size_column)
 
 
@@ -44,6 +49,16 @@ def largest_values(table: Table, column: str) -> Split:
     if len(levels) > max(20, table.n_points // 4):
         threshold = float(np.quantile(values, 0.8))
     return Split(f"{column} >= {threshold:g}", values >= threshold)
+
+
+def smallest_values(table: Table, column: str) -> Split:
+    """Hold out the rows at the smallest value of a column; the smallest fifth where all values differ."""
+    values = table.inputs[column]
+    levels = np.unique(values)
+    threshold = float(levels[0])
+    if len(levels) > max(20, table.n_points // 4):
+        threshold = float(np.quantile(values, 0.2))
+    return Split(f"{column} <= {threshold:g}", values <= threshold)
 
 
 def given_rows(rows: Any, n_points: int) -> Split:

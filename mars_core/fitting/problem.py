@@ -118,11 +118,17 @@ class Problem:
         return np.asarray(rows)[self.row_of_point]
 
     def _forward(self, phi: Floats) -> tuple[Floats, list[Floats]]:
-        """Log prediction (n_problems, n_distinct) and each term's share of the prediction."""
+        """Log prediction (n_problems, n_distinct) and each term's share of the prediction (or its elasticity)."""
         logs = [
             phi @ rows.T if term.factors else phi[:, self.law.index(term.scale), None]
             for term, rows in zip(self.law.terms, self.M, strict=True)
         ]
+        if self.law.combination is not None:
+            shape = (len(phi), self.M.shape[1])
+            log_prediction, elasticities = self.law.combination.joined(
+                np.stack([np.broadcast_to(log, shape) for log in logs])
+            )
+            return log_prediction, list(elasticities)
         sizes = [np.exp(np.minimum(log, 500.0)) for log in logs]
         total = sum(sizes[1:], sizes[0])
         if total.shape[1] != self.M.shape[1]:  # a law that is a constant

@@ -23,7 +23,8 @@ def projected_starts(law: Law, X: Columns, y: Any, n_starts: int, seed: int) -> 
         phi[:, law.index(symbol)] = exponents[:, j]
     M = law.design(X)
     log_shapes = np.stack([phi @ rows.T for rows in M])  # (n_terms, n_starts, n_points), scales still 1
-    log_scales = _solve_scales(log_shapes, targets)
+    joined = law.combination
+    log_scales = _solve_scales(log_shapes, targets) if joined is None else joined.start_scales(log_shapes, targets)
     for k, term in enumerate(law.terms):
         phi[:, law.index(term.scale)] = log_scales[:, k]
     return phi

@@ -10,19 +10,22 @@ Notation, shared by every law file and by `mars_core.fitting`:
 | M | design: log of term k at point i is `M[k, i] @ phi` | (n_terms, n_points, n_params) |
 | f | log prediction, `logsumexp_k(M[k] @ phi)` | (n_draws, n_points) |
 
-Every law here is `y = sum_k exp(M_k phi)`: a floor is a term without factors. The gradient and the
+Most laws here are `y = sum_k exp(M_k phi)`: a floor is a term without factors. The gradient and the
 curvature of `f` therefore have one closed form, whatever the law: with `p_k` the share of term k in the
-prediction, `df/dphi = sum_k p_k M_k`.
+prediction, `df/dphi = sum_k p_k M_k`. A law that joins its terms otherwise names a `Combination`; `p_k` is
+then the term's elasticity, the derivative of `f` in the term's logarithm.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mars_core.laws.combination import Combination
 
 Floats = NDArray[np.float64]
 Columns = Mapping[str, Any]
@@ -79,6 +82,10 @@ class Law:
         expected_signs: sign that the paper expects of an exponent, +1 or -1.
         floor: symbol of the constant term that the target approaches, None where the law has none.
         trivial_rivals: simpler laws that this one must beat on held-out points to be worth having.
+        combination: how the terms make the prediction; None is their sum.
+        scale_bounds: bounds of a scale at the data's centre, natural, where the rule of `bounds` is not meant.
+        smallest_last: whether the held-out points are the smallest values of `size_column` (a loss), not the largest.
+        n_starts: starting points of a fit where the caller does not say.
     """
 
     name: str
@@ -96,6 +103,10 @@ class Law:
     expected_signs: Mapping[str, int] = field(default_factory=dict)
     floor: str | None = None
     trivial_rivals: tuple[str, ...] = ()
+    combination: Combination | None = None
+    scale_bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    smallest_last: bool = False
+    n_starts: int = 64
 
     @property
     def scales(self) -> tuple[str, ...]:
@@ -161,13 +172,18 @@ class Law:
     def log_predict(self, phi: Any, X: Columns) -> Floats:
         """Logarithm of the prediction from internal coefficients; shapes as `predict`."""
         logs = np.asarray(self._log_terms(np.asarray(phi, dtype=np.float64), self.design(X)))
+        if self.combination is not None:
+            return self.combination.joined(logs)[0]
         return np.asarray(np.logaddexp.reduce(logs, axis=0), dtype=np.float64)
 
     def log_gradient(self, phi: Any, X: Columns) -> Floats:
         """Gradient of the log prediction in internal coefficients, shape (n_points, n_params)."""
         M = self.design(X)
         logs = self._log_terms(np.asarray(phi, dtype=np.float64), M)
-        shares = np.exp(logs - np.logaddexp.reduce(logs, axis=0))
+        if self.combination is not None:
+            shares = self.combination.joined(logs)[1]
+        else:
+            shares = np.exp(logs - np.logaddexp.reduce(logs, axis=0))
         return np.asarray(np.einsum("kn,knp->np", shares, M))
 
     def gradient(self, theta: Any, X: Columns) -> Floats:
@@ -184,7 +200,7 @@ class Law:
 
         A scale is then the term's size at the centre of the data: between `SMALLEST_SHARE` of the smallest
         target and `LARGEST_MULTIPLE` of the largest. A floor may not pass the largest target. Exponents
-        have the law's own bounds.
+        have the law's own bounds, and so has a scale in `scale_bounds`.
 
         Args:
             y: observed targets, shape (n_points,).
@@ -200,7 +216,29 @@ class Law:
             at = self.index(term.scale)
             lower[at] = np.log(SMALLEST_SHARE * targets.min())
             upper[at] = np.log(targets.max() * (LARGEST_MULTIPLE if term.factors else 1.0))
+        for symbol, (low, high) in self.scale_bounds.items():
+            lower[self.index(symbol)], upper[self.index(symbol)] = np.log(low), np.log(high)
         return lower, upper
+
+    def at_least(self, limits: Mapping[str, float]) -> Law:
+        """The law with a least value of some constants, as the paper's appendix G holds P_max at 80 or more.
+
+        Raises:
+            ValueError: a symbol is no constant term with bounds of its own, or the limit lies outside its bounds.
+        """
+        constants = [term.scale for term in self.terms if not term.factors and term.scale in self.scale_bounds]
+        bounds = dict(self.scale_bounds)
+        for symbol, limit in limits.items():
+            if symbol not in constants:
+                raise ValueError(
+                    f"law {self.name} has no constant {symbol!r} that can be held at a least value; it has: "
+                    f"{', '.join(constants) or 'none'}"
+                )
+            low, high = bounds[symbol]
+            if not low <= limit < high:
+                raise ValueError(f"{symbol} must be at least {low:g} and below {high:g}, got {limit:g}")
+            bounds[symbol] = (limit, high)
+        return replace(self, scale_bounds=bounds)
 
     def _log_inputs(self, X: Columns) -> dict[str, Floats]:
         missing = [column for column in self.inputs if column not in X]

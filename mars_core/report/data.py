@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -36,6 +36,9 @@ class ReportData:
             `trainable_parameters`, `test` (as in `evaluation`, with `generated` where answers were), and of what was
             trained `seconds`, `best_val_loss`, `settings`; in a table with searches for the learning rate also
             `learning_rates` (vision encoder, projector, LLM) and `search` (`runs`, `pair_steps`, `seconds`), or None.
+        forgetting: by model, as `tasks.final.forgetting` stores it: `E`, `F`, `O`, `tasks` and `signs`; empty where no
+            upstream tasks were asked.
+        tradeoffs: `base_loss` and `pairs` (a `Tradeoff` each), None where pairs were not scored on upstream tasks.
         costs: one mapping per stage: `stage`, `seconds`, `detail`.
         warnings: sentences on what may change the decision (runs that diverged, much data left out), the gravest first.
         notes: further sentences on how the results came about (a capped size, where runs were imported from).
@@ -56,6 +59,8 @@ class ReportData:
     finals: Sequence[Mapping[str, Any]] = ()
     evaluation: Mapping[str, Mapping[str, Any]] | None = None
     comparison: Sequence[Mapping[str, Any]] = ()
+    forgetting: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    tradeoffs: Mapping[str, Any] | None = None
     costs: Sequence[Mapping[str, Any]] = ()
     warnings: Sequence[str] = ()
     notes: Sequence[str] = ()

@@ -13,13 +13,14 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from mars_core.evaluation.correlation import in_words
-from mars_core.report import formatting, tables
+from mars_core.report import forgetting, formatting, tables
 from mars_core.report.answer import answer_of
 from mars_core.report.data import ReportData
 from mars_core.report.figures.balance_curve import balance_curve_figure
 from mars_core.report.figures.best_rates import best_rates_figure
 from mars_core.report.figures.calibration_curves import calibration_curves_figure
 from mars_core.report.figures.final_curves import final_curves_figure
+from mars_core.report.figures.forgetting_front import forgetting_front_figure
 from mars_core.report.figures.law_convergence import law_convergence_figure
 from mars_core.report.figures.law_performance import law_performance_figure
 from mars_core.report.figures.perplexity_accuracy import correlation_of, perplexity_accuracy_figure
@@ -54,6 +55,7 @@ PLOTS = (
     Plot("balance", "Balance curve over the grid of rank pairs", lambda _, r: balance_curve_figure(r)),
     Plot("correlation", "Perplexity against accuracy", lambda _, r: perplexity_accuracy_figure(r)),
     Plot("calibration", "Validation loss of the calibration runs", lambda _, r: calibration_curves_figure(r)),
+    Plot("forgetting", "Loss on the target task against the upstream tasks", lambda d, _: forgetting_front_figure(d)),
     Plot("finals", "Loss of the final fine-tunes", lambda d, _: final_curves_figure(d.finals)),
 )
 
@@ -108,6 +110,7 @@ def _context(data: ReportData, results: StudyResults, figures: Mapping[str, Figu
         "css": Markup(files("mars_core.report").joinpath("report.css").read_text(encoding="utf-8")),
         "f": formatting,
         "t": tables,
+        "g": forgetting,
     }
 
 

@@ -20,6 +20,7 @@ from tasks.calibration.stage import CALIBRATE
 from tasks.choice.fit import FIT, read_laws, target_note, target_size
 from tasks.inputs.opened import Inputs
 from tasks.running.retrying import IO_RETRIES
+from tasks.settings.search import BESIDE_THE_CHOICE
 from tasks.storage.files import read_json, write_json
 from tasks.storage.folder import Revision
 from tasks.study.opened import Study
@@ -31,7 +32,7 @@ METHOD = "posterior 2"  # how a pair is chosen: a choice made in another way is 
 def _inputs(study: Study, measured: str) -> str:
     """What decides the choice; measured: hash of metrics and laws."""
     settings = {
-        "search": study.config.search.model_dump(mode="json"),
+        "search": study.config.search.model_dump(mode="json", exclude=set(BESIDE_THE_CHOICE)),
         "ranks": _ranks(study.config.available_ranks),
         "target_size": target_size(study.inputs),
         "code_version": __version__,

@@ -21,8 +21,10 @@ from tasks.inputs.base_model import (
     study_skeleton,
 )
 from tasks.inputs.data import StudyData, load_data
+from tasks.inputs.upstream import upstream_hash, upstream_samples
 from tasks.running.kept import keep, kept
 from tasks.settings.study import StudyConfig
+from tasks.settings.upstream import UpstreamTask
 from tasks.storage.files import read_json, write_json
 from tasks.storage.location import working_folder
 
@@ -123,6 +125,21 @@ class Inputs:
     def training_set(self) -> EncodedDataset:
         """The whole training set."""
         return self._encoded(self.usable("train"))
+
+    @cached_property
+    def upstream(self) -> dict[UpstreamTask, tuple[Sample, ...]]:
+        """Samples of each upstream task.
+
+        Raises:
+            ValueError: the data cannot be read, or fewer than two samples of a task are short enough.
+        """
+        limit = self.config.recipe.max_tokens
+        return {task: upstream_samples(task, self.processor, limit) for task in self.config.upstream}
+
+    @cached_property
+    def upstream_hash(self) -> str:
+        """Hash of what upstream scores depend on but the model."""
+        return upstream_hash(self.upstream)
 
     def test_set(self) -> EncodedDataset:
         """The test set; only the evaluation reads it."""

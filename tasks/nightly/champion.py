@@ -15,7 +15,7 @@ from prefect.cache_policies import NO_CACHE
 
 from mars_core.data.dataset import EncodedDataset
 from mars_core.data.records import Sample
-from mars_core.drift import Acceptance, LawSummary, ValidationScore, judge_final
+from mars_core.drift import Acceptance, Forgotten, LawSummary, ValidationScore, judge_final, judge_forgetting
 from mars_core.evaluation.scores import evaluate
 from mars_core.metrics.identity import content_hash
 from mars_core.models.lora import remove_adapters
@@ -25,6 +25,7 @@ from tasks.choice.fit import laws_path, read_laws
 from tasks.choice.search import choice_path, read_choice
 from tasks.final.arm import Arm
 from tasks.final.evaluate import evaluation_path, read_evaluation
+from tasks.final.forgetting import forgetting_of
 from tasks.final.pair import final_folder
 from tasks.final.record import FinalRecord, read_final
 from tasks.inputs.data import scored_batches
@@ -144,7 +145,7 @@ def accept_if_better(study: Study, arm: Arm) -> Acceptance:
     champion = read_champion(study.folder)
     if champion is not None and _is(champion, study.revision, arm):
         return Acceptance(True, champion.accepted_because)
-    known = read_acceptance(study.revision, arm, champion)
+    known = read_acceptance(study.revision, arm, champion, study.config.search.max_forgetting)
     if known is not None and not known.accepted:  # an accepted one that does not stand was lost: decide again
         return known
     if is_remote(study.config.study) and not tracking.is_tracked(read_final(study.revision, arm).mlflow_run_id):
@@ -159,17 +160,28 @@ def accept_by_hand(study: Study, arm: Arm) -> Acceptance:
     return _decide(study, arm, champion, Acceptance(True, "accepted by hand"))
 
 
-def read_acceptance(revision: Revision, arm: Arm, champion: Champion | None) -> Acceptance | None:
-    """The decision about a final run against this champion, None where there is none."""
+def read_acceptance(
+    revision: Revision, arm: Arm, champion: Champion | None, max_forgetting: float | None = None
+) -> Acceptance | None:
+    """The decision about a final run against this champion, None where there is none.
+
+    max_forgetting: the present limit. A run that was refused by another one is decided about again.
+    """
     path = _acceptance_path(revision, arm)
     if not path.is_file():
         return None
     stored = read_json(path)
     against = {"standing": champion_hash(champion), "run": read_final(revision, arm).mlflow_run_id}
-    return Acceptance.from_json(stored["decision"]) if stored["against"] == against else None
+    if stored["against"] != against:
+        return None
+    decision = Acceptance.from_json(stored["decision"])
+    same_limit = decision.forgotten is None or decision.forgotten.limit == max_forgetting
+    return decision if same_limit else None
 
 
 def _judge(study: Study, arm: Arm, champion: Champion | None) -> Acceptance:
+    if (refused := _forgot_too_much(study, arm)) is not None:
+        return refused
     if champion is None:
         return Acceptance(True, "the first final run of this study")
     if champion.model_fingerprint != study.inputs.fingerprint:
@@ -195,6 +207,17 @@ def _judge(study: Study, arm: Arm, champion: Champion | None) -> Acceptance:
     new_loss = _loss(study.inputs, final_folder(study.revision, arm) / "adapter", unseen)
     standing_loss = _loss(study.inputs, champion_adapter, unseen)
     return judge_final(ValidationScore(new_loss, standing_loss, len(unseen), len(samples)))
+
+
+def _forgot_too_much(study: Study, arm: Arm) -> Acceptance | None:
+    """A refusal where `search.max_forgetting` is set and the final run lost more on the upstream tasks."""
+    limit = study.config.search.max_forgetting
+    if limit is None:
+        return None
+    F = forgetting_of(study, arm).F
+    if F is None:  # the settings ask for upstream tasks
+        raise RuntimeError("the upstream tasks gave no measure of forgetting")
+    return judge_forgetting(Forgotten(F.value, F.low, F.high, limit))
 
 
 def _not_comparable(why: str) -> Acceptance:

@@ -35,6 +35,7 @@ from tasks.choice.search import METHOD, read_choice
 from tasks.inputs.opened import Inputs, open_inputs
 from tasks.nightly.champion import Champion, champion_hash, read_champion, summaries
 from tasks.running.retrying import IO_RETRIES, REQUESTS
+from tasks.settings.search import BESIDE_THE_CHOICE
 from tasks.settings.study import StudyConfig
 from tasks.storage.files import read_json, replacing, write_json
 from tasks.storage.folder import Revision, is_finished, read_manifest, revisions
@@ -97,6 +98,8 @@ def _finished(revision: Revision, stage: str) -> bool:
 def _settings(config: StudyConfig) -> dict[str, Any]:
     settings = config.model_dump(mode="json", include={"calibration", "fit", "search"})
     del settings["calibration"]["parallel"]  # changes how fast, not what
+    for name in BESIDE_THE_CHOICE:
+        del settings["search"][name]
     settings["final"] = {"epochs": config.final.epochs}  # it decides the size that ranks are chosen for
     return settings
 

@@ -34,7 +34,9 @@ from tasks.choice.search import SEARCH, choice_path, read_choice
 from tasks.final.arm import Arm
 from tasks.final.compare import present_comparison
 from tasks.final.evaluate import EVALUATE, ModelScores, generated_values, is_evaluated, read_evaluation
+from tasks.final.forgetting import forgetting_table
 from tasks.final.pair import final_folder, finetune_stage
+from tasks.final.pair_forgetting import read_pairs
 from tasks.final.pairs import trained_arms
 from tasks.final.record import FinalRecord, read_final
 from tasks.inputs.opened import Inputs
@@ -100,6 +102,8 @@ def gather(results: Results, command: str) -> ReportData:
         finals=[final.to_json() for final in trained],
         evaluation=_scores(revision) if results.evaluated else None,
         comparison=present_comparison(revision),
+        forgetting=forgetting_table(study),
+        tradeoffs=read_pairs(study),
         costs=costs(study, trained),
         warnings=_warnings(study, found.warnings),
         notes=[note for note in _notes(study, laws, choice) if note not in found.warnings],
@@ -279,7 +283,9 @@ def _stages(study: Study) -> list[Stage]:
 
 def _inputs(study: Study, shown: str) -> str:
     compared = study.outputs_hash("compare") if study.has_finished_once("compare") else None
-    return content_hash([shown, [stage.name for stage in _stages(study)], compared])
+    found = [shown, [stage.name for stage in _stages(study)], compared]
+    upstream = [forgetting_table(study), read_pairs(study)]
+    return content_hash([*found, upstream] if any(upstream) else found)
 
 
 REPORT = Stage("report", reads=_stages, inputs=_inputs, outputs=lambda study: (report_path(study.revision),))

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from mars_core.ranks import RankPair
 from mars_core.rates import LearningRates, one_rate
-from mars_core.training.methods import AdaLora, Dora, FullRank, Lora, Method, RsLora
+from mars_core.training.methods import AdaLora, Dora, FullRank, Lora, Method, RsLora, Selective
 from mars_core.training.recipe import Recipe
 from tasks.settings.section import Rank, Rate
 
@@ -145,6 +145,19 @@ class FullRankSettings(_Settings):
         return FullRank()
 
 
+class SelectiveSettings(_Settings):
+    """The own weights of some layers: the LLM's upper blocks (`share` of them), its last one, or the projector."""
+
+    method: Literal["selective"]
+    where: Literal["top", "last", "projector"]
+    share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    rate_share: ClassVar[float] = 0.1
+
+    def as_method(self) -> Selective:
+        """The method as mars_core's record."""
+        return Selective(self.where, self.share)
+
+
 Settings = Annotated[
     UniformSettings
     | PairSettings
@@ -152,7 +165,8 @@ Settings = Annotated[
     | DoraSettings
     | RsLoraSettings
     | AdaLoraSettings
-    | FullRankSettings,
+    | FullRankSettings
+    | SelectiveSettings,
     Field(discriminator="method"),
 ]
 SETTINGS: TypeAdapter[Any] = TypeAdapter(Settings)

@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from mars_core.demo import build_demo_data, demo_backbone_path
+from mars_core.demo.upstream import build_upstream_data
 from tasks.running.progress import progress_bar, show_message
 from tasks.settings.calibration import CalibrationConfig
 from tasks.settings.data import DataConfig
 from tasks.settings.recipe import RecipeConfig
 from tasks.settings.study import StudyConfig, read_study, write_study
+from tasks.settings.upstream import UpstreamTask
 
 TRAIN_SAMPLES, VALIDATION_SAMPLES, TEST_SAMPLES = 4096, 256, 512
+UPSTREAM_SAMPLES = 200  # of each task
 
 
 def prepare_demo(folder: Path) -> StudyConfig:
@@ -25,6 +28,7 @@ def prepare_demo(folder: Path) -> StudyConfig:
             n_test=TEST_SAMPLES,
             progress=lambda done, _: advance(done),
         )
+    before = build_upstream_data(folder / "upstream", n_samples=UPSTREAM_SAMPLES)
     study = folder / "study.yaml"
     config = StudyConfig(
         study=str((folder / "study").resolve()),
@@ -40,6 +44,11 @@ def prepare_demo(folder: Path) -> StudyConfig:
         # Pairs that cannot be told apart are not trained again: a demo has to end in minutes.
         calibration=CalibrationConfig(
             ranks=(2, 4, 8, 16), learning_rates="auto", confirm_runs=0, samples=1024, smallest_size=32
+        ),
+        # What the backbone could do before it saw the demo's data: what it forgets of that is measured.
+        upstream=(
+            UpstreamTask(name="reading", data=str(before.reading.resolve())),
+            UpstreamTask(name="looks", data=str(before.looks.resolve()), images=str(before.images.resolve())),
         ),
         evaluation_batch_size=64,
     )

@@ -10,6 +10,9 @@ from mars_core.search import Constraint, MaxAdapterBytes, MaxTrainableParameters
 from tasks.settings.ranks import Ranks
 from tasks.settings.section import Section
 
+BESIDE_THE_CHOICE = ("max_forgetting", "forgetting_weight")
+"""Settings that decide no pair: what was chosen without them stays chosen."""
+
 
 class SearchConfig(Section):
     """How the pair is chosen."""
@@ -39,6 +42,20 @@ class SearchConfig(Section):
         pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$",
         description="What the search minimises: perplexity, token_error, exact_match_error, letter_error, or a metric "
         "of an installed package (entry points `mars.metrics`); set it before calibrating",
+    )
+
+    max_forgetting: float | None = Field(
+        None,
+        ge=0,
+        description="Most points that a final run may lose on the upstream tasks (F) to become the standing one; needs "
+        "the `upstream` section (default: no limit)",
+    )
+    forgetting_weight: float | None = Field(
+        None,
+        ge=0,
+        description="Also measure each calibrated pair's loss on the upstream tasks, and show it against the predicted "
+        "loss: nats of the one that a nat of the other is worth; needs `upstream` and calibration.snapshots (default: "
+        "not measured)",
     )
 
     def as_constraints(self) -> list[Constraint]:

@@ -23,6 +23,7 @@ from tasks.settings.recipe import RecipeConfig
 from tasks.settings.search import SearchConfig
 from tasks.settings.section import BOTH, EACH, Section
 from tasks.settings.unknown_keys import unknown_key
+from tasks.settings.upstream import UpstreamTask
 from tasks.storage.files import replacing
 from tasks.storage.location import check_location, is_remote, local_path, read_text
 
@@ -53,6 +54,9 @@ class StudyConfig(Section):
         "(default: the whole batch)",
     )
     evaluation: EvaluationConfig = EvaluationConfig()
+    upstream: tuple[UpstreamTask, ...] = Field(
+        (), description="What the base model could do before: datasets that show what a fine-tune makes it forget"
+    )
     retention: RetentionConfig = RetentionConfig()
     timeouts: TimeoutConfig = TimeoutConfig()
     evaluation_batch_size: int = Field(32, ge=1, description="Samples per forward pass when scoring; changes no result")
@@ -71,10 +75,25 @@ class StudyConfig(Section):
         data = self.data
         for location in (self.study, data.train, data.images, data.validation, data.test):
             check_location(location or "")
+        for task in self.upstream:
+            check_location(task.data)
+            check_location(task.images or "")
+        if len({task.name for task in self.upstream}) < len(self.upstream):
+            raise ValueError(f"upstream: names must differ, got {', '.join(task.name for task in self.upstream)}")
         if self.search.law == "paper" and self.calibration.learning_rates is not None:
             raise ValueError(
                 "search.law: paper is for runs of one learning rate, as in the paper, and calibration.learning_rates "
                 "asks for several: leave it out, or take `law: mars`"
+            )
+        if not self.upstream and (self.search.max_forgetting, self.search.forgetting_weight) != (None, None):
+            raise ValueError(
+                "search.max_forgetting and search.forgetting_weight are about the tasks of the `upstream` section, and "
+                "there are none: name what the base model could do before, or leave them out"
+            )
+        if self.search.forgetting_weight is not None and not self.calibration.snapshots:
+            raise ValueError(
+                "search.forgetting_weight scores the adapters of the calibration runs, which are not kept: set "
+                "calibration.snapshots to true"
             )
         if self.search.ranks is not None:
             rank_grid(self.search.ranks)
@@ -122,6 +141,8 @@ def require_full_paths(config: StudyConfig) -> None:
         ValueError: a path is relative.
     """
     named = {"study": config.study} | {f"data.{name}": value for name, value in _files(config.data).items()}
+    for task in config.upstream:
+        named |= {f"upstream.{task.name}.{name}": path for name, path in _parts(task).items()}
     named |= {"final.accelerate": config.final.accelerate} if config.final.accelerate else {}
     relative = [f"{name} = {path!r}" for name, path in named.items() if not ("://" in path or Path(path).is_absolute())]
     if relative:
@@ -133,6 +154,10 @@ def require_full_paths(config: StudyConfig) -> None:
 def _files(data: DataConfig) -> dict[str, str]:
     named = {"train": data.train, "images": data.images, "validation": data.validation, "test": data.test}
     return {name: path for name, path in named.items() if path is not None}
+
+
+def _parts(task: UpstreamTask) -> dict[str, str]:
+    return {"data": task.data} | ({} if task.images is None else {"images": task.images})
 
 
 def write_study(config: StudyConfig, path: Path) -> None:
@@ -149,12 +174,18 @@ def _relative_to(values: dict[str, Any], file: str) -> dict[str, Any]:
     if isinstance(data := resolved.get("data"), dict):
         paths = ("train", "validation", "test", "images")
         resolved["data"] = data | {key: _resolve(data[key], file) for key in paths if isinstance(data.get(key), str)}
+    if isinstance(upstream := resolved.get("upstream"), list):
+        resolved["upstream"] = [_resolved_task(task, file) if isinstance(task, dict) else task for task in upstream]
     if isinstance(final := resolved.get("final"), dict) and isinstance(final.get("accelerate"), str):
         resolved["final"] = final | {"accelerate": _resolve(final["accelerate"], file)}
     # A model that names a folder beside the study file is that folder; anything else may be a hub id.
     if isinstance(model := resolved.get("model"), str) and Path(local := _resolve(model, file)).is_dir():
         resolved["model"] = local
     return resolved
+
+
+def _resolved_task(task: dict[str, Any], file: str) -> dict[str, Any]:
+    return task | {key: _resolve(task[key], file) for key in ("data", "images") if isinstance(task.get(key), str)}
 
 
 def _resolve(path: str, file: str) -> str:

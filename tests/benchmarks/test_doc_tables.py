@@ -22,12 +22,20 @@ def benchmark(monkeypatch):
     return importlib.import_module
 
 
-@pytest.mark.parametrize("name", ["model_families", "planner_estimates", "rank_and_rate"])
+@pytest.mark.parametrize("name", ["data_plan", "forgetting", "model_families", "planner_estimates", "rank_and_rate"])
 def test_the_table_in_the_docs_is_the_recorded_one(benchmark, name):
     module = benchmark(name)
     page = module.PAGE.read_text(encoding="utf-8")
     record = json.loads(module.RECORD.read_text(encoding="utf-8"))
     assert benchmark("doc_table").with_table(page, module.MARK, module.table(record)) == page
+
+
+def test_score_intervals_of_the_data_plan_hold_on_runs_made_apart(benchmark):
+    """At least 20 separate runs, and no kind of score below 90% of its 95% intervals."""
+    record = json.loads(benchmark("data_plan").RECORD.read_text(encoding="utf-8"))
+    of_scores = [one for one in record["summary"] if not one["kind"].startswith("size")]
+    assert sum(one["runs"] for one in of_scores) >= 20
+    assert sum(one["inside"] for one in of_scores) >= 0.9 * sum(one["predictions"] for one in of_scores)
 
 
 def test_every_family_was_measured_and_everything_held(benchmark):

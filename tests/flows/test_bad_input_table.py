@@ -118,6 +118,8 @@ CASES: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
         settings(calibration={"learning_rates": "auto"}, search={"law": "paper"}),
         RUN,
     ),
+    "a limit of forgetting without upstream tasks": (settings(search={"max_forgetting": 5}), RUN),
+    "what was forgotten without upstream tasks": (lambda study: None, ("forgetting", "{study}")),
     "a rank above a layer's width": (settings(calibration={"ranks": [2, 4096]}), RUN),
     "a micro-batch that does not divide the batch": (settings(micro_batch_size=3), RUN),
     "weight decay without AdamW": (settings(recipe={"weight_decay": 0.1}), RUN),

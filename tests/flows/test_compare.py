@@ -99,7 +99,7 @@ def test_a_baseline_that_the_model_cannot_hold_is_refused(copied, tmp_path):
 def test_a_baseline_that_cannot_be_sharded_is_refused_before_anything_runs(study, tmp_path):
     (tmp_path / "fsdp.yaml").write_text("distributed_type: FSDP\nnum_processes: 2\nfsdp_config: {fsdp_version: 2}\n")
     sharded = read_study(study).model_copy(update={"final": FinalConfig(accelerate=str(tmp_path / "fsdp.yaml"))})
-    check_baselines(sharded, [read_baseline("uniform-2"), read_baseline("full-rank")])
+    check_baselines(sharded, [read_baseline("uniform-2"), read_baseline("full-rank"), read_baseline("last-layer")])
     with pytest.raises(ValueError, match=r"baseline adalora-2 cannot be trained with FSDP.*use DDP"):
         check_baselines(sharded, [read_baseline("adalora-2")])
 
@@ -123,6 +123,7 @@ def test_a_broken_baseline_file_says_what_is_wrong(tmp_path, text, message):
 def test_the_papers_baselines_ship():
     assert set(shipped_baselines()) == {
         "adalora", "dora", "full-rank", "learning-rates", "pair", "rslora", "uniform",
+        "frozen-vision", "last-layer", "projector-only", "top-layers",
     }  # fmt: skip
     assert read_baseline("adalora").settings.target_rank == 32  # section 3.1
     rates = read_baseline("learning-rates-1e-7-1e-5").settings

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli.laws import laws_app, parse_hold_out
+from flows.cli.main import app
 from mars_core.laws import LAWS, get_law
 
 runner = CliRunner()
@@ -105,3 +106,42 @@ def test_the_command_module_imports_no_torch():
     code = "import sys, flows.cli.laws; print('torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "False"
+
+
+@pytest.fixture
+def scores(tmp_path):
+    steps = np.tile([8, 16, 32, 64, 128, 256, 512], 3)
+    table = pd.DataFrame({"run_id": np.repeat(["a", "b", "c"], 7), "step": steps})
+    table["train_loss"] = 0.5 + 6.0 / table.step**0.5 + np.repeat([0.0, 0.05, 0.1], 7)
+    table["score"] = get_law("loss-to-score").predict([70.0, 20.0, 0.8, 2.0], {"loss": table.train_loss})
+    table.to_csv(tmp_path / "scores.csv", index=False)
+    return tmp_path / "scores.csv"
+
+
+def test_fit_of_a_law_of_fine_tuning_shows_the_best_independent_fits_and_noise(scores):
+    arguments = ("fit", "--law", "loss-to-score", "--data", scores, "--window", "interval", "--bootstrap", 10)
+    result = run(*arguments, "--at-least", "P_max=60", "--noise", "--starts", 20, "--json")
+    assert result.exit_code == 0
+    data = json.loads(result.stdout)
+    assert len(data["best_fits"]) == 5
+    assert data["coefficients"]["P_max"] == pytest.approx(70, rel=1e-2)
+    assert data["noise"]["sigma"] < 0.1
+    shown = run(*arguments, "--noise", "--starts", 20)
+    assert "independent fit" in shown.stdout
+    assert "sigma" in shown.stdout
+
+
+def test_fit_refuses_what_is_not_a_least_value(scores):
+    result = run("fit", "--law", "loss-to-score", "--data", scores, "--at-least", "P_max>80")
+    assert result.exit_code == 2
+
+
+def test_published_prints_what_follows_and_what_does_not():
+    shown = CliRunner().invoke(app, ["laws", "published", "--json"])
+    assert shown.exit_code == 0
+    data = json.loads(shown.stdout)
+    assert {"sft-scratch", "sft-pretrained/ocr", "loss-to-score/ocr"} <= {one["name"] for one in data["coefficients"]}
+    table_1 = [row for row in data["reproduced"] if row["kind"] == "table 1"]
+    assert len(table_1) == 18
+    assert max(abs(row["deviation"]) for row in table_1) < 0.021
+    assert "Table 2" in CliRunner().invoke(app, ["laws", "published"]).stdout

@@ -9,5 +9,6 @@ from mars_core.training.methods.full_rank import FullRank
 from mars_core.training.methods.lora import Lora
 from mars_core.training.methods.method import Method
 from mars_core.training.methods.rslora import RsLora
+from mars_core.training.methods.selective import Selective
 
-__all__ = ["AdaLora", "Dora", "FullRank", "Lora", "Method", "RsLora"]
+__all__ = ["AdaLora", "Dora", "FullRank", "Lora", "Method", "RsLora", "Selective"]

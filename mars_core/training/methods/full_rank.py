@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from mars_core.models.partition import GROUPS, Partition
+from mars_core.models.partition import GROUPS, LinearLayer, Partition
 from mars_core.models.saving import save_network
 from mars_core.training.methods.method import Method, trained
 from mars_core.training.recipe import Recipe
@@ -27,29 +27,32 @@ class FullRank(Method):
     keeps_base: ClassVar[bool] = False
 
     def check(self, partition: Partition, recipe: Recipe) -> None:
-        """Any layer can be trained, but there is no B for LoRA+."""
+        """There is no B for LoRA+, and the layers must be there."""
         if recipe.lora_plus_ratio != 1:
             raise ValueError(
                 f"full-rank tuning trains no A and B, so recipe.lora_plus_ratio {recipe.lora_plus_ratio:g} has no "
                 "meaning for it: set it to 1, or compare with another method"
             )
+        self.layers(partition)
+
+    def layers(self, partition: Partition) -> list[LinearLayer]:
+        """Layers whose weights are trained."""
+        return [layer for group in GROUPS for layer in partition.group(group)]
 
     def trainable_parameters(self, partition: Partition) -> int:
         """in * out, summed over the layers."""
-        layers = [layer for group in GROUPS for layer in partition.group(group)]
-        return sum(layer.in_features * layer.out_features for layer in layers)
+        return sum(layer.in_features * layer.out_features for layer in self.layers(partition))
 
     def wrap(self, model: nn.Module, partition: Partition, *, seed: int, recipe: Recipe, steps: int) -> nn.Module:
         """Unfreeze the layers' weights; the model is changed in place."""
         self.check(partition, recipe)
         if getattr(model, "is_loaded_in_4bit", False):
             raise ValueError("full-rank tuning cannot train 4-bit weights: set loading.four_bit to false")
-        for group in GROUPS:
-            for layer in partition.group(group):
-                weight = model.get_submodule(layer.name).weight
-                if weight.dtype in (torch.float16, torch.bfloat16):
-                    weight.data = weight.data.float()
-                weight.requires_grad_(True)
+        for layer in self.layers(partition):
+            weight = model.get_submodule(layer.name).weight
+            if weight.dtype in (torch.float16, torch.bfloat16):
+                weight.data = weight.data.float()
+            weight.requires_grad_(True)
         return model
 
     def unwrap(self, wrapped: nn.Module) -> None:

@@ -14,6 +14,12 @@ GRID = {
     "r": np.array([2.0, 4.0, 8.0, 16.0, 32.0, 64.0]),
     "D": np.array([128.0, 512.0, 2048.0, 256.0, 1024.0, 4096.0]),
     "N": np.array([1e6, 3e7, 2e8, 1e9, 7e9, 5e8]),
+    "D_pretrain": np.array([1e8, 1e9, 2e10, 1e10, 1e11, 2e9]),
+    "D_SFT": np.array([1e8, 3e8, 1e9, 5e9, 2e9, 8e9]),
+    "nli": np.array([48.0, 52.0, 60.0, 55.0, 75.0, 66.0]),
+    "commonsense": np.array([40.0, 45.0, 55.0, 61.0, 70.0, 52.0]),
+    "reasoning": np.array([35.0, 44.0, 50.0, 65.0, 72.0, 58.0]),
+    "loss": np.array([0.4, 0.7, 1.0, 1.5, 2.2, 3.0]),
 }
 THETA = {
     "performance": [8.0, 0.05, 0.15, 0.3, 1.0],
@@ -24,7 +30,19 @@ THETA = {
     "performance_no_floor": [3.0, 0.02, 0.05, 0.1],
     "performance_no_rank": [8.0, 0.3, 1.0],
     "log_linear": [8.0, 0.1],
+    "sft-scratch": [80.0, 90.0, 110.0, 60.0, 0.12, 0.11, 0.09],
+    "sft-pretrained": [1.1079, 3.0952, 0.2073, 0.4841, 0.8895, 1.0045, 20.0, 99.9, 0.05, 0.12],
+    "loss-to-score": [80.0, 4.64, 1.75, 1.95],
+    "sft-joint": [0.2, 0.9, 0.1, 0.6, 0.95, 1.0, 120.0, 0.06],
+    "sft-nonlinear": [0.9, 2.1, 0.2, 0.48, 0.88, 1.0, 14.0, 50.0, 0.05, 0.08, 0.9],
+    "score-power": [5.0, 0.1],
+    "loss-to-score-power": [30.0, 0.8],
 }
+
+
+def base(X, scales, exponents):
+    kinds = ("nli", "commonsense", "reasoning")
+    return sum(w * X[kind] ** k for w, kind, k in zip(scales, kinds, exponents, strict=True))
 
 
 def test_every_law_has_a_case_here():
@@ -55,6 +73,31 @@ def test_every_law_has_a_case_here():
         ("performance_no_floor", lambda X: 3 / (X["r_me"] ** 0.02 * X["r_llm"] ** 0.05 * X["D"] ** 0.1)),
         ("performance_no_rank", lambda X: 8 / X["D"] ** 0.3 + 1),
         ("log_linear", lambda X: 8 / X["D"] ** 0.1),
+        (
+            "sft-scratch",
+            lambda X: 80 - 90 / X["N"] ** 0.12 - 110 / X["D_pretrain"] ** 0.11 - 60 / X["D_SFT"] ** 0.09,
+        ),
+        (
+            "sft-pretrained",
+            lambda X: (
+                base(X, (1.1079, 3.0952, 0.2073), (0.4841, 0.8895, 1.0045))
+                - 20 / X["N"] ** 0.05
+                - 99.9 / X["D_SFT"] ** 0.12
+            ),
+        ),
+        ("loss-to-score", lambda X: 4.64 + (80 - 4.64) / (1 + 1.75 * X["loss"] ** 1.95)),
+        (
+            "sft-joint",
+            lambda X: base(X, (0.2, 0.9, 0.1), (0.6, 0.95, 1.0)) + 1 - 120 / (X["N"] * X["D_SFT"]) ** 0.06,
+        ),
+        (
+            "sft-nonlinear",
+            lambda X: (
+                base(X, (0.9, 2.1, 0.2), (0.48, 0.88, 1.0)) ** 0.9 - 14 / X["N"] ** 0.05 - 50 / X["D_SFT"] ** 0.08
+            ),
+        ),
+        ("score-power", lambda X: 5 * X["D_SFT"] ** 0.1),
+        ("loss-to-score-power", lambda X: 30 / X["loss"] ** 0.8),
     ],
 )
 def test_prediction_is_the_printed_equation(name, closed_form):

@@ -1,0 +1,110 @@
+"""What adapters gained and forgot: through the evaluation, the report, the command and the acceptance."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from flows.calibrate import calibrate_flow
+from flows.cli.main import app
+from flows.stages import accept_flow, evaluate_flow, fit_flow, report_flow, search_flow
+from mars_core.demo.upstream import build_upstream_data
+from tasks.final.arm import Arm
+from tasks.final.forgetting import forgetting_table
+from tasks.final.pair import final_folder
+from tasks.final.pairs import final_arms
+from tasks.settings.study import read_study, write_study
+from tasks.settings.upstream import UpstreamTask
+from tasks.study.opened import begun_study
+
+runner = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory):
+    return build_upstream_data(tmp_path_factory.mktemp("upstream") / "data", n_samples=12)
+
+
+@pytest.fixture
+def asked(copied, before, tmp_path):
+    """A finished study that now names upstream tasks, evaluated again."""
+    tasks = (
+        UpstreamTask(name="reading", data=str(before.reading)),
+        UpstreamTask(name="looks", data=str(before.looks), images=str(before.images)),
+        UpstreamTask(name="told", data=str(before.reading), metric="cider-d", samples=6),
+    )
+    config = copied.model_copy(update={"upstream": tasks})
+    write_study(config, tmp_path / "asked.yaml")
+    evaluate_flow(config)
+    return config, tmp_path / "asked.yaml"
+
+
+def test_evaluation_report_command_and_acceptance_know_what_was_forgotten(asked):
+    config, file = asked
+    study = begun_study(config)
+    table = forgetting_table(study)
+    assert set(table) == set(final_arms(study))
+    chosen = table["chosen"]
+    upstream = [task for task in chosen["tasks"] if task["kind"] == "upstream"]
+    assert [task["name"] for task in upstream] == ["reading", "looks", "told"]
+    assert upstream[0]["base"]["value"] > 50  # what the backbone could do before
+    assert upstream[2]["metric"] == "cider-d"
+    expected = sum(task["base"]["value"] - task["tuned"]["value"] for task in upstream) / 3
+    assert chosen["F"]["value"] == pytest.approx(expected)
+    assert {task["name"] for task in chosen["tasks"] if task["kind"] == "target"} > {"target: caption"}
+
+    report_flow(config)
+    page = study.revision.path("report.html").read_text(encoding="utf-8")
+    assert 'id="forgetting-scores"' in page
+    assert '<th class="n">reading</th>' in page
+
+    adapter = final_folder(study.revision, Arm(final_arms(study)["chosen"].pair)) / "adapter"
+    shown = runner.invoke(app, ["forgetting", str(file), "--adapter", str(adapter), "--json"])
+    assert shown.exit_code == 0, shown.output
+    printed = json.loads(shown.stdout)
+    assert printed[str(adapter)]["F"] == printed["chosen"]["F"]
+    assert "F: forgotten" in runner.invoke(app, ["forgetting", str(file)]).stdout
+
+    limit = chosen["F"]["value"] - 1
+    strict = config.model_copy(update={"search": config.search.model_copy(update={"max_forgetting": limit})})
+    decision = accept_flow(strict)
+    if decision["reason"] != "the first final run of this study":  # it stands already: nothing is decided again
+        assert not decision["accepted"]
+        assert "search.max_forgetting" in decision["reason"]
+
+
+def test_mistakes_are_one_message(copied, asked):
+    _, file = asked
+    for arguments, message in (
+        ([copied.study], "names no upstream tasks"),
+        ([str(file), "--adapter", "nowhere"], "no PEFT adapter in nowhere"),
+    ):
+        shown = runner.invoke(app, ["forgetting", *arguments])
+        assert shown.exit_code == 2
+        assert message in " ".join(shown.stderr.split())
+
+
+@pytest.mark.slow
+def test_pairs_are_scored_upstream_and_shown_as_a_front(study, before):
+    config = read_study(study)
+    tasks = (UpstreamTask(name="reading", data=str(before.reading)),)
+    config = config.model_copy(
+        update={
+            "upstream": tasks,
+            "calibration": config.calibration.model_copy(update={"snapshots": True}),
+            "search": config.search.model_copy(update={"forgetting_weight": 0.5}),
+        }
+    )
+    calibrate_flow(config)
+    fit_flow(config)
+    search_flow(config)
+    opened = begun_study(config)
+    found = json.loads(opened.revision.path("pair_forgetting.json").read_text(encoding="utf-8"))
+    assert {tuple(one["pair"]) for one in found["pairs"]} == {(2, 2), (2, 4), (4, 2), (4, 4)}
+    assert any(one["on_front"] for one in found["pairs"])
+    weighted = [one["weighted"] for one in found["pairs"]]
+    assert weighted == sorted(weighted)
+    for one in found["pairs"]:
+        assert one["forgotten"] == pytest.approx(one["upstream"] - found["base_loss"])
+    report_flow(config)
+    assert 'id="tradeoffs"' in opened.revision.path("report.html").read_text(encoding="utf-8")
