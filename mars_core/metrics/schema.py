@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from numpy.typing import NDArray
 
 SCHEMA_VERSION = 3
 PEAKS = ("peak_lr_me", "peak_lr_projector", "peak_lr_llm")
@@ -78,7 +79,8 @@ def from_table(table: pa.Table) -> pd.DataFrame:
         ValueError: the table breaks the contract.
     """
     rows = _as_newest(table.to_pandas())
-    validate(rows)
+    _check_form(rows)
+    _check_ranges(rows if table.schema.equals(SCHEMA) else _typed(rows).to_pandas())
     return rows
 
 
@@ -100,6 +102,11 @@ def validate(rows: pd.DataFrame) -> None:
         ValueError: a column is missing, a (run_id, step) occurs twice, a value is missing, of the wrong type or out of
             range; the message names the column and the first rows.
     """
+    _check_form(rows)
+    _check_ranges(_typed(rows).to_pandas())
+
+
+def _check_form(rows: pd.DataFrame) -> None:
     missing = [name for name in SCHEMA.names if name not in rows.columns]
     if missing:
         raise ValueError(f"checkpoint metrics lack the columns {missing}: they need {SCHEMA.names}")
@@ -109,26 +116,30 @@ def validate(rows: pd.DataFrame) -> None:
             f"checkpoint metrics have schema version {sorted(versions, key=str)}, this code reads {SCHEMA_VERSION}: "
             "calibrate again or use the version of MARS that wrote them"
         )
-    _refuse(rows, rows[_REQUIRED].isna().any(axis=1), "a missing value")
-    _check_ranges(_typed(rows).to_pandas())
+    _refuse(rows, np.any([pd.isna(rows[name].to_numpy()) for name in _REQUIRED], axis=0), "a missing value")
 
 
 def _check_ranges(rows: pd.DataFrame) -> None:
-    _refuse(rows, rows.duplicated(["run_id", "step"]), "a (run_id, step) that occurs twice")
-    _refuse(rows, rows["step"] < 1, "a step below 1")
-    ranks = rows[["r_me", "r_llm"]]
-    _refuse(rows, (ranks < 0).any(axis=1) | (ranks == 0).all(axis=1), "a rank below 0, or both ranks 0")
-    _refuse(rows, rows["unique_samples"] > rows["samples_seen"], "more unique samples than samples seen")
-    _refuse(rows, ~np.isfinite(rows["val_loss"]) | (rows["val_loss"] < 0), "a val_loss that is not 0 or more")
+    # In NumPy: a study has a table for each run, and pandas takes its time for each column.
+    value = {name: rows[name].to_numpy() for name in rows.columns}
+    if len(set(zip(value["run_id"], value["step"], strict=True))) < len(rows):
+        _refuse(rows, rows.duplicated(["run_id", "step"]).to_numpy(), "a (run_id, step) that occurs twice")
+    _refuse(rows, value["step"] < 1, "a step below 1")
+    ranks = np.stack([value["r_me"], value["r_llm"]])
+    _refuse(rows, (ranks < 0).any(axis=0) | (ranks == 0).all(axis=0), "a rank below 0, or both ranks 0")
+    _refuse(rows, value["unique_samples"] > value["samples_seen"], "more unique samples than samples seen")
+    loss = value["val_loss"]
+    _refuse(rows, ~np.isfinite(loss) | (loss < 0), "a val_loss that is not 0 or more")
     with np.errstate(divide="ignore", invalid="ignore"):
-        same = (np.log(rows["val_perplexity"]) - rows["val_loss"]).abs() <= 1e-6
+        same = np.abs(np.log(value["val_perplexity"]) - loss) <= 1e-6
     _refuse(rows, ~same, "a val_perplexity other than exp(val_loss)")
-    _refuse(rows, rows["val_objective"] < 0, "a val_objective below 0")
-    measured = rows["val_objective"].notna()
-    _refuse(rows, measured & (rows["objective"] == PERPLEXITY), "a val_objective though the objective is perplexity")
-    bad = [(rows[name] <= 0) | (rows[name] == np.inf) for name in PEAKS]
-    _refuse(rows, bad[0] | bad[1] | bad[2], "a peak learning rate that is not above 0")
-    shares = rows["clipped_share"]
+    measured = value["val_objective"]
+    _refuse(rows, measured < 0, "a val_objective below 0")
+    unneeded = ~np.isnan(measured) & (value["objective"] == PERPLEXITY)
+    _refuse(rows, unneeded, "a val_objective though the objective is perplexity")
+    peaks = np.stack([value[name] for name in PEAKS])
+    _refuse(rows, ((peaks <= 0) | (peaks == np.inf)).any(axis=0), "a peak learning rate that is not above 0")
+    shares = value["clipped_share"]
     _refuse(rows, (shares < 0) | (shares > 1), "a clipped_share that is not between 0 and 1")
 
 
@@ -141,7 +152,7 @@ def _typed(rows: pd.DataFrame) -> pa.Table:
         ) from error
 
 
-def _refuse(rows: pd.DataFrame, bad: pd.Series, what: str) -> None:
+def _refuse(rows: pd.DataFrame, bad: NDArray[np.bool_], what: str) -> None:
     if bad.any():
         first = rows.loc[bad, ["run_id", "step"]].head(3).to_dict("records")
         raise ValueError(f"{int(bad.sum())} rows of the checkpoint metrics have {what}, first: {first}")

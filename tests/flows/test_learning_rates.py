@@ -48,7 +48,7 @@ def listed(demo_data: Path) -> StudyConfig:
     ranks = {"me": [0, 2, 4], "llm": [2, 4]}
 
     def make(folder: Path) -> None:
-        with figures_drawn("rates", "best-rates"):
+        with figures_drawn("heatmap", "rates", "best-rates"):
             study_flow(searching(folder, demo_data, ranks=ranks, learning_rates=list(RATES)))
 
     return read_study(made_once("listed-rates", make) / "study.yaml")

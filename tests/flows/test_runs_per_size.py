@@ -24,7 +24,7 @@ from tasks.study.plan import plan_calibration
 from tasks.study.revision import newest_revision
 from tests.flows.conftest import figures_drawn, write_small_study
 
-SIZES = (8, 16, 32)
+SIZES = (16, 32)
 BATCH = 2
 
 
@@ -34,13 +34,13 @@ def changed(config: StudyConfig, **calibration) -> StudyConfig:
 
 @pytest.fixture(scope="module")
 def calibrated(tmp_path_factory: pytest.TempPathFactory, demo_data: Path) -> StudyConfig:
-    """Four pairs of three sizes, measured as the paper's words have it: the step of each run's lowest perplexity."""
+    """Four pairs of two sizes, measured as the paper's words have it: the step of each run's lowest perplexity."""
     folder = tmp_path_factory.mktemp("per-size")
     plain = write_small_study(folder, demo_data).model_copy(
         update={"fit": FitConfig(level="own", eps=0, starts=8, bootstrap=20), "search": SearchConfig(law="paper")}
     )
     recipe = plain.recipe.model_copy(update={"batch_size": BATCH})
-    config = changed(plain.model_copy(update={"recipe": recipe}), runs="per_size", samples=32, smallest_size=8)
+    config = changed(plain.model_copy(update={"recipe": recipe}), runs="per_size", samples=32, smallest_size=16)
     write_study(config, folder / "study.yaml")
     calibrate_flow(config)
     return config
@@ -56,13 +56,13 @@ def test_every_run_ends_at_its_size_with_its_rate_annealed_to_zero(calibrated):
     assert (rows.unique_samples == rows.samples_seen).all()
     ends = rows.sort_values("step").groupby("run_id").tail(1)
     assert sorted(ends.unique_samples) == sorted(SIZES * 4)
-    assert (ends.groupby(["r_me", "r_llm", "seed"]).unique_samples.nunique() == 3).all()
+    assert (ends.groupby(["r_me", "r_llm", "seed"]).unique_samples.nunique() == len(SIZES)).all()
     # The rate before step s of S: a rise over w = S / 10 steps, then half a cosine down to 0 at S.
     S, before = rows.groupby("run_id").step.transform("max"), rows.step - 1
     w = (0.1 * S).round()
     rate = (0.5 * (1 + np.cos(np.pi * (before - w) / (S - w)))).where(before >= w, before / w)
     np.testing.assert_allclose(rows.lr, calibrated.recipe.learning_rate * rate)
-    assert (rows.pack_id.groupby([rows.r_me, rows.r_llm, rows.seed]).nunique() == 3).all()
+    assert (rows.pack_id.groupby([rows.r_me, rows.r_llm, rows.seed]).nunique() == len(SIZES)).all()
 
 
 def test_a_run_of_a_size_is_the_run_of_a_calibration_that_has_only_so_many_samples(calibrated, tmp_path):
@@ -97,7 +97,7 @@ def test_the_stages_after_it_run_and_name_the_lengths(calibrated):
     fit_flow(calibrated)
     assert search_flow(calibrated).keys() == {"r_me", "r_llm"}
     with figures_drawn("law-c"):
-        assert "12 runs of 4 to 16 steps" in Path(report_flow(calibrated)).read_text()
+        assert "8 runs of 8 to 16 steps" in Path(report_flow(calibrated)).read_text()
 
 
 def test_only_the_size_that_is_missing_is_trained_again(calibrated, capsys):
@@ -113,7 +113,7 @@ def test_only_the_size_that_is_missing_is_trained_again(calibrated, capsys):
     times = {run.run_id: metrics_path(revision, run.run_id).stat().st_mtime_ns for run in (lost, kept)}
     calibrate_flow(calibrated)
     assert missing_runs(study) == []
-    assert "1 of 12 runs to train" in capsys.readouterr().err
+    assert "1 of 8 runs to train" in capsys.readouterr().err
     assert metrics_path(revision, kept.run_id).stat().st_mtime_ns == times[kept.run_id]
     after = collect_metrics(study, divergence(study))
     np.testing.assert_allclose(after.val_loss, before.val_loss, rtol=1e-5)
@@ -124,5 +124,5 @@ def test_the_dry_run_lists_the_sizes(calibrated):
     result = CliRunner().invoke(app, ["calibrate", str(study), "--dry-run"])
     assert result.exit_code == 0, result.output
     assert "4 runs of 16 steps for size 32, evaluated at steps 2, 3, 4, 6, 8, 11, 16" in result.output
-    assert "4 runs of 4 steps for size 8, evaluated at steps 1, 2, 3, 4" in result.output
-    assert "112 steps of all runs together" in result.output
+    assert "4 runs of 8 steps for size 16, evaluated at steps 1, 2, 3, 4, 6, 8" in result.output
+    assert "96 steps of all runs together" in result.output

@@ -61,10 +61,10 @@ def pretraining_pictures(monkeypatch):
     monkeypatch.setattr(build, "_TOKENIZER_DOCUMENTS", 2_000)  # the tokenizer is not looked at
     given = {}
     monkeypatch.setattr(build, "grey_pictures", lambda drawings: given.update(tower=drawings))
-    monkeypatch.setattr(build, "pretrain_tower", lambda tower, grey, **how: None)
-    monkeypatch.setattr(build, "pretrain_llm", lambda model, tokenizer, names, **how: None)
+    monkeypatch.setattr(build, "pretrain_tower", lambda *course: None)
+    monkeypatch.setattr(build, "pretrain_llm", lambda *course: None)
     monkeypatch.setattr(
-        build, "pretrain_projector", lambda model, processor, drawings, **how: given.update(projector=drawings)
+        build, "pretrain_projector", lambda model, processor, drawings, *course: given.update(projector=drawings)
     )
     return given
 

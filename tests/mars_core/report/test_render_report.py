@@ -522,11 +522,11 @@ def test_runs_at_several_rates_are_drawn_over_rate_and_rank(planted, make_data, 
     own = tuple(one for one in pairs if one.pair == choice.pair)
     rates = RateAnswer(own, tuple(pairs), {"s_me": (-0.2, -0.3, -0.1)}, {"all": (5e-4, 2e-3)})
     data = make_data(several, laws, dataclasses.replace(choice, rates=rates))
-    draw_only("rates", "best-rates")
+    draw_only("heatmap", "rates", "best-rates")
     page, figures = render_with_figures(data)
     assert "figure-rates" in Page(page).ids
     assert "figure-rates" not in Page(full).ids
-    assert figures.keys() == {"rates", "best-rates"}
+    assert figures.keys() == {"heatmap", "rates", "best-rates"}
     assert "peak learning rate" in figures["rates"]
     assert "best peak learning rate" in figures["best-rates"]
     assert "The best rate changes as r_me^-0.2 [-0.3, -0.1]." in page
