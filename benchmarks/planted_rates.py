@@ -165,7 +165,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def by_round(rows: list[dict[str, Any]]) -> list[dict[str, float]]:
     """After each round that trains likely pairs again: further runs for a pair, share that is right, mean regret, and
-    share of studies that need no more. A study that needed no more stays as it is."""
+    share of studies that ended: their answer was sure, or their runs were spent. These stay as they are."""
     found = []
     for number in range(max(len(row["rounds"]) for row in rows)):
         at = pd.DataFrame([row["rounds"][min(number, len(row["rounds"]) - 1)] for row in rows])
@@ -241,7 +241,7 @@ def table(record: dict[str, Any]) -> str:
         "right",
         "mean regret",
         "best rate inside its interval",
-        "needs no more",
+        "ended",
     ]
     return (
         f"{record['studies']} studies, {record['runs_per_pair']:.2f} rates per pair until they are found:\n\n"
