@@ -1,7 +1,10 @@
 """What adapters gained and forgot: through the evaluation, the report, the command and the acceptance."""
 
+import io
 import json
 
+import mlflow
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -14,10 +17,12 @@ from tasks.final.arm import Arm
 from tasks.final.forgetting import forgetting_table
 from tasks.final.pair import final_folder
 from tasks.final.pairs import final_arms
+from tasks.final.record import read_final
 from tasks.nightly.champion import champion_path, read_champion
 from tasks.settings.study import read_study, write_study
 from tasks.settings.upstream import UpstreamTask
 from tasks.study.opened import begun_study
+from tasks.tracking import runs as tracking
 
 runner = CliRunner()
 
@@ -54,6 +59,11 @@ def test_evaluation_report_command_and_acceptance_know_what_was_forgotten(asked)
     expected = sum(task["base"]["value"] - task["tuned"]["value"] for task in upstream) / 3
     assert chosen["F"]["value"] == pytest.approx(expected)
     assert {task["name"] for task in chosen["tasks"] if task["kind"] == "target"} > {"target: caption"}
+
+    run = read_final(study.revision, final_arms(study)["chosen"]).mlflow_run_id
+    tracking.use_store(study.folder)
+    logged = pd.read_csv(io.StringIO(mlflow.artifacts.load_text(f"runs:/{run}/forgetting/forgetting.csv")))
+    assert logged.set_index("model").loc["chosen", "F"] == round(chosen["F"]["value"], 1)
 
     report_flow(config)
     page = study.revision.path("report.html").read_text(encoding="utf-8")
