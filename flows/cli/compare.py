@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from flows.cli.errors import one_message
+from flows.cli.forgetting import overall_table
 from flows.cli.output import console, minutes, print_json, print_names
 from flows.cli.stages import AsJson, load_for_flow, this_command
 from flows.cli.tune import asked_rates
@@ -76,6 +77,16 @@ def _print(config: StudyConfig, as_json: bool) -> None:
     console.print(_table(models))
     if any(model.search for model in models):
         console.print(_searches(models))
+    if config.upstream:
+        _print_forgetting(config)
+
+
+def _print_forgetting(config: StudyConfig) -> None:
+    """E, F and O of the models compared: a table of their own, since one of all columns fits no terminal."""
+    from tasks.final.forgetting import forgetting_table
+    from tasks.study.opened import begun_study
+
+    console.print(overall_table(forgetting_table(begun_study(config))))
 
 
 def _table(models: Sequence[ComparedModel]) -> Table:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from flows.cli.errors import one_message
 from flows.cli.output import console, print_json
@@ -46,7 +46,8 @@ def forgetting(
     if as_json:
         print_json(table)
         return
-    console.print(_table(table))
+    console.print(overall_table(table))
+    console.print(_task_table(table))
     for name, found in table.items():
         for sign in found["signs"]:
             console.print(f"{sign['severity']}: {name}: {sign['message']}", markup=False, highlight=False)
@@ -63,15 +64,29 @@ def _of_adapters(study: Any, folders: list[str]) -> dict[str, dict[str, Any]]:
         return {folder: described(base, adapter_scores(study, Path(folder)), ()) for folder in folders}
 
 
-def _table(table: dict[str, dict[str, Any]]) -> Table:
-    names = list(dict.fromkeys(task["name"] for found in table.values() for task in found["tasks"]))
-    shown = Table("points", "E: gained", "F: forgotten", "O: average", *names)
+def overall_table(table: dict[str, dict[str, Any]]) -> Table:
+    """E, F and O of each model with their intervals; heads stay whole however long a model's name is."""
+    shown = Table(Column("points", overflow="fold"))
+    for head in ("E: gained", "F: forgotten", "O: average"):
+        shown.add_column(head, min_width=len("(-10.1 to -10.1)"))
     for model, found in table.items():
-        cells = {task["name"]: f"{task['base']['value']:.1f} → {task['tuned']['value']:.1f}" for task in found["tasks"]}
-        overall = [_estimate(found[symbol]) for symbol in ("E", "F", "O")]
-        shown.add_row(model, *overall, *(cells.get(name, "") for name in names))
+        shown.add_row(model, _estimate(found["E"], "+"), _estimate(found["F"], "+"), _estimate(found["O"], ""))
     return shown
 
 
-def _estimate(found: dict[str, float] | None) -> str:
-    return "" if found is None else f"{found['value']:+.1f} ({found['low']:.1f} to {found['high']:.1f})"
+def _task_table(table: dict[str, dict[str, Any]]) -> Table:
+    """Scores before and after: tasks down, since there may be many of them, and models across."""
+    names = list(dict.fromkeys(task["name"] for found in table.values() for task in found["tasks"]))
+    shown = Table("before → after", *(Column(model, overflow="fold") for model in table))
+    for name in names:
+        shown.add_row(name, *(_change(found, name) for found in table.values()))
+    return shown
+
+
+def _change(found: dict[str, Any], name: str) -> str:
+    own = [task for task in found["tasks"] if task["name"] == name]
+    return f"{own[0]['base']['value']:.1f} → {own[0]['tuned']['value']:.1f}" if own else ""
+
+
+def _estimate(found: dict[str, float] | None, sign: str) -> str:
+    return "" if found is None else f"{found['value']:{sign}.1f} ({found['low']:.1f} to {found['high']:.1f})"

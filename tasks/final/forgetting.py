@@ -39,6 +39,8 @@ from tasks.study.stage import Stage
 from tasks.tracking import runs as tracking
 
 BASE = "base"
+TABLE_FILE = "forgetting/forgetting.csv"  # in MLflow
+DESCRIPTION = "Gained on the target tasks (E), forgotten elsewhere (F), average of both scores (O), in points"
 
 
 @task(name="measure-forgetting", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
@@ -53,14 +55,12 @@ def measure_forgetting(study: Study, finals: Mapping[str, Arm]) -> str:
         found[role] = described(base, tuned, record.history)
         tracking.log_values_if_known(record.mlflow_run_id, forgetting_values(found[role]))
     write_json(forgetting_path(study.revision), found)
+    rows = [shown(role, one) for role, one in found.items()]
     for arm in finals.values():
         run = read_final(study.revision, arm).mlflow_run_id
         tracking.log_file_if_known(run, forgetting_path(study.revision), "forgetting")
-    create_table_artifact(
-        [shown(role, one) for role, one in found.items()],
-        key="mars-forgetting",
-        description="Gained on the target tasks (E), forgotten elsewhere (F), average of both scores (O), in points",
-    )
+        tracking.log_table_if_known(run, rows, TABLE_FILE)
+    create_table_artifact(rows, key="mars-forgetting", description=DESCRIPTION)
     return str(forgetting_path(study.revision))
 
 
@@ -78,7 +78,10 @@ def measure_baseline(study: Study, baseline: Baseline) -> str:
     record = FinalRecord.from_json(read_json(folder / "training.json"))
     found = described(base, tuned, record.history)
     write_scores(tuned, folder / "forgetting.parquet")
+    rows = [shown(baseline.name, found)]
     tracking.log_values_if_known(record.mlflow_run_id, forgetting_values(found))
+    tracking.log_table_if_known(record.mlflow_run_id, rows, TABLE_FILE)
+    create_table_artifact(rows, key="mars-forgetting-baseline", description=DESCRIPTION)
     write_json(folder / "forgetting.json", found)
     return str(folder / "forgetting.json")
 

@@ -6,7 +6,7 @@ One table per model, STUDY/revisions/001/forgetting/NAME.parquet, columns of `SC
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from mars_core.evaluation.scores import Totals, totals_of
 from mars_core.models.loading import Base
 from tasks.inputs.data import scored_batches
 from tasks.inputs.opened import Inputs
+from tasks.running.progress import show_message
+from tasks.settings.upstream import UpstreamTask
 from tasks.storage.files import replacing
 
 SCHEMA = pa.schema(
@@ -61,11 +63,9 @@ def upstream_rows(inputs: Inputs, base: Base, model: nn.Module, name: str) -> li
     totals = _per_sample(inputs, base, model, samples)
     if task.metric == "accuracy":
         return [_row(name, "upstream", "accuracy", *both) for both in zip(samples, totals, strict=True)]
-    scores = _captions(inputs, base, model, samples)
     return [
-        _row(name, "upstream", "cider-d", sample, total) | {"score": float(score), "answers": 1}
-        for sample, total, score in zip(samples, totals, scores, strict=True)
-        if not np.isnan(score)
+        _row(name, "upstream", "cider-d", samples[number], totals[number]) | {"score": score, "answers": 1}
+        for number, score in _captions(inputs, base, model, task, samples)
     ]
 
 
@@ -102,33 +102,62 @@ def _per_sample(inputs: Inputs, base: Base, model: nn.Module, samples: Sequence[
     return [totals[str(number)] for number in range(len(samples))]
 
 
-def _captions(inputs: Inputs, base: Base, model: nn.Module, samples: Sequence[Sample]) -> np.ndarray:
-    """CIDEr-D of the first answer of each sample, NaN where it is too long to be asked for.
+def _captions(
+    inputs: Inputs, base: Base, model: nn.Module, task: UpstreamTask, samples: Sequence[Sample]
+) -> Iterator[tuple[int, float]]:
+    """Number of each sample in `samples` with the CIDEr-D of its first answer, but for answers too long to ask for.
 
-    References are the first answers of all samples with the same images and question.
+    What is shown and asked is captioned once, and is one reference set: the first answers of all samples that show and
+    ask it. So samples that repeat a picture do not make its words common.
+
+    Raises:
+        ValueError: fewer than two different pictures are left.
     """
-    asked = [
-        question
-        for question in short_questions(samples, base.processor, LONGEST_CAPTION).questions
-        if question.number == 0
-    ]
-    if len(asked) < 2:
-        return np.full(len(samples), np.nan)
+    asked = _short_captions(base, task, samples)
+    sets = _by_shown(asked.values())
+    written = _written(inputs, base, model, [same[0] for same in sets.values()])
+    references = [[question.expected for question in same] for same in sets.values()]
+    scores = dict(zip(sets, cider_d(written, references), strict=True))
+    for number, question in asked.items():
+        yield number, float(scores[_shown(question)])
+
+
+def _short_captions(base: Base, task: UpstreamTask, samples: Sequence[Sample]) -> dict[int, Question]:
+    """First answers short enough to ask for, by the sample's number: ids of samples may stand twice."""
+    found: dict[int, Question] = {}
+    for number, sample in enumerate(samples):
+        for question in short_questions([sample], base.processor, LONGEST_CAPTION).questions:
+            if question.number == 0:
+                found[number] = question
+    short = f"{len(found)} of {len(samples)} captions have at most {LONGEST_CAPTION} tokens"
+    counted, n_shown = f"upstream task {task.name!r}: {short}", len(_by_shown(found.values()))
+    if n_shown < 2:
+        raise ValueError(
+            f"{counted} and show {n_shown} different pictures or questions, and at least 2 are needed: give "
+            "shorter captions of more pictures, or set its metric to accuracy"
+        )
+    if len(found) < len(samples):
+        show_message(f"{counted}; the others are not scored")
+    return found
+
+
+def _written(inputs: Inputs, base: Base, model: nn.Module, asked: Sequence[Question]) -> list[str]:
+    """The model's caption for each question, in order."""
     example = encode_sample(asked[0].sample, base.processor)
     decoding = decoding_for(base.model, base.processor, example, base.pad_token_id, LONGEST_CAPTION)
     written: dict[str, str] = {}
-    for batch in batches(asked, inputs.config.evaluation_batch_size):
+    for batch in batches(sorted(asked, key=lambda one: one.prompt_tokens), inputs.config.evaluation_batch_size):
         prompts = [prompt_of(encode_sample(question.sample, base.processor)) for question in batch]
         for question, tokens in zip(batch, greedy_tokens(model, prompts, decoding), strict=True):
-            written[question.sample.id] = base.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
-    references: dict[str, list[str]] = defaultdict(list)
+            written[_shown(question)] = base.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+    return [written[_shown(question)] for question in asked]
+
+
+def _by_shown(asked: Iterable[Question]) -> dict[str, list[Question]]:
+    found: dict[str, list[Question]] = defaultdict(list)
     for question in asked:
-        references[_shown(question)].append(question.expected)
-    scores = cider_d(
-        [written[question.sample.id] for question in asked], [references[_shown(question)] for question in asked]
-    )
-    found = {question.sample.id: score for question, score in zip(asked, scores, strict=True)}
-    return np.array([found.get(sample.id, np.nan) for sample in samples])
+        found[_shown(question)].append(question)
+    return dict(found)
 
 
 def _shown(question: Question) -> str:

@@ -205,7 +205,7 @@ def _resume_states(newest: Revision, config: StudyConfig) -> Iterator[_Found]:
 
 def _intermediate(revision: Revision, config: StudyConfig) -> Iterator[tuple[_Found, str]]:
     """Snapshots, pack states and checkpoints that the policy does not keep, with the stage that goes on from each."""
-    if not config.retention.snapshots:
+    if not config.retention.snapshots and config.search.forgetting_weight is None:  # else they are scored again
         for path in _children(revision.folder / "calibration" / "snapshots"):
             yield _Found(path, "snapshots", "the laws were fitted, or a newer revision opened"), "fit"
     if not config.retention.checkpoints:

@@ -54,8 +54,8 @@ class SearchConfig(Section):
         None,
         ge=0,
         description="Also measure each calibrated pair's loss on the upstream tasks, and show it against the predicted "
-        "loss: nats of the one that a nat of the other is worth; needs `upstream` and calibration.snapshots (default: "
-        "not measured)",
+        "loss, sorted by their weighted sum: nats of target loss that a nat of upstream loss is worth. It informs, and "
+        "chooses no pair; needs `upstream` and calibration.snapshots (default: not measured)",
     )
 
     def as_constraints(self) -> list[Constraint]:

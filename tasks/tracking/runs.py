@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import pandas as pd
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
@@ -199,6 +200,12 @@ def log_file_if_known(run_id: str, path: Path, folder: str | None = None) -> Non
     """Attach a file that exists to a run that this store has."""
     if path.is_file() and is_tracked(run_id):
         log_file(run_id, path, folder)
+
+
+def log_table_if_known(run_id: str, rows: Sequence[Mapping[str, Any]], file: str) -> None:
+    """Attach a table, one mapping a row, as CSV, which MLflow's UI shows as a table, to a run that this store has."""
+    if is_tracked(run_id):
+        mlflow.MlflowClient().log_text(run_id, pd.DataFrame(rows).to_csv(index=False), file)
 
 
 def is_tracked(run_id: str) -> bool:

@@ -1,21 +1,28 @@
 """What adapters gained and forgot: through the evaluation, the report, the command and the acceptance."""
 
+import io
 import json
 
+import mlflow
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
 from flows.calibrate import calibrate_flow
 from flows.cli.main import app
+from flows.nightly import _decided
 from flows.stages import accept_flow, evaluate_flow, fit_flow, report_flow, search_flow
 from mars_core.demo.upstream import build_upstream_data
 from tasks.final.arm import Arm
 from tasks.final.forgetting import forgetting_table
 from tasks.final.pair import final_folder
 from tasks.final.pairs import final_arms
+from tasks.final.record import read_final
+from tasks.nightly.champion import champion_path, read_champion
 from tasks.settings.study import read_study, write_study
 from tasks.settings.upstream import UpstreamTask
 from tasks.study.opened import begun_study
+from tasks.tracking import runs as tracking
 
 runner = CliRunner()
 
@@ -53,6 +60,11 @@ def test_evaluation_report_command_and_acceptance_know_what_was_forgotten(asked)
     assert chosen["F"]["value"] == pytest.approx(expected)
     assert {task["name"] for task in chosen["tasks"] if task["kind"] == "target"} > {"target: caption"}
 
+    run = read_final(study.revision, final_arms(study)["chosen"]).mlflow_run_id
+    tracking.use_store(study.folder)
+    logged = pd.read_csv(io.StringIO(mlflow.artifacts.load_text(f"runs:/{run}/forgetting/forgetting.csv")))
+    assert logged.set_index("model").loc["chosen", "F"] == round(chosen["F"]["value"], 1)
+
     report_flow(config)
     page = study.revision.path("report.html").read_text(encoding="utf-8")
     assert 'id="forgetting-scores"' in page
@@ -63,24 +75,41 @@ def test_evaluation_report_command_and_acceptance_know_what_was_forgotten(asked)
     assert shown.exit_code == 0, shown.output
     printed = json.loads(shown.stdout)
     assert printed[str(adapter)]["F"] == printed["chosen"]["F"]
-    assert "F: forgotten" in runner.invoke(app, ["forgetting", str(file)]).stdout
+    for_people = runner.invoke(app, ["forgetting", str(file)]).stdout
+    assert "F: forgotten" in for_people
+    assert f"{chosen['F']['value']:+.1f}" in for_people
 
-    limit = chosen["F"]["value"] - 1
-    strict = config.model_copy(update={"search": config.search.model_copy(update={"max_forgetting": limit})})
-    decision = accept_flow(strict)
-    if decision["reason"] != "the first final run of this study":  # it stands already: nothing is decided again
-        assert not decision["accepted"]
-        assert "search.max_forgetting" in decision["reason"]
+    champion_path(study.folder).unlink()  # the chosen pair's run stands already, and would not be judged
+    arm, forgotten = final_arms(study)["chosen"], chosen["F"]["value"]
+    strict, lax = (_limited(config, forgotten + more) for more in (-1, 1))
+    refused = accept_flow(strict)
+    assert not refused["accepted"]
+    assert f"search.max_forgetting = {strict.search.max_forgetting:g}" in refused["reason"]
+    assert refused["forgotten"]["points"] == pytest.approx(forgotten)
+    assert accept_flow(strict) == refused  # not decided twice
+    assert _decided(begun_study(strict), arm, None) == (
+        "refused",
+        f"The final run of {arm} was not accepted: {refused['reason']}.",
+    )
+    assert _decided(begun_study(lax), arm, None) is None  # at night, too, another limit asks again
+    assert accept_flow(lax)["accepted"]
+    assert read_champion(study.folder) is not None
 
 
-def test_mistakes_are_one_message(copied, asked):
+def _limited(config, limit):
+    # Negative limits are no settings, but a demo adapter may have gained upstream.
+    return config.model_copy(update={"search": config.search.model_copy(update={"max_forgetting": limit})})
+
+
+def test_mistakes_are_one_message(copied, asked, tmp_path):
     _, file = asked
+    write_study(copied, tmp_path / "unasked.yaml")  # the study's folder has the settings that it was evaluated with
     for arguments, message in (
-        ([copied.study], "names no upstream tasks"),
+        ([str(tmp_path / "unasked.yaml")], "names no upstream tasks"),
         ([str(file), "--adapter", "nowhere"], "no PEFT adapter in nowhere"),
     ):
         shown = runner.invoke(app, ["forgetting", *arguments])
-        assert shown.exit_code == 2
+        assert shown.exit_code == 2, shown.output
         assert message in " ".join(shown.stderr.split())
 
 

@@ -7,9 +7,10 @@
 
 CIDEr-D_n(c, R) = 10 / |R| sum_r exp(-(l(c) - l(r))^2 / (2 sigma^2)) min(g_n(c), g_n(r)) . g_n(r) / (|g_n(c)| |g_n(r)|),
 sigma = 6; the score is the mean over n. As in the authors' implementation, idf is ln(number of reference sets / max(1,
-sets that have the n-gram)) and lengths are counted in bigrams. Words are runs of letters and digits in lower case;
-punctuation is dropped, as COCO's tokenizer does. Points are CIDEr-D times 100, as papers report it: a caption equal to
-its only reference has 1000, good captions of photographs 100 to 150.
+sets that have the n-gram)) and lengths are counted in bigrams. Words are runs of letters and digits in lower case, and
+punctuation is dropped. COCO's tokenizer differs where a word has a mark inside: it keeps "t-shirt" and "3.5" whole and
+splits "man's". Points are CIDEr-D times 100, as papers report it: a caption of at least four words that equals its only
+reference has 1000, good captions of photographs 100 to 150.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def cider_d(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> F
     """CIDEr-D of each caption in points, (n,).
 
     Args:
-        candidates: one caption per picture.
+        candidates: one caption per picture; a picture that stands twice counts twice in the frequencies.
         references: at least one true caption per picture, in the same order. Document frequencies come from them, so
             scores of two models compare only over the same pictures.
 

@@ -15,7 +15,7 @@ class Tradeoff(Record):
 
     target: predicted loss on the target task. upstream: measured loss on the upstream tasks. forgotten: how far that
     lies above the base model's, both nats per answer token. on_front: whether no other pair is at least as good in
-    both and better in one. weighted: target + weight * max(forgotten, 0), what the objective minimises.
+    both and better in one. weighted: target + weight * max(forgotten, 0), by which pairs are sorted.
     """
 
     pair: Pair

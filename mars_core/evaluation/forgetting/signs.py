@@ -63,6 +63,12 @@ def _forgot(found: Forgetting) -> list[Sign]:
 def _learned_little(found: Forgetting) -> list[Sign]:
     if found.E is None or found.E.low > 0:
         return []
+    if found.E.high < 0:
+        message = (
+            f"the target tasks lost {-found.E.value:.1f} points ({-found.E.high:.1f} to {-found.E.low:.1f}): the base "
+            "model answers them better; lower the learning rate, and look whether the data have the answers it is asked"
+        )
+        return [Sign("target_got_worse", message, "error")]
     message = (
         f"the target tasks gained {found.E.value:+.1f} points ({found.E.low:+.1f} to {found.E.high:+.1f}), which is "
         "not told from the base model's own score: train longer, with a higher learning rate or rank, or more layers"

@@ -1,5 +1,8 @@
 """Scores of every sample of the target and upstream tasks, against plain evaluation and against hand-made changes."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -9,7 +12,7 @@ from mars_core.evaluation.scores import evaluate
 from mars_core.models.lora import add_adapters, remove_adapters
 from mars_core.ranks import RankPair
 from tasks.final.forgetting import described, forgetting_values, shown
-from tasks.final.upstream_scores import score_model, task_scores, upstream_loss
+from tasks.final.upstream_scores import score_model, task_scores, upstream_loss, upstream_rows
 from tasks.inputs.data import scored_batches
 from tasks.inputs.opened import Inputs
 from tasks.settings.data import DataConfig
@@ -72,6 +75,30 @@ def test_each_upstream_task_is_asked_with_its_own_metric(config, inputs, base, s
     assert rows.loc["reading", "score"].mean() > 50  # what the backbone could do before
     sums = rows[rows["kind"] == "upstream"].groupby("task")[["nats", "tokens"]].sum()
     assert upstream_loss(inputs, base, base.model) == pytest.approx((sums["nats"] / sums["tokens"]).mean(), rel=1e-5)
+
+
+def told(config, samples):
+    """Inputs whose captions task has these samples."""
+    return SimpleNamespace(config=config, upstream={config.upstream[2]: tuple(samples)})
+
+
+def test_samples_that_repeat_a_picture_leave_its_words_as_rare_as_they_were(config, inputs, base):
+    """COCO has one entry per picture; ids that stand twice must not mix captions up."""
+    own = inputs.upstream[config.upstream[2]]
+    once = upstream_rows(told(config, own), base, base.model, "told")
+    repeated = [replace(sample, id="same") for sample in (*own, own[0], own[0])]
+    again = upstream_rows(told(config, repeated), base, base.model, "told")
+    assert [row["score"] for row in again[: len(own)]] == pytest.approx([row["score"] for row in once])
+    assert again[-1]["score"] == pytest.approx(once[0]["score"])
+
+
+def test_captions_of_one_picture_or_too_long_ones_are_refused(config, inputs, base, monkeypatch):
+    first = inputs.upstream[config.upstream[2]][0]
+    with pytest.raises(ValueError, match="'told': 2 of 2 captions have at most 64 tokens and show 1 different"):
+        upstream_rows(told(config, [first, first]), base, base.model, "told")
+    monkeypatch.setattr("tasks.final.upstream_scores.LONGEST_CAPTION", 1)
+    with pytest.raises(ValueError, match="'told': 0 of 6 captions have at most 1 tokens"):
+        upstream_rows(inputs, base, base.model, "told")
 
 
 def test_a_spoiled_adapter_forgets_and_is_warned_of(inputs, base, scored):

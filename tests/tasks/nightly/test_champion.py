@@ -7,9 +7,19 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from mars_core.drift import Forgotten, judge_forgetting
+from mars_core.evaluation.forgetting import Estimate, Forgetting
 from mars_core.ranks import RankPair
 from tasks.final.arm import Arm
-from tasks.nightly.champion import Champion, champion_hash, champion_path, keep_champion_adapter, read_champion
+from tasks.nightly import champion as champions
+from tasks.nightly.champion import (
+    Champion,
+    champion_hash,
+    champion_path,
+    keep_champion_adapter,
+    read_acceptance,
+    read_champion,
+)
 from tasks.settings.data import DataConfig
 from tasks.settings.study import StudyConfig
 from tasks.storage.files import write_json
@@ -136,3 +146,28 @@ def test_the_kept_adapter_of_a_study_at_a_url_reaches_every_machine(config, monk
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "new"))
     pull(config.study)
     assert standing_weights(config) == "before"
+
+
+def test_a_refusal_for_forgetting_stands_until_the_limit_changes(config):
+    study = Study(config, first(config))
+    refused = judge_forgetting(Forgotten(12.3, 10.0, 14.7, limit=5))
+    champion = read_champion(Path(config.study))
+    against = {"standing": champion_hash(champion), "run": "before"}
+    write_json(
+        first(config).path("final", PAIR.slug, "acceptance.json"),
+        {"decision": refused.to_json(), "against": against},
+    )
+    assert read_acceptance(study.revision, ARM, champion, 5) == refused
+    assert read_acceptance(study.revision, ARM, champion, 20) is None
+    assert read_acceptance(study.revision, ARM, champion) is None
+    assert read_acceptance(study.revision, ARM, None, 5) is None  # against another champion nothing was decided
+
+
+@pytest.mark.parametrize(("limit", "accepted"), [(None, True), (13, True), (12, False)])
+def test_a_first_final_run_that_forgets_too_much_is_not_accepted(config, monkeypatch, limit, accepted):
+    forgot = Estimate(12.3, 10.0, 14.7)
+    monkeypatch.setattr(champions, "forgetting_of", lambda study, arm: Forgetting(None, forgot, None, (), 0.95))
+    search = config.search.model_copy(update={"max_forgetting": limit})
+    decision = champions._judge(Study(config.model_copy(update={"search": search}), first(config)), ARM, None)
+    assert decision.accepted is accepted
+    assert accepted or decision.forgotten.limit == limit

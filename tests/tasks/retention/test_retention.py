@@ -17,6 +17,7 @@ from tasks.retention.find import plan_cleaning
 from tasks.settings.calibration import CalibrationConfig
 from tasks.settings.data import DataConfig
 from tasks.settings.final import RetentionConfig
+from tasks.settings.search import SearchConfig
 from tasks.settings.study import StudyConfig, write_study
 from tasks.storage.files import file_hash, read_json, write_json
 from tasks.storage.folder import Revision, finish, revisions
@@ -255,6 +256,8 @@ def test_a_policy_keeps_what_it_says(config):
     write(made.path("calibration", "snapshots", "abc", "8.safetensors"), age=DAY)
     write(made.path("final", "me2-llm4", "checkpoints-inputs", "model"), age=DAY)
     assert found(with_policy(config, snapshots=True, checkpoints=True)) == {}
+    weighed = config.model_copy(update={"search": SearchConfig(forgetting_weight=0.5)})
+    assert "snapshots" not in found(with_policy(weighed)).values()  # scored again where the upstream data change
 
 
 def test_what_a_manifest_lists_is_never_found(config):

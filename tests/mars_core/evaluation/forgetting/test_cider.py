@@ -33,6 +33,12 @@ def test_case_and_punctuation_do_not_count():
     assert words_of("The dog's ball, (red) isn’t here.") == ["the", "dog's", "ball", "red", "isn’t", "here"]
 
 
+def test_only_captions_of_four_words_reach_the_full_score():
+    """With three words there is no 4-gram: 3 of the 4 terms of the mean are 1."""
+    scores = cider_d(["a red dog", "green birds fly high"], [["a red dog"], ["green birds fly high"]])
+    np.testing.assert_allclose(scores, [750, 1000])
+
+
 def test_an_empty_caption_scores_0():
     assert cider_d(["", *CANDIDATES[1:]], REFERENCES)[0] == 0.0
 

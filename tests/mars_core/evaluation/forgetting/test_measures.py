@@ -110,6 +110,13 @@ def test_a_target_near_zero_shot_is_a_sign():
     assert sign.code == "near_zero_shot"
 
 
+def test_a_target_that_got_worse_is_an_error():
+    base = answered(np.random.default_rng(0), 0.9)
+    (sign,) = failure_signs(measure([task("t", "target", base, np.zeros(400))]))
+    assert (sign.code, sign.severity) == ("target_got_worse", "error")
+    assert f"lost {base.mean():.1f} points" in sign.message
+
+
 @pytest.mark.parametrize(
     ("losses", "codes"), [([2.0, 1.0], []), ([2.0, 3.5], ["diverged"]), ([2.0, np.nan], ["diverged"])]
 )
