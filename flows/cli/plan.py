@@ -70,8 +70,7 @@ def score(
     if as_json:
         print_json(found.to_json())
         return
-    if size is not None:
-        _print_size(asked, found)
+    _print_size(asked, found)
     _print_score(asked, found)
     _print_statuses(found)
 
@@ -98,12 +97,14 @@ def _print_data(asked: Forecaster, found: DataForecast) -> None:
         console.print(f"{found.target:g} points: no dataset up to {found.furthest:,.0f} samples is expected to do")
     else:
         ends = [
-            f"{found.smallest:,.0f} or less" if low is None or low <= found.smallest else f"{low:,.0f}",
-            f"more than {found.furthest:,.0f}" if high is None else f"{high:,.0f}",
+            f"{found.smallest:,.0f} or less"
+            if low is not None and low <= found.smallest
+            else _end(low, found.furthest),
+            _end(high, found.furthest),
         ]
         console.print(
             f"{found.target:g} points need about {found.size:,.0f} training samples "
-            f"(95% interval: {ends[0]} to {ends[1]}; {found.reached:.0%} of what may be reaches it at all)",
+            f"(95% interval: {ends[0]} to {ends[1]}; {found.reached:.0%} of the draws reach it at all)",
             highlight=False,
         )
     _print_size(asked, found.at_size)
@@ -111,7 +112,13 @@ def _print_data(asked: Forecaster, found: DataForecast) -> None:
     _print_statuses(found)
 
 
+def _end(size: float | None, furthest: float) -> str:
+    return f"more than {furthest:,.0f}" if size is None else f"{size:,.0f}"
+
+
 def _print_size(asked: Forecaster, found: ScoreForecast) -> None:
+    if found.size is None or found.pair is None:
+        return
     low, high = found.loss_interval
     console.print(
         f"with {found.size:,.0f} samples and ranks ({found.pair[0]}, {found.pair[1]}), {asked.why}: validation loss "

@@ -7,9 +7,10 @@
 | score | share of answers right, in points (0 to 100) | (n_draws, n_sizes) |
 
 A draw is a level with its floor and exponent, the pair's difference, the run's own luck, and coefficients of the
-loss-to-score law. Its curve over D is one curve, so the size at which it reaches a target is a draw of that size. What
-an observed score adds is drawn on top: the scatter of checkpoints around the law, and that the answers asked are a
-sample of all that could be.
+loss-to-score law. Its curve over D is one curve, so the size at which it reaches a target is a draw of that size. The
+law is fitted to scores on the validation answers, which all checkpoints share: how far those answers lie from all that
+could be asked shows in no scatter, and is drawn on top wherever other answers are meant. Answers count as independent,
+as if each came from a sample of its own.
 """
 
 from __future__ import annotations
@@ -31,12 +32,13 @@ from mars_core.search.outlook import Calibration
 
 POINTS = 100.0
 FURTHEST = 64.0  # times the largest calibrated size, up to which a target is looked for
-SUPPORTED = 4.0  # times the largest calibrated size; docs/how-much-data.md measures coverage up to there
+SUPPORTED = 2.0  # times the largest calibrated size; docs/how-much-data.md measures coverage up to there
 SMALLEST_SHARE = 1.0 / 8.0  # of the largest calibrated size: below it no run was annealed, and pairs are not compared
 N_SIZES = 97
 ORDER_SCATTER = 1.2  # points: what all runs of one order of samples share at one loss (measured on the demo's seeds)
 LEVEL = 0.95
 LIKELY = 0.5
+MOST_INVERTED = 0.05  # share of the draws of the law that may rise with the loss before the law is doubted
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class ScoreLaw:
 
     fit: Eq. 4. noise: scatter of checkpoints around it, points. lowest_loss: smallest loss that it has seen.
     n_answers: answers behind each score, None where they are not known. n_orders: orders of samples (seeds) behind it:
-    what the runs of one order share at a loss is nothing that their scatter shows.
+    what the runs of one order share at a loss is nothing that their scatter shows. n_left_out: checkpoints without one
+    right answer, which have no logarithm.
     """
 
     fit: LawFit
@@ -53,19 +56,21 @@ class ScoreLaw:
     lowest_loss: float
     n_answers: int | None = None
     n_orders: int = 1
+    n_left_out: int = 0
 
 
 @dataclass(frozen=True)
 class ScoreForecast(Record):
     """What a fine-tune will score.
 
-    size: unique samples. pair: ranks. loss: median of what it will reach. score: its median, points. interval: of the
-    true score, which more answers would show. observed_interval: of the share right among `n_answers` answers.
+    size: unique samples; None where a loss was asked about. pair: ranks; None likewise. loss: median of what it will
+    reach. score: its median, points. interval: of the true score, which ever more answers would show; of the score on
+    the validation answers where `n_answers` is None. observed_interval: of the share right among `n_answers` answers.
     statuses: where this goes further than the data support.
     """
 
-    size: Float
-    pair: Pair
+    size: float | None
+    pair: Pair | None
     loss: Float
     loss_interval: tuple[Float, Float]
     score: Float
@@ -124,14 +129,21 @@ def fit_score_law(
         )
     fit = fit_law(law, points, n_starts=law.n_starts, n_bootstrap=bootstrap)
     n_orders = int(metrics["seed"].nunique()) if "seed" in metrics else 1
-    return ScoreLaw(fit, noise_term(fit, points), float(points["loss"].min()), n_answers, n_orders)
+    return ScoreLaw(
+        fit=fit,
+        noise=noise_term(fit, points),
+        lowest_loss=float(points["loss"].min()),
+        n_answers=n_answers,
+        n_orders=n_orders,
+        n_left_out=int((metrics["val_accuracy"] <= 0).sum()),
+    )
 
 
 def score_points(metrics: pd.DataFrame) -> pd.DataFrame:
     """Columns run_id, loss, score (points) of the checkpoints whose accuracy is above 0: a logarithm needs that."""
     kept = metrics[(metrics["val_accuracy"] > 0) & np.isfinite(metrics["val_loss"])]
     scores = {"run_id": kept["run_id"].astype(str), "loss": kept["val_loss"], "score": POINTS * kept["val_accuracy"]}
-    return pd.DataFrame(scores).drop_duplicates(["run_id", "loss"]).reset_index(drop=True)
+    return pd.DataFrame(scores).reset_index(drop=True)
 
 
 def forecast_score(
@@ -152,8 +164,8 @@ def forecast_score(
         ValueError: the size is not positive, or the calibration does not know the pair.
     """
     losses = _losses(calibration, pair, np.array([size]))
-    scores = _scores(law, losses, seed)
-    observed = _observed(scores[:, 0], law, n_asked, seed)
+    scores = _scores(law, losses, n_asked, seed)
+    observed = _observed(scores[:, 0], n_asked, seed)
     return ScoreForecast(
         size=float(size),
         pair=pair,
@@ -173,6 +185,8 @@ def forecast_data(
 ) -> DataForecast:
     """The smallest dataset whose fine-tune reaches a target score; arguments as `forecast_score`, target in points.
 
+    With `n_asked` the target is a true score; without, a score on the validation answers.
+
     Raises:
         ValueError: the target is not between 0 and 100.
     """
@@ -180,7 +194,7 @@ def forecast_data(
         raise ValueError(f"a target score lies between 0 and 100 points, got {target:g}")
     furthest = FURTHEST * calibration.curves.largest
     sizes = np.geomspace(SMALLEST_SHARE * calibration.curves.largest, furthest, N_SIZES)
-    scores = np.maximum.accumulate(_scores(law, _losses(calibration, pair, sizes), seed), axis=1)
+    scores = np.maximum.accumulate(_scores(law, _losses(calibration, pair, sizes), n_asked, seed), axis=1)
     needed = _first_size(scores, sizes, target)
     reached = float(np.mean(np.isfinite(needed)))
     median = float(np.median(needed))
@@ -197,7 +211,8 @@ def forecast_data(
         furthest=furthest,
         largest_calibrated=calibration.curves.largest,
         at_size=at_size,
-        statuses=at_size.statuses if size is not None else (),
+        # What is noted of the furthest size itself would only repeat that the target is out of reach.
+        statuses=at_size.statuses if size is not None else tuple(_law_statuses(law)),
     )
     return replace(found, statuses=(*_target_statuses(found, law, scores[:, 0]), *found.statuses))
 
@@ -207,16 +222,16 @@ def score_at_loss(law: ScoreLaw, loss: float, n_asked: int | None = None, seed: 
     if not loss > 0:
         raise ValueError(f"a validation loss is above 0 nats per answer token, got {loss:g}")
     losses = np.full((2000, 1), loss)
-    scores = _scores(law, losses, seed)
+    scores = _scores(law, losses, n_asked, seed)
     statuses = (*_law_statuses(law), *_loss_statuses(law, loss))
     return ScoreForecast(
-        size=float("nan"),
-        pair=(0, 0),
+        size=None,
+        pair=None,
         loss=loss,
         loss_interval=(loss, loss),
         score=float(np.median(scores)),
         interval=_interval(scores[:, 0]),
-        observed_interval=_interval(_observed(scores[:, 0], law, n_asked, seed)),
+        observed_interval=_interval(_observed(scores[:, 0], n_asked, seed)),
         n_answers=n_asked,
         level=LEVEL,
         statuses=statuses,
@@ -233,8 +248,11 @@ def _losses(calibration: Calibration, pair: Pair, sizes: Floats) -> Floats:
     return np.column_stack([calibration.at(float(size), [pair]).quantity[:, 0] for size in sizes])
 
 
-def _scores(law: ScoreLaw, losses: Floats, seed: int) -> Floats:
-    """Draws of the true score of a run with these losses: coefficients and run are drawn, answers are not."""
+def _scores(law: ScoreLaw, losses: Floats, n_asked: int | None, seed: int) -> Floats:
+    """Draws of the score of a run with these losses: on the validation answers, or the true one where others are asked.
+
+    A draw of the true score moves along its whole curve by one deviation of the validation answers.
+    """
     rng = np.random.default_rng([seed, 7])
     n_draws = len(losses)
     coefficients = law.fit.draws[rng.integers(len(law.fit.draws), size=n_draws)]
@@ -244,21 +262,23 @@ def _scores(law: ScoreLaw, losses: Floats, seed: int) -> Floats:
     sigma = law.noise.sigma * np.sqrt(freedom / rng.chisquare(freedom, n_draws))
     order = ORDER_SCATTER * np.sqrt(1.0 + 1.0 / law.n_orders)  # of the run to come, and of those behind the law
     scatter = np.hypot(sigma, order) * rng.standard_normal(n_draws)
-    return np.asarray(np.clip(clean + scatter[:, None], 0.0, POINTS))
+    scores = np.asarray(np.clip(clean + scatter[:, None], 0.0, POINTS))
+    if n_asked is None or law.n_answers is None:
+        return scores
+    return _resampled(scores, law.n_answers, np.random.default_rng([seed, 9]).standard_normal((n_draws, 1)))
 
 
-def _observed(scores: Floats, law: ScoreLaw, n_asked: int | None, seed: int) -> Floats:
-    """Draws of the share right among other answers: both the validation answers and those asked are samples.
-
-    Of the validation answers themselves the scatter around the law has seen it already.
-    """
+def _observed(scores: Floats, n_asked: int | None, seed: int) -> Floats:
+    """Draws of the share right among so many answers; the validation answers themselves are in the scores already."""
     if n_asked is None:
         return scores
+    return _resampled(scores, n_asked, np.random.default_rng([seed, 8]).standard_normal(len(scores)))
+
+
+def _resampled(scores: Floats, n_answers: int, deviation: Floats) -> Floats:
+    """Scores that so many answers deviate from, by standard deviations of a share."""
     share = np.clip(scores / POINTS, 1e-3, 1 - 1e-3)
-    per_answer = share * (1 - share)
-    variance = per_answer / n_asked + (per_answer / law.n_answers if law.n_answers else 0.0)
-    noise = np.random.default_rng([seed, 8]).standard_normal(len(scores))
-    return np.asarray(np.clip(scores + POINTS * np.sqrt(variance) * noise, 0.0, POINTS))
+    return np.asarray(np.clip(scores + POINTS * np.sqrt(share * (1 - share) / n_answers) * deviation, 0.0, POINTS))
 
 
 def _first_size(scores: Floats, sizes: Floats, target: float) -> Floats:
@@ -316,8 +336,25 @@ def _loss_statuses(law: ScoreLaw, loss: float) -> Sequence[Status]:
 
 
 def _law_statuses(law: ScoreLaw) -> Sequence[Status]:
-    """What speaks against the loss-to-score law itself."""
-    return tuple(status for status in law.fit.statuses if status.code in ("no_better_than_trivial", "wrong_sign"))
+    """What speaks against the loss-to-score law itself: all that its fit says, and what only a plan can tell."""
+    found = list(law.fit.statuses)
+    symbols = list(law.fit.coefficients)
+    P_max, P_min = (law.fit.draws[:, symbols.index(symbol)] for symbol in ("P_max", "P_min"))
+    inverted = float(np.mean(P_max <= P_min))
+    if law.fit.coefficients["P_max"] <= law.fit.coefficients["P_min"] or inverted > MOST_INVERTED:
+        message = (
+            f"the loss-to-score law rises with the loss (P_max {law.fit.coefficients['P_max']:.3g} and P_min "
+            f"{law.fit.coefficients['P_min']:.3g}; so do {inverted:.0%} of its draws): these checkpoints do not say "
+            "what a lower loss is worth; calibrate for longer, or on answers that the model learns"
+        )
+        found.append(Status("score_rises_with_loss", message, "error"))
+    if law.n_left_out:
+        message = (
+            f"{law.n_left_out} checkpoints without one right answer are left out, since the law is fitted to "
+            f"logarithms; its score at a large loss (P_min {law.fit.coefficients['P_min']:.3g}) is a little high"
+        )
+        found.append(Status("no_right_answers_left_out", message, "info"))
+    return tuple(found)
 
 
 def _target_statuses(found: DataForecast, law: ScoreLaw, smallest: Floats) -> Sequence[Status]:

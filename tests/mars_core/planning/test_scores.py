@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mars_core.fitting import Status
 from mars_core.fitting.noise_term import NoiseTerm
 from mars_core.planning import scores
 from mars_core.planning.scores import (
@@ -94,7 +95,17 @@ def test_a_measured_score_has_the_noise_of_both_samples_of_answers(without_order
     share = found.score / 100
     expected = 2 * 1.96 * 100 * np.sqrt(share * (1 - share) * (1 / 1000 + 1 / 400))
     assert found.observed_interval[1] - found.observed_interval[0] == pytest.approx(expected, rel=0.05)
-    assert found.interval[1] - found.interval[0] < 1e-6
+    true = 2 * 1.96 * 100 * np.sqrt(share * (1 - share) / 400)
+    assert found.interval[1] - found.interval[0] == pytest.approx(true, rel=0.05)
+
+
+def test_size_for_a_true_score_has_the_noise_of_the_validation_answers(without_order):
+    target = score_of(loss_of(3000.0))
+    low, high = forecast_data(Planted(), law(), PAIR, target, n_asked=1000).interval
+    off = 1.96 * 100 * np.sqrt(target / 100 * (1 - target / 100) / 400)
+    assert score_of(loss_of(low)) == pytest.approx(target - off, abs=0.2)
+    assert high is None  # the other end asks for more than the ceiling gives
+    assert target + off > score_of(loss_of(64 * LARGEST))
 
 
 def test_scatter_around_the_law_widens_the_score(without_order):
@@ -131,7 +142,8 @@ def test_a_target_that_any_size_reaches_says_so(without_order):
     ("size", "expected"),
     [
         (2048, []),
-        (8192, ["loss_below_data"]),
+        (4096, ["loss_below_data"]),
+        (4200, ["size_beyond_support", "loss_below_data"]),
         (10_000, ["size_beyond_support", "loss_below_data"]),
         (200, ["size_below_support"]),
     ],
@@ -144,6 +156,22 @@ def test_a_loss_gives_a_score_without_a_size(without_order):
     found = score_at_loss(law(), 0.6, 500)
     assert found.score == pytest.approx(score_of(0.6), abs=1e-6)
     assert codes(score_at_loss(law(), 0.3, 500)) == ["loss_below_data"]
+    assert (found.size, found.pair) == (None, None)
+
+
+def test_what_the_fit_says_of_its_law_stands_beside_every_answer(without_order):
+    doubted = law(statuses=(Status("too_few_points", "few", "error"),))
+    for found in (
+        forecast_data(Planted(), doubted, PAIR, 50.0),
+        forecast_data(Planted(), doubted, PAIR, 72.0),
+        score_at_loss(doubted, 0.6),
+    ):
+        assert "too_few_points" in codes(found)
+
+
+def test_a_law_that_rises_with_the_loss_is_named(without_order):
+    found = forecast_data(Planted(), law(p_max=P_MIN - 10), PAIR, 50.0)
+    assert {"target_out_of_reach", "score_rises_with_loss"} <= set(codes(found))
 
 
 @pytest.mark.parametrize(
@@ -184,6 +212,9 @@ def test_a_ceiling_of_80_is_kept(metrics):
 def test_accuracies_of_0_have_no_logarithm(metrics):
     spoiled = metrics.assign(val_accuracy=0.0)
     assert score_points(spoiled).empty
+    partly = metrics.assign(val_accuracy=metrics.val_accuracy.where(metrics.index > 2, 0.0))
+    found = score_at_loss(fit_score_law(partly, bootstrap=4), 0.6)
+    assert "3 checkpoints" in next(one.message for one in found.statuses if one.code == "no_right_answers_left_out")
     with pytest.raises(ValueError, match="0 checkpoints have an accuracy above 0"):
         fit_score_law(spoiled)
 
