@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from flows.cli.main import app
 from tasks.final.compare import check_baselines
+from tasks.inputs.opened import Inputs
 from tasks.settings.baselines import read_baseline, shipped_baselines
 from tasks.settings.final import FinalConfig
 from tasks.settings.presets.studies import shipped_presets
@@ -77,7 +78,10 @@ def test_baselines_are_trained_tested_and_shown_beside_the_chosen_pair(copied, t
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--with", "adalore"], "there is no baseline 'adalore': use one of adalora, dora, full-rank"),
+        (
+            ["--with", "adalore"],
+            "there is no baseline 'adalore': use one of adalora, dora, frozen-vision, full-rank, last-layer",
+        ),
         (["--with", "uniform-2-4"], "baseline 'uniform-2-4' has 2 numbers, expected 1 (rank)"),
         (["--with", "full-rank-3"], "has 1 numbers, expected 0 (none)"),
         (["--with", "missing.yaml"], "there is no baseline file missing.yaml"),
@@ -99,9 +103,10 @@ def test_a_baseline_that_the_model_cannot_hold_is_refused(copied, tmp_path):
 def test_a_baseline_that_cannot_be_sharded_is_refused_before_anything_runs(study, tmp_path):
     (tmp_path / "fsdp.yaml").write_text("distributed_type: FSDP\nnum_processes: 2\nfsdp_config: {fsdp_version: 2}\n")
     sharded = read_study(study).model_copy(update={"final": FinalConfig(accelerate=str(tmp_path / "fsdp.yaml"))})
-    check_baselines(sharded, [read_baseline("uniform-2"), read_baseline("full-rank"), read_baseline("last-layer")])
+    inputs = Inputs(sharded)
+    check_baselines(inputs, [read_baseline(name) for name in ("uniform-2", "full-rank", "last-layer")])
     with pytest.raises(ValueError, match=r"baseline adalora-2 cannot be trained with FSDP.*use DDP"):
-        check_baselines(sharded, [read_baseline("adalora-2")])
+        check_baselines(inputs, [read_baseline("adalora-2")])
 
 
 @pytest.mark.parametrize(
