@@ -22,19 +22,21 @@ def published(as_json: AsJson = False) -> None:
     if as_json:
         presets = [
             {"name": one.name, "law": one.law, "coefficients": dict(one.coefficients), "source": one.source}
-            | {"r_squared": one.r_squared}
+            | {"units": one.units, "r_squared": one.r_squared}
             for one in PUBLISHED.values()
         ]
         print_json({"coefficients": presets, "reproduced": [row.as_json() for row in rows]})
         return
-    coefficients = Table("name", "coefficients", "R2", "source")
+    coefficients = Table("name", "coefficients", "R2", "source", "units")
     for one in PUBLISHED.values():
         shown = ", ".join(f"{symbol} {value:g}" for symbol, value in one.coefficients.items())
-        coefficients.add_row(one.name, shown, "" if one.r_squared is None else f"{one.r_squared:g}", one.source)
+        coefficients.add_row(
+            one.name, shown, "" if one.r_squared is None else f"{one.r_squared:g}", one.source, one.units
+        )
     console.print(coefficients)
 
     def cells(row: Row) -> list[str]:
-        printed = "" if row.printed is None else f"{row.printed:.6g}"
+        printed = "" if row.printed is None else f"{row.printed:.6g}" + (" (derived)" if row.derived else "")
         deviation = "" if row.deviation is None else f"{row.deviation:+.2%}"
         return [row.kind, row.quantity, printed, f"{row.reproduced:.6g}", deviation, row.note]
 
@@ -42,5 +44,6 @@ def published(as_json: AsJson = False) -> None:
     for row in rows:
         table.add_row(*cells(row), style="yellow" if row.deviation is not None and abs(row.deviation) > LARGE else "")
     console.print(table)
-    off = sum(row.deviation is not None and abs(row.deviation) > LARGE for row in rows)
-    console.print(f"{off} of {len(rows)} numbers are off by more than {LARGE:.0%}; see docs/sft-laws.md")
+    deviations = [row.deviation for row in rows if row.deviation is not None]
+    off = sum(abs(deviation) > LARGE for deviation in deviations)
+    console.print(f"{off} of {len(deviations)} printed numbers are off by more than {LARGE:.0%}; see docs/sft-laws.md")

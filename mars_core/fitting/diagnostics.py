@@ -11,6 +11,7 @@ from mars_core.fitting.holdout import STEPS_PER_RANK
 from mars_core.fitting.result import HeldOut, Severity, Status
 from mars_core.fitting.solve import Solution
 from mars_core.fitting.table import Table
+from mars_core.laws import get_law
 from mars_core.laws.law import Floats, Law
 
 COLLAPSED_FLOOR = 1e-3  # share of the smallest target below which a floor counts as collapsed
@@ -133,6 +134,12 @@ def _bound_message(evidence: Evidence, at: int, on_low: bool) -> str:
     bound = problem.lower[at] if on_low else problem.upper[at]
     shown = f"a size of {np.exp(bound):.3g} at the data's centre" if symbol in law.scales else f"{bound:.3g}"
     side = "lower" if on_low else "upper"
+    asked = law.scale_bounds.get(symbol)
+    if on_low and asked is not None and asked != get_law(law.name).scale_bounds.get(symbol):
+        return (
+            f"{symbol} ended at the least value that was asked for ({asked[0]:g}): the data want less; "
+            "fit without that limit to see how much"
+        )
     return (
         f"{symbol} ended on its {side} bound ({shown}): the data do not determine it; "
         "use a form without it or widen ranks and sizes"

@@ -22,7 +22,7 @@ def fit_law(
     points: Any,
     *,
     delta: float = 1e-3,
-    n_starts: int = 64,
+    n_starts: int | None = None,
     n_bootstrap: int = 200,
     seed: int = 0,
     group: str | None = DEFAULT_GROUP,
@@ -36,7 +36,7 @@ def fit_law(
         points: DataFrame or mapping with the law's columns; optional columns: `censored` (the target is a
             lower limit), `S_D` (step at which size D is reached; law C's rival), `run_id`, `seed`.
         delta: Huber threshold on log residuals.
-        n_starts: starting points of the fit.
+        n_starts: starting points of the fit; None takes the law's own number.
         n_bootstrap: bootstrap draws.
         seed: of starts and bootstrap.
         group: column naming the run a row belongs to; the bootstrap resamples runs, never rows of one run.
@@ -51,6 +51,7 @@ def fit_law(
         ValueError: the table cannot be used; the message names rows and remedy.
     """
     form = get_law(law) if isinstance(law, str) else law
+    n_starts = form.n_starts if n_starts is None else n_starts
     _require_settings(delta, n_starts, n_bootstrap, level)
     table = read_table(form, points, group)
     solution = solve(form, table, delta, n_starts, seed)

@@ -25,6 +25,7 @@ class Published:
         law: the law they belong to.
         coefficients: under the law's symbols, except that of sft-pretrained F and w1..w3 stand as printed.
         source: where in the paper.
+        units: of sizes and scores, as far as the paper's numbers tell.
         r_squared: the fit's R^2 where the paper gives one.
     """
 
@@ -32,6 +33,7 @@ class Published:
     law: str
     coefficients: Mapping[str, float]
     source: str
+    units: str
     r_squared: float | None = None
 
     @property
@@ -71,6 +73,12 @@ _LOSS = {
     "real-world": ((9.59, 80.0, 2.61, 1.90), 0.9296, "appendix G.4, cumulative mean loss"),
 }
 
+SCRATCH_UNITS = "not said: the relation of appendix E holds in billions of tokens, but the score in no unit"
+PRETRAINED_UNITS = (
+    "not said: N and D_SFT in single parameters and tokens, scores in points; in billions the score is about 0"
+)
+LOSS_UNITS = "nats per answer token, scores in points"
+
 SECTION_6_1 = MappingProxyType(
     {
         "F": 4.3585,
@@ -87,13 +95,14 @@ SECTION_6_1 = MappingProxyType(
 
 
 def _all() -> tuple[Published, ...]:
-    scratch = Published("sft-scratch", "sft-scratch", MappingProxyType(_SCRATCH), "section 5; units are not said")
+    scratch = Published("sft-scratch", "sft-scratch", MappingProxyType(_SCRATCH), "section 5", SCRATCH_UNITS)
     pretrained = tuple(
         Published(
             f"sft-pretrained/{subset}",
             "sft-pretrained",
             MappingProxyType(dict(zip(_TABLE_2_ORDER, values, strict=True))),
             "Table 2" if subset == "overall" else "Table 2, the same in appendix F",
+            PRETRAINED_UNITS,
             r_squared,
         )
         for subset, (values, r_squared) in _TABLE_2.items()
@@ -104,6 +113,7 @@ def _all() -> tuple[Published, ...]:
             "loss-to-score",
             MappingProxyType(dict(zip(_LOSS_ORDER, values, strict=True))),
             source,
+            LOSS_UNITS,
             r_squared,
         )
         for name, (values, r_squared, source) in _LOSS.items()

@@ -37,6 +37,7 @@ class Row:
     """A printed number beside the reproduced one.
 
     kind: `table 1`, `relation`, `score`, `section 6.1`, `appendix D`. note: what follows from a difference.
+    derived: `printed` follows from the paper's formulas, or from our reading of them; it is no printed number.
     """
 
     kind: str
@@ -44,11 +45,12 @@ class Row:
     printed: float | None
     reproduced: float
     note: str = ""
+    derived: bool = False
 
     @property
     def deviation(self) -> float | None:
-        """Reproduced over printed, minus 1; None where nothing is printed."""
-        return None if self.printed is None else self.reproduced / self.printed - 1.0
+        """Reproduced over printed, minus 1; None where the paper prints no such number."""
+        return None if self.printed is None or self.derived else self.reproduced / self.printed - 1.0
 
     def as_json(self) -> dict[str, Any]:
         """JSON values, the deviation among them."""
@@ -57,7 +59,7 @@ class Row:
 
 def reproduce() -> tuple[Row, ...]:
     """Every printed number that follows from the paper's coefficients, with what they give."""
-    return (*_table_1(), *_relation(), *_scores(), *_section_6_1(), *_appendix_d())
+    return (*_table_1(), *_relation(), *_scores(), *_pretrained_scores(), *_section_6_1(), *_appendix_d())
 
 
 def _theta() -> dict[str, float]:
@@ -89,6 +91,7 @@ def _relation() -> list[Row]:
             3.7,
             in_tokens,
             "so the relation holds in billions only",
+            derived=True,
         ),
     ]
 
@@ -102,6 +105,18 @@ def _scores() -> list[Row]:
             score = theta["A"] - lost
             note = "below 0: no score" if score < 0 else "the paper's models do not pass 60 points (appendix G)"
             rows.append(Row("score", f"{law.title} (Eq. 1) at N = {N:g} billion, all in {unit}", None, score, note))
+    return rows
+
+
+def _pretrained_scores() -> list[Row]:
+    """Table 2 for one plausible LLM: the paper says neither unit, and only one gives scores."""
+    llm, rows = {"nli": 75.0, "commonsense": 55.0, "reasoning": 70.0}, []
+    preset = published("sft-pretrained/overall")
+    for unit, size in (("billions", 1.0), ("single parameters and tokens", BILLION)):
+        columns = {name: [value] for name, value in (llm | {"N": 7.0 * size, "D_SFT": 7.5 * size}).items()}
+        score = float(get_law(preset.law).predict(preset.theta, columns)[0])
+        what = f"Table 2, overall, N = 7 billion and D_SFT = 7.5 billion in {unit}, an LLM of 75, 55 and 70 points"
+        rows.append(Row("score", what, None, score))
     return rows
 
 
@@ -126,7 +141,7 @@ def _appendix_d() -> list[Row]:
     theta = _theta()
     theirs, ours = printed_exponents(theta), exponents(theta)
     rows = [
-        Row("appendix D", f"exponent of FLOPs in {name}", getattr(theirs, name), getattr(ours, name))
+        Row("appendix D", f"exponent of FLOPs in {name}", getattr(theirs, name), getattr(ours, name), derived=True)
         for name in ("N", "D_pretrain", "D_SFT")
     ]
     rows.append(
@@ -136,6 +151,7 @@ def _appendix_d() -> list[Row]:
             theirs.constraint,
             ours.constraint,
             "the printed exponents break the constraint",
+            derived=True,
         )
     )
     for N, D_pretrain, D_SFT, flops in (TABLE_1[0], TABLE_1[4]):
@@ -153,13 +169,24 @@ def _at_compute(theta: dict[str, float], N: float, tokens: str, flops: float) ->
             math.log10(as_printed.flops / budget),
             round(math.log10(best.flops / budget), 9),
             "constants and exponents as printed, in billions",
+            derived=True,
         ),
-        Row(
-            "appendix D",
-            f"parameters of highest score at {flops:.3g} FLOPs: Table 1 against Eq. 1 in billions",
-            N * BILLION,
-            best.N * BILLION,
-            f"with {best.D_pretrain:.3g} and {best.D_SFT:.3g} billion tokens (Table 1: {tokens}): Table 1's sizes come "
-            "from a law of LLM pre-training, not from Eq. 1",
+        *(
+            _best_parameters(theta, N, tokens, flops, unit, size)
+            for unit, size in (("billions", BILLION), ("single ones", 1.0))
         ),
     ]
+
+
+def _best_parameters(theta: dict[str, float], N: float, tokens: str, flops: float, unit: str, size: float) -> Row:
+    best = best_allocation(theta, flops / size**2)
+    pretrain, sft = (D * size / BILLION for D in (best.D_pretrain, best.D_SFT))
+    return Row(
+        "appendix D",
+        f"parameters of highest score at {flops:.3g} FLOPs: Table 1 against Eq. 1 in {unit}",
+        N * BILLION,
+        best.N * size,
+        f"with {pretrain:.3g} and {sft:.3g} billion tokens (Table 1: {tokens}): Table 1's sizes come "
+        "from a law of LLM pre-training, not from Eq. 1",
+        derived=True,
+    )

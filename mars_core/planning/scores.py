@@ -127,7 +127,7 @@ def fit_score_law(
             f"{len(points)} checkpoints have an accuracy above 0, and the loss-to-score law needs more than "
             f"{law.n_params + 2}: calibrate for longer, or with more pairs"
         )
-    fit = fit_law(law, points, n_starts=law.n_starts, n_bootstrap=bootstrap)
+    fit = fit_law(law, points, n_bootstrap=bootstrap)
     n_orders = int(metrics["seed"].nunique()) if "seed" in metrics else 1
     return ScoreLaw(
         fit=fit,

@@ -119,13 +119,22 @@ def test_reproduction_says_which_numbers_do_not_follow():
     }
     assert sum("overall fit" in quantity for quantity in off) == len(SECTION_6_1) - 1  # F alone is within 2.1%
     assert not any("billions) at N" in quantity and "single" not in quantity for quantity in off)
-    assert any("must be 1" in quantity for quantity in off)
+    derived = {row.quantity: row for row in reproduce() if row.derived}
+    constraint = next(row for quantity, row in derived.items() if "must be 1" in quantity)
+    assert (constraint.deviation, constraint.reproduced) == (None, pytest.approx(1.0))
 
 
 def test_eq_1_in_billions_gives_no_score():
     scores = {row.quantity: row.reproduced for row in reproduce() if row.kind == "score"}
-    assert len(scores) == 6
-    assert all(score < 0 for quantity, score in scores.items() if "billions" in quantity)
+    eq_1 = {quantity: score for quantity, score in scores.items() if "Eq. 1" in quantity}
+    assert len(eq_1) == 6
+    assert all(score < 0 for quantity, score in eq_1.items() if "billions" in quantity)
+
+
+def test_table_2_gives_scores_in_single_parameters_and_tokens_only():
+    billions, ones = (row.reproduced for row in reproduce() if row.quantity.startswith("Table 2"))
+    assert (billions, ones) == (pytest.approx(5.6, abs=0.1), pytest.approx(54.8, abs=0.1))
+    assert all(preset.units for preset in PUBLISHED.values())
 
 
 def test_a_constant_can_be_held_at_a_least_value():

@@ -100,12 +100,10 @@ def test_a_measured_score_has_the_noise_of_both_samples_of_answers(without_order
 
 
 def test_size_for_a_true_score_has_the_noise_of_the_validation_answers(without_order):
-    target = score_of(loss_of(3000.0))
-    low, high = forecast_data(Planted(), law(), PAIR, target, n_asked=1000).interval
+    target = score_of(loss_of(2000.0))
+    ends = forecast_data(Planted(), law(), PAIR, target, n_asked=1000).interval
     off = 1.96 * 100 * np.sqrt(target / 100 * (1 - target / 100) / 400)
-    assert score_of(loss_of(low)) == pytest.approx(target - off, abs=0.2)
-    assert high is None  # the other end asks for more than the ceiling gives
-    assert target + off > score_of(loss_of(64 * LARGEST))
+    np.testing.assert_allclose([score_of(loss_of(end)) for end in ends], [target - off, target + off], atol=0.5)
 
 
 def test_scatter_around_the_law_widens_the_score(without_order):
@@ -142,8 +140,8 @@ def test_a_target_that_any_size_reaches_says_so(without_order):
     ("size", "expected"),
     [
         (2048, []),
-        (4096, ["loss_below_data"]),
-        (4200, ["size_beyond_support", "loss_below_data"]),
+        (4096, []),
+        (4200, ["size_beyond_support"]),
         (10_000, ["size_beyond_support", "loss_below_data"]),
         (200, ["size_below_support"]),
     ],
@@ -153,7 +151,7 @@ def test_extrapolation_is_named(size, expected):
 
 
 def test_a_loss_gives_a_score_without_a_size(without_order):
-    found = score_at_loss(law(), 0.6, 500)
+    found = score_at_loss(law(), 0.6)
     assert found.score == pytest.approx(score_of(0.6), abs=1e-6)
     assert codes(score_at_loss(law(), 0.3, 500)) == ["loss_below_data"]
     assert (found.size, found.pair) == (None, None)
