@@ -38,6 +38,11 @@ def test_score_intervals_of_the_data_plan_hold_on_runs_made_apart(benchmark):
     assert sum(one["inside"] for one in of_scores) >= 0.9 * sum(one["predictions"] for one in of_scores)
 
 
+def test_every_way_of_tuning_was_asked_what_it_forgets(benchmark):
+    module = benchmark("forgetting")
+    assert set(json.loads(module.RECORD.read_text(encoding="utf-8"))["methods"]) == set(module.METHODS)
+
+
 def test_every_family_was_measured_and_everything_held(benchmark):
     module = benchmark("model_families")
     record = json.loads(module.RECORD.read_text(encoding="utf-8"))["families"]
