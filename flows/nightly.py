@@ -19,7 +19,7 @@ from mars_core.drift import ChoiceDrift, Night, quiet_night_as_markdown
 from tasks.final.arm import Arm
 from tasks.final.pairs import final_arms
 from tasks.inputs.data import check_data
-from tasks.nightly.champion import Champion, read_acceptance, read_champion
+from tasks.nightly.champion import Champion, present_acceptance, read_champion
 from tasks.nightly.run import Seen, find_drift, last_findings, look, publish_night, show_night, stored_runs
 from tasks.running.kept import kept_open
 from tasks.running.progress import show_message
@@ -121,7 +121,7 @@ def _act(study: Study, choice: ChoiceDrift, trigger: Trigger, where: Where) -> t
 
 def _decided(study: Study, arm: Arm, champion: Champion | None) -> tuple[Outcome, str] | None:
     """What came of the pair's final run against what stood before it, None where there was none."""
-    decision = read_acceptance(study.revision, arm, champion, study.config.search.max_forgetting)
+    decision = present_acceptance(study, arm, champion)
     if decision is None:
         return None
     if decision.accepted:

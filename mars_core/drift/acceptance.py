@@ -22,12 +22,16 @@ class ValidationScore(Record):
 
 @dataclass(frozen=True)
 class Forgotten(Record):
-    """Points lost on the upstream tasks (F) with their 95% interval, and how many were allowed."""
+    """Points lost on the upstream tasks (F) with their 95% interval, and how many were allowed.
+
+    asked: hash of the upstream samples, empty in records made before it was kept.
+    """
 
     points: float
     low: float
     high: float
     limit: float
+    asked: str = ""
 
 
 @dataclass(frozen=True)

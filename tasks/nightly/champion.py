@@ -145,7 +145,7 @@ def accept_if_better(study: Study, arm: Arm) -> Acceptance:
     champion = read_champion(study.folder)
     if champion is not None and _is(champion, study.revision, arm):
         return Acceptance(True, champion.accepted_because)
-    known = read_acceptance(study.revision, arm, champion, study.config.search.max_forgetting)
+    known = present_acceptance(study, arm, champion)
     if known is not None and not known.accepted:  # an accepted one that does not stand was lost: decide again
         return known
     if is_remote(study.config.study) and not tracking.is_tracked(read_final(study.revision, arm).mlflow_run_id):
@@ -160,23 +160,24 @@ def accept_by_hand(study: Study, arm: Arm) -> Acceptance:
     return _decide(study, arm, champion, Acceptance(True, "accepted by hand"))
 
 
-def read_acceptance(
-    revision: Revision, arm: Arm, champion: Champion | None, max_forgetting: float | None = None
-) -> Acceptance | None:
-    """The decision about a final run against this champion, None where there is none.
-
-    max_forgetting: the present limit. A run that was refused by another one is decided about again.
-    """
+def read_acceptance(revision: Revision, arm: Arm, champion: Champion | None) -> Acceptance | None:
+    """The decision about a final run against this champion, None where there is none."""
     path = _acceptance_path(revision, arm)
     if not path.is_file():
         return None
     stored = read_json(path)
     against = {"standing": champion_hash(champion), "run": read_final(revision, arm).mlflow_run_id}
-    if stored["against"] != against:
+    return Acceptance.from_json(stored["decision"]) if stored["against"] == against else None
+
+
+def present_acceptance(study: Study, arm: Arm, champion: Champion | None) -> Acceptance | None:
+    """The same as far as it still holds: a refusal for what was forgotten, by the present limit and upstream data."""
+    decision = read_acceptance(study.revision, arm, champion)
+    if decision is None or decision.forgotten is None:
+        return decision
+    if decision.forgotten.limit != study.config.search.max_forgetting:
         return None
-    decision = Acceptance.from_json(stored["decision"])
-    same_limit = decision.forgotten is None or decision.forgotten.limit == max_forgetting
-    return decision if same_limit else None
+    return decision if decision.forgotten.asked == study.inputs.upstream_hash else None
 
 
 def _judge(study: Study, arm: Arm, champion: Champion | None) -> Acceptance:
@@ -217,7 +218,7 @@ def _forgot_too_much(study: Study, arm: Arm) -> Acceptance | None:
     F = forgetting_of(study, arm).F
     if F is None:  # the settings ask for upstream tasks
         raise RuntimeError("the upstream tasks gave no measure of forgetting")
-    return judge_forgetting(Forgotten(F.value, F.low, F.high, limit))
+    return judge_forgetting(Forgotten(F.value, F.low, F.high, limit, study.inputs.upstream_hash))
 
 
 def _not_comparable(why: str) -> Acceptance:

@@ -47,6 +47,11 @@ def test_every_planned_size_of_the_record_was_trained(benchmark):
     assert len({run["loss"] for run in record["trained"]}) == len(rows) > 0
 
 
+def test_every_way_of_tuning_was_asked_what_it_forgets(benchmark):
+    module = benchmark("forgetting")
+    assert set(json.loads(module.RECORD.read_text(encoding="utf-8"))["methods"]) == set(module.METHODS)
+
+
 def test_every_family_was_measured_and_everything_held(benchmark):
     module = benchmark("model_families")
     record = json.loads(module.RECORD.read_text(encoding="utf-8"))["families"]

@@ -17,7 +17,7 @@ from tasks.nightly.champion import (
     champion_hash,
     champion_path,
     keep_champion_adapter,
-    read_acceptance,
+    present_acceptance,
     read_champion,
 )
 from tasks.settings.data import DataConfig
@@ -148,26 +148,29 @@ def test_the_kept_adapter_of_a_study_at_a_url_reaches_every_machine(config, monk
     assert standing_weights(config) == "before"
 
 
-def test_a_refusal_for_forgetting_stands_until_the_limit_changes(config):
-    study = Study(config, first(config))
-    refused = judge_forgetting(Forgotten(12.3, 10.0, 14.7, limit=5))
-    champion = read_champion(Path(config.study))
+def limited(config, limit) -> Study:
+    search = config.search.model_copy(update={"max_forgetting": limit})
+    return Study(config.model_copy(update={"search": search}), first(config))
+
+
+@pytest.mark.parametrize("asked", ["present", "other"])
+def test_a_refusal_for_forgetting_stands_until_the_limit_or_the_upstream_data_change(config, asked):
+    study, champion = limited(config, 5), read_champion(Path(config.study))
+    own = study.inputs.upstream_hash
+    refused = judge_forgetting(Forgotten(12.3, 10.0, 14.7, limit=5, asked=own if asked == "present" else "other"))
     against = {"standing": champion_hash(champion), "run": "before"}
-    write_json(
-        first(config).path("final", PAIR.slug, "acceptance.json"),
-        {"decision": refused.to_json(), "against": against},
-    )
-    assert read_acceptance(study.revision, ARM, champion, 5) == refused
-    assert read_acceptance(study.revision, ARM, champion, 20) is None
-    assert read_acceptance(study.revision, ARM, champion) is None
-    assert read_acceptance(study.revision, ARM, None, 5) is None  # against another champion nothing was decided
+    stored = first(config).path("final", PAIR.slug, "acceptance.json")
+    write_json(stored, {"decision": refused.to_json(), "against": against})
+    assert present_acceptance(study, ARM, champion) == (refused if asked == "present" else None)
+    assert present_acceptance(limited(config, 20), ARM, champion) is None
+    assert present_acceptance(limited(config, None), ARM, champion) is None
+    assert present_acceptance(study, ARM, None) is None  # against another champion nothing was decided
 
 
 @pytest.mark.parametrize(("limit", "accepted"), [(None, True), (13, True), (12, False)])
 def test_a_first_final_run_that_forgets_too_much_is_not_accepted(config, monkeypatch, limit, accepted):
     forgot = Estimate(12.3, 10.0, 14.7)
     monkeypatch.setattr(champions, "forgetting_of", lambda study, arm: Forgetting(None, forgot, None, (), 0.95))
-    search = config.search.model_copy(update={"max_forgetting": limit})
-    decision = champions._judge(Study(config.model_copy(update={"search": search}), first(config)), ARM, None)
+    decision = champions._judge(limited(config, limit), ARM, None)
     assert decision.accepted is accepted
     assert accepted or decision.forgotten.limit == limit
