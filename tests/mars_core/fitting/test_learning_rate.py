@@ -80,7 +80,7 @@ def test_a_lopsided_valley_moves_the_best_rate_by_little():
 
 
 def test_the_intervals_hold_best_rates_that_lie_off_the_line():
-    """Pairs have offsets of 0.15 of their own, in 8 fits: most best rates lie inside, of one rate tried or of several."""
+    """Pairs have offsets of 0.15 of their own, in 8 fits; most best rates lie inside, of several rates tried or one."""
     inside = {"several": [], "one": []}
     for number in range(8):
         rng = np.random.default_rng(number)
