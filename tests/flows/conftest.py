@@ -7,12 +7,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from peft.tuners.lora import LoraLayer
+from torch import nn
 
 from mars_core.demo import demo_backbone_path
+from mars_core.models.loading import Base
 from mars_core.report import render
 from tasks.calibration import packs
+from tasks.inputs import base_model
+from tasks.inputs.opened import Inputs
 from tasks.settings.calibration import CalibrationConfig, FitConfig
 from tasks.settings.data import DataConfig
 from tasks.settings.recipe import RecipeConfig
@@ -39,6 +45,36 @@ def costs_measured_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(packs, "measure_cost", measured)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def backbone_loaded_once() -> Iterator[None]:
+    """Commands find the demo's backbone in memory, and what was found out about it, as long as none has changed it."""
+    load, drop = base_model.load_base, Inputs.drop_models
+    known: dict[str, Base] = {}
+
+    def loaded(model: str, **how: Any) -> Base:
+        key = repr(sorted(how.items(), key=lambda item: item[0]))
+        if model != str(demo_backbone_path()):
+            return load(model, **how)
+        if key not in known or not is_frozen_and_bare(known[key].model):
+            known[key] = load(model, **how)
+        return known[key]
+
+    def dropped(self: Inputs) -> None:
+        known.clear()
+        drop(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(base_model, "load_base", loaded)
+        patch.setattr(Inputs, "drop_models", dropped)
+        yield
+
+
+def is_frozen_and_bare(model: nn.Module) -> bool:
+    return not any(parameter.requires_grad for parameter in model.parameters()) and not any(
+        isinstance(module, LoraLayer) for module in model.modules()
+    )
 
 
 def write_small_study(folder: Path, data: Path) -> StudyConfig:

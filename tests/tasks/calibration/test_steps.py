@@ -12,6 +12,7 @@ from tasks.calibration.steps import RANGE_TEST, calibration_steps
 from tasks.inputs.opened import Inputs
 from tasks.settings.calibration import CalibrationConfig
 from tasks.storage.files import read_json, write_json
+from tasks.storage.folder import Revision
 from tasks.study.opened import Study
 from tasks.study.plan import plan_calibration
 from tasks.study.rates import rates_path, read_rates
@@ -74,8 +75,15 @@ def starting_too_low(run, step):
     return planted(3e-5 if run.part == "range-test" else 3e-4)(run, step)
 
 
-def test_a_range_that_starts_too_low_is_widened_until_the_best_rate_lies_inside(study):
-    found = steps_of(study, starting_too_low)
+@pytest.fixture(scope="module")
+def widened(tmp_path_factory, demo_data):
+    """A study whose range of rates started too low, and its steps."""
+    study = study_in(tmp_path_factory.mktemp("widened"), demo_data)
+    return study, steps_of(study, starting_too_low)
+
+
+def test_a_range_that_starts_too_low_is_widened_until_the_best_rate_lies_inside(widened):
+    study, found = widened
     names = [name for name, _ in found]
     assert names[:4] == [RANGE_TEST, "calibration round 1", "calibration round 2", "calibration round 3"]
     highest = [max(rates.llm for pair, rates in runs if pair == (2, 2)) for _, runs in found[1:4]]
@@ -117,17 +125,17 @@ def test_pairs_that_cannot_be_told_apart_are_trained_again_with_seeds_of_their_o
     assert plan_calibration(study.inputs, decided).runs == study.plan.runs  # a worker's plan, from the file alone
 
 
-def test_decisions_of_before_pairs_were_trained_again_are_read(study):
-    steps_of(study, planted(5e-4))
+def test_decisions_of_before_pairs_were_trained_again_are_read(searched, tmp_path):
+    study, before = searched.study, Revision(tmp_path, 1)
     stored = read_json(rates_path(study.revision))
     older = [[{name: one[name] for name in ("pair", "learning_rates")} for one in tried] for tried in stored["rounds"]]
-    write_json(rates_path(study.revision), stored | {"rounds": older[:1]})
-    assert read_rates(study.revision).confirmations == ()
-    assert {run.seed for run in plan_calibration(study.inputs, read_rates(study.revision)).runs} == {0}
+    write_json(rates_path(before), stored | {"rounds": older[:1]})
+    assert read_rates(before).confirmations == ()
+    assert {run.seed for run in plan_calibration(study.inputs, read_rates(before)).runs} == {0}
 
 
-def test_no_pair_is_trained_again_where_that_is_not_wanted(study):
-    steps_of(study, starting_too_low)
+def test_no_pair_is_trained_again_where_that_is_not_wanted(widened):
+    study, _ = widened
     assert {run.seed for run in study.plan.runs} == {0}
     assert read_rates(study.revision).confirmations == ()
 
