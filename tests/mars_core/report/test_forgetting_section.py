@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from mars_core.evaluation.forgetting import pareto_front
-from mars_core.report import render_figures, render_report
+from mars_core.report import render_with_figures
 from mars_core.report.forgetting import forgetting_rows, tradeoff_rows
 
 TASKS = [
@@ -48,18 +48,18 @@ def asked(data):
 
 
 def test_table_and_signs_are_in_the_page(asked):
-    page = render_report(asked)
+    page, figures = render_with_figures(asked)
     assert "30.0 (27.0 to 33.0)" in page
     assert "80.0 → 50.0" in page
     assert "reading fell by 38%" in page
     assert 'id="figure-forgetting"' in page
-    assert "forgetting" in render_figures(asked)
+    assert "forgetting" in figures
 
 
 def test_without_upstream_tasks_nothing_is_said(data):
-    page = render_report(data)
+    page, figures = render_with_figures(data)
     assert "Gained and forgotten" not in page
-    assert "forgetting" not in render_figures(data)
+    assert "forgetting" not in figures
 
 
 def test_rows(asked):
