@@ -159,8 +159,10 @@ def test_a_refusal_for_forgetting_stands_until_the_limit_or_the_upstream_data_ch
     own = study.inputs.upstream_hash
     refused = judge_forgetting(Forgotten(12.3, 10.0, 14.7, limit=5, asked=own if asked == "present" else "other"))
     against = {"standing": champion_hash(champion), "run": "before"}
-    stored = first(config).path("final", PAIR.slug, "acceptance.json")
-    write_json(stored, {"decision": refused.to_json(), "against": against})
+    folder = first(config).path("final", PAIR.slug)
+    numbers = dict.fromkeys(("steps", "best_step", "trainable_parameters"), 8) | {"best_val_loss": 1.0, "seconds": 1.0}
+    write_json(folder / "training.json", {"role": "chosen", "mlflow_run_id": "before"} | numbers)
+    write_json(folder / "acceptance.json", {"decision": refused.to_json(), "against": against})
     assert present_acceptance(study, ARM, champion) == (refused if asked == "present" else None)
     assert present_acceptance(limited(config, 20), ARM, champion) is None
     assert present_acceptance(limited(config, None), ARM, champion) is None
