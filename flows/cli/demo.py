@@ -18,7 +18,7 @@ def demo(
     folder: Annotated[Path, typer.Option("--folder", help="Where data, study and report go.")] = Path("mars-demo"),
     as_json: AsJson = False,
 ) -> None:
-    """Run everything on the bundled data and backbone: about 15 minutes on two cores, installation included, no GPU."""
+    """Run everything on the bundled data and backbone: about 20 minutes on two cores, installation included, no GPU."""
     from flows.study import study_flow
     from tasks.settings.demo import prepare_demo
 
