@@ -193,10 +193,11 @@ class _Source:
             if digest not in self.seen:
                 break
         self.seen.add(digest)
-        return _record(f"{self.split}-{index:05d}", task, sample_turns(task, scene, self.rng)), picture
+        return llava_record(f"{self.split}-{index:05d}", task, sample_turns(task, scene, self.rng)), picture
 
 
-def _record(name: str, task: str, turns: list[tuple[str, str]]) -> dict[str, Any]:
+def llava_record(name: str, task: str, turns: list[tuple[str, str]]) -> dict[str, Any]:
+    """A LLaVA-style record of one picture, NAME.png, and its (prompt, answer) turns."""
     conversations = []
     for number, (prompt, answer) in enumerate(turns):
         value = f"<image>\n{prompt}" if number == 0 else prompt

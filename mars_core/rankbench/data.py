@@ -20,7 +20,7 @@ from PIL import Image
 
 from mars_core.data.encode import Encoded, encode_sample
 from mars_core.data.readers import read_samples
-from mars_core.demo.data import split_drawings
+from mars_core.demo.data import llava_record, split_drawings
 from mars_core.demo.drawings import Drawing, load_drawings
 from mars_core.demo.questions import ask, sample_turns
 from mars_core.demo.scenes import Placed, Scene, by_colour, render_scene, sample_scene
@@ -66,7 +66,7 @@ def write_task(folder: Path, task: Task) -> None:
             picture, turns = _SAMPLES[task](groups, rng)
             name = f"{split}-{index:05d}"
             picture.save(images / f"{name}.png", format="PNG")
-            records.append(_record(name, task, turns))
+            records.append(llava_record(name, task, turns))
         (folder / f"{split}.json").write_text(json.dumps(records, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -87,14 +87,6 @@ def _digest(folder: Path) -> str:
         if path.is_file():
             found.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
     return found.hexdigest()[:16]
-
-
-def _record(name: str, task: str, turns: list[tuple[str, str]]) -> dict[str, Any]:
-    conversations = []
-    for number, (prompt, answer) in enumerate(turns):
-        value = f"<image>\n{prompt}" if number == 0 else prompt
-        conversations += [{"from": "human", "value": value}, {"from": "gpt", "value": answer}]
-    return {"id": name, "image": f"{name}.png", "task": task, "conversations": conversations}
 
 
 def _demo_task(task: str) -> Callable[[dict[str, list[Drawing]], random.Random], Sample]:

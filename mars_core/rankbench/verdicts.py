@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
@@ -26,13 +26,15 @@ def is_whole(cell: Cell, rows: pd.DataFrame, rule: str) -> bool:
     )
 
 
+def _truths(cell: Cell, rows: pd.DataFrame) -> Iterator[tuple[str, Truth]]:
+    """The truth under every alpha rule of which all is stored."""
+    return ((rule, truth_of(rows, rule)) for rule in RULES if is_whole(cell, rows, rule))
+
+
 def replay_cell(cell: Cell, rows: pd.DataFrame) -> list[dict[str, object]]:
     """One record per alpha rule, calibration seed and method: what it chose, its regret and its cost."""
     found: list[dict[str, object]] = []
-    for rule in RULES:
-        if not is_whole(cell, rows, rule):
-            continue
-        truth = truth_of(rows, rule)
+    for rule, truth in _truths(cell, rows):
         for seeds in SEED_SETS:
             replay = Replay(cell, rows, rule, seeds)
             found += [_record(replay, truth, name) for name in METHODS]
@@ -61,10 +63,7 @@ def _record(replay: Replay, truth: Truth, name: str) -> dict[str, object]:
 def describe_cell(cell: Cell, rows: pd.DataFrame) -> list[dict[str, object]]:
     """One record per alpha rule: best pair, spread, and how much either module's rank matters."""
     found: list[dict[str, object]] = []
-    for rule in RULES:
-        if not is_whole(cell, rows, rule):
-            continue
-        truth = truth_of(rows, rule)
+    for rule, truth in _truths(cell, rows):
         low, high = _edges(rows, rule)
         best = truth.best_rate(truth.best)
         found.append(
