@@ -14,6 +14,13 @@ BASE_UNITS = {
     "commonsense": "the LLM's commonsense score, points (the paper: WinoGrande, OpenBookQA)",
     "reasoning": "the LLM's reasoning score, points (the paper: MMLU, SciQ, ARC-Easy)",
 }
+FINE_TUNE_UNITS = {
+    "N": "parameters of the LLM, in the unit of your choice",
+    "D_SFT": "image-text tokens (or samples) of the fine-tune",
+    "score": "points, 0 to 100",
+    "G": "points lost at N = 1",
+    "H": "points lost at D_SFT = 1",
+}
 BASE_EXPONENTS = {"k1": (0.0, 2.0), "k2": (0.0, 2.0), "k3": (0.0, 2.0)}
 BASE_STARTS = {"k1": (0.1, 1.2), "k2": (0.1, 1.2), "k3": (0.1, 1.2)}
 

@@ -1,6 +1,6 @@
 """The variant of the MLLM-SFT paper's section 8.3: P_base is a power of the weighted sum of the LLM's scores."""
 
-from mars_core.laws.base_terms import BASE_EXPONENTS, BASE_SCORES, BASE_STARTS, BASE_UNITS, base_terms
+from mars_core.laws.base_terms import BASE_EXPONENTS, BASE_SCORES, BASE_STARTS, BASE_UNITS, FINE_TUNE_UNITS, base_terms
 from mars_core.laws.combination import PoweredBase
 from mars_core.laws.law import Law, Term, log_of
 
@@ -13,11 +13,7 @@ SFT_NONLINEAR = Law(
     source="Scaling Law for Multimodal LLM Supervised Fine-Tuning, Eq. 3 and section 8, item 3",
     units={
         **BASE_UNITS,
-        "N": "parameters of the LLM, in the unit of your choice",
-        "D_SFT": "image-text tokens (or samples) of the fine-tune",
-        "score": "points, 0 to 100",
-        "G": "points lost at N = 1",
-        "H": "points lost at D_SFT = 1",
+        **FINE_TUNE_UNITS,
         "gamma": "a number; 1 is the law sft-pretrained",
     },
     inputs=(*BASE_SCORES, "N", "D_SFT"),

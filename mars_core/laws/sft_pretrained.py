@@ -1,6 +1,6 @@
 """Benchmark score after multimodal SFT of an LLM whose pre-training is unknown (MLLM-SFT paper, Eq. 2 and 3)."""
 
-from mars_core.laws.base_terms import BASE_EXPONENTS, BASE_SCORES, BASE_STARTS, BASE_UNITS, base_terms
+from mars_core.laws.base_terms import BASE_EXPONENTS, BASE_SCORES, BASE_STARTS, BASE_UNITS, FINE_TUNE_UNITS, base_terms
 from mars_core.laws.combination import SignedSum
 from mars_core.laws.law import Law, Term, log_of
 
@@ -14,11 +14,7 @@ SFT_PRETRAINED = Law(
     source="Scaling Law for Multimodal LLM Supervised Fine-Tuning, Eq. 2 and 3",
     units={
         **BASE_UNITS,
-        "N": "parameters of the LLM, in the unit of your choice",
-        "D_SFT": "image-text tokens (or samples) of the fine-tune",
-        "score": "points, 0 to 100",
-        "G": "points lost at N = 1",
-        "H": "points lost at D_SFT = 1",
+        **FINE_TUNE_UNITS,
     },
     inputs=(*BASE_SCORES, "N", "D_SFT"),
     target="score",
