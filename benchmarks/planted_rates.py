@@ -8,6 +8,7 @@ test off by up to a factor of three, and states a pair and a rate. It is right w
 
     python benchmarks/planted_rates.py               # 200 studies; those stored are not chosen again
     python benchmarks/planted_rates.py --studies 20  # fewer
+    python benchmarks/planted_rates.py --confirm-runs 8  # up to 8 further runs for each pair and seed
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def widened(study: RateStudy, number: int) -> dict[Pair, list[float]]:
     return tried
 
 
-def score(number: int, study: RateStudy) -> dict[str, Any]:
+def score(number: int, study: RateStudy, confirm_runs: int) -> dict[str, Any]:
     """What MARS, the best cell of the same table and the fixed rate come to.
 
     rounds: after the rates are found, and after each round that trains likely pairs again, how many runs that took for
@@ -93,7 +94,7 @@ def score(number: int, study: RateStudy) -> dict[str, Any]:
     tried, again = widened(study, number), list[Run]()
     question = Question(LARGEST, planted.count, planted.reference, learning_rates=one_rate(float(np.exp(fixed))))
     rounds: list[dict[str, Any]] = []
-    budget = Budget.of(len(planted.pairs), planted.n_seeds, CalibrationConfig().confirm_runs)
+    budget = Budget.of(len(planted.pairs), planted.n_seeds, confirm_runs)
     while True:
         metrics = study.metrics(tried, again)
         points = read_points(metrics, PERPLEXITY_OBJECTIVE)
@@ -111,6 +112,7 @@ def score(number: int, study: RateStudy) -> dict[str, Any]:
     pair = study.best_at(fixed, LARGEST)
     row: dict[str, Any] = {
         "number": number,
+        "confirm_runs": confirm_runs,
         "shape": planted.shape,
         "pairs": len(planted.pairs),
         "runs": sum(map(len, tried.values())),
@@ -191,21 +193,24 @@ def main() -> None:
     """Choose in what is missing, print and record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, default=200, help="how many studies (default: 200)")
-    wanted = parser.parse_args().studies
+    default = CalibrationConfig().confirm_runs
+    parser.add_argument("--confirm-runs", type=int, default=default, help=f"as calibration.confirm_runs ({default})")
+    options = parser.parse_args()
+    wanted, confirm_runs = options.studies, options.confirm_runs
     stored = [json.loads(line) for line in LINES.read_text(encoding="utf-8").splitlines()] if LINES.exists() else []
-    done = {row["number"] for row in stored}
+    done = {row["number"]: row for row in stored if row["confirm_runs"] == confirm_runs}
     rows: list[dict[str, Any]] = []
     for number, study in studies():
         if number in done:
-            rows.append(next(row for row in stored if row["number"] == number))
+            rows.append(done[number])
         else:
-            rows.append(score(number, study))
+            rows.append(score(number, study, confirm_runs))
             with LINES.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(rows[-1]) + "\n")
         if len(rows) == wanted:
             break
     record = {
-        "command": f"python benchmarks/planted_rates.py --studies {wanted}",
+        "command": f"python benchmarks/planted_rates.py --studies {wanted} --confirm-runs {confirm_runs}",
         "date": datetime.now(UTC).date().isoformat(),
         "versions": {"mars": __version__, "Python": platform.python_version(), "NumPy": np.__version__},
         **summary(rows),

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,6 @@ from torch import nn
 
 from mars_core.demo import demo_backbone_path
 from mars_core.models.loading import Base
-from mars_core.report import render
 from tasks.calibration import packs
 from tasks.inputs import base_model
 from tasks.inputs.opened import Inputs
@@ -24,6 +21,7 @@ from tasks.settings.data import DataConfig
 from tasks.settings.recipe import RecipeConfig
 from tasks.settings.study import StudyConfig, read_study, write_study
 from tests.conftest import made_once
+from tests.report_figures import figures_drawn
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -114,15 +112,6 @@ def finished(demo_data: Path) -> StudyConfig:
         "finished", lambda folder: study_flow(write_small_study(folder, demo_data), command="mars run study.yaml")
     )
     return read_study(made / "study.yaml")
-
-
-@contextmanager
-def figures_drawn(*names: str) -> Iterator[None]:
-    """Reports with these figures alone: drawing is what a report takes its time for."""
-    plots = [plot if plot.name in names else replace(plot, draw=lambda data, results: None) for plot in render.PLOTS]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(render, "PLOTS", plots)
-        yield
 
 
 @pytest.fixture

@@ -24,7 +24,8 @@ from tasks.storage.folder import Revision
 from tasks.study.opened import Study
 from tasks.tracking.runs import tracking_uri
 from tests.conftest import made_once
-from tests.flows.conftest import figures_drawn, write_small_study
+from tests.flows.conftest import write_small_study
+from tests.report_figures import figures_drawn
 
 STEPS = 4
 RATES = (3e-4, 1e-3, 4e-3)
@@ -202,6 +203,7 @@ def as_of_version_2(config: StudyConfig) -> None:
         pq.write_table(pa.Table.from_pandas(rows, schema=pa.schema(fields), preserve_index=False), path)
 
 
+@pytest.mark.slow
 def test_a_study_of_before_opens_and_its_runs_count_as_those_of_the_recipes_rate(copied):
     from flows.calibrate import calibrate_flow
     from flows.stages import fit_flow, search_flow

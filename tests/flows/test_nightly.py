@@ -170,6 +170,7 @@ def test_a_lost_output_is_no_quiet_night(own):
     assert Path(own.study, "revisions/001/laws.json").is_file()
 
 
+@pytest.mark.slow
 def test_changed_data_open_a_revision_and_reverted_data_take_over_the_old_runs(own):
     original = Path(own.data.train).read_text()
     rewrite(own.data.train, lambda rows: rows[4:])

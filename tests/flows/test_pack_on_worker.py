@@ -28,6 +28,7 @@ def asked(copied: StudyConfig) -> dict[str, object]:
         return {"config": copied, "revision": 1, "runs": runs, "parent": parent}
 
 
+@pytest.mark.slow
 def test_a_pack_killed_while_it_stored_its_runs_goes_on_with_its_state(asked, finished, monkeypatch, capsys):
     store, stored = packs._store, []
 

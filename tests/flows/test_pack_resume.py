@@ -83,6 +83,7 @@ def with_smallest(config, size):
     return config.model_copy(update={"calibration": config.calibration.model_copy(update={"smallest_size": size})})
 
 
+@pytest.mark.slow
 def test_a_pack_that_stopped_does_not_go_on_with_other_checkpoint_steps(study, monkeypatch, capsys):
     """Gone on with, its runs would lack the steps before the one that it stopped at."""
     config = read_study(study)

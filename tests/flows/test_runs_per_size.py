@@ -22,7 +22,8 @@ from tasks.settings.study import StudyConfig, write_study
 from tasks.study.opened import Study
 from tasks.study.plan import plan_calibration
 from tasks.study.revision import newest_revision
-from tests.flows.conftest import figures_drawn, write_small_study
+from tests.flows.conftest import write_small_study
+from tests.report_figures import figures_drawn
 
 SIZES = (16, 32)
 BATCH = 2
@@ -65,6 +66,7 @@ def test_every_run_ends_at_its_size_with_its_rate_annealed_to_zero(calibrated):
     assert (rows.pack_id.groupby([rows.r_me, rows.r_llm, rows.seed]).nunique() == len(SIZES)).all()
 
 
+@pytest.mark.slow
 def test_a_run_of_a_size_is_the_run_of_a_calibration_that_has_only_so_many_samples(calibrated, tmp_path):
     """So its samples are the first of the same order, and its schedule is that of its own length."""
     alone = changed(calibrated, runs="one", samples=16, smallest_size=2).model_copy(

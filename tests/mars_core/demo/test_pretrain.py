@@ -58,7 +58,7 @@ def pretraining_pictures(monkeypatch):
     """Drawings that tower and projector are given while a backbone is built; neither is trained on them."""
     import mars_core.demo.build_backbone as build
 
-    monkeypatch.setattr(build, "_TOKENIZER_DOCUMENTS", 2_000)  # the tokenizer is not looked at
+    monkeypatch.setattr(build, "_TOKENIZER_DOCUMENTS", 300)  # the tokenizer is not looked at
     given = {}
     monkeypatch.setattr(build, "grey_pictures", lambda drawings: given.update(tower=drawings))
     monkeypatch.setattr(build, "pretrain_tower", lambda *course: None)

@@ -43,6 +43,7 @@ def test_the_form_that_made_the_data_is_chosen(law):
     assert law in choice.reason
 
 
+@pytest.mark.slow
 def test_eq_1_survives_chance():
     tables = [table_of("performance", EQ1, noise=0.01, seed=seed) for seed in range(4)]
     kept = [choose_form(table, baselines=()).law == "performance" for table in tables]  # baselines are never chosen

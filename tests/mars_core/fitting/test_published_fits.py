@@ -102,7 +102,7 @@ def test_centring_brings_the_condition_number_from_millions_to_thousands():
     [
         pytest.param("flan", 29, 30, marks=pytest.mark.slow),
         pytest.param("wmt19", 28, 30, marks=pytest.mark.slow),
-        ("gigaword", 22, 30),  # the table with most of either kind
+        pytest.param("gigaword", 22, 30, marks=pytest.mark.slow),
     ],
 )
 def test_collapsed_floors_of_fine_tuning_curves_are_flagged(task, expected, n_series):

@@ -7,6 +7,7 @@ import pytest
 from mars_core.evaluation.forgetting import pareto_front
 from mars_core.report import render_with_figures
 from mars_core.report.forgetting import forgetting_rows, tradeoff_rows
+from tests.report_figures import figures_drawn
 
 TASKS = [
     {
@@ -48,7 +49,8 @@ def asked(data):
 
 
 def test_table_and_signs_are_in_the_page(asked):
-    page, figures = render_with_figures(asked)
+    with figures_drawn("forgetting"):
+        page, figures = render_with_figures(asked)
     assert "30.0 (27.0 to 33.0)" in page
     assert "80.0 → 50.0" in page
     assert "reading fell by 38%" in page
@@ -57,7 +59,8 @@ def test_table_and_signs_are_in_the_page(asked):
 
 
 def test_without_upstream_tasks_nothing_is_said(data):
-    page, figures = render_with_figures(data)
+    with figures_drawn("forgetting"):
+        page, figures = render_with_figures(data)
     assert "Gained and forgotten" not in page
     assert "forgetting" not in figures
 

@@ -142,7 +142,12 @@ def test_the_base_comes_back_where_a_method_says_so(method, wrapped_by, tune, ba
 
 @pytest.mark.parametrize(
     ("name", "steps", "stop", "recipe"),
-    [("adalora", 16, 5, RECIPE), ("adalora", 16, 11, RECIPE), ("full rank", 6, 3, RECIPE), ("lora", 6, 3, OWN_RATES)],
+    [
+        pytest.param("adalora", 16, 5, RECIPE, marks=pytest.mark.slow),
+        ("adalora", 16, 11, RECIPE),
+        ("full rank", 6, 3, RECIPE),
+        ("lora", 6, 3, OWN_RATES),
+    ],
 )
 def test_an_interrupted_run_ends_where_an_undisturbed_one_does(
     name, steps, stop, recipe, wrapped_by, tune, undisturbed
