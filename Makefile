@@ -23,7 +23,7 @@ install: $(VENV)/.installed  ## make the virtual environment
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV): a few minutes"
-	$(PIP) --no-deps --retries 1 --timeout 15 --index-url $(TORCH_INDEX) torch \
+	$(PIP) --no-compile --no-deps --retries 1 --timeout 15 --index-url $(TORCH_INDEX) torch \
 	    || echo "note: $(TORCH_INDEX) cannot be reached: PyTorch comes from the default index"
 	$(PIP) uv
 	$(UV) --editable '.[demo,dev,docs,s3]'

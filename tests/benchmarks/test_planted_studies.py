@@ -117,6 +117,7 @@ def test_cheap_rivals_choose_pairs_that_have_runs(planted, make_study, shapes):
     assert max(s["regret"] for s in scores) < 0.3
 
 
+@pytest.mark.slow
 def test_the_product_chooses_what_its_public_call_chooses(planted, make_study):
     """One fit serves all targets and margins of a study; the choice is that of a fresh `choose_ranks` all the same."""
     from mars_core.search import choose_ranks

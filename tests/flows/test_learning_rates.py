@@ -145,6 +145,7 @@ def _stopped_and_gone_on_with(folder: Path, data: Path) -> None:
     search_flow(config)
 
 
+@pytest.mark.slow
 def test_a_stopped_search_for_rates_goes_on_with_what_it_had_decided(automatic):
     made, revision = Path(automatic.study).parent, revision_of(automatic)
     first = json.loads((made / "decided-first.json").read_text())
@@ -156,6 +157,7 @@ def test_a_stopped_search_for_rates_goes_on_with_what_it_had_decided(automatic):
         assert (now.stat().st_mtime_ns, now.read_bytes()) == (file.stat().st_mtime_ns, file.read_bytes())
 
 
+@pytest.mark.slow
 def test_the_range_test_is_kept_apart_and_tracked_as_such(automatic):
     revision = revision_of(automatic)
     short = [read_metrics(path) for path in revision.path("calibration", "range-test").glob("*.parquet")]
@@ -175,6 +177,7 @@ def test_the_range_test_is_kept_apart_and_tracked_as_such(automatic):
     assert (kinds["range-test"], kinds["calibration"]) == (16, len(ids))
 
 
+@pytest.mark.slow
 def test_a_search_for_rates_ends_in_a_choice_that_names_them(automatic):
     choice = read_choice(revision_of(automatic))
     metrics = stored_metrics(revision_of(automatic))
@@ -184,6 +187,7 @@ def test_a_search_for_rates_ends_in_a_choice_that_names_them(automatic):
     assert choice.rates.fixed.rates == (1e-3, 1e-3)  # beside the recipe's
 
 
+@pytest.mark.slow
 def test_a_finished_search_for_rates_is_not_made_again(automatic, capsys):
     from flows.calibrate import calibrate_flow
 
@@ -228,6 +232,7 @@ def test_a_study_of_before_opens_and_its_runs_count_as_those_of_the_recipes_rate
     assert read_choice(revision).rates is not None
 
 
+@pytest.mark.slow
 def test_a_worker_knows_the_runs_of_the_range_test_and_of_every_round(automatic):
     """It plans by what is stored, in a process of its own; all of them are trained, so that nothing is left to do."""
     from flows.on_workers import calibrate_pack_flow

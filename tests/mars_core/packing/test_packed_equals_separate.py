@@ -52,7 +52,14 @@ def assert_same_run(result, weights, expected, recipe, *, loss, weight):
 
 
 @pytest.mark.parametrize(
-    "adapter_batches", [AdapterBatches(1, 1), AdapterBatches(2, 1), AdapterBatches(5, 1), AdapterBatches(2, 2)], ids=str
+    "adapter_batches",
+    [
+        pytest.param(AdapterBatches(1, 1), marks=pytest.mark.slow),
+        AdapterBatches(2, 1),
+        AdapterBatches(5, 1),
+        AdapterBatches(2, 2),
+    ],
+    ids=str,
 )
 def test_every_run_of_a_pack_is_its_plain_run_in_double_precision(undisturbed, plain, plain_steps, adapter_batches):
     """Sums in another order differ by 1e-15; Adam's first steps divide by gradients as small as 1e-8, which brings
@@ -63,7 +70,7 @@ def test_every_run_of_a_pack_is_its_plain_run_in_double_precision(undisturbed, p
         assert_same_run(result.runs[number], mine, plain_steps(pair, seed), plain.recipe, loss=1e-8, weight=1e-6)
 
 
-@pytest.mark.parametrize("rule", [6.0, "sqrt"])
+@pytest.mark.parametrize("rule", [pytest.param(6.0, marks=pytest.mark.slow), "sqrt"])
 def test_every_alpha_rule_is_pefts_own(pack, plain, base, micro_batches, scored, rule):
     """Members of unequal ranks then have unequal scales; tolerances as above."""
     recipe = replace(plain.recipe, lora_alpha=rule)
@@ -176,7 +183,7 @@ def test_steps_without_pictures_leave_vision_adapters_alone_as_a_plain_run_does(
     "others",
     [
         [],
-        [(RankPair(16, 16), 9)],
+        pytest.param([(RankPair(16, 16), 9)], marks=pytest.mark.slow),
         [(RankPair(1, 1), 0), (RankPair(0, 2), 1), (RankPair(16, 2), 2), (RankPair(2, 4), 7)],
     ],
     ids=["alone", "one beside", "four beside"],

@@ -77,7 +77,7 @@ def test_a_validation_loss_without_a_perplexity_is_a_divergence(pack, base, monk
 @pytest.mark.parametrize(
     ("dropout", "error"),
     [
-        (0.0, torch.OutOfMemoryError("CUDA out of memory")),
+        pytest.param(0.0, torch.OutOfMemoryError("CUDA out of memory"), marks=pytest.mark.slow),
         (0.3, RuntimeError("DefaultCPUAllocator: can't allocate memory")),
     ],
 )

@@ -72,9 +72,16 @@ def kept_by_peft(model, partition, batch, pair, dtype):
 
 
 def every_two(*options):
-    """Of models, dtypes and a third pair of options: four of the eight combinations, with every two options in one."""
+    """Of models, dtypes and a third pair of options: four of the eight combinations, with every two options in one;
+    two of them by default."""
     names, dtypes = tuple(WIDE), ("float32", "bfloat16")
-    return [(names[i], dtypes[j], options[(i + j) % 2]) for i in range(2) for j in range(2)]
+    tried = [(names[i], dtypes[j], options[(i + j) % 2]) for i in range(2) for j in range(2)]
+    return [
+        tried[0],
+        pytest.param(*tried[1], marks=pytest.mark.slow),
+        pytest.param(*tried[2], marks=pytest.mark.slow),
+        tried[3],
+    ]
 
 
 @pytest.mark.parametrize(
