@@ -45,7 +45,7 @@ from tasks.inputs.base_model import model_fingerprint
 from tasks.inputs.data import load_data, scored_batches
 from tasks.inputs.opened import Inputs
 from tasks.settings.baselines import of_pair
-from tasks.settings.demo import prepare_demo
+from tasks.settings.demo import DemoSizes, prepare_demo
 from tasks.settings.study import StudyConfig
 from tasks.storage.folder import Revision
 from tasks.storage.location import working_folder
@@ -53,7 +53,10 @@ from tasks.study.lock import at_work_on
 from tasks.study.revision import newest_revision
 
 RESULTS = Path(__file__).parent / "results" / "demo_final_runs"
+SIZES, CALIBRATED = DemoSizes(train=4096, validation=256, test=512), 2048
 RANKS = (2, 4, 8, 16)
+RATE, SMALLEST = 2e-3, 64
+RECIPE_FIELDS = ["learning_rate", "batch_size", "warmup_ratio", "max_grad_norm", "lora_dropout", "max_tokens", "dtype"]
 COLUMNS = (
     *("r_me", "r_llm", "seed", "data_seed", "run_id", "step", "samples_seen", "unique_samples"),
     *("val_loss", "val_accuracy", "train_loss", "lr", "grad_norm_me", "grad_norm_llm", "objective", "wall_seconds"),
@@ -62,6 +65,13 @@ COLUMNS = (
 
 FIRST = ((8, 16), (4, 4), (2, 2), (16, 16), (2, 16), (16, 2), (8, 8), (4, 16))
 PAIRS = (*FIRST, *(pair for pair in product(RANKS, RANKS) if pair not in FIRST))
+
+
+def recorded_demo(work: Path) -> StudyConfig:
+    """The demo as it was when the records began: one learning rate, 16 pairs, larger splits."""
+    demo = prepare_demo(work, SIZES)
+    calibration = {"ranks": RANKS, "learning_rates": None, "samples": CALIBRATED, "smallest_size": SMALLEST}
+    return study_of(demo, work, "study", recipe={"learning_rate": RATE}, calibration=calibration)
 
 
 def study_of(demo: StudyConfig, work: Path, name: str, **changes: dict[str, Any]) -> StudyConfig:
@@ -174,7 +184,7 @@ def settings_of(config: StudyConfig) -> dict[str, Any]:
     """What all final runs of a result file share."""
     data = load_data(config.data)
     return {
-        "recipe": config.recipe.model_dump(mode="json"),
+        "recipe": config.recipe.model_dump(mode="json", include=set(RECIPE_FIELDS)),
         "calibration": config.calibration.model_dump(mode="json", include={"ranks", "samples", "smallest_size"}),
         "samples": {name: len(part) for name, part in data.parts.items()},
         "evaluation_batch_size": config.evaluation_batch_size,
@@ -219,11 +229,10 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
-    demo = prepare_demo(options.work)
+    demo = recorded_demo(options.work)
     start_temporary_server()
-    samples = demo.calibration.samples
     for seed in options.seeds:
-        add_calibration(demo, options.work, options.out / "calibration.parquet", seed, samples)
+        add_calibration(demo, options.work, options.out / "calibration.parquet", seed, CALIBRATED)
     name = "finals.json" if options.epochs == 1 else f"finals_{options.epochs:g}_epochs.json"
     for pair in options.pairs:
         add_final(demo, options.work, options.out / name, pair, options.final_seed, options.epochs)

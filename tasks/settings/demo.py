@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from mars_core.demo import build_demo_data, demo_backbone_path
@@ -13,22 +14,28 @@ from tasks.settings.recipe import RecipeConfig
 from tasks.settings.study import StudyConfig, read_study, write_study
 from tasks.settings.upstream import UpstreamTask
 
-TRAIN_SAMPLES, VALIDATION_SAMPLES, TEST_SAMPLES = 4096, 256, 512
-UPSTREAM_SAMPLES = 200  # of each task
+
+@dataclass(frozen=True)
+class DemoSizes:
+    """Samples of the splits and of each upstream task; by default what two cores get through in minutes."""
+
+    train: int = 2048
+    validation: int = 128
+    test: int = 256
+    upstream: int = 100
 
 
-def prepare_demo(folder: Path) -> StudyConfig:
+def prepare_demo(folder: Path, sizes: DemoSizes = DemoSizes()) -> StudyConfig:
     """Build the demo's data where they are missing and write its study file; returns the study."""
-    total = TRAIN_SAMPLES + VALIDATION_SAMPLES + TEST_SAMPLES
-    with progress_bar("demo data", total) as advance:
+    with progress_bar("demo data", sizes.train + sizes.validation + sizes.test) as advance:
         data = build_demo_data(
             folder / "data",
-            n_train=TRAIN_SAMPLES,
-            n_validation=VALIDATION_SAMPLES,
-            n_test=TEST_SAMPLES,
+            n_train=sizes.train,
+            n_validation=sizes.validation,
+            n_test=sizes.test,
             progress=lambda done, _: advance(done),
         )
-    before = build_upstream_data(folder / "upstream", n_samples=UPSTREAM_SAMPLES)
+    before = build_upstream_data(folder / "upstream", n_samples=sizes.upstream)
     study = folder / "study.yaml"
     config = StudyConfig(
         study=str((folder / "study").resolve()),
@@ -43,7 +50,7 @@ def prepare_demo(folder: Path) -> StudyConfig:
         recipe=RecipeConfig(learning_rate=2e-4, max_tokens=512),
         # Pairs that cannot be told apart are not trained again: a demo has to end in minutes.
         calibration=CalibrationConfig(
-            ranks=(2, 4, 8, 16), learning_rates="auto", confirm_runs=0, samples=1024, smallest_size=32
+            ranks=(2, 6, 16), learning_rates="auto", confirm_runs=0, samples=1024, smallest_size=32
         ),
         # What the backbone could do before it saw the demo's data: what it forgets of that is measured.
         upstream=(
