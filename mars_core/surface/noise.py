@@ -48,8 +48,8 @@ def estimate_scatter(curves: Curves) -> Scatter:
 
 
 def _no_scatter(curves: Curves) -> Floats:
-    """Columns of all effects that are no scatter, (n_rows, n_effects)."""
-    common, level = common_columns(curves.common, curves.size, curves.heat), np.eye(curves.n_runs)[curves.run]
+    """Columns of all effects that are no scatter, but for the level of each run, (n_rows, n_effects)."""
+    common = common_columns(curves.common, curves.size, curves.heat)
     ranks = np.array(curves.pairs, dtype=np.float64).T
     x, y = (_centred_log(own) for own in ranks)
     n_me, n_llm = (len(np.unique(own[own > 0])) for own in ranks)
@@ -63,7 +63,7 @@ def _no_scatter(curves: Curves) -> Floats:
     ]
     checkpoint = np.unique(np.round(curves.size, 9), return_inverse=True)[1].reshape(-1)
     at = np.eye(int(checkpoint.max()) + 1)[checkpoint]
-    return np.column_stack([common, level, *(at * form[curves.pair, None] for form in forms)])
+    return np.column_stack([common, *(at * form[curves.pair, None] for form in forms)])
 
 
 def _centred_log(ranks: Floats) -> Floats:
@@ -120,13 +120,20 @@ def _near(curves: Curves) -> Curves:
 
 
 def _restricted(curves: Curves, design: Floats, unit: Scatter, usual: float) -> tuple[float, float]:
-    """Restricted log likelihood with sigma profiled out, and sigma."""
-    white, half_determinant = whitened(curves, unit, np.column_stack([design, curves.value]))
-    U, values, _ = np.linalg.svd(white[:, :-1], full_matrices=False)
-    kept = values > 1e-9 * values[0]
-    residual = white[:, -1] - U[:, kept] @ (U[:, kept].T @ white[:, -1])
-    freedom = len(residual) - int(kept.sum())
+    """Restricted log likelihood with sigma profiled out, up to a constant of the design, and sigma."""
+    columns = np.column_stack([np.ones_like(curves.value), design, curves.value])
+    white, half_determinant = whitened(curves, unit, columns)
+    level, others = white[:, 0], white[:, 1:]
+    # A run's level has a column that is 0 in all other runs: taken out run by run, hundreds of runs cost no more.
+    largest = np.linalg.norm(others[:, :-1], axis=0).max()
+    squared = np.bincount(curves.run, weights=level**2)
+    slopes = np.column_stack([np.bincount(curves.run, weights=level * column) for column in others.T])
+    others = others - level[:, None] * (slopes / squared[:, None])[curves.run]
+    U, values, _ = np.linalg.svd(others[:, :-1], full_matrices=False)
+    kept = values > 1e-9 * largest
+    residual = others[:, -1] - U[:, kept] @ (U[:, kept].T @ others[:, -1])
+    freedom = len(residual) - curves.n_runs - int(kept.sum())
     squares = float(residual @ residual) if freedom > 0 else 0.0
     variance = (squares + PRIOR_FREEDOM * usual**2) / (freedom + PRIOR_FREEDOM)
-    likelihood = -half_determinant - float(np.sum(np.log(values[kept])))
+    likelihood = -half_determinant - 0.5 * float(np.sum(np.log(squared))) - float(np.sum(np.log(values[kept])))
     return likelihood - 0.5 * (freedom + PRIOR_FREEDOM) * np.log(variance), float(np.sqrt(variance))
