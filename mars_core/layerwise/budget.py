@@ -110,3 +110,19 @@ def _check(wanted: Mapping[str, float], probe: Probe) -> None:
             f"the layers of the {probe.module} cannot be told apart: what was measured of them is not finite, "
             "negative, or 0 everywhere. Measure over more steps, or keep the uniform rank"
         )
+
+
+def check_spent(ranks: Mapping[str, int], probe: Probe, budget: Budget) -> float:
+    """Share of the budget that ranks take.
+
+    Raises:
+        RuntimeError: they take more than all of it, or leave more than 0.5% though another unit of rank would fit.
+    """
+    limit, spent = budget.limit(probe), parameters(ranks, probe)
+    raisable = [place.cost for place in probe.places if ranks[place.layer] < place.width]
+    if spent > limit or (spent < CLOSE * limit and raisable and limit - spent >= min(raisable)):
+        raise RuntimeError(
+            f"ranks shared out over the {probe.module} take {spent:,} of {limit:,} trainable parameters, which is "
+            + ("too many" if spent > limit else "too few, though more would fit")
+        )
+    return spent / limit
