@@ -57,7 +57,7 @@ def lower_to(
 
 def raise_to(ranks: Mapping[str, int], probe: Probe, limit: int, order: Sequence[str]) -> dict[str, int]:
     """Give a unit of rank to one layer after another, in order and round by round, until `CLOSE` of `limit` is used or
-    no unit fits any more."""
+    no unit fits any more; then exchange units where that brings it closer."""
     places, found = {place.layer: place for place in probe.places}, dict(ranks)
     room = limit - parameters(found, probe)
     while room > (1 - CLOSE) * limit:
@@ -68,6 +68,24 @@ def raise_to(ranks: Mapping[str, int], probe: Probe, limit: int, order: Sequence
             if places[layer].cost <= room and room > (1 - CLOSE) * limit:
                 found[layer] += 1
                 room -= places[layer].cost
+    return _exchange(found, probe, limit, order)
+
+
+def _exchange(ranks: Mapping[str, int], probe: Probe, limit: int, order: Sequence[str]) -> dict[str, int]:
+    """Where no unit fits any more and more than 0.5% is left: move units from cheaper layers to dearer ones.
+
+    Each time the exchange that leaves least; of equal ones, from the last layer in order to the first.
+    """
+    places, found = {place.layer: place for place in probe.places}, dict(ranks)
+    while (room := limit - parameters(found, probe)) > (1 - CLOSE) * limit:
+        giving: dict[int, str] = {places[layer].cost: layer for layer in order if found[layer] > 1}
+        taking = {places[layer].cost: layer for layer in reversed(order) if found[layer] < places[layer].width}
+        gains = {dear - cheap: (cheap, dear) for cheap in giving for dear in taking if 0 < dear - cheap <= room}
+        if not gains:
+            break
+        cheap, dear = gains[max(gains)]
+        found[giving[cheap]] -= 1
+        found[taking[dear]] += 1
     return found
 
 

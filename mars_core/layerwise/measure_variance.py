@@ -26,7 +26,7 @@ def explained_variance(
     Raises:
         ValueError: there are no batches.
     """
-    found = {name: _Components(min(components, model.get_submodule(name).in_features)) for name in layers}
+    found = {name: _Components(min(components, _width(model, name))) for name in layers}
     handles = [model.get_submodule(name).register_forward_pre_hook(one.take) for name, one in found.items()]
     seen = False
     try:
@@ -40,6 +40,12 @@ def explained_variance(
     if not seen:
         raise ValueError("explained variance is measured over samples, and there are none: give at least one")
     return {name: one.shares() for name, one in found.items()}
+
+
+def _width(model: nn.Module, name: str) -> int:
+    layer = model.get_submodule(name)
+    assert isinstance(layer, nn.Linear)
+    return layer.in_features
 
 
 class _Components:

@@ -54,7 +54,7 @@ class ProbedLayer:
         Raises:
             ValueError: it was not recorded.
         """
-        return (_known(self, "norm_a") + _known(self, "norm_b")) / 2
+        return float(_known(self, "norm_a") + _known(self, "norm_b")) / 2
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,9 @@ def read_probes(table: pa.Table) -> dict[str, Probe]:
     """The probe of each module in a table that `probe_table` wrote."""
     layers: dict[str, list[ProbedLayer]] = {}
     for row in table.to_pylist():
-        own = {name: tuple(row[name]) if isinstance(row[name], list) else row[name] for name in Probe.columns}
+        own: dict[str, Any] = {
+            name: tuple(row[name]) if isinstance(row[name], list) else row[name] for name in Probe.columns
+        }
         place = Place(**{name: row[name] for name in Place._fields})
         layers.setdefault(row["module"], []).append(ProbedLayer(place, **own))
     return {module: Probe(module, tuple(own)) for module, own in layers.items()}

@@ -55,6 +55,6 @@ class NormSums:
         means = (self.sums[:3] / steps).cpu().T.tolist()
         counts = self.sums[3].long().tolist()
         return tuple(
-            LayerNorm(slot.layer.name, *row, steps=count)
-            for slot, row, count in zip(layout.slots, means, counts, strict=True)
+            LayerNorm(slot.layer.name, a, b, squared, count)
+            for slot, (a, b, squared), count in zip(layout.slots, means, counts, strict=True)
         )

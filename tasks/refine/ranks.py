@@ -63,7 +63,8 @@ def share_out(study: Study, refined: Refinement) -> str:
     """Share the budget out, check what it takes, store it; returns the path of the ranks."""
     own, pair = refined.allocator, refined.arm.pair
     probes = read_probe(study.revision, refined.arm, measures_of(own.needs))
-    ranks, modules = layer_ranks(study.inputs.partition, pair), {}
+    ranks = layer_ranks(study.inputs.partition, pair)
+    modules: dict[str, SharedModule] = {}
     for module in refined.shared_out():
         probe, budget = probes[module], Budget(pair.rank(module))
         found = own.allocate(probe, budget)

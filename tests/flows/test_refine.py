@@ -8,6 +8,7 @@ from pathlib import Path
 import mlflow
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from flows.cli.main import app
@@ -26,6 +27,7 @@ def refine(study: Path, *options: str):
     return CliRunner().invoke(app, ["refine", str(study), *options])
 
 
+@pytest.mark.slow
 def test_the_pairs_ranks_are_shared_out_trained_and_shown_beside_the_pair(copied, tmp_path, monkeypatch):
     study, revision = tmp_path / "study.yaml", Revision(Path(copied.study), 1)
     result = refine(study, "--method", "hydra", "--ranks", "4", "4", "--json")
@@ -61,6 +63,16 @@ def test_the_pairs_ranks_are_shared_out_trained_and_shown_beside_the_pair(copied
     (run,) = client.search_runs(experiments, "attributes.run_name = 'probe norms of me4-llm4'")
     logged = [point.value for point in client.get_metric_history(run.info.run_id, "gradient_norm_llm")]
     assert logged == pytest.approx(probes["llm"].block_norms())
+
+    exported = CliRunner().invoke(
+        app, ["export", str(study), "--to", "axolotl", "--refined", NAME, "-o", str(tmp_path / "a.yaml"), "--json"]
+    )
+    assert exported.exit_code == 0, exported.output
+    start = json.loads((tmp_path / "a-files" / "start" / "adapter_config.json").read_text())
+    assert start["rank_pattern"] == yaml.safe_load((tmp_path / "a.yaml").read_text())["lora_rank_pattern"]
+    assert start["rank_pattern"] == config["rank_pattern"]
+    merged = CliRunner().invoke(app, ["export", str(study), "--merged", str(tmp_path / "m"), "--refined", NAME])
+    assert merged.exit_code == 0, merged.output
 
     # Nothing is done twice, and a rival takes the probe that is there.
     monkeypatch.setattr(probe, "train_pack", lambda *_, **__: pytest.fail("the probe is trained again"))
@@ -113,6 +125,17 @@ def test_a_study_that_cannot_be_refined_says_why(copied, tmp_path):
         (["--method", "hydra", *small], "rank 2 is too small for 3 stages of 1, 1, 1 blocks whose ranks rise by 2"),
     ]:
         result = refine(study, *options)
+        assert result.exit_code == 2, result.output
+        assert message in " ".join(result.output.split())
+
+
+def test_layer_wise_ranks_that_are_not_there_cannot_be_exported(finished, tmp_path):
+    for options, message in [
+        (["--refined", "hydra-me8-llm8"], "there are no layer-wise ranks 'hydra-me8-llm8' in"),
+        (["--refined", "hydra-me8-llm8", "--ranks", "2", "2"], "--ranks and --refined name two things to export"),
+    ]:
+        command = ["export", finished.study, "--to", "axolotl", "-o", str(tmp_path / "a.yaml"), *options]
+        result = CliRunner().invoke(app, command)
         assert result.exit_code == 2, result.output
         assert message in " ".join(result.output.split())
 

@@ -121,6 +121,14 @@ def test_apportioned_ranks_take_the_budget_whatever_the_proportion(made, weights
     assert spent >= CLOSE * limit or limit - spent < min(room)
 
 
+def test_what_no_single_unit_can_use_up_is_exchanged(made):
+    """Widths of the demo's LLM: costs are multiples of 64, and 128 parameters would be left."""
+    probe, budget = made([1.0, 2.0, 3.0], width=128, hidden=256, kv=64), Budget(4)
+    ranks = allocator("hydra").allocate(probe, budget)
+    assert budget.limit(probe) - parameters(ranks, probe) < 0.005 * budget.limit(probe)
+    assert min(ranks.values()) >= 1
+
+
 def test_what_a_method_misses_is_said(made):
     probe = made([1.0, 2.0, 3.0])
     for name, column in {"eva": "explained_variance", "adalora": "triplets", "gradient": "importance"}.items():
