@@ -71,6 +71,7 @@ DEPLOYMENTS = (
     ),
     Deployed("fit-and-search", "flows.on_workers.fit_and_search_flow", CPU_POOL, "studies", ("mars", "search")),
     Deployed("final-finetune", "flows.on_workers.final_flow", GPU_POOL, "final", ("mars", "final")),
+    Deployed("refine", "flows.refine.refine_flow", GPU_POOL, "final", ("mars", "refine")),
     Deployed("evaluate", "flows.on_workers.score_flow", GPU_POOL, "evaluate", ("mars", "evaluate")),
     Deployed("report", "flows.stages.report_flow", CPU_POOL, "studies", ("mars", "report")),
     Deployed(

@@ -58,10 +58,11 @@ def compare_flow(
     with at_work_on(working_folder(config.study)):
         if not tune_lr:
             return _compare(config, baselines, command, lambda baseline: baseline)
-        return _compare(config, baselines, command, partial(_tuned, config, rates or []))
+        return _compare(config, baselines, command, partial(tuned, config, rates or []))
 
 
-def _tuned(config: StudyConfig, rates: list[float], baseline: Baseline) -> Baseline:
+def tuned(config: StudyConfig, rates: list[float], baseline: Baseline) -> Baseline:
+    """A baseline at a learning rate of its own, which is searched for."""
     tune_baseline_flow(config, baseline, rates)
     return tuned_baseline(open_study(config), baseline)
 
@@ -86,18 +87,23 @@ def _compare(
                 continue
             baseline_flow(config, own)
             trained.append(own)
-        study.pull()
-        together = [*_still_there(study, trained), *trained]
-
-        def work() -> None:
-            with parent_run(study) as parent:
-                write_comparison(study, final_arms(study)["chosen"], together, parent)
-
-        compare_stage(together).run(study, work)
+        add_to_table(study, trained)
         report_flow(config, command)
         if diverged:
             raise NoRateHeld("; ".join(diverged))
         return study.address(comparison_path(study.revision))
+
+
+def add_to_table(study: Study, trained: list[Baseline]) -> None:
+    """Put baselines into the table, beside those that it has."""
+    study.pull()
+    together = [*_still_there(study, trained), *trained]
+
+    def work() -> None:
+        with parent_run(study) as parent:
+            write_comparison(study, final_arms(study)["chosen"], together, parent)
+
+    compare_stage(together).run(study, work)
 
 
 @flow(name="mars-baseline", flow_run_name="baseline {baseline.name} {config.study}", **JSON_RESULTS)

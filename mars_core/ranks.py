@@ -1,8 +1,9 @@
-"""The pair of LoRA ranks that everything here is about."""
+"""The pair of LoRA ranks that everything here is about, and ranks of single layers that share out what it takes."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 
@@ -23,6 +24,25 @@ class RankPair(NamedTuple):
     def rank(self, group: str) -> int:
         """Rank of one group of layers (`me`, `projector` or `llm`); the projector follows the LLM."""
         return self.r_me if group == "me" else self.r_llm
+
+
+class LayerRanks(NamedTuple):
+    """LoRA rank of single layers: (path, rank), by path; a layer that is not named has no adapter."""
+
+    by_layer: tuple[tuple[str, int], ...]
+
+    @classmethod
+    def of(cls, ranks: Mapping[str, int]) -> LayerRanks:
+        """Those of a mapping from the layers' paths; rank 0 is no adapter."""
+        return cls(tuple(sorted((name, int(rank)) for name, rank in ranks.items() if rank)))
+
+    def __str__(self) -> str:
+        ranks = [rank for _, rank in self.by_layer]
+        return f"ranks {min(ranks, default=0)} to {max(ranks, default=0)} over {len(ranks)} layers"
+
+
+Ranks = RankPair | LayerRanks
+"""A rank for each module, or one for each layer."""
 
 
 AlphaRule = Literal["2r", "sqrt"] | float

@@ -65,7 +65,7 @@ def compare(
 
 
 def _print(config: StudyConfig, as_json: bool) -> None:
-    from tasks.final.compare import compared_models, read_comparison
+    from tasks.final.compare import read_comparison
     from tasks.storage.location import working_folder
     from tasks.study.revision import newest_revision
 
@@ -73,7 +73,18 @@ def _print(config: StudyConfig, as_json: bool) -> None:
     if as_json:
         print_json(read_comparison(revision))
         return
-    models = compared_models(revision)
+    print_comparison(config)
+
+
+def print_comparison(config: StudyConfig) -> None:
+    """Print the table of base model, chosen pair and all that was compared with it; nothing where there is none."""
+    from tasks.final.compare import compared_models
+    from tasks.storage.location import working_folder
+    from tasks.study.revision import newest_revision
+
+    models = compared_models(newest_revision(working_folder(config.study)))
+    if not models:
+        return
     console.print(_table(models))
     if any(model.search for model in models):
         console.print(_searches(models))

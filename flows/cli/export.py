@@ -31,6 +31,10 @@ def export(
     ranks: Annotated[
         tuple[int, int] | None, typer.Option("--ranks", help="Export this pair (r_me r_llm) instead of the chosen one.")
     ] = None,
+    refined: Annotated[
+        str | None,
+        typer.Option("--refined", help="Export layer-wise ranks of `mars refine` by their name, as hydra-me8-llm16."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Take the chosen pair away: merged into its base (--merged), or for another fine-tuning tool (--to).
@@ -47,9 +51,9 @@ def export(
     config = find_study(study)
     done: Record
     if merged is not None:
-        done = merge(config, ranks, merged)
+        done = merge(config, ranks, merged, refined)
     else:
-        done = export_config(config, ranks, str(to), output or default_output(str(to)))
+        done = export_config(config, ranks, str(to), output or default_output(str(to)), refined)
     if as_json:
         print_json(done.to_json())
     else:

@@ -24,6 +24,7 @@ from flows.cli import (
     nightly,
     plan,
     published,
+    refine,
     schedule,
     stack,
     stages,
@@ -74,6 +75,7 @@ app.command("evaluate")(stages.evaluate)
 app.command("report")(stages.report)
 app.command("init")(init.init)
 app.command("compare")(compare.compare)
+app.command("refine")(refine.refine)
 app.command("forgetting")(forgetting.forgetting)
 app.command("export")(export.export)
 app.command("correlate")(correlate.correlate)

@@ -21,7 +21,8 @@ class ToolRun:
     every adapted layer, by its path. modules: paths of each group's modules, the projector's first, which may lie
     inside the ME. steps: optimizer steps. micro_batch_size: samples per forward pass. rows: folder with train.jsonl and
     validation.jsonl, None where none could be written. start: folder of the pair's untrained adapter.
-    output: where the tool is to put its results.
+    output: where the tool is to put its results. layer_wise: name of the way that the pair was shared out over layers,
+    None for the pair itself.
     """
 
     study: str
@@ -42,6 +43,7 @@ class ToolRun:
     rows: Path | None
     start: Path
     output: Path
+    layer_wise: str | None = None
 
     @property
     def largest(self) -> int:
@@ -111,7 +113,8 @@ class Tool:
 def header(run: ToolRun, tool: str, command: str, notes: tuple[str, ...]) -> str:
     """Comment lines that open a configuration file: what it is, how it is run, and what to know."""
     lines = [
-        f"{tool}: fine-tune with the rank pair of {run.study}, r_me = {run.pair.r_me} and r_llm = {run.pair.r_llm}.",
+        f"{tool}: fine-tune with the rank pair of {run.study}, r_me = {run.pair.r_me} and r_llm = {run.pair.r_llm}"
+        + (f", shared out over the layers ({run.layer_wise})." if run.layer_wise else "."),
         f"Run it with: {command}",
         "",
         *(f"- {note}" for note in (*notes, *_common_notes(run))),

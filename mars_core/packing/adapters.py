@@ -13,9 +13,9 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from mars_core.models.lora import adapter_state, add_adapters, check_ranks, remove_adapters
+from mars_core.models.lora import adapter_state, add_adapters, check_ranks, layer_ranks, remove_adapters
 from mars_core.models.partition import GROUPS, Group, LinearLayer, Partition
-from mars_core.ranks import Alpha, RankPair, lora_scale, rule_of
+from mars_core.ranks import Alpha, Ranks, lora_scale, rule_of
 
 PEFT_A = "base_model.model.{}.lora_A.default.weight"
 PEFT_B = "base_model.model.{}.lora_B.default.weight"
@@ -60,7 +60,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Layout:
-    """Slots of all adapted layers of one rank pair, the modality encoder's first; layers of rank 0 have none.
+    """Slots of all layers with an adapter, the modality encoder's first.
 
     A group's vector holds every A of the group before the first B, so that each half is one vector for an optimizer.
     """
@@ -88,21 +88,22 @@ class Layout:
         return sum(self.sizes.values())
 
 
-def layout_of(partition: Partition, pair: RankPair, alpha: Alpha = "2r") -> Layout:
-    """Lay out the adapters of a pair; `alpha` decides what each product is scaled by.
+def layout_of(partition: Partition, ranks: Ranks, alpha: Alpha = "2r") -> Layout:
+    """Lay out the adapters of a pair or of single layers; `alpha` decides what each product is scaled by.
 
     Raises:
         ValueError: the ranks do not fit the model.
     """
-    check_ranks(partition, pair)
+    check_ranks(partition, ranks)
+    by_layer = layer_ranks(partition, ranks)
     slots: list[Slot] = []
     for group in GROUPS:
-        if rank := partition.rank(pair, group):
-            scale = lora_scale(rule_of(alpha, group), rank)
-            a_start, b_start = 0, rank * sum(layer.in_features for layer in partition.group(group))
-            for layer in partition.group(group):
-                slots.append(Slot(layer, group, rank, a_start, b_start, scale))
-                a_start, b_start = slots[-1].a_stop, slots[-1].b_stop
+        adapted = [layer for layer in partition.group(group) if layer.name in by_layer]
+        a_start, b_start = 0, sum(by_layer[layer.name] * layer.in_features for layer in adapted)
+        for layer in adapted:
+            rank = by_layer[layer.name]
+            slots.append(Slot(layer, group, rank, a_start, b_start, lora_scale(rule_of(alpha, group), rank)))
+            a_start, b_start = slots[-1].a_stop, slots[-1].b_stop
     return Layout(tuple(slots))
 
 
@@ -116,11 +117,11 @@ def flatten(parts: Parts) -> Tensor:
     return torch.cat([part.detach() for part in parts.values()])
 
 
-def initial_weights(model: nn.Module, partition: Partition, pair: RankPair, seed: int) -> Tensor:
-    """The flat weights that PEFT itself gives fresh adapters of `pair` with this seed, on the model's device."""
-    wrapped = add_adapters(model, partition, pair, seed=seed)
+def initial_weights(model: nn.Module, partition: Partition, ranks: Ranks, seed: int) -> Tensor:
+    """The flat weights that PEFT itself gives fresh adapters of `ranks` with this seed, on the model's device."""
+    wrapped = add_adapters(model, partition, ranks, seed=seed)
     try:
-        return from_peft(adapter_state(wrapped), layout_of(partition, pair)).to(next(model.parameters()).device)
+        return from_peft(adapter_state(wrapped), layout_of(partition, ranks)).to(next(model.parameters()).device)
     finally:
         remove_adapters(wrapped)
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from mars_core.models.partition import Group, Partition
 from mars_core.packing.adapters import Layout, Parts, by_group, layout_of
 from mars_core.packing.flat_buffers import zero_vectors
-from mars_core.ranks import Alpha, RankPair
+from mars_core.packing.layer_norms import NormSums
+from mars_core.ranks import Alpha, LayerRanks, RankPair, Ranks
 from mars_core.rates import LearningRates
 from mars_core.training.calibration import Checkpoint
 from mars_core.training.optimizer import Halves, make_optimizer, make_schedule, rate_groups
@@ -23,16 +24,25 @@ from mars_core.training.recipe import Recipe
 @dataclass(frozen=True)
 class PackRun:
     """A run to be: its rank pair, the seed of its initial weights and dropout masks, its peak learning rates, and how
-    LoRA's alpha follows from its ranks; the recipe's where they are None."""
+    LoRA's alpha follows from its ranks; the recipe's where they are None.
+
+    layer_ranks: ranks of single layers that take the place of the pair's; the pair is then what they share out.
+    """
 
     pair: RankPair
     seed: int
     learning_rates: LearningRates | None = None
     lora_alpha: Alpha | None = None
+    layer_ranks: LayerRanks | None = None
+
+    @property
+    def ranks(self) -> Ranks:
+        """What its adapters' ranks are."""
+        return self.pair if self.layer_ranks is None else self.layer_ranks
 
     def layout(self, partition: Partition, recipe: Recipe) -> Layout:
         """Where its adapters lie, and what they are scaled by."""
-        return layout_of(partition, self.pair, recipe.alpha if self.lora_alpha is None else self.lora_alpha)
+        return layout_of(partition, self.ranks, recipe.alpha if self.lora_alpha is None else self.lora_alpha)
 
 
 @dataclass
@@ -43,7 +53,7 @@ class TrainedRun:
     gradient, Adam keeps the moments. parameters: what Adam sees of each group: its vector, or with LoRA+ the A and the
     B of it. losses: batch losses since the last checkpoint. diverged_at: the first step whose loss was not finite, None
     while there is none. clipped: steps whose gradient was clipped, None where a state of before they were counted was
-    gone on with.
+    gone on with. norms: of its layers' gradients, None where they are not recorded.
     """
 
     run: PackRun
@@ -61,6 +71,7 @@ class TrainedRun:
     diverged_at: int | None = None
     clipped: int | None = 0
     last: StepReport | None = None
+    norms: NormSums | None = None
 
     @property
     def steps(self) -> dict[Group, int]:

@@ -52,7 +52,7 @@ def score_adapters(
     for (run, flat), layout in zip(runs, layouts, strict=True):
         if flat.shape != (layout.size,):
             raise ValueError(
-                f"weights of {run.pair} have shape {tuple(flat.shape)}, expected ({layout.size},): give the flat "
+                f"weights of {run.ranks} have shape {tuple(flat.shape)}, expected ({layout.size},): give the flat "
                 "weights of the same pair"
             )
     structure = examined(model, partition, batches[0][0])

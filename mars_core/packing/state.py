@@ -23,9 +23,10 @@ class PackState:
     """Where a pack stands after `step` optimizer steps.
 
     checkpoint_steps: steps at which the whole pack is measured; those up to `step` have been.
-    tensors: by `NUMBER.NAME` of each run still trained: weights and Adam's moments (all flat) and the state of its
-    dropout generator. runs: by number, its pair, seed, checkpoints, diverged_at and Adam's steps by group, as JSON
-    values. seconds: trained so far. layout: of the flat tensors.
+    tensors: by `NUMBER.NAME` of each run still trained: weights and Adam's moments (all flat), the state of its
+    dropout generator, and the sums of its gradient norms where they are recorded. runs: by number, its pair, seed,
+    checkpoints, diverged_at and Adam's steps by group, as JSON values. seconds: trained so far. layout: of the flat
+    tensors.
     """
 
     step: int
@@ -44,6 +45,8 @@ def take_state(step: int, checkpoint_steps: Sequence[int], seconds: float, train
             for name in FLAT:
                 tensors[f"{number}.{name}"] = flatten(getattr(one, name)).cpu()
             tensors[f"{number}.generator"] = one.generator.get_state().cpu()
+            if one.norms is not None:
+                tensors[f"{number}.norms"] = one.norms.sums.cpu().clone()
     return PackState(step, tuple(checkpoint_steps), seconds, tensors, [_describe(one) for one in trained])
 
 
@@ -82,6 +85,8 @@ def _restore_tensors(state: PackState, number: int, one: TrainedRun) -> None:
         for group, vector in getattr(one, name).items():
             vector.copy_(stored[group])
     one.generator.set_state(state.tensors[f"{number}.generator"])
+    if one.norms is not None:
+        one.norms.sums.copy_(_norms_of(state, number))
     for group, own in one.parameters.items():
         for parameter in own:
             one.optimizer.state[parameter]["step"].fill_(state.runs[number]["steps"][group])
@@ -94,6 +99,16 @@ def _restore_tensors(state: PackState, number: int, one: TrainedRun) -> None:
         group["lr"] = rate
 
 
+def _norms_of(state: PackState, number: int) -> Tensor:
+    found = state.tensors.get(f"{number}.norms")
+    if found is None:
+        raise ValueError(
+            f"the state at step {state.step} is of a pack whose gradient norms were not recorded: delete it to train "
+            "from the start"
+        )
+    return found
+
+
 def _describe(one: TrainedRun) -> dict[str, Any]:
     rates, alpha = one.run.learning_rates, one.run.lora_alpha
     return {
@@ -101,6 +116,7 @@ def _describe(one: TrainedRun) -> dict[str, Any]:
         "seed": one.run.seed,
         "learning_rates": None if rates is None else list(rates),
         "lora_alpha": list(alpha) if isinstance(alpha, AlphaRules) else alpha,
+        "layer_ranks": None if one.run.layer_ranks is None else dict(one.run.layer_ranks.by_layer),
         "checkpoints": [asdict(checkpoint) for checkpoint in one.checkpoints],
         "diverged_at": one.diverged_at,
         "clipped": one.clipped,
@@ -109,5 +125,6 @@ def _describe(one: TrainedRun) -> dict[str, Any]:
 
 
 def _identity(stored: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What tells runs apart; states of before runs had rates and scales of their own name neither."""
-    return *stored["pair"], stored["seed"], stored.get("learning_rates"), stored.get("lora_alpha")
+    """What tells runs apart; states of before runs had rates, scales and layer-wise ranks name none of them."""
+    own = (stored.get(name) for name in ("learning_rates", "lora_alpha", "layer_ranks"))
+    return *stored["pair"], stored["seed"], *own

@@ -29,11 +29,12 @@ from mars_core.packing.adapters import flatten, initial_weights
 from mars_core.packing.batch import PackedBatch, pack_batch
 from mars_core.packing.examine import examined
 from mars_core.packing.forward import adapter_batch_losses, autocast_of
+from mars_core.packing.layer_norms import LayerNorm, NormSums
 from mars_core.packing.patching import Structure, patched
 from mars_core.packing.run import PackRun, TrainedRun, gradient_norms, start_runs, take_step
 from mars_core.packing.score import score_adapter_batch
 from mars_core.packing.state import PackState, restore_state, take_state
-from mars_core.ranks import RankPair
+from mars_core.ranks import Ranks
 from mars_core.training.calibration import CalibrationRun, Checkpoint
 from mars_core.training.memory import peak_memory_bytes
 from mars_core.training.recipe import Recipe
@@ -50,7 +51,8 @@ class TrainedPack:
     """Results of a pack.
 
     runs: of each run, in the order given. weights: flat adapter weights at the end (of a diverged run, before the
-    step that broke it). seconds: training and evaluation, of all calls together. width: runs in the widest adapter
+    step that broke it). norms: of each run, its layers' mean gradient norms; None where they were not asked for.
+    seconds: training and evaluation, of all calls together. width: runs in the widest adapter
     batch at the end, less than asked for where memory ran out.
     """
 
@@ -58,6 +60,7 @@ class TrainedPack:
     weights: tuple[Tensor, ...]
     seconds: float
     width: int
+    norms: tuple[tuple[LayerNorm, ...] | None, ...] = ()
 
 
 def train_pack(
@@ -72,6 +75,7 @@ def train_pack(
     checkpoint_steps: Sequence[int],
     adapter_batches: AdapterBatches = DEFAULT_ADAPTER_BATCHES,
     measurement: Measurement | None = None,
+    record_norms: bool = False,
     resume: PackState | None = None,
     on_step: Callable[[int], Any] | None = None,
     on_checkpoint: Callable[[PackState], Any] | None = None,
@@ -83,14 +87,15 @@ def train_pack(
 
     Args:
         model: base model with frozen weights; it is returned to that state.
-        runs: rank pairs with their seeds, learning rates and scales; at the start equal to what PEFT gives with
-            the same seed.
+        runs: rank pairs or ranks of single layers, with their seeds, learning rates and scales; at the start equal to
+            what PEFT gives with the same seed.
         train_steps: called with the number of steps to leave out, gives the batches of every step after them, in
             the order shared by all runs.
         validation: gives the batches of the calibration validation set and the task type of each row.
         horizon: steps that the learning-rate schedule spans.
         checkpoint_steps: increasing steps, the last at most `horizon`.
         measurement: a metric of the validation answers, taken at every checkpoint as well.
+        record_norms: keep every layer's gradient norms too (`TrainedPack.norms`); the passes give them for nothing.
         resume: a state given to `on_checkpoint` by an earlier call with the same arguments.
         on_checkpoint: called with the state after every checkpoint.
 
@@ -103,6 +108,9 @@ def train_pack(
     refuse_dropout(model)
     layouts = [run.layout(partition, recipe) for run in runs]
     trained = start_runs(runs, layouts, _initial(model, partition, runs), recipe, horizon)
+    if record_norms:
+        for one in trained:
+            one.norms = NormSums.of(one.layout, next(iter(one.weights.values())).device)
     if resume is not None:
         restore_state(resume, checkpoint_steps, trained)
     was_training = model.training
@@ -120,11 +128,11 @@ def train_pack(
 
 
 def _initial(model: nn.Module, partition: Partition, runs: Sequence[PackRun]) -> Iterator[Tensor]:
-    """Flat weights of each run; those of one pair and seed, at several learning rates, begin alike."""
-    to_come = Counter((run.pair, run.seed) for run in runs)
-    kept: dict[tuple[RankPair, int], Tensor] = {}
+    """Flat weights of each run; those of the same ranks and seed, at several learning rates, begin alike."""
+    to_come = Counter((run.ranks, run.seed) for run in runs)
+    kept: dict[tuple[Ranks, int], Tensor] = {}
     for run in runs:
-        own = run.pair, run.seed
+        own = run.ranks, run.seed
         flat = kept.pop(own) if own in kept else initial_weights(model, partition, *own)
         to_come[own] -= 1
         if to_come[own]:
@@ -223,7 +231,8 @@ def _train(
             on_step(done)
     runs = tuple(CalibrationRun(tuple(one.checkpoints), one.diverged_at) for one in pack.trained)
     weights = tuple(flatten(one.weights) for one in pack.trained)
-    return TrainedPack(runs, weights, time.perf_counter() - started, pack.train_width.runs)
+    norms = tuple(None if one.norms is None else one.norms.means(one.layout) for one in pack.trained)
+    return TrainedPack(runs, weights, time.perf_counter() - started, pack.train_width.runs, norms)
 
 
 def _train_step(pack: _Pack, step: Step, number: int) -> None:
@@ -275,6 +284,8 @@ def _step_adapter_batch(pack: _Pack, ready: tuple[Sequence[TrainedRun], Tensor, 
     for one, loss, norms in zip(adapter_batch, losses.tolist(), gradient_norms(adapter_batch), strict=True):
         if math.isfinite(loss):
             one.losses.append(loss)
+            if one.norms is not None:
+                one.norms.add(one.layout, one.gradient, reached)
             take_step(one, pack.recipe, norms, reached)
         else:
             one.diverged_at = number

@@ -39,6 +39,10 @@ class ReportData:
         forgetting: by model, as `tasks.final.forgetting` stores it: `E`, `F`, `O`, `tasks` and `signs`; empty where no
             upstream tasks were asked.
         tradeoffs: `base_loss` and `pairs` (a `Tradeoff` each), None where pairs were not scored on upstream tasks.
+        layer_ranks: `shared` (each way that ranks were shared out over layers: `name`, `title`, `pair`, `modules`
+            {module: `rank`, `blocks`, `budget`, `spent`}, `rows` with `module`, `layer`, `block`, `component`,
+            `gradient_norm`, `uniform_rank`, `rank`) and `spectra` (of each adapter `name`, `rows` with `module`,
+            `block`, `component`, `rank`, `stable_rank`, `utilisation`); empty where nothing was refined.
         costs: one mapping per stage: `stage`, `seconds`, `detail`.
         warnings: sentences on what may change the decision (runs that diverged, much data left out), the gravest first.
         notes: further sentences on how the results came about (a capped size, where runs were imported from).
@@ -61,6 +65,7 @@ class ReportData:
     comparison: Sequence[Mapping[str, Any]] = ()
     forgetting: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     tradeoffs: Mapping[str, Any] | None = None
+    layer_ranks: Mapping[str, Any] = field(default_factory=dict)
     costs: Sequence[Mapping[str, Any]] = ()
     warnings: Sequence[str] = ()
     notes: Sequence[str] = ()

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from mars_core.evaluation.correlation import in_words
-from mars_core.report import forgetting, formatting, tables
+from mars_core.report import forgetting, formatting, layer_ranks, tables
 from mars_core.report.answer import answer_of
 from mars_core.report.data import ReportData
 from mars_core.report.figures.balance_curve import balance_curve_figure
@@ -23,6 +23,7 @@ from mars_core.report.figures.final_curves import final_curves_figure
 from mars_core.report.figures.forgetting_front import forgetting_front_figure
 from mars_core.report.figures.law_convergence import law_convergence_figure
 from mars_core.report.figures.law_performance import law_performance_figure
+from mars_core.report.figures.layer_ranks import layer_ranks_figure
 from mars_core.report.figures.perplexity_accuracy import correlation_of, perplexity_accuracy_figure
 from mars_core.report.figures.perplexity_heatmap import earlier_sizes_figure, heatmap_figure
 from mars_core.report.figures.predicted_heatmap import predicted_heatmap_figure
@@ -56,6 +57,7 @@ PLOTS = (
     Plot("correlation", "Perplexity against accuracy", lambda _, r: perplexity_accuracy_figure(r)),
     Plot("calibration", "Validation loss of the calibration runs", lambda _, r: calibration_curves_figure(r)),
     Plot("forgetting", "Loss on the target task against the upstream tasks", lambda d, _: forgetting_front_figure(d)),
+    Plot("layer-ranks", "Gradient norms and ranks over the layers", lambda d, _: layer_ranks_figure(d)),
     Plot("finals", "Loss of the final fine-tunes", lambda d, _: final_curves_figure(d.finals)),
 )
 
@@ -111,6 +113,7 @@ def _context(data: ReportData, results: StudyResults, figures: Mapping[str, Figu
         "f": formatting,
         "t": tables,
         "g": forgetting,
+        "lr": layer_ranks,
     }
 
 

@@ -22,16 +22,18 @@ from mars_core.models.load_options import Loading
 from mars_core.models.loading import load_base, read_model_type
 from mars_core.models.lora import layer_alphas, layer_ranks
 from mars_core.models.partition import Partition
-from mars_core.ranks import RankPair
+from mars_core.ranks import LayerRanks, RankPair, Ranks
 from mars_core.records import Record
 from tasks.choice.approval import pair_to_train
 from tasks.choice.search import choice_path
 from tasks.export.card import CARD, card_path
 from tasks.final.arm import Arm
+from tasks.final.compare import training_stage
 from tasks.final.pair import final_folder, finetune_stage
 from tasks.final.pairs import best_arm
-from tasks.final.run import final_steps
+from tasks.final.run import final_steps, run_folder
 from tasks.inputs.base_model import DTYPES
+from tasks.refine.ranks import SharedOut, baseline_of, shared_out_in
 from tasks.running.progress import progress_bar, show_message
 from tasks.settings.study import StudyConfig
 from tasks.storage.files import read_json, replacing, replacing_folder
@@ -70,10 +72,11 @@ class Exported(Record):
 SPLITS = {"train.jsonl": "train", "validation.jsonl": "validation"}
 
 
-def merge(config: StudyConfig, ranks: tuple[int, int] | None, out: Path) -> Merged:
+def merge(config: StudyConfig, ranks: tuple[int, int] | None, out: Path, refined: str | None = None) -> Merged:
     """Write base and adapter of a finished final run as one checkpoint to `out`; returns what was done.
 
-    ranks: the pair, None for the one that the study trains as its choice.
+    ranks: the pair, None for the one that the study trains as its choice. refined: name of layer-wise ranks (`mars
+    refine`) in place of a pair.
 
     Raises:
         ValueError: the final run is not there or was changed, the base is not the one it was trained on or was in 4
@@ -84,8 +87,12 @@ def merge(config: StudyConfig, ranks: tuple[int, int] | None, out: Path) -> Merg
     _refuse_four_bit(config)
     study = reopen_study(config)
     revision = study.revision
-    arm = _trained_arm(study, ranks)
-    pair, adapter = arm.pair, _finished_adapter(revision, arm)
+    if refined is not None:
+        shared = _shared(study, ranks, refined)
+        pair, adapter, card = RankPair(*shared.pair), _refined_adapter(revision, shared), None
+    else:
+        arm = _trained_arm(study, ranks)
+        pair, adapter, card = arm.pair, _finished_adapter(revision, arm), card_path(revision, arm)
     _require_same_base(study)
     dtype = str(read_json(revision.path("revision.json"))["recipe"]["dtype"])
     show_message(f"merging the adapter of {pair} into {config.model} on the CPU, in {dtype}")
@@ -98,10 +105,9 @@ def merge(config: StudyConfig, ranks: tuple[int, int] | None, out: Path) -> Merg
     )
     with replacing_folder(out) as temporary:
         merged = merge_adapter(base, adapter, probe_batch(base), temporary)
-        if card_path(revision, arm).is_file():
-            text = card_path(revision, arm).read_text(encoding="utf-8")
-            card = merged_card(text, dtype, config.loading.trust_remote_code)
-            (temporary / CARD).write_text(card, encoding="utf-8")
+        if card is not None and card.is_file():
+            text = merged_card(card.read_text(encoding="utf-8"), dtype, config.loading.trust_remote_code)
+            (temporary / CARD).write_text(text, encoding="utf-8")
     return Merged(
         merged=str(out),
         pair=pair,
@@ -114,10 +120,13 @@ def merge(config: StudyConfig, ranks: tuple[int, int] | None, out: Path) -> Merg
     )
 
 
-def export_config(config: StudyConfig, ranks: tuple[int, int] | None, tool: str, out: Path) -> Exported:
+def export_config(
+    config: StudyConfig, ranks: tuple[int, int] | None, tool: str, out: Path, refined: str | None = None
+) -> Exported:
     """Write the pair as configuration of another tool to `out`, and what it reads into a folder beside it.
 
-    ranks: the pair, None for the one that the study trains as its choice. Returns what was written, with notes.
+    ranks: the pair, None for the one that the study trains as its choice. refined: name of layer-wise ranks (`mars
+    refine`) in place of a pair. Returns what was written, with notes.
 
     Raises:
         ValueError: no pair was chosen, the ranks do not fit the model, the tool is not known, or `out` exists.
@@ -129,17 +138,19 @@ def export_config(config: StudyConfig, ranks: tuple[int, int] | None, tool: str,
     if taken:
         raise ValueError(f"{taken[0]} exists already: remove it, or give another file with --output")
     study = reopen_study(config)
-    arm = _arm(study, ranks)
+    shared = None if refined is None else _shared(study, ranks, refined)
+    arm = _arm(study, ranks if shared is None else shared.pair)
     pair = arm.pair
     _require_same_settings(study)
     partition, alpha = study.inputs.partition, config.recipe.as_recipe().alpha
     splits = {file: study.inputs.usable(split) for file, split in SPLITS.items()}
     readable = all(image_files(samples) for samples in splits.values())
-    run = _tool_run(study, partition, arm, folder if readable else None, folder)
+    run = _tool_run(study, partition, arm, shared, folder if readable else None, folder)
+    start = pair if shared is None else LayerRanks.of(shared.ranks)
     rendered = TOOLS[tool].render(run)
     with replacing_folder(folder) as temporary:
         (temporary / START).mkdir()
-        save_start(partition, pair, config.final.seed, temporary / START, model_id=config.model, alpha=alpha)
+        save_start(partition, start, config.final.seed, temporary / START, model_id=config.model, alpha=alpha)
         for file, samples in splits.items() if readable else ():
             _write_rows(temporary / file, samples, TOOLS[tool].row)
         for name, text in rendered.files.items():
@@ -170,7 +181,10 @@ def companion(out: Path) -> Path:
     return out.with_name(f"{out.stem}-files")
 
 
-def _tool_run(study: Study, partition: Partition, arm: Arm, rows: Path | None, folder: Path) -> ToolRun:
+def _tool_run(
+    study: Study, partition: Partition, arm: Arm, shared: SharedOut | None, rows: Path | None, folder: Path
+) -> ToolRun:
+    ranks: Ranks = arm.pair if shared is None else LayerRanks.of(shared.ranks)
     pair, recipe, family = arm.pair, arm.baseline.recipe(study.config.recipe.as_recipe()), partition.family
     local = Path(study.config.model).expanduser()
     return ToolRun(
@@ -181,8 +195,8 @@ def _tool_run(study: Study, partition: Partition, arm: Arm, rows: Path | None, f
         four_bit=study.config.loading.four_bit,
         gradient_checkpointing=study.config.loading.gradient_checkpointing,
         pair=pair,
-        ranks=layer_ranks(partition, pair),
-        alphas=layer_alphas(partition, pair, recipe.alpha),
+        ranks=layer_ranks(partition, ranks),
+        alphas=layer_alphas(partition, ranks, recipe.alpha),
         modules={"projector": family.projector, "me": (family.me,), "llm": (family.llm,)},
         recipe=recipe,
         steps=final_steps(study.inputs),
@@ -192,6 +206,7 @@ def _tool_run(study: Study, partition: Partition, arm: Arm, rows: Path | None, f
         rows=rows and rows.resolve(),
         start=folder.resolve() / START,
         output=folder.resolve() / "output",
+        layer_wise=None if shared is None else shared.name,
     )
 
 
@@ -209,6 +224,17 @@ def _refuse_four_bit(config: StudyConfig) -> None:
             "adapter makes another model: load base and adapter as the adapter's README.md says, or set "
             "loading.four_bit to false and run `mars run --new-revision`"
         )
+
+
+def _shared(study: Study, ranks: tuple[int, int] | None, refined: str) -> SharedOut:
+    """Layer-wise ranks of a study by their name."""
+    if ranks is not None:
+        raise ValueError("--ranks and --refined name two things to export: give one of them")
+    found = {shared.name: shared for _, shared in shared_out_in(study.revision)}
+    if refined not in found:
+        known = f"it has {', '.join(found)}" if found else "it has none: run `mars refine` first"
+        raise ValueError(f"there are no layer-wise ranks {refined!r} in {study.revision.folder}: {known}")
+    return found[refined]
 
 
 def _arm(study: Study, ranks: tuple[int, int] | None) -> Arm:
@@ -234,18 +260,32 @@ def _trained_arm(study: Study, ranks: tuple[int, int] | None) -> Arm:
 def _finished_adapter(revision: Revision, arm: Arm) -> Path:
     """The adapter of a finished final run whose files are all as it left them."""
     stage, pair = finetune_stage(arm).name, arm.pair
-    manifest = read_manifest(revision, stage)
-    if manifest is None:
+    if read_manifest(revision, stage) is None:
         raise ValueError(
             f"there is no finished final run of {pair} in {revision.folder}: run `mars finetune` first "
             f"(`mars finetune --ranks {pair.r_me} {pair.r_llm}` for a pair that was not chosen)"
         )
-    if not is_finished(revision, stage, manifest.inputs):
-        raise ValueError(
-            f"files of the final run of {pair} in {revision.folder} are missing or were changed since: "
-            "run `mars finetune` again"
-        )
+    _require_whole(revision, stage, str(pair), "mars finetune")
     return final_folder(revision, arm) / "adapter"
+
+
+def _refined_adapter(revision: Revision, shared: SharedOut) -> Path:
+    """As `_finished_adapter`, of layer-wise ranks."""
+    baseline = baseline_of(shared, Arm(RankPair(*shared.pair)))
+    stage = training_stage(baseline).name
+    if read_manifest(revision, stage) is None:
+        raise ValueError(f"the ranks {shared.name} have no finished final run in {revision.folder}: run `mars refine`")
+    _require_whole(revision, stage, shared.name, "mars refine")
+    return run_folder(revision, baseline) / "adapter"
+
+
+def _require_whole(revision: Revision, stage: str, what: str, command: str) -> None:
+    manifest = read_manifest(revision, stage)
+    if manifest is None or not is_finished(revision, stage, manifest.inputs):
+        raise ValueError(
+            f"files of the final run of {what} in {revision.folder} are missing or were changed since: "
+            f"run `{command}` again"
+        )
 
 
 def _require_same_settings(study: Study) -> None:

@@ -110,7 +110,7 @@ def train_baseline(study: Study, baseline: Baseline, parent: str) -> str:
         name=f"baseline {baseline.name}",
         label=f"baseline {baseline.name}",
         role="baseline",
-        parameters={"baseline": settings},
+        parameters={"baseline": baseline.settings.described()},
         record={"baseline": baseline.name, "settings": settings},
     )
     train_final(study, baseline, described, parent)

@@ -205,7 +205,7 @@ def _short_path(study: Study, baseline: Baseline, own: Baseline, seed: int) -> P
 def _trained(study: Study, own: Baseline, rate: float, seed: int, path: Path, parent: str) -> dict[str, Any]:
     """Train; the record of the run."""
     steps, name = short_steps(study.inputs), f"{own.name} lr{rate:g} seed{seed}"
-    parameters = {"baseline": own.settings.model_dump(mode="json"), "learning_rate": rate, "seed": seed, "steps": steps}
+    parameters = {"baseline": own.settings.described(), "learning_rate": rate, "seed": seed, "steps": steps}
     tags = {"mars.kind": "rate-search", "mars.revision": str(study.revision.number)}
     with (
         tracking.child_run(parent, name, parameters, tags) as tracked,

@@ -40,6 +40,7 @@ from tasks.final.pair_forgetting import read_pairs
 from tasks.final.pairs import trained_arms
 from tasks.final.record import FinalRecord, read_final
 from tasks.inputs.opened import Inputs
+from tasks.refine.shown import layer_ranks_shown
 from tasks.running.retrying import IO_RETRIES, REQUESTS, SENDING
 from tasks.storage.files import replacing, replacing_folder
 from tasks.storage.folder import Revision, stage_details
@@ -104,6 +105,7 @@ def gather(results: Results, command: str) -> ReportData:
         comparison=present_comparison(revision),
         forgetting=forgetting_table(study),
         tradeoffs=read_pairs(study),
+        layer_ranks=layer_ranks_shown(revision),
         costs=costs(study, trained),
         warnings=_warnings(study, found.warnings),
         notes=[note for note in _notes(study, laws, choice) if note not in found.warnings],
@@ -284,8 +286,10 @@ def _stages(study: Study) -> list[Stage]:
 def _inputs(study: Study, shown: str) -> str:
     compared = study.outputs_hash("compare") if study.has_finished_once("compare") else None
     found = [shown, [stage.name for stage in _stages(study)], compared]
-    upstream = [forgetting_table(study), read_pairs(study)]
-    return content_hash([*found, upstream] if any(upstream) else found)
+    # Named, or absent, so that reports of studies without them stay as they are.
+    upstream, refined = [forgetting_table(study), read_pairs(study)], layer_ranks_shown(study.revision)
+    later = [*([upstream] if any(upstream) else []), *([{"layer_ranks": refined}] if refined else [])]
+    return content_hash([*found, *later])
 
 
 REPORT = Stage("report", reads=_stages, inputs=_inputs, outputs=lambda study: (report_path(study.revision),))

@@ -16,9 +16,9 @@ from typing import Annotated, Any, ClassVar, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from mars_core.ranks import RankPair
+from mars_core.ranks import LayerRanks, RankPair
 from mars_core.rates import LearningRates, one_rate
-from mars_core.training.methods import AdaLora, Dora, FullRank, Lora, Method, RsLora, Selective
+from mars_core.training.methods import AdaLora, Dora, FullRank, LayerLora, Lora, Method, RsLora, Selective
 from mars_core.training.recipe import Recipe
 from tasks.settings.section import Rank, Rate
 
@@ -42,6 +42,10 @@ class _Settings(BaseModel):
     def rates(self) -> LearningRates | None:
         """Peak rates that belong to the baseline; None where it has the recipe's."""
         return None
+
+    def described(self) -> dict[str, Any]:
+        """The settings as they are recorded beside a run."""
+        return self.model_dump(mode="json")
 
 
 class UniformSettings(_Settings):
@@ -67,6 +71,23 @@ class PairSettings(_Settings):
     def as_method(self) -> Lora:
         """The method as mars_core's record."""
         return Lora(RankPair(self.r_me, self.r_llm))
+
+
+class LayerRanksSettings(_Settings):
+    """LoRA with a rank for each layer, by its path; together they take no more than the pair (`mars refine`)."""
+
+    method: Literal["layer-ranks"]
+    r_me: Rank
+    r_llm: Rank
+    ranks: dict[str, Annotated[int, Field(ge=1, le=4096)]]
+
+    def described(self) -> dict[str, Any]:
+        """Without the ranks one by one."""
+        return {"method": self.method, "pair": f"({self.r_me}, {self.r_llm})", "ranks": str(LayerRanks.of(self.ranks))}
+
+    def as_method(self) -> LayerLora:
+        """The method as mars_core's record."""
+        return LayerLora(RankPair(self.r_me, self.r_llm), LayerRanks.of(self.ranks))
 
 
 class LearningRateSettings(_Settings):
@@ -161,6 +182,7 @@ class SelectiveSettings(_Settings):
 Settings = Annotated[
     UniformSettings
     | PairSettings
+    | LayerRanksSettings
     | LearningRateSettings
     | DoraSettings
     | RsLoraSettings

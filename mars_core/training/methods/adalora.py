@@ -173,6 +173,26 @@ class AdaLora(PeftMethod):
             setattr(tuner.rankallocator, average, values)
 
 
+def triplet_importance(wrapped: nn.Module) -> dict[str, tuple[float, ...]]:
+    """Importance of every singular triplet of each layer when ranks were last allocated, by the layer's path.
+
+    AdaLoRA's Eq. 8: that of the singular value, and the means of those of its two vectors, each a smoothed sensitivity
+    times its uncertainty.
+    """
+    allocator = _tuner(wrapped).rankallocator
+    found: dict[str, tuple[float, ...]] = {}
+    for name in allocator.exp_avg_ipt:
+        if ".lora_E." in name:
+            value, left, right = (
+                allocator.exp_avg_ipt[own] * allocator.exp_avg_unc[own]
+                for own in (name, name.replace("lora_E", "lora_A"), name.replace("lora_E", "lora_B"))
+            )
+            summed = value.flatten() + left.mean(dim=1) + right.mean(dim=0)
+            layer = name.removeprefix("base_model.model.").partition(".lora_E.")[0]
+            found[layer.removeprefix("model.base_model.model.")] = tuple(summed.double().tolist())
+    return found
+
+
 def _is_extra(name: str) -> bool:
     return name.startswith((KEPT, *(f"{average}." for average in IMPORTANCE)))
 

@@ -20,6 +20,7 @@ from mars_core.packing.adapter_batches import AdapterBatches
 from mars_core.packing.adapters import layout_of, to_peft
 from mars_core.packing.run import PackRun
 from mars_core.packing.train import train_pack
+from mars_core.ranks import LayerRanks
 from mars_core.training.recipe import Recipe
 
 # Rows of every optimizer step in two micro-batches; the last step is uneven.
@@ -58,7 +59,7 @@ def pack(base, micro_batches, scored):
         } | changes
         members = [PackRun(*member) for member in members]
         result = train_pack(base.model, base.partition, members, adapter_batches=adapter_batches, **arguments)
-        layouts = [layout_of(base.partition, member.pair) for member in members]
+        layouts = [layout_of(base.partition, member.ranks) for member in members]
         weights = {
             step: [
                 to_peft(state.tensors[f"{number}.weights"], layout) if f"{number}.weights" in state.tensors else None
@@ -113,14 +114,13 @@ def dense_losses(model, batch):
 
 
 def plain_model(base, pair, seed, recipe=RECIPE):
-    """A copy of the base model with fresh adapters of `pair`, by peft alone; rsLoRA of all modules by PEFT's option."""
+    """A copy of the base model with fresh adapters of `pair`, by peft alone; rsLoRA of all modules by PEFT's option.
+
+    pair: a rank pair, or ranks of single layers.
+    """
     model = copy.deepcopy(base.model)
     group_of = {layer.name: group for group in GROUPS for layer in base.partition.every(group)}
-    by_group = {"me": pair.r_me, "projector": pair.r_llm, "llm": pair.r_llm}
-    if recipe.projector_rank is not None:
-        by_group["projector"] = recipe.projector_rank
-    ranks = {name: by_group[group] for name, group in group_of.items() if is_target(name, group, recipe.targets)}
-    ranks = {name: rank for name, rank in ranks.items() if rank}
+    ranks = dict(pair.by_layer) if isinstance(pair, LayerRanks) else ranks_of_pair(pair, group_of, recipe)
     rules = recipe.module_lora_alpha._asdict() if recipe.module_lora_alpha else dict.fromkeys(GROUPS, recipe.lora_alpha)
     rslora = set(rules.values()) == {"sqrt"}
 
@@ -137,6 +137,14 @@ def plain_model(base, pair, seed, recipe=RECIPE):
     )
     torch.manual_seed(seed)
     return get_peft_model(model, config).train()
+
+
+def ranks_of_pair(pair, group_of, recipe):
+    by_group = {"me": pair.r_me, "projector": pair.r_llm, "llm": pair.r_llm}
+    if recipe.projector_rank is not None:
+        by_group["projector"] = recipe.projector_rank
+    ranks = {name: by_group[group] for name, group in group_of.items() if is_target(name, group, recipe.targets)}
+    return {name: rank for name, rank in ranks.items() if rank}
 
 
 def alpha_of(rule, rank):
