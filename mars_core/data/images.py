@@ -113,6 +113,21 @@ def frame_count(image: ImageRef) -> int:
         return 1 if opened.format == "MPO" else int(getattr(opened, "n_frames", 1))
 
 
+def is_plain(image: ImageRef) -> str | None:
+    """The image's file format where any program reads the pixels that `load_image` gives; None where it may not.
+
+    Transparency, deep grey, a camera's orientation and further frames are read in more than one way.
+
+    Raises:
+        ValueError: the image cannot be found or read.
+    """
+    with _reading(image), Image.open(_source(image)) as opened:
+        plain = opened.mode in ("RGB", "L", "P", "1") and not opened.has_transparency_data
+        upright = opened.format == "PNG" or opened.getexif().get(_ORIENTATION, 1) == 1
+        single = getattr(opened, "n_frames", 1) == 1
+        return opened.format if plain and upright and single else None
+
+
 def content_hash(image: ImageRef) -> str:
     """SHA-256 of the encoded bytes: equal for files that are copies of one another."""
     return hashlib.sha256(image_bytes(image)).hexdigest()

@@ -38,8 +38,11 @@ class Lengths:
 
 
 @dataclass(frozen=True, slots=True)
-class _Counted:
-    """A rendered sample with its tokens, and where its answers stand in them."""
+class Counted:
+    """A rendered sample.
+
+    tokens: their number. spans: where its answers stand in them, [start, end). control: as in `Lengths`.
+    """
 
     chat: ChatText
     tokens: int
@@ -65,8 +68,7 @@ class TokenCounter:
             ValueError: an image cannot be found or read, the conversation breaks a rule, or the chat template, the
                 processor or its tokenizer refuse it or do not allow exact labels.
         """
-        with _naming(sample):
-            return self._count(sample).tokens
+        return self.count(sample).tokens
 
     def measure(self, sample: Sample) -> Lengths:
         """The tokens of `sample` by what they are for.
@@ -74,8 +76,8 @@ class TokenCounter:
         Raises:
             ValueError: as when counting.
         """
+        counted = self.count(sample)
         with _naming(sample):
-            counted = self._count(sample)
             # Without an expansion each image is one token of the text.
             without = len(token_ids(counted.chat.text, Expansion(), self._processor)) - len(sample.images)
             answers = sum(end - start for start, end in counted.spans)
@@ -88,17 +90,25 @@ class TokenCounter:
         Raises:
             ValueError: as when counting.
         """
-        with _naming(sample):
-            start, end = self._count(sample).spans[-1]
-            return start, end - start
+        start, end = self.count(sample).spans[-1]
+        return start, end - start
 
-    def _count(self, sample: Sample) -> _Counted:
+    def count(self, sample: Sample) -> Counted:
+        """The chat text of `sample` with its tokens.
+
+        Raises:
+            ValueError: as when counting.
+        """
+        with _naming(sample):
+            return self._count(sample)
+
+    def _count(self, sample: Sample) -> Counted:
         require_rules(sample)
         turns = tuple(sample.turns)
         chat, control = render(turns, self._processor), self._control.found_in(turns)
         expansion = self._expansion(chat.text, tuple(image_size(image) for image in sample.images), control)
         ids = token_ids(chat.text, expansion, self._processor)
-        return _Counted(chat, len(ids), answer_spans(chat, ids, expansion, self._processor), control)
+        return Counted(chat, len(ids), answer_spans(chat, ids, expansion, self._processor), control)
 
     def _expansion(self, text: str, sizes: _Sizes, control: str | None) -> Expansion:
         if control is not None:
