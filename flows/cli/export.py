@@ -12,7 +12,7 @@ from flows.cli.output import console, print_json
 from flows.cli.stages import AsJson, Study
 from mars_core.records import Record
 
-TO_HELP = "Write the pair as configuration of this tool: llama-factory, ms-swift or axolotl."
+TO_HELP = "Write the pair for this tool: trl, llama-factory, ms-swift, axolotl or unsloth."
 
 
 @one_message
@@ -25,7 +25,7 @@ def export(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="File for --to (default: mars-TOOL.yaml or .sh here); what it reads lies beside it."
+            "--output", "-o", help="File for --to (default: mars-TOOL.yaml, .sh or .py); what it reads lies beside it."
         ),
     ] = None,
     ranks: Annotated[
@@ -42,7 +42,9 @@ def export(
     The adapter itself needs no export: it lies in the study folder, in PEFT's own format, with its model card.
     """
     if (merged is None) == (to is None):
-        raise ValueError("say what to export: either --merged DIR, or --to llama-factory, ms-swift or axolotl")
+        raise ValueError(
+            "say what to export: either --merged DIR, or --to trl, llama-factory, ms-swift, axolotl or unsloth"
+        )
     if output is not None and to is None:
         raise ValueError("--output is for --to: --merged names its folder itself")
     from tasks.export.pair import default_output, export_config, merge

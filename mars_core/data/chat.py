@@ -31,7 +31,7 @@ def chat_messages(turns: tuple[Turn, ...]) -> list[dict[str, Any]]:
 
 
 def render(turns: tuple[Turn, ...], processor: Any) -> ChatText:
-    """Apply the processor's chat template to a conversation and locate its answers.
+    """Apply the processor's chat template to a conversation and locate the answers that are trained on.
 
     Raises:
         ValueError: the template refuses the conversation, does not go on from its own generation prompt,
@@ -41,7 +41,7 @@ def render(turns: tuple[Turn, ...], processor: Any) -> ChatText:
     whole = _apply(processor, messages, prompt=False)
     text, answers, done = "", [], 0
     for place, turn in enumerate(turns):
-        if turn.role != "assistant":
+        if turn.role != "assistant" or not turn.trained:
             continue
         prompt = _apply(processor, messages[:place], prompt=True)
         upto = _apply(processor, messages[: place + 1], prompt=False)

@@ -13,7 +13,7 @@ from mars_core.data.conversation_rules import broken_rules
 from mars_core.data.image_fingerprints import ImageFingerprint, fingerprint_of
 from mars_core.data.images import image_size
 from mars_core.data.lengths import Lengths
-from mars_core.data.records import BadRow, ImageRef, Sample, bad_rows_message
+from mars_core.data.records import BadRow, ImageRef, Sample, Source, bad_rows_message
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,8 @@ class _Findings:
     fingerprints: dict[ImageRef, ImageFingerprint] = field(default_factory=dict)
     sizes: dict[ImageRef, tuple[int, int]] = field(default_factory=dict)
     errors: dict[ImageRef, str] = field(default_factory=dict)
+    controls: list[tuple[Source, str]] = field(default_factory=list)
+    several_frames: list[tuple[Source, ImageRef]] = field(default_factory=list)
 
     def count(self, sample: Sample, measure: Callable[[Sample], Lengths] | None) -> None:
         self.tasks[sample.task] += 1
@@ -151,7 +153,10 @@ class _Findings:
 
     def _measure(self, sample: Sample, measure: Callable[[Sample], Lengths]) -> None:
         try:
-            self.lengths.append(measure(sample))
+            lengths = measure(sample)
+            self.lengths.append(lengths)
+            if lengths.control is not None:
+                self.controls.append((sample.source, lengths.control))
         except ValueError as error:
             self.problems.append(BadRow(sample.source, str(error).removeprefix(f"{sample.source}: ")))
 
@@ -173,6 +178,18 @@ class _Findings:
         for name, second in list(self.repeated.items())[:1]:
             places = f"{self.ids[name].source} and {second.source}"
             yield f"{len(self.repeated)} ids stand on more than one row, such as {name!r} ({places})"
+        for source, image in self.several_frames[:1]:
+            count = self.fingerprints[image].frames
+            yield (
+                f"{_counted(len(self.several_frames), 'image has', 'images have')} more than one frame or page, such "
+                f"as {str(image)!r} with {count} ({source}): only the first is used"
+            )
+        for source, control in self.controls[:1]:
+            yield (
+                f"{_counted(len(self.controls), 'row has', 'rows have')} a control token of the model in the text, "
+                f"such as {control!r} ({source}): the model reads it as the template's own; write it in another "
+                "way where it is only quoted"
+            )
 
 
 def _problems(
@@ -183,6 +200,8 @@ def _problems(
     for image in dict.fromkeys(sample.images):
         if image not in found.sizes and image not in found.errors:
             _look(image, found, look)
+            if image in found.fingerprints and found.fingerprints[image].frames > 1:
+                found.several_frames.append((sample.source, image))
         if image in found.errors:
             yield BadRow(sample.source, found.errors[image])
 
@@ -196,6 +215,10 @@ def _look(image: ImageRef, found: _Findings, look: Callable[[ImageRef], ImageFin
             found.sizes[image] = found.fingerprints[image].size
     except ValueError as error:
         found.errors[image] = str(error)
+
+
+def _counted(number: int, one: str, several: str) -> str:
+    return f"{number} {one if number == 1 else several}"
 
 
 def _image_statistics(sizes: list[tuple[int, int]]) -> ImageStatistics | None:

@@ -29,6 +29,8 @@ def _broken(turns: tuple[Turn, ...], n_images: int) -> Iterator[str]:
     answers = [turn.text for turn in turns if turn.role == "assistant"]
     if not all(answers):
         yield "empty answer: write one, or remove the row"
+    if answers and not any(turn.trained for turn in turns if turn.role == "assistant"):
+        yield "no answer is trained on (weight 0 in every one): give one the weight 1, or remove the row"
     for role, name in (("assistant", "an answer"), ("system", "a system prompt")):
         if any(IMAGE_MARKER in turn.text for turn in turns if turn.role == role):
             yield f"{IMAGE_MARKER} in {name}: images can only stand in a user's turn"

@@ -1,8 +1,6 @@
 """A sample as model inputs, with labels on its answers only.
 
-The processor runs once on the whole conversation and its images. Labels come from comparing the tokens
-of the text before an answer, and of the text up to its end, with the tokens of the whole: both must be
-prefixes of it, so that no label stands on a token that the prompt has a share in.
+The processor runs once on the whole conversation and its images.
 """
 
 from __future__ import annotations
@@ -14,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mars_core.data.chat import ChatText, render
+from mars_core.data.answer_spans import answer_spans
+from mars_core.data.chat import render
 from mars_core.data.conversation_rules import require_rules
 from mars_core.data.images import load_image
-from mars_core.data.processing import Expansion, process, token_ids
+from mars_core.data.processing import process
 from mars_core.data.records import Sample
 
 IGNORE = -100
@@ -86,7 +85,7 @@ def _encode(sample: Sample, processor: Any, max_tokens: int | None) -> Encoded:
     ids = tensors["input_ids"][0]
     if max_tokens is not None and len(ids) > max_tokens:
         raise SampleTooLongError(f"{sample.source}: {len(ids)} tokens, more than the limit of {max_tokens}")
-    spans = _answer_spans(chat, ids.tolist(), done.expansion, processor)
+    spans = answer_spans(chat, ids.tolist(), done.expansion, processor)
     return Encoded(
         sample=sample,
         input_ids=ids,
@@ -96,20 +95,6 @@ def _encode(sample: Sample, processor: Any, max_tokens: int | None) -> Encoded:
         token_inputs={key: tensors[key][0] for key in TOKEN_KEYS & tensors.keys()},
         image_inputs=_image_inputs(tensors),
     )
-
-
-def _answer_spans(chat: ChatText, ids: list[int], expansion: Expansion, processor: Any) -> tuple[tuple[int, int], ...]:
-    def tokens_before(end: int) -> int:
-        before = token_ids(chat.text[:end], expansion, processor)
-        if before != ids[: len(before)]:
-            raise ValueError(
-                f"the tokens up to {chat.text[max(end - 30, 0) : end]!r} change with what follows "
-                f"({chat.text[end : end + 30]!r}), so labels would be inexact: use a chat template that "
-                "ends its generation prompt, and each answer, with a special token or a line break"
-            )
-        return len(before)
-
-    return tuple((tokens_before(start), tokens_before(end)) for start, end in chat.answers)
 
 
 def _labels(ids: Tensor, spans: Sequence[tuple[int, int]]) -> Tensor:

@@ -22,7 +22,7 @@ def data_hash(samples: Sequence[Sample], hashes: Mapping[ImageRef, str] | None =
     known = content_hashes(samples) if hashes is None else hashes
     digest = hashlib.sha256()
     for sample in samples:
-        turns = [[turn.role, turn.text] for turn in sample.turns]
+        turns = [[turn.role, turn.text, *([] if turn.trained else ["untrained"])] for turn in sample.turns]
         images = [known[image] for image in sample.images]
         digest.update(json.dumps([sample.task, turns, images], ensure_ascii=True).encode("ascii") + b"\n")
     return digest.hexdigest()

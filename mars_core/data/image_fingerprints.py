@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from mars_core.data.images import image_bytes, load_image
+from mars_core.data.images import frame_count, image_bytes, load_image
 from mars_core.data.records import BytesImage, ImageRef, Sample
 
 THUMBNAIL_SIDE = 12
@@ -16,11 +16,16 @@ THUMBNAIL_SIDE = 12
 
 @dataclass(frozen=True, slots=True)
 class ImageFingerprint:
-    """One decoded image: upright (width, height), SHA-256 of its encoded bytes, RGB thumbnail of 12 x 12 pixels."""
+    """One decoded image.
+
+    size: upright (width, height). content: SHA-256 of its encoded bytes. thumbnail: 12 x 12 pixels in RGB. frames: of
+    an animation or a document of several pages; only the first is used.
+    """
 
     size: tuple[int, int]
     content: str
     thumbnail: bytes
+    frames: int = 1
 
 
 def fingerprint_of(image: ImageRef) -> ImageFingerprint:
@@ -30,10 +35,11 @@ def fingerprint_of(image: ImageRef) -> ImageFingerprint:
         ValueError: the image cannot be found or decoded.
     """
     data = image_bytes(image)
-    picture = load_image(BytesImage(data, str(image)))
+    held = BytesImage(data, str(image))
+    picture = load_image(held)
     side = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
     thumbnail = picture.resize(side, Image.Resampling.BOX)
-    return ImageFingerprint(picture.size, hashlib.sha256(data).hexdigest(), thumbnail.tobytes())
+    return ImageFingerprint(picture.size, hashlib.sha256(data).hexdigest(), thumbnail.tobytes(), frame_count(held))
 
 
 def distinct_images(samples: Iterable[Sample]) -> Iterator[ImageRef]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import struct
+import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from PIL import Image, ImageOps
 
+from mars_core.data.pixels import in_rgb
 from mars_core.data.records import BytesImage, ImageRef, PathImage, Sample, StoredImage
 from mars_core.data.tables import stored_bytes
 
@@ -25,7 +27,7 @@ _UNREADABLE = (
     EOFError,
     struct.error,
     zlib.error,
-    Image.DecompressionBombError,
+    MemoryError,
 )
 
 _HASHED_AT_ONCE = 4096  # images waiting in the pool's queue
@@ -48,7 +50,7 @@ def resolve(image: PathImage) -> Path:
     if named.is_absolute() or PureWindowsPath(image.path).drive:
         raise ImagePathError(f"image path {image.path!r} is absolute: give image paths relative to the image folder")
     folder = image.folder.resolve()
-    file = (folder / named).resolve()
+    file = _as_stored(folder, named).resolve()
     if not file.is_relative_to(folder):
         raise ImagePathError(
             f"image path {image.path!r} leads outside the image folder {image.folder}: "
@@ -59,6 +61,15 @@ def resolve(image: PathImage) -> Path:
             f"missing image {image.path!r} in the image folder {image.folder}: add the file or remove the row"
         )
     return file
+
+
+def _as_stored(folder: Path, named: PurePosixPath) -> Path:
+    """The file under its name or, where there is none, under the other way to write the name's accents in Unicode.
+
+    Programs for macOS write é as e and an accent (NFD), most others as one character (NFC).
+    """
+    forms = (str(named), *(unicodedata.normalize(form, str(named)) for form in ("NFC", "NFD")))
+    return next((folder / form for form in forms if (folder / form).exists()), folder / named)
 
 
 def image_bytes(image: ImageRef) -> bytes:
@@ -83,13 +94,38 @@ def image_size(image: ImageRef) -> tuple[int, int]:
 
 
 def load_image(image: ImageRef) -> Image.Image:
-    """Decode an image upright, in RGB.
+    """Decode an image upright, in RGB: the first frame or page, transparency over white, deep grey scaled.
 
     Raises:
         ValueError: the image cannot be found or decoded.
     """
     with _reading(image), Image.open(_source(image)) as opened:
-        return ImageOps.exif_transpose(opened).convert("RGB")
+        return in_rgb(ImageOps.exif_transpose(opened))
+
+
+def frame_count(image: ImageRef) -> int:
+    """Frames of an animation or pages of a document; 1 of any other image, a camera's with a preview inside too.
+
+    Raises:
+        ValueError: the image cannot be found or read.
+    """
+    with _reading(image), Image.open(_source(image)) as opened:
+        return 1 if opened.format == "MPO" else int(getattr(opened, "n_frames", 1))
+
+
+def is_plain(image: ImageRef) -> str | None:
+    """The image's file format where any program reads the pixels that `load_image` gives; None where it may not.
+
+    Transparency, deep grey, a camera's orientation and further frames are read in more than one way.
+
+    Raises:
+        ValueError: the image cannot be found or read.
+    """
+    with _reading(image), Image.open(_source(image)) as opened:
+        plain = opened.mode in ("RGB", "L", "P", "1") and not opened.has_transparency_data
+        upright = opened.format == "PNG" or opened.getexif().get(_ORIENTATION, 1) == 1
+        single = getattr(opened, "n_frames", 1) == 1
+        return opened.format if plain and upright and single else None
 
 
 def content_hash(image: ImageRef) -> str:
@@ -129,6 +165,8 @@ def _reading(image: ImageRef) -> Iterator[None]:
         yield
     except ImagePathError:
         raise
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"image {str(image)!r} is too large to be read ({error}): make it smaller") from error
     except _UNREADABLE as error:
         why = str(error) or type(error).__name__
         raise ValueError(f"unreadable image {str(image)!r} ({why}): replace the file or remove the row") from error

@@ -13,7 +13,9 @@ from typing import Any, TypeAlias
 
 from PIL import Image
 
+from mars_core.data.answer_spans import answer_spans
 from mars_core.data.chat import ChatText, render
+from mars_core.data.control_tokens import ControlTokens
 from mars_core.data.conversation_rules import require_rules
 from mars_core.data.images import image_size
 from mars_core.data.processing import Expansion, process, token_ids
@@ -24,44 +26,63 @@ _Sizes: TypeAlias = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Tokens of a sample: all, those its images take (their tags too), those of its answers with their ends."""
+    """Tokens of a sample: all, those its images take (their tags too), those of its answers with their ends.
+
+    control: a control token of the model that stands in its text, if any.
+    """
 
     tokens: int
     images: int
     answers: int
+    control: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """A rendered sample.
+
+    tokens: their number. spans: where its answers stand in them, [start, end). control: as in `Lengths`.
+    """
+
+    chat: ChatText
+    tokens: int
+    spans: tuple[tuple[int, int], ...]
+    control: str | None
 
 
 class TokenCounter:
-    """Counts the tokens of samples under one processor; expansions are computed once per image sizes."""
+    """Counts the tokens of samples under one processor; expansions are computed once per image sizes.
+
+    A sample that training would refuse is refused here, so that it is known before anything expensive.
+    """
 
     def __init__(self, processor: Any) -> None:
         self._processor = processor
+        self._control = ControlTokens(processor)
         self._expansions: dict[_Sizes, Expansion] = {}
 
     def __call__(self, sample: Sample) -> int:
         """Number of tokens of `sample`, image tokens included.
 
         Raises:
-            ValueError: an image cannot be found or read, or the conversation breaks a rule.
+            ValueError: an image cannot be found or read, the conversation breaks a rule, or the chat template, the
+                processor or its tokenizer refuse it or do not allow exact labels.
         """
-        with _naming(sample):
-            chat, expansion = self._rendered(sample)
-            return len(token_ids(chat.text, expansion, self._processor))
+        return self.count(sample).tokens
 
     def measure(self, sample: Sample) -> Lengths:
-        """The tokens of `sample` by what they are for; answers are counted one by one.
+        """The tokens of `sample` by what they are for.
 
         Raises:
             ValueError: as when counting.
         """
+        counted = self.count(sample)
         with _naming(sample):
-            chat, expansion = self._rendered(sample)
-            tokens = len(token_ids(chat.text, expansion, self._processor))
             # Without an expansion each image is one token of the text.
-            without = len(token_ids(chat.text, Expansion(), self._processor)) - len(sample.images)
-            answers = [chat.text[start:end] for start, end in chat.answers]
-            ids = self._processor.tokenizer(answers, add_special_tokens=False)["input_ids"]
-            return Lengths(tokens, tokens - without if sample.images else 0, sum(map(len, ids)))
+            without = len(token_ids(counted.chat.text, Expansion(), self._processor)) - len(sample.images)
+            answers = sum(end - start for start, end in counted.spans)
+            images = counted.tokens - without if sample.images else 0
+            return Lengths(counted.tokens, images, answers, counted.control)
 
     def last_answer(self, sample: Sample) -> tuple[int, int]:
         """Tokens before the last answer of `sample`, image tokens included, and of that answer with its end.
@@ -69,21 +90,53 @@ class TokenCounter:
         Raises:
             ValueError: as when counting.
         """
+        start, end = self.count(sample).spans[-1]
+        return start, end - start
+
+    def count(self, sample: Sample) -> Counted:
+        """The chat text of `sample` with its tokens.
+
+        Raises:
+            ValueError: as when counting.
+        """
         with _naming(sample):
-            chat, expansion = self._rendered(sample)
-            before, upto = (len(token_ids(chat.text[:end], expansion, self._processor)) for end in chat.answers[-1])
-            return before, upto - before
+            return self._count(sample)
 
-    def _rendered(self, sample: Sample) -> tuple[ChatText, Expansion]:
+    def _count(self, sample: Sample) -> Counted:
         require_rules(sample)
-        chat = render(tuple(sample.turns), self._processor)
-        return chat, self._expansion(chat.text, tuple(image_size(image) for image in sample.images))
+        turns = tuple(sample.turns)
+        chat, control = render(turns, self._processor), self._control.found_in(turns)
+        expansion = self._expansion(chat.text, tuple(image_size(image) for image in sample.images), control)
+        ids = token_ids(chat.text, expansion, self._processor)
+        return Counted(chat, len(ids), answer_spans(chat, ids, expansion, self._processor), control)
 
-    def _expansion(self, text: str, sizes: _Sizes) -> Expansion:
+    def _expansion(self, text: str, sizes: _Sizes, control: str | None) -> Expansion:
+        if control is not None:
+            return self._expansion_beside(control, text, sizes)
         if sizes not in self._expansions:
-            blanks = [Image.new("RGB", size) for size in sizes]
-            self._expansions[sizes] = process(text, blanks, self._processor).expansion
+            self._expansions[sizes] = self._expansion_of(sizes, text)
         return self._expansions[sizes]
+
+    def _expansion_of(self, sizes: _Sizes, text: str) -> Expansion:
+        try:
+            return self._processed(text, sizes)
+        except ValueError as error:
+            shapes = ", ".join(f"{width} x {height}" for width, height in sizes)
+            hint = f" (its images have {shapes} pixels: crop, pad or shrink one that it cannot take)" if sizes else ""
+            raise ValueError(f"{error}{hint}") from error
+
+    def _expansion_beside(self, control: str, text: str, sizes: _Sizes) -> Expansion:
+        """Of a row whose text the processor may take for images: what other rows gave says nothing of it."""
+        try:
+            return self._processed(text, sizes)
+        except ValueError as error:
+            raise ValueError(
+                f"the text has {control!r}, a control token of the model, and {error.args[0].rstrip('.')}; write it in "
+                "another way, such as with spaces, or remove the row"
+            ) from error
+
+    def _processed(self, text: str, sizes: _Sizes) -> Expansion:
+        return process(text, [Image.new("RGB", size) for size in sizes], self._processor).expansion
 
 
 @contextmanager

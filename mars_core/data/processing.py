@@ -9,6 +9,8 @@ from typing import Any
 from PIL import Image
 
 _REPLACEMENTS = "text_replacement_offsets"
+# What processors raise on texts and pictures that they cannot take.
+_REFUSALS = (ValueError, TypeError, IndexError, ArithmeticError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -39,15 +41,18 @@ def process(text: str, images: Sequence[Image.Image], processor: Any) -> Process
     """Run the processor on a rendered conversation and its images.
 
     Raises:
-        ValueError: the processor does not say what it put in place of each image.
+        ValueError: the processor refuses them, or does not say what it put in place of each image.
     """
-    outputs = processor(
-        text=[text],
-        images=[list(images)] if images else None,
-        add_special_tokens=_adds_special_tokens(text, processor),
-        return_text_replacement_offsets=True,
-        return_tensors="pt",
-    )
+    try:
+        outputs = processor(
+            text=[text],
+            images=[list(images)] if images else None,
+            add_special_tokens=_adds_special_tokens(text, processor),
+            return_text_replacement_offsets=True,
+            return_tensors="pt",
+        )
+    except _REFUSALS as error:
+        raise ValueError(f"the model's processor refuses the row: {str(error) or type(error).__name__}") from error
     recorded = outputs.get(_REPLACEMENTS, [[]])[0] if images else []
     if len(recorded) != len(images):
         raise ValueError(
@@ -62,7 +67,10 @@ def process(text: str, images: Sequence[Image.Image], processor: Any) -> Process
 def token_ids(text: str, expansion: Expansion, processor: Any) -> list[int]:
     """Tokens of a rendered conversation, or of its beginning, as the processor makes them."""
     special = _adds_special_tokens(text, processor)
-    ids: list[int] = processor.tokenizer(expansion.apply(text), add_special_tokens=special)["input_ids"]
+    try:
+        ids: list[int] = processor.tokenizer(expansion.apply(text), add_special_tokens=special)["input_ids"]
+    except _REFUSALS as error:
+        raise ValueError(f"the tokenizer refuses the text: {error}") from error
     return ids
 
 

@@ -81,10 +81,14 @@ ImageRef: TypeAlias = PathImage | BytesImage | StoredImage
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One message. `<image>` markers stand in the text where the images belong."""
+    """One message. `<image>` markers stand in the text where the images belong.
+
+    trained: whether an answer is trained on and scored; one that is not is part of the conversation alone.
+    """
 
     role: Role
     text: str
+    trained: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +118,8 @@ class Sample:
 
     @property
     def answers(self) -> tuple[str, ...]:
-        """The assistant's texts, in order: what a model is trained and scored on."""
-        return tuple(turn.text for turn in self.turns if turn.role == "assistant")
+        """The assistant's texts that a model is trained and scored on, in order."""
+        return tuple(turn.text for turn in self.turns if turn.role == "assistant" and turn.trained)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mars_core.data.records import Sample
+from mars_core.export.chat_facts import ChatFacts
+from mars_core.export.rows import RowWriter
 from mars_core.models.partition import Group
 from mars_core.ranks import RankPair
 from mars_core.training.recipe import Recipe
@@ -20,9 +22,9 @@ class ToolRun:
     study: its name. model: hub id or folder; model_type as transformers names it. ranks, alphas: LoRA rank and alpha of
     every adapted layer, by its path. modules: paths of each group's modules, the projector's first, which may lie
     inside the ME. steps: optimizer steps. micro_batch_size: samples per forward pass. rows: folder with train.jsonl and
-    validation.jsonl, None where none could be written. start: folder of the pair's untrained adapter.
-    output: where the tool is to put its results. layer_wise: name of the way that the pair was shared out over layers,
-    None for the pair itself.
+    validation.jsonl. start: folder of the pair's untrained adapter. output: where the tool is to put its results.
+    chat: of the model's template. untrained: whether the rows have answers that are not trained on. layer_wise: name of
+    the way that the pair was shared out over layers, None for the pair itself.
     """
 
     study: str
@@ -40,9 +42,11 @@ class ToolRun:
     epochs: float
     seed: int
     micro_batch_size: int
-    rows: Path | None
+    rows: Path
     start: Path
     output: Path
+    chat: ChatFacts
+    untrained: bool = False
     layer_wise: str | None = None
 
     @property
@@ -106,7 +110,7 @@ class Tool:
 
     name: str
     suffix: str
-    row: Callable[[Sample], dict[str, Any]]
+    row: Callable[[RowWriter, Sample], dict[str, Any]]
     render: Callable[[ToolRun], Rendered]
 
 
@@ -130,14 +134,9 @@ def _common_notes(run: ToolRun) -> tuple[str, ...]:
     ]
     if run.recipe.schedule == "warmup_stable_decay":
         notes.append(f"The schedule's steps are those of a run of {run.steps} steps: change them with its length.")
-    if run.rows is None:
-        notes.append(
-            "No dataset was written: images lie inside table files, and this tool takes paths. Write them as files, or "
-            "name a dataset that the tool reads itself."
-        )
-    else:
-        notes.append(
-            "The rows are MARS's training and validation splits, without samples over recipe.max_tokens; the test "
-            "split is left out on purpose."
-        )
+    notes.append(
+        "The rows are MARS's training and validation splits, without samples over recipe.max_tokens; the test split is "
+        "left out on purpose. Images that programs read in more than one way (transparency, deep grey, a camera's "
+        "orientation), and those inside table files, lie beside them as MARS shows them."
+    )
     return tuple(notes)

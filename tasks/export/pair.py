@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import torch
 
 from mars_core.data.records import Sample
 from mars_core.export.card import merged_card
+from mars_core.export.chat_facts import chat_facts
 from mars_core.export.merge import merge_adapter
 from mars_core.export.probe import probe_batch
-from mars_core.export.rows import image_files
+from mars_core.export.rows import RowWriter
 from mars_core.export.start import save_start
 from mars_core.export.tool import ToolRun
 from mars_core.export.tools import TOOLS
@@ -58,14 +60,14 @@ class Merged(Record):
 
 @dataclass(frozen=True)
 class Exported(Record):
-    """Another tool's configuration with the folder beside it. rows: by file, None where the tool cannot read them."""
+    """Another tool's configuration with the folder beside it. rows: by file."""
 
     tool: str
     config: str
     folder: str
     pair: tuple[int, int]
     revision: int
-    rows: Mapping[str, int] | None
+    rows: Mapping[str, int]
     notes: tuple[str, ...]
 
 
@@ -144,15 +146,15 @@ def export_config(
     _require_same_settings(study)
     partition, alpha = study.inputs.partition, config.recipe.as_recipe().alpha
     splits = {file: study.inputs.usable(split) for file, split in SPLITS.items()}
-    readable = all(image_files(samples) for samples in splits.values())
-    run = _tool_run(study, partition, arm, shared, folder if readable else None, folder)
+    run = _tool_run(study, partition, arm, shared, splits, folder)
     start = pair if shared is None else LayerRanks.of(shared.ranks)
     rendered = TOOLS[tool].render(run)
     with replacing_folder(folder) as temporary:
         (temporary / START).mkdir()
         save_start(partition, start, config.final.seed, temporary / START, model_id=config.model, alpha=alpha)
-        for file, samples in splits.items() if readable else ():
-            _write_rows(temporary / file, samples, TOOLS[tool].row)
+        writer = RowWriter(study.inputs.processor, temporary, folder.resolve())
+        for file, samples in splits.items():
+            _write_rows(temporary / file, samples, partial(TOOLS[tool].row, writer))
         for name, text in rendered.files.items():
             (temporary / name).write_text(text, encoding="utf-8")
     with replacing(out) as file_beside:
@@ -163,7 +165,7 @@ def export_config(
         folder=str(folder),
         pair=pair,
         revision=study.revision.number,
-        rows={file: len(samples) for file, samples in splits.items()} if readable else None,
+        rows={file: len(samples) for file, samples in splits.items()},
         notes=tuple(rendered.notes),
     )
 
@@ -182,7 +184,12 @@ def companion(out: Path) -> Path:
 
 
 def _tool_run(
-    study: Study, partition: Partition, arm: Arm, shared: SharedOut | None, rows: Path | None, folder: Path
+    study: Study,
+    partition: Partition,
+    arm: Arm,
+    shared: SharedOut | None,
+    splits: Mapping[str, Sequence[Sample]],
+    folder: Path,
 ) -> ToolRun:
     ranks: Ranks = arm.pair if shared is None else LayerRanks.of(shared.ranks)
     pair, recipe, family = arm.pair, arm.baseline.recipe(study.config.recipe.as_recipe()), partition.family
@@ -203,9 +210,11 @@ def _tool_run(
         epochs=study.config.final.epochs,
         seed=study.config.final.seed,
         micro_batch_size=study.config.micro_batch_size or study.config.recipe.batch_size,
-        rows=rows and rows.resolve(),
+        rows=folder.resolve(),
         start=folder.resolve() / START,
         output=folder.resolve() / "output",
+        chat=chat_facts(study.inputs.processor),
+        untrained=any(not turn.trained for samples in splits.values() for sample in samples for turn in sample.turns),
         layer_wise=None if shared is None else shared.name,
     )
 

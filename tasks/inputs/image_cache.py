@@ -21,10 +21,10 @@ from tasks.running.progress import show_message
 from tasks.storage.location import cache_folder
 
 # Part of every key: looks made another way must not be taken for those made now.
-_KIND = "12x12-box"
+_KIND = "12x12-box-over-white"
 _TABLE = (
-    "CREATE TABLE IF NOT EXISTS looks_by_content (content TEXT PRIMARY KEY, width INTEGER, height INTEGER, "
-    "thumbnail BLOB) WITHOUT ROWID"
+    "CREATE TABLE IF NOT EXISTS looks_with_frames (content TEXT PRIMARY KEY, width INTEGER, height INTEGER, "
+    "thumbnail BLOB, frames INTEGER) WITHOUT ROWID"
 )
 _AT_ONCE = 256  # images read or decoded before what was seen is committed: others wait meanwhile
 
@@ -88,20 +88,20 @@ class _Memory:
 
     def recall(self, content: str) -> ImageFingerprint | None:
         """What was seen of an image with these bytes, if anything."""
-        query = "SELECT width, height, thumbnail FROM looks_by_content WHERE content = ?"
+        query = "SELECT width, height, thumbnail, frames FROM looks_with_frames WHERE content = ?"
         try:
             found = self._connection.execute(query, (_key(content),)).fetchone()
         except sqlite3.Error as error:
             self._go_on_without(error)
             return None
-        return found and ImageFingerprint((found[0], found[1]), content, found[2])
+        return found and ImageFingerprint((found[0], found[1]), content, found[2], found[3])
 
     def keep(self, fingerprints: Iterable[ImageFingerprint]) -> None:
         """Remember what was seen."""
-        rows = [(_key(look.content), *look.size, look.thumbnail) for look in fingerprints]
+        rows = [(_key(look.content), *look.size, look.thumbnail, look.frames) for look in fingerprints]
         try:
             with self._connection:
-                self._connection.executemany("INSERT OR REPLACE INTO looks_by_content VALUES (?, ?, ?, ?)", rows)
+                self._connection.executemany("INSERT OR REPLACE INTO looks_with_frames VALUES (?, ?, ?, ?, ?)", rows)
         except sqlite3.Error as error:
             self._go_on_without(error)
 

@@ -15,7 +15,7 @@ from tasks.storage.files import read_json, write_json
 from tasks.storage.location import cache_folder
 
 # Part of every name: labels found another way must not be taken for those found now.
-_KIND = "quarters-1"
+_KIND = "quarters-2"
 # The search takes less than a second below this many images, and a file for each set would only litter.
 _WORTH_KEEPING = 5000
 

@@ -22,8 +22,8 @@ class DataConfig(Section):
         None, description="Calibration validation file; split off the training file if absent"
     )
     test: str | None = Field(None, description="Test file; split off the training file if absent")
-    format: Literal["llava_json", "sharegpt", "messages", "scienceqa", "parquet", "datasets"] | None = Field(
-        None, description="Format of the data (default: found by looking at it)"
+    format: Literal["llava_json", "sharegpt", "messages", "scienceqa", "imagefolder", "parquet", "datasets"] | None = (
+        Field(None, description="Format of the data (default: found by looking at it)")
     )
     train_split: str = Field("train", description="Split to read where `train` is a folder of several")
     validation_split: str = Field("validation", description="Split to read where `validation` is a folder of several")

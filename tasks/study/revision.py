@@ -98,8 +98,14 @@ def _stored(revision: Revision) -> dict[str, Any]:
 
 
 def changes_since(revision: Revision, current: dict[str, Any]) -> list[str]:
-    """What differs between the identity that a revision was made with and a present one, in words."""
-    return differences(_stored(revision), current)
+    """What differs between the identity that a revision was made with and a present one, in words.
+
+    A base model that lies elsewhere by now is the same one where its content is.
+    """
+    stored = _stored(revision)
+    if stored.get("model_fingerprint") == current["model_fingerprint"]:
+        stored = stored | {"model": current["model"]}
+    return differences(stored, current)
 
 
 def differences(stored: dict[str, Any], current: dict[str, Any]) -> list[str]:

@@ -133,7 +133,7 @@ def test_merged_is_one_checkpoint_with_the_adapters_logits(finished, tmp_path):
     assert "exists already" in refused(finished.study, "--merged", str(tmp_path / "merged"))
 
 
-@pytest.mark.parametrize("tool", ["llama-factory", "ms-swift", "axolotl"])
+@pytest.mark.parametrize("tool", ["trl", "llama-factory", "axolotl"])
 def test_an_export_lies_whole_beside_its_file(finished, tmp_path, tool):
     done = invoke(finished.study, "--to", tool, "-o", str(tmp_path / "out.cfg"))
     folder = Path(done["folder"])
@@ -145,9 +145,18 @@ def test_an_export_lies_whole_beside_its_file(finished, tmp_path, tool):
     assert {rank for name, rank in ranks.items() if "vision_tower" not in name} == {chosen[1]}
     text = (tmp_path / "out.cfg").read_text()
     assert str(folder / "start") in text
-    if tool != "ms-swift":
-        assert yaml.safe_load(text)
+    assert compile(text, "script", "exec") if tool == "trl" else yaml.safe_load(text)
     assert "exists already" in refused(finished.study, "--to", tool, "-o", str(tmp_path / "out.cfg"))
+
+
+def test_a_base_model_that_was_moved_is_known_by_its_content(copied, tmp_path):
+    moved = shutil.copytree(copied.model, tmp_path / "moved")
+    write_study(copied.model_copy(update={"model": str(moved)}), tmp_path / "study.yaml")
+    done = invoke(str(tmp_path / "study.yaml"), "--to", "trl", "-o", str(tmp_path / "trl.py"))
+    assert str(moved) in Path(done["config"]).read_text()
+    (moved / "config.json").write_text((moved / "config.json").read_text() + " ")
+    said = refused(str(tmp_path / "study.yaml"), "--to", "trl", "-o", str(tmp_path / "other.py"))
+    assert "made with other settings" in said
 
 
 def test_another_pair_may_be_exported(finished, tmp_path):
@@ -161,7 +170,8 @@ def test_another_pair_may_be_exported(finished, tmp_path):
 def test_mistakes_are_one_message(finished, study, tmp_path):
     assert "either --merged DIR, or --to" in refused(finished.study)
     assert "either --merged DIR, or --to" in refused(finished.study, "--merged", "x", "--to", "axolotl")
-    assert "MARS exports to llama-factory, ms-swift, axolotl" in refused(finished.study, "--to", "trl")
+    assert "MARS exports to trl, llama-factory, ms-swift, axolotl, unsloth" in refused(finished.study, "--to", "x")
+    assert "ms-swift looks for image token 151646" in refused(finished.study, "--to", "ms-swift")
     assert "run `mars calibrate` or `mars run` first" in refused(str(study), "--merged", str(tmp_path / "m"))
     four_bit = finished.model_copy(update={"loading": finished.loading.model_copy(update={"four_bit": True})})
     write_study(four_bit, tmp_path / "four.yaml")

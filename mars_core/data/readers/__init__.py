@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeAlias
 
-from mars_core.data.readers import arrow_folder, llava_json, messages, parquet, scienceqa, sharegpt
+from mars_core.data.readers import arrow_folder, imagefolder, llava_json, messages, parquet, scienceqa, sharegpt
 from mars_core.data.records import BadRow, Sample, bad_rows_message
 
 Reader: TypeAlias = Callable[[Path, Path | None, str | None], Iterator[Sample | BadRow]]
@@ -16,11 +16,17 @@ _FORMATS = {
     "parquet": parquet,
     "datasets": arrow_folder,
     "scienceqa": scienceqa,
+    "imagefolder": imagefolder,
     "messages": messages,
     "sharegpt": sharegpt,
     "llava_json": llava_json,
 }
-_FOLDERS = {"parquet": parquet, "datasets": arrow_folder, "scienceqa": scienceqa}
+_FOLDERS = {
+    "parquet": parquet,
+    "datasets": arrow_folder,
+    "scienceqa": scienceqa,
+    "imagefolder": imagefolder,
+}
 # A reader takes the dataset, the image folder (None for the format's own place) and the split of a folder that
 # holds several. A new format is a module and a line above; the first that recognises a dataset reads it.
 READERS: Mapping[str, Reader] = MappingProxyType({name: module.read_rows for name, module in _FORMATS.items()})
@@ -84,10 +90,27 @@ def detect_format(path: Path) -> str:
     Raises:
         ValueError: no reader recognises it.
     """
-    for name, recognise in _RECOGNISE.items():
-        if recognise(path):
-            return name
+    found = _recognised(path)
+    if found is not None:
+        return found
+    inside = [child.name for child in _data_inside(path) if _recognised(child)]
+    if inside:
+        raise ValueError(
+            f"{path} holds {len(inside)} datasets ({', '.join(inside[:10])}), as a folder from the Hub with its "
+            f"subsets does: name one of them, such as {path / inside[0]}"
+        )
     raise ValueError(
         f"cannot tell the format of {path}: expected a JSON list or JSON lines of conversations, a Parquet file or "
-        f"folder, a folder of `datasets`, or ScienceQA; name the format (one of {', '.join(READERS)}) if it is one"
+        "folder, a folder of `datasets`, pictures with a metadata.jsonl, or ScienceQA; name the format (one of "
+        f"{', '.join(READERS)}) if it is one"
     )
+
+
+def _recognised(path: Path) -> str | None:
+    return next((name for name, recognise in _RECOGNISE.items() if recognise(path)), None)
+
+
+def _data_inside(path: Path) -> list[Path]:
+    """Folders and data files of a folder; not its pictures, which may be many."""
+    children = sorted(path.iterdir()) if path.is_dir() else []
+    return [child for child in children if child.is_dir() or child.suffix in (".json", ".jsonl", ".parquet")]

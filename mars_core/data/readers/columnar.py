@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from mars_core.data.readers.conversation import (
+    OTHER_MEDIA,
     RowError,
     build_sample,
     parse_conversation,
     question_and_answer,
+    refuse_other_media,
     require_local,
     task_of,
     with_markers,
@@ -38,10 +40,11 @@ def _read_table(table: DatasetFile, image_folder: Path) -> Iterator[Sample | Bad
     names = column_names(table)
     required, parse = _text_columns(table.path, names)
     texts = (*required, *(name for name in _OPTIONAL if name in names))
-    others = [name for name in (*_IMAGES, "id", "task", "task_type", "subject") if name in names]
+    others = [name for name in (*_IMAGES, *OTHER_MEDIA, "id", "task", "task_type", "subject") if name in names]
     for number, (block, row, values) in enumerate(iterate(table, [*texts, *others]), start=1):
         source = Source(table.path, number)
         try:
+            refuse_other_media(values)
             images = tuple(_images(values, _Cell(table, block, row, source), image_folder))
             turns = parse(values, len(images))
             named = build_sample(values.get("id"), images, turns, _task(values), source)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,6 +21,7 @@ _ROLES: Mapping[Any, Role] = MappingProxyType(
     }
 )
 _TASKS = ("task", "task_type")
+OTHER_MEDIA = ("video", "videos", "audio", "audios")
 
 
 class RowError(ValueError):
@@ -64,7 +65,8 @@ def question_and_answer(question: Any, answer: Any, n_images: int) -> tuple[Turn
     """
     if not isinstance(question, str) or not isinstance(answer, str):
         raise RowError(f"`question` and `answer` must be text, got {question!r} and {answer!r}")
-    return with_markers((Turn("user", question.strip()), Turn("assistant", answer.strip())), n_images)
+    asked, answered = require_characters(question).strip(), require_characters(answer).strip()
+    return with_markers((Turn("user", asked), Turn("assistant", answered)), n_images)
 
 
 def with_markers(turns: tuple[Turn, ...], n_images: int) -> tuple[Turn, ...]:
@@ -72,7 +74,7 @@ def with_markers(turns: tuple[Turn, ...], n_images: int) -> tuple[Turn, ...]:
     first = next((place for place, turn in enumerate(turns) if turn.role == "user"), None)
     if first is None or any(IMAGE_MARKER in turn.text for turn in turns):
         return turns
-    marked = Turn("user", f"{IMAGE_MARKER}\n" * n_images + turns[first].text)
+    marked = replace(turns[first], text=f"{IMAGE_MARKER}\n" * n_images + turns[first].text)
     return (*turns[:first], marked, *turns[first + 1 :])
 
 
@@ -104,6 +106,32 @@ def image_paths(value: Any, column: str, folder: Path) -> tuple[PathImage, ...]:
     return tuple(PathImage(_path(item, column), folder) for item in values)
 
 
+def require_characters(text: str) -> str:
+    """The text, unless it holds half a character (a lone surrogate), which no tokenizer takes.
+
+    Raises:
+        RowError: it does; JSON writes such a half as \\ud83d, left over where a text was cut inside an emoji.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        around = text[max(error.start - 20, 0) : error.start + 20]
+        raise RowError(
+            f"half a character (lone surrogate) in {around!r}: the text was cut inside an emoji or the like; correct it"
+        ) from error
+    return text
+
+
+def refuse_other_media(record: Mapping[str, Any]) -> None:
+    """Raise RowError where a record names videos or sounds: read without them it would say something else."""
+    for key in OTHER_MEDIA:
+        if record.get(key) not in (None, "", [], {}):
+            raise RowError(
+                f"the row has `{key}`, and MARS trains on images and text: remove the row, or give single frames as "
+                "images"
+            )
+
+
 def require_local(path: str) -> str:
     """The path, unless it is a URL or holds the image itself.
 
@@ -131,12 +159,24 @@ def _turn(message: Any, paths: list[str]) -> Turn:
     if not isinstance(speaker, str) or speaker not in _ROLES:
         raise RowError(f"unknown speaker {speaker!r}: expected human or gpt, or user or assistant (or system, first)")
     text = message.get("value")
-    return Turn(_ROLES[speaker], _text(message.get("content") if text is None else text, paths).strip())
+    words = _text(message.get("content") if text is None else text, paths).strip()
+    return Turn(_ROLES[speaker], words, trained=_is_trained(message))
+
+
+def _is_trained(message: Mapping[str, Any]) -> bool:
+    """OpenAI's `weight` (0 or 1) and ms-swift's `loss`; an answer without either is trained on."""
+    for key in ("weight", "loss"):
+        value = message.get(key)
+        if value is not None and value not in (0, 1):
+            raise RowError(f"`{key}` of a message must be 0 or 1, got {_short(value)}")
+        if value is not None and not value:
+            return False
+    return True
 
 
 def _text(content: Any, paths: list[str]) -> str:
     if isinstance(content, str):
-        return content
+        return require_characters(content)
     if isinstance(content, Sequence):
         return "".join(_block(block, paths) for block in content)
     raise RowError(f"a message must be text, got {_short(content)}")
@@ -148,7 +188,7 @@ def _block(block: Any, paths: list[str]) -> str:
         paths.extend(_block_paths(block))
         return IMAGE_MARKER
     if kind == "text" and isinstance(block.get("text"), str):
-        return str(block["text"])
+        return require_characters(block["text"])
     raise RowError(f"unknown content block {_short(block)}: expected type text or image")
 
 

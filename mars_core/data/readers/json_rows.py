@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from mars_core.data.readers.conversation import RowError, build_sample, task_of
+from mars_core.data.readers.conversation import RowError, build_sample, refuse_other_media, task_of
 from mars_core.data.readers.json_records import Record, is_json, records
 from mars_core.data.records import BadRow, DatasetFile, ImageRef, Sample, Source, Turn
 from mars_core.data.stored import StoredTurns
@@ -51,6 +51,7 @@ def _sample(record: Record, source: Source, file: DatasetFile, image_folder: Pat
         raise RowError(record.error)
     if not isinstance(record.value, dict):
         raise RowError(f"expected a record with `conversations` or `messages`, got {type(record.value).__name__}")
+    refuse_other_media(record.value)
     images, turns = parse(record.value, image_folder)
     sample = build_sample(record.value.get("id"), images, turns, task_of(record.value), source)
     kept = _RecordTurns(file, record.start, record.length, image_folder, parse)

@@ -64,9 +64,9 @@ def short_questions(
 
 def _up_to_each_answer(sample: Sample) -> Iterator[Sample]:
     turns = tuple(sample.turns)
-    places = [place for place, turn in enumerate(turns) if turn.role == "assistant"]
+    places = [place for place, turn in enumerate(turns) if turn.role == "assistant" and turn.trained]
     for place in places:
-        if place == places[-1]:
+        if place == len(turns) - 1:
             yield sample
         else:
             before = turns[: place + 1]

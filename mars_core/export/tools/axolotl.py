@@ -12,18 +12,13 @@ from typing import Any
 
 import yaml
 
-from mars_core.export.rows import block_row
+from mars_core.export.rows import RowWriter
 from mars_core.export.tool import Rendered, Tool, ToolRun, header, scheduler
 
-# From docs/multimodal.qmd; None: listed there, with the model's own template.
-CHAT_TEMPLATES: dict[str, str | None] = {
-    "gemma3": "gemma3",
-    "internvl": None,
-    "qwen2_vl": "qwen2_vl",
-    "qwen2_5_vl": "qwen2_vl",
-    "qwen3_vl": "qwen2_vl",
-    "smolvlm": None,
-}
+# Model types in docs/multimodal.qmd.
+LISTED = frozenset({"gemma3", "internvl", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm"})
+# On by themselves on one device, where they look for an attention class of the model type's name and fail for most.
+KERNELS = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel")
 
 
 def render(run: ToolRun) -> Rendered:
@@ -39,9 +34,9 @@ def _notes(run: ToolRun) -> tuple[str, ...]:
         "2026). Older versions ignore these options without a word: lora_model_dir names an untrained adapter with the "
         "same ranks, which they continue from.",
         "Axolotl neither cuts nor drops samples by sequence_len where there are images.",
-        "Which tokens the loss goes on is Axolotl's choice by chat template; MARS trains on answer tokens only.",
     ]
-    if run.model_type not in CHAT_TEMPLATES:
+    notes += _loss_notes(run)
+    if run.model_type not in LISTED:
         notes.insert(1, f"Axolotl's list of multimodal models does not name {run.model_type!r}: try it first.")
     if run.several_rates and run.recipe.lora_plus_ratio != 1:
         notes.append(
@@ -51,8 +46,27 @@ def _notes(run: ToolRun) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def _loss_notes(run: ToolRun) -> list[str]:
+    chat = run.chat
+    if not chat.answer_start:
+        return [
+            "WARNING: TRAINS ON PROMPTS. What stands around answers was not found in the model's chat template, so "
+            "that Axolotl trains on all tokens; MARS trains on answers only. Use --to trl, or write role_boundaries."
+        ]
+    notes = [
+        "role_boundaries, from the model's own chat template, keep the loss on answers and their ends, as MARS does."
+    ]
+    if chat.prompt_start != chat.answer_start:
+        notes.append(
+            f"The model's template writes {chat.answer_start!r} before the answers of a finished conversation, which "
+            f"Axolotl trains on, and {chat.prompt_start!r} in its generation prompt, which MARS trains on."
+        )
+    if run.untrained:
+        notes.append("WARNING: some answers have weight 0, which Axolotl does not know here: it trains on them too.")
+    return notes
+
+
 def _settings(run: ToolRun) -> dict[str, Any]:
-    template = CHAT_TEMPLATES.get(run.model_type)
     return {
         "base_model": run.model,
         "processor_type": "AutoProcessor",
@@ -60,8 +74,8 @@ def _settings(run: ToolRun) -> dict[str, Any]:
         "skip_prepare_dataset": True,
         "remove_unused_columns": False,
         "sample_packing": False,
-        **({"chat_template": template} if template else {}),
         **_data(run),
+        **_boundaries(run),
         "sequence_len": run.recipe.max_tokens,
         "output_dir": str(run.output),
         "adapter": "qlora" if run.four_bit else "lora",
@@ -86,6 +100,7 @@ def _settings(run: ToolRun) -> dict[str, Any]:
         "max_grad_norm": run.recipe.max_grad_norm,
         "bf16": run.half,
         "seed": run.seed,
+        **dict.fromkeys(KERNELS, False),
         "lora_target_modules": sorted(run.ranks),
         "lora_rank_pattern": _exact(run.ranks),
         "lora_alpha_pattern": _exact(run.alphas),
@@ -114,14 +129,18 @@ def _schedule(run: ToolRun) -> dict[str, Any]:
 
 
 def _data(run: ToolRun) -> dict[str, Any]:
-    if run.rows is None:
-        return {}
-
     def dataset(name: str) -> list[dict[str, str]]:
-        return [{"path": str(run.rows / name), "ds_type": "json", "type": "chat_template"}]  # type: ignore[operator]
+        return [{"path": str(run.rows / name), "ds_type": "json", "type": "chat_template"}]
 
-    scored = {"evals_per_epoch": 1, "saves_per_epoch": 1, "load_best_model_at_end": True}
+    # By epochs: its evals_per_epoch at num_epochs 1 gives an eval_steps of 1.0, which never comes.
+    scored = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
     return {"datasets": dataset("train.jsonl"), "test_datasets": dataset("validation.jsonl")} | scored
+
+
+def _boundaries(run: ToolRun) -> dict[str, Any]:
+    if not run.chat.answer_start:
+        return {}
+    return {"role_boundaries": [{"role": "assistant", "start": run.chat.answer_start, "end": run.chat.answer_end}]}
 
 
 def _exact(values: Mapping[str, float]) -> dict[str, float]:
@@ -129,4 +148,4 @@ def _exact(values: Mapping[str, float]) -> dict[str, float]:
     return {re.escape(name): value for name, value in sorted(values.items())}
 
 
-TOOL = Tool("axolotl", ".yaml", block_row, render)
+TOOL = Tool("axolotl", ".yaml", RowWriter.blocks, render)

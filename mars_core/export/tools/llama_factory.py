@@ -11,13 +11,14 @@ from typing import Any
 
 import yaml
 
-from mars_core.export.rows import marked_row
+from mars_core.export.rows import RowWriter
 from mars_core.export.tool import Rendered, Tool, ToolRun, header, scheduler
 
 # Names in src/llamafactory/data/template.py, for the model types that model_utils/visual.py registers.
 TEMPLATES = {
     "gemma3": "gemma3",
     "internvl": "intern_vl",
+    "llava_onevision": "llava_next_qwen",
     "qwen2_vl": "qwen2_vl",
     "qwen2_5_vl": "qwen2_vl",
     "qwen3_vl": "qwen3_vl_nothink",
@@ -31,8 +32,7 @@ def render(run: ToolRun) -> Rendered:
     settings = _settings(run)
     text = header(run, "LLaMA-Factory", "llamafactory-cli train THIS_FILE", notes)
     text += yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=1000)
-    files = {} if run.rows is None else {"dataset_info.json": json.dumps(_dataset_info(), indent=2) + "\n"}
-    return Rendered(text, files, notes)
+    return Rendered(text, {"dataset_info.json": json.dumps(_dataset_info(), indent=2) + "\n"}, notes)
 
 
 def _notes(run: ToolRun) -> tuple[str, ...]:
@@ -42,7 +42,10 @@ def _notes(run: ToolRun) -> tuple[str, ...]:
         "read.",
         "image_max_pixels (768 x 768 by default) shrinks pictures before the model's own processor sees them; MARS "
         "does not.",
+        "The base weights keep the number format of their checkpoint, whatever recipe.dtype says; bf16 says what is "
+        "computed in.",
     ]
+    notes += [f"Its template {TEMPLATES[run.model_type]} {how}." for how in _template_differences(run)]
     if run.model_type not in TEMPLATES:
         notes.insert(
             1,
@@ -55,6 +58,19 @@ def _notes(run: ToolRun) -> tuple[str, ...]:
             "are left out, and all modules have the LLM's."
         )
     return tuple(notes)
+
+
+def _template_differences(run: ToolRun) -> list[str]:
+    """Where the tool's template is known to make other tokens than the model's own (benchmarks/exports_run.py)."""
+    differences = []
+    if run.model_type == "llava_onevision":
+        differences.append(
+            "puts a line break behind `user`, and one between turns, where the model's own has a space and nothing: "
+            "the trained prompt is not quite the one that generation starts from"
+        )
+    if run.untrained:
+        differences.append("trains on answers of weight 0 too, which it does not know (WARNING: some rows have them)")
+    return differences
 
 
 def _settings(run: ToolRun) -> dict[str, Any]:
@@ -70,7 +86,7 @@ def _settings(run: ToolRun) -> dict[str, Any]:
         "freeze_vision_tower": False,
         "freeze_multi_modal_projector": False,
         **_data(run),
-        **({"template": template} if template else {}),
+        **({"template": template, "default_system": run.chat.default_system} if template else {}),
         "cutoff_len": run.recipe.max_tokens,
         "output_dir": str(run.output),
         "report_to": "none",
@@ -102,8 +118,6 @@ def _schedule(run: ToolRun) -> dict[str, Any]:
 
 
 def _data(run: ToolRun) -> dict[str, Any]:
-    if run.rows is None:
-        return {}
     named = {option: name for option, (name, _) in DATASETS.items()}
     scored = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
     return named | {"dataset_dir": str(run.rows), "media_dir": str(run.rows)} | scored
@@ -124,4 +138,4 @@ def _dataset_info() -> dict[str, Any]:
     }
 
 
-TOOL = Tool("llama-factory", ".yaml", marked_row, render)
+TOOL = Tool("llama-factory", ".yaml", RowWriter.marked, render)

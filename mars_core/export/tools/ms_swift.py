@@ -8,29 +8,57 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import dataclass
 
-from mars_core.export.rows import marked_row
+from mars_core.export.rows import RowWriter
 from mars_core.export.tool import Rendered, Tool, ToolRun, header, scheduler
 
-# Names in swift/model/constant.py.
-MODEL_TYPES = {
-    "gemma3": "gemma3_vision",
-    "idefics3": "idefics3",
-    "internvl": "internvl_hf",
-    "llava_onevision": "llava_onevision_hf",
-    "qwen2_vl": "qwen2_vl",
-    "qwen2_5_vl": "qwen2_5_vl",
-    "qwen3_vl": "qwen3_vl",
+
+@dataclass(frozen=True)
+class SwiftModel:
+    """Names of a model type in swift/model/constant.py and swift/template/constant.py.
+
+    image_token_id: the id that the tool's template looks for, where it is fixed in its code.
+    """
+
+    model_type: str
+    template: str
+    image_token_id: int | None = None
+
+
+MODELS = {
+    "gemma3": SwiftModel("gemma3_vision", "gemma3_vision"),
+    "idefics3": SwiftModel("idefics3", "idefics3", 128257),
+    "internvl": SwiftModel("internvl", "internvl_hf"),
+    "llava_onevision": SwiftModel("llava_onevision_hf", "llava_onevision_hf", 151646),
+    "qwen2_vl": SwiftModel("qwen2_vl", "qwen2_vl", 151655),
+    "qwen2_5_vl": SwiftModel("qwen2_5_vl", "qwen2_5_vl", 151655),
+    "qwen3_vl": SwiftModel("qwen3_vl", "qwen3_vl", 151655),
 }
 
 
 def render(run: ToolRun) -> Rendered:
-    """A shell script with the `swift sft` command."""
+    """A shell script with the `swift sft` command.
+
+    Raises:
+        ValueError: the model's image token has another id than the one that the tool looks for.
+    """
+    _require_image_token(run)
     notes = _notes(run)
     flags = [f"    --{name} {' '.join(shlex.quote(value) for value in values)}" for name, values in _flags(run).items()]
     command = " \\\n".join(["swift sft", *flags])
     text = "#!/bin/sh\n" + header(run, "ms-swift", "sh THIS_FILE", notes) + command + "\n"
     return Rendered(text, {}, notes)
+
+
+def _require_image_token(run: ToolRun) -> None:
+    known, ours = MODELS.get(run.model_type), run.chat.image_token_id
+    if known is not None and known.image_token_id is not None and ours != known.image_token_id:
+        raise ValueError(
+            f"ms-swift looks for image token {known.image_token_id} in models of type {run.model_type!r}, and this "
+            f"model's is {ours}: it would train on wrong image positions without a word; use another tool, such as "
+            "--to trl"
+        )
 
 
 def _notes(run: ToolRun) -> tuple[str, ...]:
@@ -39,8 +67,9 @@ def _notes(run: ToolRun) -> tuple[str, ...]:
         "the untrained adapter in --adapters, which it continues from; --lora_rank, --lora_alpha and --freeze_vit are "
         "not read then.",
         "MAX_PIXELS and the like shrink pictures before the model's own processor sees them; MARS does not.",
+        "ms-swift loads checkpoints with trust_remote_code on: code that lies in the checkpoint's folder is run.",
     ]
-    if run.model_type not in MODEL_TYPES:
+    if run.model_type not in MODELS:
         notes.insert(1, f"ms-swift lists no model type for {run.model_type!r}: see its list of supported models.")
     if run.several_rates:
         notes.append(
@@ -58,8 +87,9 @@ def _notes(run: ToolRun) -> tuple[str, ...]:
 def _flags(run: ToolRun) -> dict[str, tuple[str, ...]]:
     recipe = run.recipe
     flags: dict[str, tuple[str, ...]] = {"model": (run.model,)}
-    if run.model_type in MODEL_TYPES:
-        flags["model_type"] = (MODEL_TYPES[run.model_type],)
+    if known := MODELS.get(run.model_type):
+        flags |= {"model_type": (known.model_type,), "template": (known.template,)}
+        flags["system"] = (run.chat.default_system,)
     flags |= {"use_hf": ("true",), "adapters": (str(run.start),), "load_args": ("false",)}
     if run.four_bit:
         flags |= {"quant_method": ("bnb",), "quant_bits": ("4",), "bnb_4bit_compute_dtype": (recipe.dtype,)}
@@ -98,8 +128,6 @@ def _schedule(run: ToolRun) -> dict[str, tuple[str, ...]]:
 
 
 def _data(run: ToolRun) -> dict[str, tuple[str, ...]]:
-    if run.rows is None:
-        return {}
     return {
         "dataset": (str(run.rows / "train.jsonl"),),
         "val_dataset": (str(run.rows / "validation.jsonl"),),
@@ -114,4 +142,4 @@ def _word(value: bool) -> str:
     return "true" if value else "false"
 
 
-TOOL = Tool("ms-swift", ".sh", marked_row, render)
+TOOL = Tool("ms-swift", ".sh", RowWriter.marked, render)

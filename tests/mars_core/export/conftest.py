@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -112,3 +113,9 @@ def checkpoint(request, tmp_path_factory) -> Path:
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def processors() -> dict[str, Any]:
+    """Two processors whose templates differ."""
+    return {"llava": llava_processor(), "qwen": qwen_processor()}

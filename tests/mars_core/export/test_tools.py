@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import copy
+import io
 import json
 import shlex
 from collections import Counter
@@ -10,17 +12,22 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from peft import LoraConfig, PeftModel, get_peft_model
+from PIL import Image
 from transformers import get_scheduler
 
+from mars_core.data.chat import render
+from mars_core.data.encode import encode_sample
 from mars_core.data.readers import read_samples
-from mars_core.data.records import BytesImage
+from mars_core.data.records import BytesImage, Turn
 from mars_core.demo.shipped import demo_backbone_path
+from mars_core.export.chat_facts import chat_facts
 from mars_core.export.probe import probe_batch
-from mars_core.export.rows import block_row, image_files, marked_row
+from mars_core.export.rows import RowWriter
 from mars_core.export.start import save_start
 from mars_core.export.tool import ToolRun
 from mars_core.export.tools import TOOLS
@@ -74,6 +81,10 @@ def run_of(loaded, tmp_path):
             "rows": tmp_path / "with space",
             "start": tmp_path / "with space" / "start",
             "output": tmp_path / "output",
+            "chat": replace(
+                chat_facts(loaded.processor),
+                image_token_id=151655 if others.get("model_type") == "qwen2_5_vl" else 151646,
+            ),
         }
         return ToolRun(**(settings | others))
 
@@ -82,12 +93,21 @@ def run_of(loaded, tmp_path):
 
 def settings_of(text: str) -> dict:
     """Options of a YAML file, or of the flags of a shell script."""
+    if "SFTConfig(" in text:
+        return settings_of_script(text)
     if not text.startswith("#!"):
         return yaml.safe_load(text)
     words = shlex.split(text, comments=True)
     assert words[:2] == ["swift", "sft"]
     flags = [place for place, word in enumerate(words) if word.startswith("--")]
     return {words[place][2:]: words[place + 1] for place in flags}
+
+
+def settings_of_script(text: str) -> dict:
+    """What a script hands to SFTConfig."""
+    calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
+    (config,) = [call for call in calls if getattr(call.func, "id", "") == "SFTConfig"]
+    return {word.arg: ast.literal_eval(word.value) for word in config.keywords}
 
 
 @pytest.mark.parametrize("four_bit", [False, True])
@@ -241,14 +261,6 @@ def test_a_step_is_the_recipes_batch(run_of, tool):
     assert int(options["warmup_steps"]) == 10
 
 
-@pytest.mark.parametrize("tool", TOOLS)
-def test_without_rows_no_dataset_is_named_and_the_header_says_why(run_of, tool):
-    rendered = TOOLS[tool].render(run_of(rows=None))
-    assert not {"dataset", "datasets"} & settings_of(rendered.text).keys()
-    assert not rendered.files
-    assert "No dataset was written" in rendered.text
-
-
 def test_llama_factory_finds_the_rows_by_its_dataset_info(run_of):
     rendered = TOOLS["llama-factory"].render(run_of())
     options, info = settings_of(rendered.text), json.loads(rendered.files["dataset_info.json"])
@@ -257,11 +269,15 @@ def test_llama_factory_finds_the_rows_by_its_dataset_info(run_of):
     assert info["mars_train"]["columns"] == {"messages": "messages", "images": "images"}
 
 
-def test_rows_say_what_the_samples_say(samples, tmp_path):
+@pytest.fixture
+def writer(loaded, tmp_path) -> RowWriter:
+    return RowWriter(loaded.processor, tmp_path / "out")
+
+
+def test_rows_say_what_the_samples_say(samples, tmp_path, writer):
     """Read back by MARS's own reader of messages, from the text alone."""
     file = tmp_path / "train.jsonl"
-    file.write_text("".join(json.dumps(marked_row(sample)) + "\n" for sample in samples))
-    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    rows = [writer.marked(sample) for sample in samples]
     for row, sample in zip(rows, samples, strict=True):
         assert [Path(path).read_bytes() for path in row["images"]] == [
             (image.folder / image.path).read_bytes() for image in sample.images
@@ -269,19 +285,95 @@ def test_rows_say_what_the_samples_say(samples, tmp_path):
         row["images"] = [Path(path).name for path in row["images"]]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     again = read_samples(file, samples[0].images[0].folder, "messages")
-    assert [list(sample.turns) for sample in again] == [list(sample.turns) for sample in samples]
+    assert [render(tuple(sample.turns), writer._processor) for sample in again] == [
+        render(tuple(sample.turns), writer._processor) for sample in samples
+    ]
 
 
-def test_blocks_carry_the_images_paths_in_order(samples):
+def test_blocks_carry_the_images_paths_in_order(samples, writer):
     for sample in samples:
-        blocks = [block for message in block_row(sample)["messages"] for block in message["content"]]
+        blocks = [block for message in writer.blocks(sample)["messages"] for block in message["content"]]
         paths = [block["path"] for block in blocks if block["type"] == "image"]
         assert paths == [str((image.folder / image.path).resolve()) for image in sample.images]
 
 
-def test_images_inside_tables_are_no_files(samples):
-    inside = replace(samples[0], images=(BytesImage(b"", "x"),))
-    assert image_files(samples)
-    assert not image_files([*samples, inside])
-    with pytest.raises(ValueError, match="lies inside a table file"):
-        marked_row(inside)
+def test_a_script_s_rows_give_the_tokens_and_labels_that_are_trained(samples, writer, loaded):
+    for sample in samples[:4]:
+        row, encoded = writer.encoded(sample), encode_sample(sample, loaded.processor)
+        assert row["tokens"] == len(encoded)
+        assert [tuple(span) for span in json.loads(row["answers"])] == list(encoded.answer_spans)
+
+
+def test_images_that_tools_would_not_read_alike_become_files(samples, writer, tmp_path):
+    """One inside a table as its own bytes, one with transparency as the pixels that MARS shows."""
+    inside = BytesImage((samples[0].images[0].folder / samples[0].images[0].path).read_bytes(), "x")
+    clear = io.BytesIO()
+    Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(clear, "PNG")
+    paths = [
+        Path(writer.marked(replace(samples[0], images=(image,)))["images"][0])
+        for image in (inside, BytesImage(clear.getvalue(), "clear.png"))
+    ]
+    assert all(path.parent == tmp_path / "out" / "images" for path in paths)
+    assert paths[0].read_bytes() == inside.data
+    assert np.asarray(Image.open(paths[1])).tolist() == np.full((8, 8, 3), 255).tolist()
+
+
+def test_what_stands_between_image_and_text_is_the_templates(processors, samples, tmp_path):
+    """LLaVA-OneVision's template puts a line break there and images first, Qwen's nothing; rows of MARS have either."""
+    turn = Turn("user", "Look:\n<image>\nWhat is it?")
+    sample = replace(samples[0], turns=(turn, Turn("assistant", "A dog.")))
+    contents = {
+        name: RowWriter(processor, tmp_path).marked(sample)["messages"][0]["content"]
+        for name, processor in processors.items()
+    }
+    assert contents == {"llava": "<image>\nLook:\nWhat is it?", "qwen": "Look:<image>What is it?"}
+
+
+def test_a_models_facts_are_read_off_its_template(processors):
+    llava, qwen = (chat_facts(processor) for processor in processors.values())
+    assert (llava.default_system, qwen.default_system) == ("", "You are a helpful assistant.")
+    assert (llava.answer_start, llava.prompt_start) == ("<|im_start|>assistant \n", "<|im_start|>assistant\n")
+    assert (qwen.answer_start, qwen.prompt_start) == ("<|im_start|>assistant\n",) * 2
+    assert llava.answer_end == qwen.answer_end == "<|im_end|>"
+    processor = processors["qwen"]
+    assert qwen.image_token_id == processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+
+
+def test_axolotl_keeps_the_loss_on_answers_or_says_that_it_does_not(run_of):
+    options = settings_of(TOOLS["axolotl"].render(run_of()).text)
+    assert options["role_boundaries"] == [
+        {"role": "assistant", "start": "<|im_start|>assistant\n", "end": "<|im_end|>"}
+    ]
+    assert {options[f"lora_{part}_kernel"] for part in ("mlp", "qkv", "o", "embedding")} == {False}
+    assert (options["eval_strategy"], options["save_strategy"]) == ("epoch", "epoch")
+    blind = TOOLS["axolotl"].render(run_of(chat=replace(run_of().chat, answer_start="")))
+    assert any("TRAINS ON PROMPTS" in note for note in blind.notes)
+    assert "role_boundaries" not in settings_of(blind.text)
+
+
+def test_ms_swift_is_told_the_template_and_refuses_another_image_token(run_of):
+    options = settings_of(TOOLS["ms-swift"].render(run_of(model_type="internvl")).text)
+    assert (options["model_type"], options["template"]) == ("internvl", "internvl_hf")
+    with pytest.raises(ValueError, match=r"looks for image token 128257 .* and this model's is 151646"):
+        TOOLS["ms-swift"].render(run_of(model_type="idefics3"))
+
+
+def test_llama_factory_gets_the_models_own_system_prompt(run_of):
+    options = settings_of(TOOLS["llama-factory"].render(run_of()).text)
+    assert (options["template"], options["default_system"]) == ("llava_next_qwen", "")
+
+
+@pytest.mark.parametrize("tool", ["trl", "unsloth"])
+@pytest.mark.parametrize("recipe", [Recipe(), *RECIPES.values()], ids=["plain", *RECIPES])
+def test_a_script_is_python_whatever_the_recipe(run_of, tool, recipe):
+    text = TOOLS[tool].render(run_of(recipe=recipe, four_bit=True)).text
+    compile(text, "script", "exec")
+    assert ("def create_optimizer" in text) == (recipe.lora_plus_ratio != 1 or len(set(recipe.learning_rates)) > 1)
+
+
+def test_answers_that_are_not_trained_on_are_said_where_a_tool_trains_on_them(run_of, samples, writer):
+    said = {tool: " ".join(TOOLS[tool].render(run_of(untrained=True)).notes) for tool in TOOLS}
+    assert {tool for tool, notes in said.items() if "weight 0" in notes} == {"llama-factory", "axolotl"}
+    turns = (Turn("user", "a"), Turn("assistant", "b", trained=False), Turn("user", "c"), Turn("assistant", "d"))
+    row = writer.marked(replace(samples[0], images=(), turns=turns))
+    assert [message.get("loss") for message in row["messages"]] == [None, False, None, None]

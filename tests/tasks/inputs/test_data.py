@@ -198,7 +198,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(dataset, tmp_path, monke
 
 def with_another_table(file: Path) -> None:
     with closing(sqlite3.connect(file)) as connection, connection:
-        connection.execute("CREATE TABLE looks_by_content (content TEXT PRIMARY KEY)")
+        connection.execute("CREATE TABLE looks_with_frames (content TEXT PRIMARY KEY)")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,44 @@
+"""For the Python environments of other tools, on a machine without a GPU (benchmarks/exports_run.py puts it there).
+
+PyPI's torchvision beside a CPU build of PyTorch: its compiled operators do not load, and nothing here calls them. Where
+MARS_DUMP names a file, every batch that transformers' Trainer trains on is written to it, as lines of JSON.
+"""
+
+import importlib.util
+import json
+import os
+import pathlib
+import re
+
+
+def _declare_operators():
+    spec = importlib.util.find_spec("torchvision")
+    if spec is None:
+        return
+    import torch
+
+    source = pathlib.Path(spec.origin).with_name("_meta_registrations.py").read_text()
+    for name in {one or other for one, other in re.findall(r"register_meta\(\"(\w+)\"\)|torchvision::(\w+)", source)}:
+        torch.library.define(f"torchvision::{name}", "() -> ()")
+
+
+def _dump_batches(file):
+    from transformers import Trainer
+
+    step = Trainer.training_step
+
+    def training_step(self, model, inputs, *arguments, **options):
+        kept = {name: inputs[name].tolist() for name in ("input_ids", "attention_mask", "labels") if name in inputs}
+        with open(file, "a") as out:
+            out.write(json.dumps(kept) + "\n")
+        return step(self, model, inputs, *arguments, **options)
+
+    Trainer.training_step = training_step
+
+
+try:
+    _declare_operators()
+    if os.environ.get("MARS_DUMP"):
+        _dump_batches(os.environ["MARS_DUMP"])
+except Exception as error:  # a tool must start whatever happens here; what is missing shows in the record
+    print(f"sitecustomize: {error!r}")
