@@ -1,11 +1,14 @@
-"""What holds for every model family, measured on small random-weight instances of the real configuration classes.
+"""What holds for every model type, measured on small random-weight instances of the real configuration classes.
 
     python benchmarks/model_families.py            # measures; writes results/model_families.json and docs/models.md
-    python benchmarks/model_families.py --check    # compares the table in docs/models.md with the record
+    python benchmarks/model_families.py --check    # compares the tables in docs/models.md with the record
+    python benchmarks/model_families.py --again llava qwen3_5   # measures these types anew, and what is missing
 
 On a CPU, with one batch of two questions about pictures; packed and separate runs in double precision, the final run
-and what follows in single precision, as users have them. A family that fails is shown with its message. Beside the
-families of MARS's table there is one that only a description in YAML makes known.
+and what follows in single precision, as users have them. A type that fails is shown with its message. Subjects: the
+families of MARS's table, one that only a description in YAML makes known, and every other type that transformers maps to
+AutoModelForImageTextToText, whose modules MARS finds by itself. The record is written after every type, so that a
+measurement that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -27,15 +30,19 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as TYPES
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from mars_core.evaluation.answer_loss import token_losses
 from mars_core.evaluation.scores import evaluate
 from mars_core.models.families import FAMILIES, Family, family_of
+from mars_core.models.finding import find_family
 from mars_core.models.lora import add_adapters, remove_adapters
 from mars_core.models.partition import GROUPS, check_against_forward, layers_used_by_forward, partition_of
 from mars_core.packing.adapter_batches import AdapterBatches
 from mars_core.packing.adapters import layout_of, to_peft
+from mars_core.packing.examine import examine
+from mars_core.packing.patching import Structure
 from mars_core.packing.run import PackRun
 from mars_core.packing.state import PackState
 from mars_core.packing.train import train_pack
@@ -46,6 +53,7 @@ from mars_core.training.recipe import Recipe
 from tasks.settings.model import FamilyConfig
 
 sys.path.append(str(Path(__file__).parents[1]))  # the small instances lie with the tests
+from tests.mars_core.models.any_type import LEFT_OUT, question, small_instance
 from tests.mars_core.models.small_instances import (
     DESCRIBED,
     DESCRIBED_CODE,
@@ -56,7 +64,7 @@ from tests.mars_core.models.small_instances import (
 )
 
 RECORD = Path(__file__).parent / "results" / "model_families.json"
-PAGE, MARK = DOCS / "models.md", "model families"
+PAGE, MARK, REASONS_MARK = DOCS / "models.md", "model families", "other types"
 DESCRIBED_NAME = "described in YAML"
 STEPS = 4
 RECIPE = Recipe(learning_rate=1e-2, batch_size=1, dtype="float64")
@@ -105,53 +113,82 @@ def main() -> None:
     """Measure and write, or check."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="compare the docs with the record, measure nothing")
+    parser.add_argument("--again", nargs="+", default=[], metavar="TYPE", help="types to measure anew ('all' for all)")
     parser.add_argument("--out", type=Path, help="write the record here and leave the docs alone")
     options = parser.parse_args()
     if options.check:
         sys.exit(_differs())
     set_verbosity_error()
     disable_progress_bar()
-    record = measure()
     target = options.out or RECORD
-    target.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    record = measure(target, options.again)
     if options.out is None:
-        PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), MARK, table(record)), encoding="utf-8")
-    print(table(record))
+        PAGE.write_text(_with_tables(PAGE.read_text(encoding="utf-8"), record), encoding="utf-8")
+    print(table(record), reasons(record), sep="\n\n")
 
 
 def _differs() -> str | None:
     record = json.loads(RECORD.read_text(encoding="utf-8"))
     text = PAGE.read_text(encoding="utf-8")
-    same = with_table(text, MARK, table(record)) == text and set(record["families"]) == {*FAMILIES, DESCRIBED_NAME}
+    same = _with_tables(text, record) == text and set(record["families"]) == set(subjects())
     return None if same else f"{PAGE.name} and {RECORD.name} differ: run python benchmarks/model_families.py"
 
 
-def measure() -> dict[str, Any]:
-    """Every capability of every family, as JSON values."""
-    families = {}
-    for name in [*FAMILIES, DESCRIBED_NAME]:
-        with tempfile.TemporaryDirectory() as folder:
-            families[name] = measure_family(name, Path(folder))
+def _with_tables(text: str, record: dict[str, Any]) -> str:
+    return with_table(with_table(text, MARK, table(record)), REASONS_MARK, reasons(record))
+
+
+def subjects() -> list[str]:
+    """What is measured: MARS's own families, the described one, and the other types of transformers."""
+    return [*FAMILIES, DESCRIBED_NAME, *(name for name in TYPES if name not in FAMILIES)]
+
+
+def measure(target: Path, again: Collection[str]) -> dict[str, Any]:
+    """Every capability of every subject that the record in `target` lacks or that is to be measured again."""
     packages = {package: version(package) for package in ("torch", "transformers", "peft")}
-    return {"packages": packages, "tolerances": TOLERANCE, "families": families}
+    before = json.loads(target.read_text(encoding="utf-8")) if target.exists() else {}
+    known = before.get("families", {}) if before.get("packages") == packages and "all" not in again else {}
+    families = {name: known[name] for name in subjects() if name in known and name not in again}
+    for name in subjects():
+        if name not in families:
+            print(name, file=sys.stderr)
+            with tempfile.TemporaryDirectory() as folder:
+                families[name] = measure_family(name, Path(folder))
+            ordered = {one: families[one] for one in subjects() if one in families}
+            record = {"packages": packages, "tolerances": TOLERANCE, "families": ordered}
+            target.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    return {"packages": packages, "tolerances": TOLERANCE, "families": {one: families[one] for one in subjects()}}
 
 
 def measure_family(name: str, folder: Path) -> dict[str, Any]:
-    """Every capability of one family."""
+    """Every capability of one subject, or the reason why there is none."""
+    if name in LEFT_OUT:
+        return {"reason": LEFT_OUT[name]}
     try:
-        subject = _described(folder / "base") if name == DESCRIBED_NAME else _known(name, folder / "base")
-    except Exception as error:  # noqa: BLE001 - a family that fails is a result
-        return {capability: asdict(_failed(error)) for capability in CAPABILITIES}
+        subject = _subject(name, folder / "base")
+    except Exception as error:  # noqa: BLE001 - a type that fails is a result
+        return {"reason": _said(error)}
     return {capability: asdict(_tried(check, subject, folder)) for capability, check in CAPABILITIES.items()}
 
 
 def table(record: dict[str, Any]) -> str:
-    """The record as a Markdown table."""
+    """The subjects that have capabilities, as a Markdown table."""
     rows = [
-        [f"`{name}`" if name in FAMILIES else name, *(_cell(cells[capability]) for capability in CAPABILITIES)]
+        [name if name == DESCRIBED_NAME else f"`{name}`", *(_cell(cells[capability]) for capability in CAPABILITIES)]
         for name, cells in record["families"].items()
+        if "reason" not in cells
     ]
-    return markdown(["family", *CAPABILITIES], rows)
+    return markdown(["type", *CAPABILITIES], rows)
+
+
+def reasons(record: dict[str, Any]) -> str:
+    """The types that could not be measured, as a Markdown table."""
+    rows = [
+        [f"`{name}`", cells["reason"].replace("|", "\\|")]
+        for name, cells in record["families"].items()
+        if "reason" in cells
+    ]
+    return markdown(["type", "why not"], rows)
 
 
 def _cell(cell: dict[str, Any]) -> str:
@@ -166,11 +203,32 @@ def _tried(check: Callable[[Subject, Path], Cell], subject: Subject, folder: Pat
 
 
 def _failed(error: Exception) -> Cell:
-    return Cell(False, f"{type(error).__name__}: {str(error).strip().splitlines()[0][:120]}")
+    return Cell(False, _said(error))
+
+
+def _said(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
 
 
 def _within(capability: str, difference: float) -> Cell:
     return Cell(difference <= TOLERANCE[capability], f"{difference:.1e}" if difference else "0", difference)
+
+
+def _subject(name: str, folder: Path) -> Subject:
+    if name == DESCRIBED_NAME:
+        return _described(folder)
+    return _known(name, folder) if name in FAMILIES else _found(name, folder)
+
+
+def _found(name: str, folder: Path) -> Subject:
+    """Any other type: its modules are found by a forward and backward pass of the small instance."""
+    model = small_instance(name).double()
+    batch = {key: value.double() if value.is_floating_point() else value for key, value in question(model).items()}
+    model.config.use_cache = False
+    family = find_family(model, {key: value for key, value in batch.items() if key != "labels"})
+    model.save_pretrained(folder)
+    return Subject(folder, batch, family)
 
 
 def _known(name: str, folder: Path) -> Subject:
@@ -254,6 +312,23 @@ def _alone(model: nn.Module, subject: Subject, pair: RankPair, seed: int) -> tup
         remove_adapters(wrapped).eval()
 
 
+def shared(subject: Subject, folder: Path) -> Cell:
+    """What packing need not compute for every run, tried on the batch (`mars_core.packing.examine`)."""
+    model = subject.load(torch.float64)
+    structure = examine(model, partition_of(model, subject.family), subject.batch)
+    found = [words for words, holds in _savings(structure).items() if holds]
+    return Cell(True, ", ".join(found) or "nothing")
+
+
+def _savings(structure: Structure) -> dict[str, bool]:
+    return {
+        "patches": bool(structure.shared),
+        "padding": structure.unpadded,
+        "last block": bool(structure.answers_only or structure.answer_tails),
+        "frozen encoder": bool(structure.projector_entry_layers),
+    }
+
+
 def final_run(subject: Subject, folder: Path) -> Cell:
     """Whether the Trainer's steps lower the validation loss; the adapter is kept for what follows."""
     model = subject.load(torch.float32)
@@ -310,6 +385,7 @@ CAPABILITIES: dict[str, Callable[[Subject, Path], Cell]] = {
     "final run (loss)": final_run,
     "reload": reload,
     "merge": merge,
+    "packing shares": shared,
 }
 
 

@@ -146,14 +146,12 @@ def _output_head_names(model: nn.Module) -> set[str]:
 
 
 def _group_of(name: str, family: Family) -> Group | None:
-    # The projector first: in Qwen models it lies inside the vision tower.
-    if any(_is_below(name, path) for path in family.projector):
-        return "projector"
-    if _is_below(name, family.me):
-        return "me"
-    if _is_below(name, family.llm):
-        return "llm"
-    return None
+    """The group of the longest path that holds the layer: Qwen's projector lies inside the vision tower, and two towers
+    are named by what holds them both."""
+    paths: list[tuple[str, Group]] = [(path, "projector") for path in family.projector]
+    paths += [(family.me, "me"), (family.llm, "llm")]
+    holding = [(len(path), group) for path, group in paths if _is_below(name, path)]
+    return max(holding, key=lambda one: one[0])[1] if holding else None
 
 
 def _is_below(name: str, path: str) -> bool:

@@ -1,0 +1,248 @@
+"""A small random-weight instance of any type that transformers maps to AutoModelForImageTextToText, with a batch.
+
+The configuration is the type's own default, made small by rules (`mars_core.models.narrow`) and, where those do not
+suffice, by `EXCEPTIONS`. The batch holds two questions about pictures: random pixels in the shape that the type's
+`get_image_features` asks for, and as many image tokens as it gives features. The type's own processor has no part in it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+from mars_core.models.narrow import smaller
+
+Batch = dict[str, Tensor]
+
+_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+_MROPE = {"text_config": {"rope_parameters": _ROPE | {"mrope_section": [2, 3, 3]}}}
+_OMNI = {
+    **_MROPE,
+    "vision_start_token_id": 110,
+    "vision_end_token_id": 111,
+    "audio_config": {"output_dim": 64, "downsample_hidden_size": 16, "conv_output_size": 16},
+}
+_MINICPM = {
+    "image_token_id": 100,
+    "video_token_id": 101,
+    "insert_layer_id": 1,
+    "patch_size": 4,
+    "vision_config": {"insert_layer_id": 1},
+}
+_GEMMA4_VISION = {
+    "model_type": "gemma4_vision",
+    "hidden_size": 32,
+    "intermediate_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "pooling_kernel_size": 2,
+    "patch_size": 4,
+    "position_embedding_size": 16,
+}
+EXCEPTIONS: dict[str, dict[str, Any]] = {
+    "aria": {"projector_patch_to_query_dict": {16: 4}, "max_value_projector_patch_to_query_dict": 4},
+    "cohere_compass": {"text_config": {"rope_parameters": {"full_attention": _ROPE}}},
+    "deepseek_ocr2": {
+        "text_config": {
+            "mlp_layer_types": ["dense", "sparse"],
+            "num_experts_per_tok": 2,
+            "n_group": 1,
+            "topk_group": 1,
+        },
+        "vision_config": {"sam_config": {"output_channels": 16, "downsample_channels": [24, 32]}, "encoder_config": {"hidden_size": 32}},
+    },
+    "hunyuan_vl": {"text_config": {"head_dim": 16, "rope_parameters": _ROPE | {"mrope_section": [2, 3, 3]}}},
+    "kimi_k25": {"projection_hidden_size": 32},
+    "paddleocr_vl": _MROPE,
+    "vipllava": {"vision_feature_layer": [-2, -1]},
+    "unlimited_ocr": {"vision_config": {"sam_config": {"output_channels": 16, "downsample_channels": [24, 32]}}},
+    "gemma4": {"vision_config": _GEMMA4_VISION},
+    "glm4v": _MROPE,
+    "glm46v": _MROPE,
+    "glmga": _MROPE,
+    "glm_ocr": _MROPE,
+    "glm4v_moe": {"text_config": {"rope_parameters": _ROPE | {"partial_rotary_factor": 0.5, "mrope_section": [1, 1, 2]}}},
+    "glm5_next": {"text_config": {"num_key_value_heads": 4}},
+    "granite4_vision": {"deepstack_layer_map": [[-2, 0], [-1, 1]], "downsample_rate": "2/4", "spatial_target_layers": [1]},
+    "janus": {"vision_config": {"projection_dim": 64}},
+    "llama4": {
+        "vision_config": {"intermediate_size": 128, "projector_input_dim": 24, "projector_output_dim": 24, "vision_output_dim": 24}
+    },
+    "minicpm_ocr": _MINICPM,
+    "minicpmv4_6": _MINICPM,
+    "minicpmv4_7": _MINICPM,
+    "molmo2": {"adapter_config": {"vision_feature_layer": [2, 1], "text_hidden_size": 64}},
+    "muse_glimmer": {"out_hidden_size": 128},
+    "muse_spark": {"out_hidden_size": 128, "audio_config": {"num_hidden_layers": 4, "hidden_sizes": [16, 16, 16, 16], "depths": [1, 1, 1, 1]}},
+    "nemotron_h_omni": {"image_token_id": 100},
+    "paligemma": {"projection_dim": 64, "vision_config": {"projection_dim": 64}},
+    "qwen2_5_omni_thinker": _OMNI,
+    "qwen2_5_vl": _MROPE,
+    "qwen2_vl": _MROPE | {"vision_config": {"hidden_size": 64}},
+    "qwen3_omni_moe_thinker": _OMNI,
+    "qwen4_exp": {
+        "text_config": {
+            "indexer_n_heads": 2,
+            "indexer_kv_heads": 1,
+            "indexer_head_dim": 16,
+            "indexer_budget": 16,
+            "indexer_compress_ratio": 4,
+            "hc_lowrank": 16,
+        }
+    },
+    "step3p7": {"text_config": {"sliding_window": 64}},
+}
+"""Changes of a type's configuration that rules do not find."""
+
+LEFT_OUT: dict[str, str] = {}
+"""Types of which no instance is made here, each with its reason."""
+
+
+def small_config(model_type: str) -> Any:
+    """The type's own configuration class with small sizes."""
+    return smaller(AutoConfig.for_model(model_type), EXCEPTIONS.get(model_type, {}))
+
+
+def small_instance(model_type: str) -> Any:
+    """A model with random weights, the same ones every time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForImageTextToText.from_config(small_config(model_type)).eval()
+        for name, weight in model.named_parameters():
+            if not weight.any():  # what a fresh model starts from at zero would hide what lies behind it
+                torch.nn.init.normal_(weight, std=0.02)
+    return model
+
+
+def question(model: Any) -> Batch:
+    """Two rows: a question with a picture each, of unequal length, padded on the right, with answers as labels."""
+    pictures = pictures_of(model)
+    features = count_features(model, pictures)
+    image = image_token(model.config)
+    start, end = ids_around(model.config)
+    rows = [[50, *start, *[image] * features, *end, 51, 52, 53], [50, *start, *[image] * features, *end, 51, 54, 55, 56, 57]]
+    length = max(map(len, rows))
+    ids = torch.tensor([row + [0] * (length - len(row)) for row in rows])
+    mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows])
+    labels = torch.full_like(ids, -100)
+    labels[0, len(rows[0]) - 2 : len(rows[0])] = ids[0, len(rows[0]) - 2 : len(rows[0])]
+    labels[1, len(rows[1]) - 3 :] = ids[1, len(rows[1]) - 3 :]
+    batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    for name, value in pictures.items():
+        batch[name] = torch.cat([value, value.flip(-1) if value.is_floating_point() else value])
+    wanted = inspect.signature(type(model).forward).parameters
+    for name in ("mm_token_type_ids", "token_type_ids"):
+        if name in wanted:
+            batch[name] = (ids == image).long()
+    return batch
+
+
+def image_token(config: Any) -> int:
+    for name in ("image_token_id", "image_token_index", "image_patch_id"):
+        if (found := getattr(config, name, None)) is not None:
+            return int(found)
+    raise ValueError("the configuration names no image token")
+
+
+def ids_around(config: Any) -> tuple[list[int], list[int]]:
+    """Ids of what stands before and after the image tokens."""
+    def first(*names: str) -> list[int]:
+        return next(([value] for name in names if isinstance(value := getattr(config, name, None), int)), [])
+
+    return (
+        first("vision_start_token_id", "image_start_token_id", "boi_token_id", "boi_token_index"),
+        first("vision_end_token_id", "image_end_token_id", "eoi_token_id", "eoi_token_index"),
+    )
+
+
+def count_features(model: Any, pictures: Batch) -> int:
+    features = _features_method(model)(**pictures)
+    return _rows(getattr(features, "pooler_output", features))
+
+
+def _rows(value: Any) -> int:
+    if isinstance(value, Tensor):
+        return value.shape[:-1].numel()
+    return sum(_rows(one) for one in value)
+
+
+def _random(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def pictures_of(model: Any) -> Batch:
+    """One picture of 16 x 16 points (or 4 x 4 patches) as the type's encoder takes it.
+
+    Raises:
+        ValueError: no shape that is known here suits the encoder.
+    """
+    refused = []
+    for candidate in _candidates(model):
+        try:
+            with torch.no_grad():
+                count_features(model, candidate)
+        except Exception as error:  # noqa: BLE001 - another shape may suit
+            refused.append(f"{ {name: tuple(value.shape) for name, value in candidate.items()} }: {error}")
+        else:
+            return candidate
+    raise ValueError("no shape of a picture suits: " + "; ".join(refused))
+
+
+def _candidates(model: Any) -> Iterator[Batch]:
+    wanted = set(inspect.signature(_features_method(model)).parameters)
+    vision = vision_config(model.config)
+    if wanted & {"image_grid_thw", "image_grid_hw"}:
+        name = next(iter(wanted & {"image_grid_thw", "image_grid_hw"}))
+        for side in (4, 8):
+            grid = torch.tensor([[1, side, side] if name == "image_grid_thw" else [side, side]])
+            yield from ({"pixel_values": pixels, name: grid} for pixels in _patches(vision, side * side))
+    picture, sizes = _random(1, 3, 16, 16), torch.tensor([[16, 16]])
+    if "spatial_shapes" in wanted:
+        mask = torch.ones(1, 16, dtype=torch.long)
+        yield {"pixel_values": _random(1, 16, 48), "spatial_shapes": torch.tensor([[4, 4]]), "pixel_attention_mask": mask}
+    if "image_position_ids" in wanted:
+        yield _patches_with_places(vision)
+    if "pixel_attention_mask" in wanted:
+        yield {"pixel_values": picture[None], "pixel_attention_mask": torch.ones(1, 1, 16, 16, dtype=torch.long)}
+    if "target_sizes" in wanted:
+        yield {"pixel_values": _random(1, 3, 4, 64), "target_sizes": torch.tensor([[4, 4]])}
+    if "image_sizes" in wanted:
+        yield {"pixel_values": _random(1, 2, 3, 16, 16), "image_sizes": sizes}
+        yield {"pixel_values": picture, "image_sizes": sizes}
+    if "high_res_pixel_values" in wanted:
+        yield {"pixel_values": picture, "high_res_pixel_values": _random(1, 3, 16, 16)}
+    yield {"pixel_values": picture}
+
+
+def _features_method(model: Any) -> Callable[..., Any]:
+    base = getattr(model, "model", model)
+    return base.get_image_features if hasattr(base, "get_image_features") else model.get_image_features
+
+
+def vision_config(config: Any) -> Any:
+    for name in ("vision_config", "vision_encoder_config", "vit_config"):
+        if (found := getattr(config, name, None)) is not None:
+            return found
+    return config
+
+
+def _patches(vision: Any, count: int) -> Iterator[Tensor]:
+    patch = getattr(vision, "patch_size", 4)
+    frames = getattr(vision, "temporal_patch_size", None) or getattr(vision, "patch_temporal", None) or 1
+    channels = getattr(vision, "in_channels", None) or getattr(vision, "num_channels", 3)
+    yield _random(count, channels * frames * patch * patch)
+    yield _random(count, channels, patch, patch)
+    yield _random(1, count, channels, patch, patch)
+
+
+def _patches_with_places(vision: Any) -> Batch:
+    side = 2 * getattr(vision, "pooling_kernel_size", 2)
+    places = torch.tensor([[x, y] for y in range(side) for x in range(side)])[None]
+    return {"pixel_values": _random(1, side * side, 3 * vision.patch_size**2), "image_position_ids": places}
