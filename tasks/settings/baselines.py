@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from mars_core.ranks import LayerRanks, RankPair
 from mars_core.rates import LearningRates, one_rate
-from mars_core.training.methods import AdaLora, Dora, FullRank, LayerLora, Lora, Method, RsLora, Selective
+from mars_core.training.methods import AdaLora, Dora, FullRank, GeoLora, LayerLora, Lora, Method, RsLora, Selective
 from mars_core.training.recipe import Recipe
 from tasks.settings.section import Rank, Rate
 
@@ -137,6 +137,20 @@ class RsLoraSettings(_Settings):
         return RsLora(RankPair(self.rank, self.rank))
 
 
+class GeoLoraSettings(_Settings):
+    """GeoLoRA that starts with one rank everywhere and takes no more parameters than it."""
+
+    method: Literal["geolora"]
+    rank: Rank
+    tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    numbers: ClassVar = ("rank",)
+    rate_share: ClassVar[float] = 100.0  # gradient descent in place of Adam
+
+    def as_method(self) -> GeoLora:
+        """The method as mars_core's record."""
+        return GeoLora(RankPair(self.rank, self.rank), self.tolerance)
+
+
 class AdaLoraSettings(_Settings):
     """AdaLoRA, pruned from `init_rank` (1.5 times the target by default) to an average of `target_rank`."""
 
@@ -186,6 +200,7 @@ Settings = Annotated[
     | LearningRateSettings
     | DoraSettings
     | RsLoraSettings
+    | GeoLoraSettings
     | AdaLoraSettings
     | FullRankSettings
     | SelectiveSettings,
