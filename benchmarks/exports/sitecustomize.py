@@ -9,9 +9,10 @@ import json
 import os
 import pathlib
 import re
+from typing import Any
 
 
-def _declare_operators():
+def _declare_operators() -> None:
     spec = importlib.util.find_spec("torchvision")
     if spec is None:
         return
@@ -22,14 +23,14 @@ def _declare_operators():
         torch.library.define(f"torchvision::{name}", "() -> ()")
 
 
-def _dump_batches(file):
+def _dump_batches(file: str) -> None:
     from transformers import Trainer
 
     step = Trainer.training_step
 
-    def training_step(self, model, inputs, *arguments, **options):
+    def training_step(self: Any, model: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
         kept = {name: inputs[name].tolist() for name in ("input_ids", "attention_mask", "labels") if name in inputs}
-        with open(file, "a") as out:
+        with pathlib.Path(file).open("a") as out:
             out.write(json.dumps(kept) + "\n")
         return step(self, model, inputs, *arguments, **options)
 
@@ -40,5 +41,5 @@ try:
     _declare_operators()
     if os.environ.get("MARS_DUMP"):
         _dump_batches(os.environ["MARS_DUMP"])
-except Exception as error:  # a tool must start whatever happens here; what is missing shows in the record
+except Exception as error:  # noqa: BLE001 - a tool must start whatever happens here; what is missing shows in the record
     print(f"sitecustomize: {error!r}")

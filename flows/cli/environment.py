@@ -26,12 +26,25 @@ DEFAULTS = {
 def prepare_environment(*, debug: bool) -> None:
     """Set the defaults; with `debug`, leave the libraries' own logging as it is."""
     logging_settings = {name for name in DEFAULTS if "LOGGING" in name or "VERBOSITY" in name}
+    spare_loopback_the_proxy()
     for name, value in DEFAULTS.items():
         if not (debug and name in logging_settings):
             os.environ.setdefault(name, value)
     if not debug:
         # transformers warns about names that PEFT and its own Trainer use.
         warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
+
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def spare_loopback_the_proxy() -> None:
+    """Where a proxy is set, keep calls to this machine's own servers from it: it cannot reach them."""
+    if not any(os.environ.get(name) for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")):
+        return
+    known = [host.strip() for host in (os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "").split(",")]
+    hosts = ",".join(dict.fromkeys(host for host in (*known, *LOOPBACK) if host))
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = "*" if "*" in known else hosts
 
 
 def services_environment() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Turn errors into one clear message and an exit code: 2 for a caller's mistake, 130 for Ctrl-C, else 1."""
+"""Turn errors into one clear message and an exit code: 2 for a caller's mistake, 130 for Ctrl-C and SIGTERM, else 1."""
 
 from __future__ import annotations
 
@@ -51,7 +51,10 @@ def one_message(command: Callable[P, R]) -> Callable[P, R]:
 
 
 def _count_interrupts() -> list[int]:
-    """A list that grows by one with every Ctrl-C from now on."""
+    """A list that grows by one with every Ctrl-C from now on, and with every SIGTERM or SIGHUP, which end alike.
+
+    Schedulers stop jobs with SIGTERM, and a closed terminal sends SIGHUP; what the user has set to be ignored stays so.
+    """
     seen: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -60,6 +63,10 @@ def _count_interrupts() -> list[int]:
 
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, note)
+        for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, note)
     return seen
 
 

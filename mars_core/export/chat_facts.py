@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,17 +16,12 @@ class ChatFacts:
 
     image_token_id: the token that stands for an image's features; None where the processor names none.
     default_system: system prompt that the template adds where a row has none.
-    answer_start, answer_end: what stands around an answer in a finished conversation; empty where their tokens cannot
-    be found again in the conversation's. prompt_start: what the generation prompt writes in place of `answer_start`.
     after_image: line breaks between an image and the text behind it. images_first: whether a turn's images stand before
     all its text. between_texts: what then joins its texts.
     """
 
     image_token_id: int | None
     default_system: str
-    answer_start: str
-    answer_end: str
-    prompt_start: str
     after_image: str
     images_first: bool
     between_texts: str
@@ -35,14 +29,10 @@ class ChatFacts:
 
 def chat_facts(processor: Any) -> ChatFacts:
     """Read the facts off a processor."""
-    start, end, prompt_start = _around_answers(processor)
     after_image, images_first, between = _around_images(processor)
     return ChatFacts(
         image_token_id=_image_token_id(processor),
         default_system=_default_system(processor),
-        answer_start=start,
-        answer_end=end,
-        prompt_start=prompt_start,
         after_image=after_image,
         images_first=images_first,
         between_texts=between,
@@ -52,19 +42,6 @@ def chat_facts(processor: Any) -> ChatFacts:
 def _image_token_id(processor: Any) -> int | None:
     token = getattr(processor, "image_token", None)
     return int(processor.tokenizer.convert_tokens_to_ids(token)) if isinstance(token, str) else None
-
-
-def _around_answers(processor: Any) -> tuple[str, str, str]:
-    asked = _rendered(processor, [_message("user", _ASKED)])
-    whole = _rendered(processor, [_message("user", _ASKED), _message("assistant", _ANSWERED)])
-    prompt = _rendered(processor, [_message("user", _ASKED)], prompt=True)
-    if asked is None or whole is None or prompt is None or not whole.startswith(asked):
-        return "", "", ""
-    header, _, rest = whole[len(asked) :].partition(_ANSWERED)
-    start, end = header.rstrip(" "), rest.strip()  # an answer's first token may take a space in
-    ids = _tokens(processor, whole)
-    found = start and end and all(_holds(ids, _tokens(processor, part)) for part in (start, end))
-    return (start, end, prompt[len(asked) :].rstrip(" ")) if found else ("", "", "")
 
 
 def _around_images(processor: Any) -> tuple[str, bool, str]:
@@ -97,17 +74,8 @@ def _message(role: str, *parts: str | None) -> dict[str, Any]:
     return {"role": role, "content": blocks}
 
 
-def _rendered(processor: Any, messages: list[dict[str, Any]], *, prompt: bool = False) -> str | None:
+def _rendered(processor: Any, messages: list[dict[str, Any]]) -> str | None:
     try:
-        return str(processor.apply_chat_template(messages, add_generation_prompt=prompt, tokenize=False))
+        return str(processor.apply_chat_template(messages, add_generation_prompt=False, tokenize=False))
     except TemplateError:
         return None
-
-
-def _tokens(processor: Any, text: str) -> list[int]:
-    ids: list[int] = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids
-
-
-def _holds(ids: Sequence[int], part: Sequence[int]) -> bool:
-    return any(list(ids[place : place + len(part)]) == list(part) for place in range(len(ids)))

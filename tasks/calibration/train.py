@@ -94,7 +94,8 @@ def _train_and_store(
             trained = _train(study, pack, tracked, label)
     except BaseException as error:
         # A run that was killed outright stays open, and the next process goes on with it; this one is going on no more.
-        status = "KILLED" if isinstance(error, (KeyboardInterrupt, CancelledError)) else "FAILED"
+        stopped = isinstance(error, CancelledError) or not isinstance(error, Exception)  # Ctrl-C, SIGTERM
+        status = "KILLED" if stopped else "FAILED"
         for run_id in tracked.values():
             tracking.end_child(run_id, status)
         raise

@@ -33,6 +33,8 @@ def examine() -> list[dict[str, str]]:
         _memory(),
         _disk(),
         _mlflow(),
+        _proxy(),
+        _home(),
     ]
 
 
@@ -91,3 +93,19 @@ def _disk() -> dict[str, str]:
 def _mlflow() -> dict[str, str]:
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     return _finding("MLflow store", "ok", uri or "SQLite in the study folder", "")
+
+
+def _proxy() -> dict[str, str]:
+    """`mars` itself keeps its own calls to this machine from a proxy; other programs need NO_PROXY from the user."""
+    if not any(os.environ.get(name) for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")):
+        return _finding("proxy", "ok", "none")
+    without = os.environ.get("NO_PROXY", "")
+    return _finding("proxy", "ok", f"set; calls to {without} go without it")
+
+
+def _home() -> dict[str, str]:
+    home = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
+    nearest = next(folder for folder in (home, *home.parents) if folder.exists())
+    if os.access(nearest, os.W_OK):
+        return _finding("Prefect's folder", "ok", str(home))
+    return _finding("Prefect's folder", "missing", f"{home} cannot be written to", "name a folder with PREFECT_HOME")

@@ -12,11 +12,13 @@ from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from tasks.inputs.opened import Inputs
 from tasks.settings.data import DataConfig
+from tasks.tracking.outage import never_blocks
 
 DIGEST_LENGTH = 36  # MLflow's limit
 CONTEXTS: Mapping[str, str] = {"train": "training", "validation": "validation", "test": "test"}
 
 
+@never_blocks(None)
 def log_datasets(run_id: str, inputs: Inputs, splits: tuple[str, ...] = ("train", "validation", "test")) -> None:
     """Name the splits of the study's data as inputs of a run; logging them again changes nothing."""
     named = [

@@ -21,6 +21,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from tasks.running.progress import show_message
+from tasks.tracking.outage import UNTRACKED
 
 SAMPLE_SECONDS = 1.0
 SHARE_OF_THE_TIME = 0.01
@@ -40,10 +41,11 @@ def machine_load(runs: Sequence[str]) -> Iterator[None]:
 
     An outage of the MLflow server costs the block nothing: what cannot be sent is sent later, or is lost.
     """
-    if not runs:
+    tracked = [run for run in runs if run != UNTRACKED]
+    if not tracked:
         yield
         return
-    recorder = _Recorder(runs)
+    recorder = _Recorder(tracked)
     recorder.start()
     try:
         yield

@@ -10,13 +10,13 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pandas as pd
-from mlflow.entities import Metric, Param
+from mlflow.entities import LifecycleStage, Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.tracking.context.registry import resolve_tags
@@ -26,6 +26,7 @@ from tasks.running.progress import show_message
 from tasks.storage.location import study_key
 from tasks.tracking import links
 from tasks.tracking.machine_load import machine_load
+from tasks.tracking.outage import UNTRACKED, answers, known_down, never_blocks, tracked_block
 
 EXPERIMENT_PREFIX = "mars/"
 
@@ -37,13 +38,20 @@ logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 def tracking_uri(study: Path) -> str:
-    """Where runs of a study are tracked."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{study / 'mlflow.db'}"
+    """Where runs of a study are tracked: the server that the user names where it answers, else the study's own store."""
+    named = os.environ.get("MLFLOW_TRACKING_URI")
+    return named if named and answers(named) else _own_store(study)
+
+
+def _own_store(study: Path) -> str:
+    return f"sqlite:///{study / 'mlflow.db'}"
 
 
 def shown_uri(study: Path) -> str:
     """The same as people may see it: without a password."""
-    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", tracking_uri(study))
+    named = os.environ.get("MLFLOW_TRACKING_URI")
+    used = named if named and not known_down(named) else _own_store(study)
+    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", used)
 
 
 def use_store(study: Path) -> None:
@@ -53,6 +61,11 @@ def use_store(study: Path) -> None:
     # MLflow writes the variable too: it would pass for the user's own, and the next study would share this store.
     if users is None:
         os.environ.pop("MLFLOW_TRACKING_URI", None)
+    else:
+        os.environ["MLFLOW_TRACKING_URI"] = users
+    foreign = os.environ.pop("MLFLOW_RUN_ID", None)  # MLflow would take it for the next run that is begun
+    if foreign is not None:
+        show_message(f"note: MLFLOW_RUN_ID ({foreign}) is left aside: a study has runs of its own")
 
 
 def experiment_name(study: Path) -> str:
@@ -70,8 +83,13 @@ def open_experiment(study: Path) -> str:
     name = experiment_name(study)
     experiment = mlflow.get_experiment_by_name(name)
     if experiment is not None:
+        if experiment.lifecycle_stage != LifecycleStage.ACTIVE:
+            mlflow.MlflowClient().restore_experiment(experiment.experiment_id)
+            show_message(
+                f"note: the study's experiment {name} was deleted in MLflow; it is restored, to be recorded in"
+            )
         return str(experiment.experiment_id)
-    artifacts = None if os.environ.get("MLFLOW_TRACKING_URI") else (study / "mlartifacts").resolve().as_uri()
+    artifacts = (study / "mlartifacts").resolve().as_uri() if tracking_uri(study) == _own_store(study) else None
     # Without the kind, MLflow's UI opens the experiment among those of GenAI applications.
     tags = {"mars.study": study_key(study), "mlflow.experimentKind": "custom_model_development"}
     try:
@@ -85,9 +103,13 @@ def open_experiment(study: Path) -> str:
         return str(made.experiment_id)
 
 
-@contextmanager
-def study_run(study: Path, revision: int, parameters: Mapping[str, Any]) -> Iterator[str]:
+def study_run(study: Path, revision: int, parameters: Mapping[str, Any]) -> AbstractContextManager[str]:
     """Open the parent run of a revision, again if it exists, and yield its id."""
+    return tracked_block(_study_run(study, revision, parameters))
+
+
+@contextmanager
+def _study_run(study: Path, revision: int, parameters: Mapping[str, Any]) -> Iterator[str]:
     experiment = open_experiment(study)
     known = find_run(experiment, {"mars.kind": "study", "mars.revision": str(revision)})
     tags = {"mars.kind": "study", "mars.revision": str(revision)} | SOURCE | links.prefect_tags()
@@ -102,12 +124,18 @@ def study_run(study: Path, revision: int, parameters: Mapping[str, Any]) -> Iter
             yield run.info.run_id
 
 
-@contextmanager
-def child_run(parent: str | None, name: str, parameters: Mapping[str, Any], tags: Mapping[str, str]) -> Iterator[str]:
+def child_run(
+    parent: str | None, name: str, parameters: Mapping[str, Any], tags: Mapping[str, str]
+) -> AbstractContextManager[str]:
     """Run a block as a run nested under `parent`; it ends FAILED if the block raises.
 
     A run of the same name that a killed process left open is closed as KILLED.
     """
+    return tracked_block(_child_run(parent, name, parameters, tags))
+
+
+@contextmanager
+def _child_run(parent: str | None, name: str, parameters: Mapping[str, Any], tags: Mapping[str, str]) -> Iterator[str]:
     client = mlflow.MlflowClient()
     experiment = client.get_run(parent).info.experiment_id if parent else None
     if parent and experiment:
@@ -133,6 +161,7 @@ def _close_abandoned(client: mlflow.MlflowClient, experiment: str, parent: str, 
             client.set_terminated(run.info.run_id, "KILLED")
 
 
+@never_blocks(UNTRACKED)
 def begin_child(parent: str, name: str, parameters: Mapping[str, Any], tags: Mapping[str, str]) -> str:
     """Begin a run nested under `parent` that ends with `end_child`; one with these tags still open is gone on with.
 
@@ -152,11 +181,13 @@ def begin_child(parent: str, name: str, parameters: Mapping[str, Any], tags: Map
     return run_id
 
 
+@never_blocks(None)
 def end_child(run_id: str, status: str = "FINISHED") -> None:
     """End a run that `begin_child` began, as FINISHED, FAILED or KILLED."""
     mlflow.MlflowClient().set_terminated(run_id, status)
 
 
+@never_blocks(set[int]())
 def logged_steps(run_id: str, metric: str) -> set[int]:
     """Steps at which a run has this metric."""
     return {point.step for point in mlflow.MlflowClient().get_metric_history(run_id, metric)}
@@ -169,6 +200,7 @@ def find_run(experiment: str, tags: Mapping[str, str], *conditions: str) -> str 
     return str(found[0].info.run_id) if found else None
 
 
+@never_blocks(None)
 def log_steps(run_id: str, rows: Sequence[Mapping[str, float]], *, step_key: str = "step") -> None:
     """Log rows of metrics, each at its step, in one request per thousand values."""
     now = int(time.time() * 1000)  # of equal steps, MLflow takes the one with the latest time for the current value
@@ -183,42 +215,51 @@ def log_steps(run_id: str, rows: Sequence[Mapping[str, float]], *, step_key: str
         client.log_batch(run_id, metrics=metrics[start : start + 1000])
 
 
+@never_blocks(None)
 def log_values(run_id: str, values: Mapping[str, float]) -> None:
     """Log single values."""
     log_steps(run_id, [{"step": 0, **values}])
 
 
+@never_blocks(None)
 def log_values_if_known(run_id: str, values: Mapping[str, float]) -> None:
     """Log single values to a run, unless it was tracked in another machine's store."""
     if is_tracked(run_id):
         log_values(run_id, values)
     else:
-        show_message(f"MLflow run {run_id} is in the store of the machine that trained it: values are not logged to it")
+        show_message(
+            f"MLflow run {run_id} is not in this store, or was deleted there (its list of deleted runs restores it): "
+            "values are not logged to it"
+        )
 
 
+@never_blocks(None)
 def log_file_if_known(run_id: str, path: Path, folder: str | None = None) -> None:
     """Attach a file that exists to a run that this store has."""
     if path.is_file() and is_tracked(run_id):
         log_file(run_id, path, folder)
 
 
+@never_blocks(None)
 def log_table_if_known(run_id: str, rows: Sequence[Mapping[str, Any]], file: str) -> None:
     """Attach a table, one mapping a row, as CSV, which MLflow's UI shows as a table, to a run that this store has."""
     if is_tracked(run_id):
         mlflow.MlflowClient().log_text(run_id, pd.DataFrame(rows).to_csv(index=False), file)
 
 
+@never_blocks(False)
 def is_tracked(run_id: str) -> bool:
-    """Whether this store has a run; one that another machine tracked may be in that machine's own."""
+    """Whether this store has a run, not deleted; one that another machine tracked may be in that machine's own."""
     try:
-        mlflow.MlflowClient().get_run(run_id)
+        run = mlflow.MlflowClient().get_run(run_id)
     except MlflowException as error:
         if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
             raise
         return False
-    return True
+    return str(run.info.lifecycle_stage) == LifecycleStage.ACTIVE
 
 
+@never_blocks(None)
 def log_file(run_id: str, path: Path, folder: str | None = None) -> None:
     """Attach a file, or everything in a folder, to a run."""
     client = mlflow.MlflowClient()
@@ -228,12 +269,14 @@ def log_file(run_id: str, path: Path, folder: str | None = None) -> None:
         client.log_artifact(run_id, str(path), folder)
 
 
+@never_blocks(None)
 def page_of(run_id: str, artifact: str) -> str | None:
     """Where MLflow's UI shows a file of a run; None where there is no MLflow server."""
     experiment = mlflow.MlflowClient().get_run(run_id).info.experiment_id
     return links.mlflow_url(mlflow.get_tracking_uri(), experiment, run_id, artifact)
 
 
+@never_blocks(None)
 def tag(run_id: str, tags: Mapping[str, str]) -> None:
     """Set tags on a run."""
     client = mlflow.MlflowClient()

@@ -1,4 +1,4 @@
-"""Ctrl-C in a terminal: every process of the job hears it, and the command ends soon and says how to go on."""
+"""Ctrl-C in a terminal, and SIGTERM of a scheduler: the command ends soon, leaves no server, and says how to go on."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import mlflow
+import psutil
 import pytest
 
 from tests.conftest import wait_until
@@ -36,12 +37,25 @@ def start(study: Path, home: Path) -> subprocess.Popen[str]:
     )
 
 
-def test_an_interrupted_calibration_ends_soon_and_is_gone_on_with(study, tmp_path):
+def servers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Prefect's temporary servers that a command started."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    return [child for child in children if "uvicorn" in " ".join(child.cmdline())]
+
+
+@pytest.mark.parametrize(
+    ("send", "number"),
+    [(os.killpg, signal.SIGINT), (os.kill, signal.SIGTERM), (os.killpg, signal.SIGTERM)],
+    ids=["Ctrl-C", "SIGTERM", "SIGTERM to the group"],
+)
+def test_an_interrupted_calibration_ends_soon_and_is_gone_on_with(study, tmp_path, send, number):
     process = start(study, tmp_path / "prefect")
     states = tmp_path / "study" / "revisions" / "001" / "calibration" / "state"
     wait_until(lambda: process.poll() is not None or list(states.glob("*/*.safetensors")), seconds=LIMIT_SECONDS)
     assert process.poll() is None, process.communicate()
-    os.killpg(process.pid, signal.SIGINT)
+    servers = servers_of(process)
+    assert len(servers) == 1
+    send(process.pid, number)
     asked = time.monotonic()
     _, said = process.communicate(timeout=LIMIT_SECONDS)
     took = time.monotonic() - asked
@@ -51,6 +65,7 @@ def test_an_interrupted_calibration_ends_soon_and_is_gone_on_with(study, tmp_pat
     assert "run the same command again" in said
     assert "Traceback" not in said
     assert "connection" not in said.lower()  # its temporary server was there to the end
+    assert not any(server.is_running() for server in servers)
     assert took < 15  # 2 s on an idle machine; 18 s when Prefect tried to reach a server that Ctrl-C had ended too
     assert list(states.glob("*/*.safetensors"))  # what the next run goes on from
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'study' / 'mlflow.db'}")
@@ -58,6 +73,8 @@ def test_an_interrupted_calibration_ends_soon_and_is_gone_on_with(study, tmp_pat
     children = client.search_runs(experiments, "tags.`mars.kind` = 'calibration'")
     assert {child.info.status for child in children} == {"KILLED"}
 
+    if number == signal.SIGTERM:
+        return
     again = start(study, tmp_path / "prefect")
     output, said = again.communicate(timeout=LIMIT_SECONDS)
     assert again.returncode == 0, said

@@ -15,8 +15,16 @@ import yaml
 from mars_core.export.rows import RowWriter
 from mars_core.export.tool import Rendered, Tool, ToolRun, header, scheduler
 
-# Model types in docs/multimodal.qmd.
-LISTED = frozenset({"gemma3", "internvl", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm"})
+# Model types in docs/multimodal.qmd with Axolotl's template; None: with the model's own, in which Axolotl does not find
+# the answers.
+CHAT_TEMPLATES: dict[str, str | None] = {
+    "gemma3": "gemma3",
+    "internvl": None,
+    "qwen2_vl": "qwen2_vl",
+    "qwen2_5_vl": "qwen2_vl",
+    "qwen3_vl": "qwen2_vl",
+    "smolvlm": None,
+}
 # On by themselves on one device, where they look for an attention class of the model type's name and fail for most.
 KERNELS = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel")
 
@@ -35,8 +43,16 @@ def _notes(run: ToolRun) -> tuple[str, ...]:
         "same ranks, which they continue from.",
         "Axolotl neither cuts nor drops samples by sequence_len where there are images.",
     ]
-    notes += _loss_notes(run)
-    if run.model_type not in LISTED:
+    if not CHAT_TEMPLATES.get(run.model_type):
+        notes.insert(
+            0,
+            "WARNING: TRAINS ON PROMPTS. Axolotl 0.19.0 knows no role boundaries of this model type and puts the loss "
+            "on questions too, where MARS trains on answers only; its option role_boundaries stops it with an error. "
+            "Use --to trl.",
+        )
+    if run.untrained:
+        notes.insert(0, "WARNING: some answers have weight 0, which Axolotl does not know here: it trains on them too.")
+    if run.model_type not in CHAT_TEMPLATES:
         notes.insert(1, f"Axolotl's list of multimodal models does not name {run.model_type!r}: try it first.")
     if run.several_rates and run.recipe.lora_plus_ratio != 1:
         notes.append(
@@ -46,27 +62,8 @@ def _notes(run: ToolRun) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _loss_notes(run: ToolRun) -> list[str]:
-    chat = run.chat
-    if not chat.answer_start:
-        return [
-            "WARNING: TRAINS ON PROMPTS. What stands around answers was not found in the model's chat template, so "
-            "that Axolotl trains on all tokens; MARS trains on answers only. Use --to trl, or write role_boundaries."
-        ]
-    notes = [
-        "role_boundaries, from the model's own chat template, keep the loss on answers and their ends, as MARS does."
-    ]
-    if chat.prompt_start != chat.answer_start:
-        notes.append(
-            f"The model's template writes {chat.answer_start!r} before the answers of a finished conversation, which "
-            f"Axolotl trains on, and {chat.prompt_start!r} in its generation prompt, which MARS trains on."
-        )
-    if run.untrained:
-        notes.append("WARNING: some answers have weight 0, which Axolotl does not know here: it trains on them too.")
-    return notes
-
-
 def _settings(run: ToolRun) -> dict[str, Any]:
+    template = CHAT_TEMPLATES.get(run.model_type)
     return {
         "base_model": run.model,
         "processor_type": "AutoProcessor",
@@ -74,8 +71,8 @@ def _settings(run: ToolRun) -> dict[str, Any]:
         "skip_prepare_dataset": True,
         "remove_unused_columns": False,
         "sample_packing": False,
+        **({"chat_template": template} if template else {}),
         **_data(run),
-        **_boundaries(run),
         "sequence_len": run.recipe.max_tokens,
         "output_dir": str(run.output),
         "adapter": "qlora" if run.four_bit else "lora",
@@ -135,12 +132,6 @@ def _data(run: ToolRun) -> dict[str, Any]:
     # By epochs: its evals_per_epoch at num_epochs 1 gives an eval_steps of 1.0, which never comes.
     scored = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
     return {"datasets": dataset("train.jsonl"), "test_datasets": dataset("validation.jsonl")} | scored
-
-
-def _boundaries(run: ToolRun) -> dict[str, Any]:
-    if not run.chat.answer_start:
-        return {}
-    return {"role_boundaries": [{"role": "assistant", "start": run.chat.answer_start, "end": run.chat.answer_end}]}
 
 
 def _exact(values: Mapping[str, float]) -> dict[str, float]:

@@ -332,23 +332,18 @@ def test_what_stands_between_image_and_text_is_the_templates(processors, samples
 def test_a_models_facts_are_read_off_its_template(processors):
     llava, qwen = (chat_facts(processor) for processor in processors.values())
     assert (llava.default_system, qwen.default_system) == ("", "You are a helpful assistant.")
-    assert (llava.answer_start, llava.prompt_start) == ("<|im_start|>assistant \n", "<|im_start|>assistant\n")
-    assert (qwen.answer_start, qwen.prompt_start) == ("<|im_start|>assistant\n",) * 2
-    assert llava.answer_end == qwen.answer_end == "<|im_end|>"
     processor = processors["qwen"]
     assert qwen.image_token_id == processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")
 
 
-def test_axolotl_keeps_the_loss_on_answers_or_says_that_it_does_not(run_of):
-    options = settings_of(TOOLS["axolotl"].render(run_of()).text)
-    assert options["role_boundaries"] == [
-        {"role": "assistant", "start": "<|im_start|>assistant\n", "end": "<|im_end|>"}
-    ]
-    assert {options[f"lora_{part}_kernel"] for part in ("mlp", "qkv", "o", "embedding")} == {False}
-    assert (options["eval_strategy"], options["save_strategy"]) == ("epoch", "epoch")
-    blind = TOOLS["axolotl"].render(run_of(chat=replace(run_of().chat, answer_start="")))
-    assert any("TRAINS ON PROMPTS" in note for note in blind.notes)
-    assert "role_boundaries" not in settings_of(blind.text)
+def test_axolotl_says_first_where_it_trains_on_prompts(run_of):
+    for model_type, template in [("llava_onevision", None), ("smolvlm", None), ("qwen2_5_vl", "qwen2_vl")]:
+        rendered = TOOLS["axolotl"].render(run_of(model_type=model_type))
+        options = settings_of(rendered.text)
+        assert rendered.notes[0].startswith("WARNING: TRAINS ON PROMPTS") == (template is None)
+        assert options.get("chat_template") == template
+        assert {options[f"lora_{part}_kernel"] for part in ("mlp", "qkv", "o", "embedding")} == {False}
+        assert (options["eval_strategy"], options["save_strategy"]) == ("epoch", "epoch")
 
 
 def test_ms_swift_is_told_the_template_and_refuses_another_image_token(run_of):
