@@ -52,7 +52,10 @@ def inspect(
         return
     console.print(f"{found.model}: {found.model_type}, {found.parameters:,} parameters")
     console.print(_groups(found))
+    console.print(f"modules: {_modules(found)}")
     console.print(f"not adapted: {_some(found.excluded) or 'nothing'}")
+    for other in found.other_weights:
+        console.print(f"not linear layers, so not adapted: {other['kind']}, {other['parameters']:,} parameters")
     console.print(_pairs(found))
     memory = found.memory
     frozen = ", ".join(f"{_gigabytes(amount)} in {kept}" for kept, amount in memory.frozen_bytes.items())
@@ -61,6 +64,11 @@ def inspect(
         f"{_gigabytes(memory.pack_adapter_and_adam_bytes)}. Activations come on top: `mars calibrate --dry-run` "
         "measures them with your data."
     )
+
+
+def _modules(found: ModelReport) -> str:
+    projector = ", ".join(found.family["projector"]) or "none"
+    return f"ME {found.family['me']}; projector {projector}; LLM {found.family['llm']}"
 
 
 def _some(names: Sequence[str]) -> str:

@@ -16,8 +16,8 @@ class Family:
 
     me, llm: path of the vision tower and of the language model.
     projector: paths of what maps ME features to LLM embeddings.
-    unused: regular expressions of linear layers that the forward pass never reaches, so never adapted
-        (SigLIP's attention-pooling head, when the model reads patch features).
+    unused: regular expressions of linear layers that are never adapted: no logit depends on them (SigLIP's
+        attention-pooling head, when the model reads patch features), or LoRA cannot adapt them.
     """
 
     me: str
@@ -57,7 +57,17 @@ EXAMPLE = r"""family:
   projector: [model.multi_modal_projector]    # [] if it has no linear layers; may lie inside `me`
   llm: model.language_model
   unused: ['model\.vision_tower\.head\..*']    # regular expressions of layers that no logit depends on, or []"""
-"""A description of a model that is not in the table, as a study file holds it."""
+"""A description of a model whose modules are neither in the table nor found, as a study file holds it."""
+
+
+def described(family: Family) -> str:
+    """A family as the `family` section of a study file."""
+    lines = [f"me: {family.me}", f"projector: {_yaml(family.projector)}", f"llm: {family.llm}"]
+    return "\n  ".join(["family:", *lines, f"unused: {_yaml(family.unused)}"])
+
+
+def _yaml(values: tuple[str, ...]) -> str:
+    return "[" + ", ".join(f"'{value}'" for value in values) + "]"
 
 
 def family_of(model_type: str) -> Family:
@@ -67,8 +77,19 @@ def family_of(model_type: str) -> Family:
         ValueError: the type is not in the table.
     """
     if model_type not in FAMILIES:
-        raise ValueError(
-            f"model type {model_type!r} is not known: MARS knows {', '.join(sorted(FAMILIES))}. "
-            f"Describe it in the study file, with the paths that model.named_modules() gives:\n{EXAMPLE}"
-        )
+        raise ValueError(not_known(model_type, "its modules were not looked for"))
     return FAMILIES[model_type]
+
+
+def not_known(model_type: str, reason: str, guess: Family | None = None) -> str:
+    """What to tell a user whose model's modules are neither in the table nor found."""
+    known = (
+        f"model type {model_type!r} is not known: MARS knows {', '.join(sorted(FAMILIES))}, and could not find the modules of "
+        f"this one by itself: {reason}. "
+    )
+    if guess:
+        return known + f"Describe it in the study file; this is the best guess, to be corrected:\n{described(guess)}"
+    return known + (
+        "Choose a model with a vision encoder beside its LLM; if it has one, describe it in the study file, with the paths "
+        f"that model.named_modules() gives:\n{EXAMPLE}"
+    )

@@ -7,7 +7,8 @@ The proof is one forward and backward pass with a picture, and one with text alo
 - The encoder's are those that its blocks consist of, or that the last of its blocks depends on.
 - The projector's are the others that the logits depend on: they stand between the encoder's blocks and the LLM.
 - What no logit depends on is left out (`unused`): pooling heads, blocks after the layer whose features are read, towers of
-  other modalities.
+  other modalities. So is what LoRA cannot adapt: layers that give a single number, and those whose names PEFT takes for
+  experts of a mixture (`unadaptable`).
 
 Names of modules decide nothing but which of several decoders or encoders transformers means.
 """
@@ -21,6 +22,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from peft import LoraConfig
+from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from torch import Tensor, nn
 
 from mars_core.models.families import Family
@@ -44,12 +47,15 @@ def guess_family(model: Any) -> Family:
     Raises:
         Undecided: the model has no vision encoder of its own, no separate LLM, or no output head.
     """
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise Undecided("it is an encoder-decoder: its answers go into a decoder of their own, and MARS trains on one "
+                        "sequence of question and answer", None)
     paths = {module: name for name, module in model.named_modules()}
     head = model.get_output_embeddings()
     if head is None:
-        raise Undecided("it has no output head that gives logits of text tokens", None)
-    llm = paths.get(_decoder(model), "")
-    encoders = _encoders(model, paths, llm)
+        raise Undecided("it has no output head (`get_output_embeddings`) that gives logits of text tokens", None)
+    decoder = paths.get(_decoder(model), "")
+    encoders = _encoders(model, paths, decoder) or _encoders(model, paths, "")
     if not encoders:
         raise Undecided(
             "it has no vision encoder of its own: pictures go into the LLM as patches or as tokens, so there are no two "
@@ -57,8 +63,12 @@ def guess_family(model: Any) -> Family:
             None,
         )
     me = encoders[0] if len(encoders) == 1 else _common_parent(encoders)
-    if not llm or _is_below(me, llm):
-        raise Undecided(f"its LLM is no module beside the vision encoder ({me})", Family(me, (), llm or "?"))
+    holds_encoder = any(_is_below(one, decoder) for one in encoders)
+    llm = _around_embeddings(model, encoders) if not decoder or holds_encoder else decoder
+    if llm is None:
+        raise Undecided(
+            f"its LLM is no module beside the vision encoder ({', '.join(encoders)})", Family(me, (), decoder or "?")
+        )
     return Family(me, tuple(_rest(model, [*encoders, llm, paths.get(head, "")])), llm)
 
 
@@ -79,6 +89,20 @@ def find_family(model: Any, batch: Batch) -> Family:
     return _proved(model, guess, seen, of_text)
 
 
+def unadaptable(model: Any) -> dict[str, str]:
+    """Linear layers that LoRA cannot adapt here, each with its reason.
+
+    PEFT takes layers of a mixture of experts by the names that transformers 4 had (`gate_proj`, `down_proj` ...) and,
+    when an adapter is made or loaded, leads them to the experts' stacked weights, dense layers of these names with them.
+    """
+    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    single = {name: "gives a single number" for name, module in linear.items() if module.out_features == 1}
+    config = LoraConfig(r=1, target_modules=list(linear))
+    convert_peft_config_for_transformers(config, model=model, conversions=None)
+    taken = linear.keys() - set(config.target_modules or ())
+    return single | dict.fromkeys(sorted(taken - single.keys()), "PEFT takes its name for an expert's")
+
+
 @dataclass
 class _Seen:
     """What one forward pass shows: layers that the logits depend on, and that the encoder's last block depends on."""
@@ -97,13 +121,14 @@ def _proved(model: Any, guess: Family, seen: _Seen, of_text: _Seen) -> Family:
     if not seen.used & llm:
         raise Undecided(f"no logit depends on a linear layer of the LLM ({guess.llm})", guess)
     blocks = _block_paths(model, guess)
-    pictures = [name for name in linear if name in seen.used and name not in llm]
+    refused = unadaptable(model)
+    pictures = [name for name in linear if name in seen.used and name not in llm and name not in refused]
     me = [name for name in pictures if name in seen.before_last_block or _is_below_any(name, blocks)]
     if not me:
         raise Undecided(f"no logit depends on a linear layer of the vision encoder's blocks ({guess.me})", guess)
     projector = [name for name in pictures if name not in me]
-    dead = [name for name in linear if name not in seen.used]
-    kept = [*me, *llm]
+    dead = [name for name in linear if name not in seen.used or name in refused]
+    kept = [*me, *(name for name in llm if name not in dead)]
     return Family(_tower(model, guess, me), _subtrees(projector, [*kept, *dead]), guess.llm, _patterns(dead, [*kept, *projector]))
 
 
@@ -197,6 +222,15 @@ def _decoder(model: Any) -> nn.Module | None:
     except (AttributeError, NotImplementedError):
         return None
     return None if decoder is model else decoder
+
+
+def _around_embeddings(model: Any, encoders: list[str]) -> str | None:
+    """The outermost module with the input embeddings and blocks, but without an encoder."""
+    embeddings = model.get_input_embeddings()
+    for name, module in model.named_modules():
+        if name and not any(_is_below(one, name) for one in encoders) and embeddings in module.modules():
+            return name if _linear_count(module) else None
+    return None
 
 
 def _encoders(model: Any, paths: Mapping[nn.Module, str], llm: str) -> list[str]:

@@ -15,10 +15,11 @@ from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesCo
 from transformers.utils import is_bitsandbytes_available
 from transformers.utils.hub import cached_file, extract_commit_hash
 
-from mars_core.models.families import Family, family_of
+from mars_core.models.families import Family
 from mars_core.models.load_options import AS_IT_IS, Loading
 from mars_core.models.partition import Partition, partition_of
 from mars_core.models.processor import load_processor
+from mars_core.models.recognise import recognise
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def load_base(
     """
     model = _expanded(model)
     model_type = read_model_type(model, trust_remote_code=loading.trust_remote_code)
-    family = family or family_of(model_type)
+    family = family or recognise(model, model_type, trust_remote_code=loading.trust_remote_code)
     processor = read_processor(model, trust_remote_code=loading.trust_remote_code)
     try:
         network, loaded = AutoModelForImageTextToText.from_pretrained(
@@ -133,7 +134,7 @@ def skeleton(
     """
     model = _expanded(model)
     model_type = read_model_type(model, trust_remote_code=trust_remote_code)
-    family = family or family_of(model_type)
+    family = family or recognise(model, model_type, trust_remote_code=trust_remote_code)
     config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
     try:
         with torch.device("meta"):

@@ -93,6 +93,37 @@ def partition_of(model: nn.Module, family: Family) -> Partition:
     return Partition(tuple(groups["me"]), tuple(groups["projector"]), tuple(groups["llm"]), tuple(excluded), family)
 
 
+@dataclass(frozen=True)
+class OtherWeights:
+    """Weights of one kind, inside ME, projector or LLM, that no adapter goes on: how many tensors and parameters."""
+
+    kind: str
+    tensors: int
+    parameters: int
+
+
+def other_weights(model: nn.Module, family: Family) -> list[OtherWeights]:
+    """What is multiplied with in the modules but is no linear layer: convolutions, and experts stacked in one tensor."""
+    found: dict[str, list[int]] = {"convolutions": [], "stacked weights of experts": []}
+    for name, module in model.named_modules():
+        if _group_of(name, family) is None:
+            continue
+        if isinstance(module, _CONVOLUTIONS):
+            found["convolutions"].append(module.weight.numel())
+        else:
+            found["stacked weights of experts"] += [
+                weight.numel() for weight in module.parameters(recurse=False) if _is_stacked(weight)
+            ]
+    return [OtherWeights(kind, len(sizes), sum(sizes)) for kind, sizes in found.items() if sizes]
+
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def _is_stacked(weight: nn.Parameter) -> bool:
+    return weight.dim() == 3 and min(weight.shape) > 1  # learned tokens and positions have a first dimension of 1
+
+
 def layers_used_by_forward(model: nn.Module, batch: Mapping[str, Any]) -> set[str]:
     """Names of the linear layers whose output reaches the logits of one forward pass of `batch`.
 
@@ -102,7 +133,9 @@ def layers_used_by_forward(model: nn.Module, batch: Mapping[str, Any]) -> set[st
     zeros: dict[str, torch.Tensor] = {}
 
     def add_zero(name: str) -> Any:
-        def hook(module: nn.Module, arguments: Any, output: torch.Tensor) -> torch.Tensor:
+        def hook(module: nn.Module, arguments: Any, output: Any) -> Any:
+            if not isinstance(output, torch.Tensor):
+                return output  # a router of a mixture of experts
             if name not in zeros:
                 zeros[name] = output.new_zeros((), requires_grad=True)
             return output + zeros[name]

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import blake2b
@@ -81,6 +82,8 @@ def examine(model: nn.Module, partition: Partition, batch: Mapping[str, Tensor])
     model.eval()
     try:
         structure = Structure(unpadded=_works_unpadded(model, partition, batch))
+        if not _runs_stay_apart(model, partition, structure, batch):
+            return replace(structure, side_by_side=False)
         packed = pack_batch(batch, unpadded=structure.unpadded)
         convolutions = [
             name for name, module in _below(model, partition.family.me) if isinstance(module, _CONVOLUTIONS)
@@ -243,9 +246,28 @@ def _works_unpadded(model: nn.Module, partition: Partition, batch: Mapping[str, 
             found = adapter_batch_logits(model, this)[0]
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, ValueError, TypeError, IndexError):
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
         return False  # attention of another kind, or arguments of another shape: padding stays
     return _close(found, expected)
+
+
+@torch.no_grad()
+def _runs_stay_apart(
+    model: nn.Module, partition: Partition, structure: Structure, batch: Mapping[str, Tensor]
+) -> bool:
+    """Whether two unlike runs in one forward pass get the logits that each gets alone."""
+    for pair in (RankPair(1, 1), RankPair(0, 1)):
+        alone = [_random_adapter_batch(model, partition, pair, runs=(run,)) for run in range(2)]
+        expected = torch.cat([_logits(model, partition, structure, one, batch) for one in alone])
+        try:
+            found = _logits(model, partition, structure, _random_adapter_batch(model, partition, pair), batch)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
+            return False
+        if not _close(found, expected):
+            return False
+    return True
 
 
 @torch.no_grad()
@@ -262,8 +284,8 @@ def _same_for_all(
 
     def note(name: str) -> Any:
         def hook(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            first, second = arguments[0].chunk(2)
-            same[name] = first.shape == second.shape and torch.equal(first, second)
+            halves = arguments[0].chunk(2)
+            same[name] = len(halves) == 2 and halves[0].shape == halves[1].shape and torch.equal(*halves)
 
         return hook
 
@@ -293,7 +315,7 @@ def _encoder_can_be_shared(
             found = [adapter_batch_logits(model, Pass(adapter_batch, packed)) for _ in range(2)]
         except torch.OutOfMemoryError:
             raise
-        except (RuntimeError, ValueError, TypeError, IndexError):
+        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
             return False  # something between the blocks and the projector counts rows
     return all(_close(logits, expected) for logits in found)
 
@@ -340,7 +362,10 @@ def _close(found: Tensor, expected: Tensor) -> bool:
     return largest <= LOGIT_TOLERANCE[expected.dtype] * max(1.0, float(expected.abs().max()))
 
 
-def _random_adapter_batch(model: nn.Module, partition: Partition, pair: RankPair) -> AdapterBatch:
+def _random_adapter_batch(
+    model: nn.Module, partition: Partition, pair: RankPair, runs: Sequence[int] = (0, 1)
+) -> AdapterBatch:
+    """An adapter batch of those of two unlike runs."""
     parameter = next(model.parameters())
     layouts = [layout_of(partition, pair)] * 2
     dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
@@ -349,13 +374,16 @@ def _random_adapter_batch(model: nn.Module, partition: Partition, pair: RankPair
     for vectors in weights:
         for vector in vectors.values():
             vector.copy_(torch.randn(vector.shape, generator=generator, dtype=dtype) * 0.1)
-    return make_adapter_batch(layouts, weights, gradients)
+    chosen = ([several[run] for run in runs] for several in (layouts, weights, gradients))
+    return make_adapter_batch(*chosen)
 
 
 def _answers_only(model: nn.Module, partition: Partition, structure: Structure, batch: PackedBatch) -> frozenset[str]:
     """Layers of the language model's last block whose output reaches the answers' logits from the answer rows alone."""
     zeros: dict[str, Tensor] = {}
     names = _last_block(partition)
+    if not names:
+        return frozenset()
     with patched(model, partition, structure), _zeros_added(model, names, zeros), torch.enable_grad():
         logits = adapter_batch_logits(model, Pass(_plain_adapter_batch(model), batch)).float()
         weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(0)).to(logits.device)
@@ -372,9 +400,14 @@ def _only_at(gradient: Tensor | None, rows: Tensor) -> bool:
 
 
 def _last_block(partition: Partition) -> list[str]:
-    block = re.compile(r".*\.\d+\.")
-    found = block.match(partition.llm[-1].name)
-    return [] if found is None else [layer.name for layer in partition.llm if layer.name.startswith(found[0])]
+    """Layers of the highest number in the list of blocks that holds most of the language model's layers."""
+    block = re.compile(r"(.*?\.)(\d+)\.")
+    numbered = [(found[1], int(found[2]), layer.name) for layer in partition.llm if (found := block.match(layer.name))]
+    if not numbered:
+        return []
+    blocks = Counter(path for path, _, _ in numbered).most_common(1)[0][0]
+    last = max(number for path, number, _ in numbered if path == blocks)
+    return [name for path, number, name in numbered if (path, number) == (blocks, last)]
 
 
 @contextmanager

@@ -41,6 +41,8 @@ class Structure:
     projector_entry_layers: projector layers that read what the vision tower gives, the first ones there.
     norms, gates: modules that compute what `kernels.norm` does, MLPs with that of `kernels.gate`.
     rotary: source modules whose rotary embedding is that of `kernels.rotary`.
+    side_by_side: whether several runs can go through in one forward pass. A model that walks over pictures one by one
+    hands its layers rows of a single run, which cannot be told from those of several.
     distinct_pictures: the vision tower works row by row on what it is given, so that equal rows (a picture asked about
     twice, or equal to its own crop) need be seen once.
     """
@@ -54,6 +56,7 @@ class Structure:
     gates: frozenset[str] = frozenset()
     rotary: frozenset[str] = frozenset()
     distinct_pictures: bool = False
+    side_by_side: bool = True
 
     def with_every_row(self) -> Structure:
         """The savings that are left where dropout draws masks for every token and every picture."""

@@ -56,6 +56,7 @@ def score_adapters(
                 "weights of the same pair"
             )
     structure = examined(model, partition, batches[0][0])
+    width = width if structure.side_by_side else 1
     packed = [(pack_batch(batch, unpadded=structure.unpadded), tasks) for batch, tasks in batches]
     was_training = model.training
     model.eval()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from mars_core.models.loading import read_model_type, skeleton
 from mars_core.models.lora import trainable_parameters
-from mars_core.models.partition import GROUPS, Group, Partition
+from mars_core.models.partition import GROUPS, Group, Partition, other_weights
 from mars_core.packing.footprint import adapter_bytes, frozen_bytes
 from mars_core.ranks import RankPair
 from mars_core.records import Record
@@ -56,7 +56,11 @@ class MemoryReport(Record):
 
 @dataclass(frozen=True)
 class ModelReport(Record):
-    """A base checkpoint. groups: by module. excluded: linear layers without adapter. pairs: those that fit."""
+    """A base checkpoint.
+
+    groups: by module. excluded: linear layers without adapter. pairs: those that fit. family: where the modules are, as a
+    study file's `family` section; other_weights: of each `kind` that LoRA does not adapt, `tensors` and `parameters`.
+    """
 
     model: str
     model_type: str
@@ -65,6 +69,8 @@ class ModelReport(Record):
     excluded: tuple[str, ...]
     pairs: tuple[PairReport, ...]
     memory: MemoryReport
+    family: Mapping[str, Any]
+    other_weights: tuple[Mapping[str, Any], ...]
 
 
 DEFAULT_RANKS = (8, 16, 32, 64)
@@ -97,6 +103,8 @@ def inspect_model(target: str, ranks: Sequence[int] | None, *, trust_remote_code
         (*partition.excluded, *_left_out(partition)),
         tuple(_pair(partition, pair) for pair in _fitting(partition, ranks)),
         _memory(network, partition, ranks),
+        asdict(partition.family),
+        tuple(asdict(weights) for weights in other_weights(network, partition.family)),
     )
 
 

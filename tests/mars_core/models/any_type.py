@@ -59,7 +59,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
         "vision_config": {"sam_config": {"output_channels": 16, "downsample_channels": [24, 32]}, "encoder_config": {"hidden_size": 32}},
     },
     "hunyuan_vl": {"text_config": {"head_dim": 16, "rope_parameters": _ROPE | {"mrope_section": [2, 3, 3]}}},
-    "kimi_k25": {"projection_hidden_size": 32},
+    "kimi_k25": {"projection_hidden_size": 32, "text_config": {"head_dim": 16, "qk_rope_head_dim": 16}},
     "paddleocr_vl": _MROPE,
     "vipllava": {"vision_feature_layer": [-2, -1]},
     "unlimited_ocr": {"vision_config": {"sam_config": {"output_channels": 16, "downsample_channels": [24, 32]}}},
@@ -101,7 +101,34 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
 }
 """Changes of a type's configuration that rules do not find."""
 
-LEFT_OUT: dict[str, str] = {}
+_CODEBOOK = "pictures become tokens of a codebook: no gradient reaches an encoder that LoRA could train"
+_TIMM = "its vision encoder comes from timm, which is not installed here"
+_MASK = "its processor marks the places of pictures by a mask beside the tokens, which MARS does not pad"
+_BESIDE = "pictures of a batch lie side by side along the last dimension, and MARS stacks them along the first"
+_QUESTION = "its Q-Former reads the question too (`qformer_input_ids`), which MARS does not pad"
+LEFT_OUT: dict[str, str] = {
+    "apertus1p5": _CODEBOOK,
+    "chameleon": _CODEBOOK,
+    "emu3": _CODEBOOK,
+    "diffusion_gemma": "writes text by block diffusion, not token by token, so it has no loss per answer token",
+    "blip-2": "its forward pass demands a picture, so that no row may be text alone",
+    "evolla": "reads proteins; AutoModelForImageTextToText refuses its configuration",
+    "fast_vlm": _TIMM,
+    "gemma3n": _TIMM,
+    "perception_lm": _TIMM,
+    "instructblip": _QUESTION,
+    "instructblipvideo": _QUESTION,
+    "kosmos-2": _MASK,
+    "kosmos-2.5": _MASK,
+    "mllama": "its processor gives a mask of pictures per token (`cross_attention_mask`), which MARS does not pad",
+    "minicpm_ocr": _BESIDE,
+    "minicpmv4_6": _BESIDE,
+    "minicpmv4_7": _BESIDE,
+    "mistral4": "has no vision encoder: the type maps to a language model alone",
+    "pi0": "drives robots: it gives actions, not text",
+    "shieldgemma2": "classifies pictures; under AutoModelForImageTextToText it is Gemma 3's class, which loses its weights "
+    "when saved and loaded",
+}
 """Types of which no instance is made here, each with its reason."""
 
 
@@ -118,6 +145,13 @@ def small_instance(model_type: str) -> Any:
         for name, weight in model.named_parameters():
             if not weight.any():  # what a fresh model starts from at zero would hide what lies behind it
                 torch.nn.init.normal_(weight, std=0.02)
+    return with_plain_experts(model)
+
+
+def with_plain_experts(model: Any) -> Any:
+    """Experts of a mixture one after another: transformers' grouped products know no double precision."""
+    if model._can_set_experts_implementation():
+        model.set_experts_implementation("eager")
     return model
 
 
@@ -164,7 +198,8 @@ def ids_around(config: Any) -> tuple[list[int], list[int]]:
 
 def count_features(model: Any, pictures: Batch) -> int:
     features = _features_method(model)(**pictures)
-    return _rows(getattr(features, "pooler_output", features))
+    pooled = getattr(features, "pooler_output", features)
+    return _rows(features.last_hidden_state if pooled is None else pooled)
 
 
 def _rows(value: Any) -> int:
@@ -202,7 +237,8 @@ def _candidates(model: Any) -> Iterator[Batch]:
         name = next(iter(wanted & {"image_grid_thw", "image_grid_hw"}))
         for side in (4, 8):
             grid = torch.tensor([[1, side, side] if name == "image_grid_thw" else [side, side]])
-            yield from ({"pixel_values": pixels, name: grid} for pixels in _patches(vision, side * side))
+            merges = {"image_merge_sizes": torch.tensor([2])} if "image_merge_sizes" in wanted else {}
+            yield from ({"pixel_values": pixels, name: grid, **merges} for pixels in _patches(vision, side * side))
     picture, sizes = _random(1, 3, 16, 16), torch.tensor([[16, 16]])
     if "spatial_shapes" in wanted:
         mask = torch.ones(1, 16, dtype=torch.long)
