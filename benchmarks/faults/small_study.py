@@ -97,7 +97,7 @@ def leave_prefect_out() -> None:
 
 
 def keep_in_memory(config: StudyConfig, cost: Any) -> None:
-    """Load the base model now, and take a cost that `note_costs` noted for every pack: processes forked later have both."""
+    """Load the base model now, and take a noted cost for every pack: processes that are forked later have both."""
     load, known = base_model.load_base, {}
 
     def loaded(model: str, **how: Any) -> Base:
