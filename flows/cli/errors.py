@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from tasks.running.addresses import printable
 from tasks.running.kept import kept_open
 
 P = ParamSpec("P")
@@ -79,6 +80,6 @@ def interrupted(message: str) -> typer.Exit:
 def _exit(error: Exception, code: int) -> Exception:
     if os.environ.get(DEBUG_VARIABLE):
         return error
-    message = str(error) or type(error).__name__
+    message = printable(str(error) or type(error).__name__)
     Console(stderr=True, soft_wrap=True).print(Text("error: ", style="bold red") + Text(message, style="default"))
     return typer.Exit(code)

@@ -14,6 +14,7 @@ from flows.cli.errors import one_message
 from flows.cli.output import print_json, print_summary
 from flows.cli.temporary_server import start_temporary_server
 from mars_core.planning.devices import DEVICES, UTILISATION, device_named
+from tasks.running.addresses import without_password
 
 if TYPE_CHECKING:
     from mars_core.search import Choice
@@ -284,4 +285,4 @@ def print_result(result: Mapping[str, object], as_json: bool) -> None:
 
 def this_command() -> str:
     """The command line as it was typed."""
-    return shlex.join(["mars", *sys.argv[1:]])
+    return without_password(shlex.join(["mars", *sys.argv[1:]]))

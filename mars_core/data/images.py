@@ -30,6 +30,9 @@ _UNREADABLE = (
     MemoryError,
 )
 
+MOST_PIXELS = 2 * 89_478_485
+"""Of an image: PIL's own limit, which another library may have taken off. Decoded, that is half a gigabyte."""
+
 _HASHED_AT_ONCE = 4096  # images waiting in the pool's queue
 
 _ORIENTATION = 0x0112
@@ -88,7 +91,7 @@ def image_size(image: ImageRef) -> tuple[int, int]:
     Raises:
         ValueError: the image cannot be found or read.
     """
-    with _reading(image), Image.open(_source(image)) as opened:
+    with _reading(image), _opened(image) as opened:
         width, height = opened.size
         return (height, width) if _lies_sideways(opened) else (width, height)
 
@@ -99,7 +102,7 @@ def load_image(image: ImageRef) -> Image.Image:
     Raises:
         ValueError: the image cannot be found or decoded.
     """
-    with _reading(image), Image.open(_source(image)) as opened:
+    with _reading(image), _opened(image) as opened:
         return in_rgb(ImageOps.exif_transpose(opened))
 
 
@@ -109,7 +112,7 @@ def frame_count(image: ImageRef) -> int:
     Raises:
         ValueError: the image cannot be found or read.
     """
-    with _reading(image), Image.open(_source(image)) as opened:
+    with _reading(image), _opened(image) as opened:
         return 1 if opened.format == "MPO" else int(getattr(opened, "n_frames", 1))
 
 
@@ -121,7 +124,7 @@ def is_plain(image: ImageRef) -> str | None:
     Raises:
         ValueError: the image cannot be found or read.
     """
-    with _reading(image), Image.open(_source(image)) as opened:
+    with _reading(image), _opened(image) as opened:
         plain = opened.mode in ("RGB", "L", "P", "1") and not opened.has_transparency_data
         upright = opened.format == "PNG" or opened.getexif().get(_ORIENTATION, 1) == 1
         single = getattr(opened, "n_frames", 1) == 1
@@ -142,6 +145,16 @@ def content_hashes(samples: Iterable[Sample]) -> dict[ImageRef, str]:
             batch = images[start : start + _HASHED_AT_ONCE]
             hashes.update(zip(batch, pool.map(content_hash, batch), strict=True))
     return hashes
+
+
+@contextmanager
+def _opened(image: ImageRef) -> Iterator[Image.Image]:
+    """An image with its header read, unless it says that its pixels are too many to be decoded."""
+    with Image.open(_source(image)) as opened:
+        width, height = opened.size
+        if width * height > MOST_PIXELS:
+            raise Image.DecompressionBombError(f"{width} x {height} pixels, expected at most {MOST_PIXELS:,} in all")
+        yield opened
 
 
 def _source(image: ImageRef) -> Path | io.BytesIO:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mars_core.drift.choice import ChoiceDrift
 from mars_core.drift.data import DataDrift
 from mars_core.drift.laws import LAW_NAMES, CoefficientDrift, Interval
-from mars_core.markdown import markdown_table
+from mars_core.markdown import markdown_table, plain
 from mars_core.records import Record
 
 
@@ -41,13 +41,13 @@ class Night(Record):
 
 def night_as_markdown(night: Night, done: str) -> str:
     """The report, for the study folder and for the Prefect UI. `done`: what was done about it, a sentence."""
-    compared = [] if night.compared_with is None else [f"Data and laws are compared with {night.compared_with}."]
+    compared = [] if night.compared_with is None else [f"Data and laws are compared with {plain(night.compared_with)}."]
     parts = [
-        f"# Nightly recalibration of {night.study}: revision {night.revision:03d}",
-        f"**{night.choice.verdict}**: {night.choice.reason} {done}",
+        f"# Nightly recalibration of {plain(night.study)}: revision {night.revision:03d}",
+        f"**{night.choice.verdict}**: {plain(night.choice.reason)} {plain(done)}",
         f"Calibration runs: {night.trained} trained tonight, {night.adopted} taken over from older revisions.",
         "## What changed since the last night",
-        "\n".join(f"- {change}" for change in night.changes) or "Nothing.",
+        "\n".join(f"- {plain(change)}" for change in night.changes) or "Nothing.",
         *compared,
         "## Data",
         _data(night.data),
@@ -60,8 +60,9 @@ def night_as_markdown(night: Night, done: str) -> str:
 def quiet_night_as_markdown(study: str, revision: int, choice: ChoiceDrift, done: str) -> str:
     """The report of a night that found everything as the last one left it."""
     return (
-        f"# Nightly recalibration of {study}: revision {revision:03d}\n\n"
-        f"Data, model, recipe and settings are as they were. **{choice.verdict}**: {choice.reason} {done}\n"
+        f"# Nightly recalibration of {plain(study)}: revision {revision:03d}\n\n"
+        "Data, model, recipe and settings are as they were. "
+        f"**{choice.verdict}**: {plain(choice.reason)} {plain(done)}\n"
     )
 
 
@@ -71,7 +72,7 @@ def _data(drift: DataDrift | None) -> str:
     if not drift.changed:
         return f"Unchanged (hash `{drift.hash_now}`)."
     splits = [[s.split, s.before, s.now, s.added, s.removed, s.from_other_splits] for s in drift.splits]
-    tasks = [[t.split, t.task, t.before, t.now] for t in drift.tasks]
+    tasks = [[t.split, plain(t.task), t.before, t.now] for t in drift.tasks]
     parts = [
         f"Hash `{drift.hash_before}` before, `{drift.hash_now}` now.",
         markdown_table(["split", "before", "now", "added", "removed", "of the added, from another split"], splits),

@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from mars_core.export.snippets import load_adapter, load_merged
 from mars_core.laws import get_law
+from mars_core.markdown import code, plain
 from mars_core.report import formatting
 
 TEMPLATE = "card.md.j2"
@@ -174,7 +175,7 @@ def _score_rows(facts: CardFacts) -> list[dict[str, Any]]:
 
 
 def _row_name(facts: CardFacts, role: str) -> str:
-    name = ROLE_NAMES.get(role, role)
+    name = ROLE_NAMES.get(role, plain(role))
     if role in facts.pairs:
         name += f" {formatting.pair(facts.pairs[role])}"
     return f"**{name}** (this adapter)" if role == facts.role else name
@@ -211,6 +212,7 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters |= {"plain": plain, "code": code, "cell": lambda text: str(text).replace("|", "\\|")}
     return environment.get_template(TEMPLATE)
 
 

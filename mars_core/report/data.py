@@ -19,7 +19,8 @@ class ReportData:
         created: ISO time at which the report was made.
         command: the command line that produces these results again.
         versions: package name -> version.
-        model: `id`, `model_type`, `groups` {me | projector | llm: {`layers`, `parameters_per_rank`}}.
+        model: `id`, `model_type`, `own_code` (whether code of the checkpoint was run), `groups` {me | projector | llm:
+            {`layers`, `parameters_per_rank`}}.
         data: `train`, `validation`, `test` (sample counts), `tasks` {task: count}, `data_hash`, `dropped_too_long`.
         recipe: fine-tuning settings, name -> value.
         metrics: checkpoint metrics, one row per (run_id, step); columns of `mars_core.metrics.schema`.

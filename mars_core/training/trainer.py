@@ -21,6 +21,7 @@ from mars_core.evaluation.answer_loss import token_losses
 from mars_core.evaluation.objectives.measurement import Measurement
 from mars_core.evaluation.scores import added, overall, totals_of
 from mars_core.models.partition import Partition
+from mars_core.training.checkpoints import write_checksums
 from mars_core.training.memory import peak_memory_bytes
 from mars_core.training.methods.lora import Lora
 from mars_core.training.methods.method import Method, trained
@@ -195,7 +196,9 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         if self.is_world_process_zero():
             seconds = self.earlier_seconds + time.perf_counter() - self.started
             (folder / ELAPSED).write_text(json.dumps({"seconds": seconds}), encoding="utf-8")
-        super()._save_checkpoint(model, trial)  # writes last the file that makes a checkpoint count as whole
+        super()._save_checkpoint(model, trial)
+        if self.accelerator.num_processes == 1:  # of several, one does not know when the others have written theirs
+            write_checksums(folder)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         if not self._keeps_state:

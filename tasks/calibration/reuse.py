@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from mars_core.metrics.schema import to_table
 from tasks.calibration.stored import missing_runs, read_metrics, run_files
-from tasks.storage.files import read_json, replacing, write_json
+from tasks.storage.files import file_hash, read_json, replacing, write_json
 from tasks.storage.folder import Revision, revisions
 from tasks.study.opened import Study
 from tasks.study.plan import PlannedRun
@@ -41,4 +41,5 @@ def _copy(older: Revision, revision: Revision, run: PlannedRun) -> None:
     with replacing(to_metrics) as temporary:
         pq.write_table(to_table(rows), temporary)
     record = read_json(summary)  # last: a run counts as stored only once both files are there
-    write_json(to_summary, {**record, "adopted_from": record.get("adopted_from", older.number)})
+    changed = {"adopted_from": record.get("adopted_from", older.number), "metrics_sha256": file_hash(to_metrics)}
+    write_json(to_summary, record | changed)

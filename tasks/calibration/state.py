@@ -1,16 +1,19 @@
 """The state of a pack under way, so that a killed pack goes on from its last checkpoint.
 
 STUDY/revisions/NNN/calibration/state/PACK_ID/state.safetensors holds the tensors, and in its header as JSON the
-rest: one file, so that it is replaced as a whole. It is deleted when the pack has finished.
+rest: one file, so that it is replaced as a whole. It is deleted when the pack has finished. Its header has a hash of
+all that is in it: what a disk has changed is not gone on with.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -35,8 +38,10 @@ def write_state(folder: Path, state: PackState) -> None:
         "members": list(state.runs),
         "layout": state.layout,
     }
+    text = json.dumps(rest)
+    metadata = {"state": text, "sha256": _digest(text, state.tensors)}
     with replacing(folder / FILE) as temporary:
-        save_file(dict(state.tensors), str(temporary), metadata={"state": json.dumps(rest)})
+        save_file(dict(state.tensors), str(temporary), metadata=metadata)
 
 
 def has_state(folder: Path) -> bool:
@@ -54,13 +59,27 @@ def read_state(folder: Path, checkpoint_steps: Sequence[int]) -> PackState | Non
         return None
     try:
         with safe_open(str(folder / FILE), framework="pt") as file:
-            rest = json.loads(file.metadata()["state"])
+            metadata = file.metadata()
+            rest = json.loads(metadata["state"])
             if rest["checkpoint_steps"] != list(checkpoint_steps) or rest.get("layout") != LAYOUT:
                 return None
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            # States of before it was written have no hash.
+            if metadata.get("sha256", "") not in ("", _digest(metadata["state"], tensors)):
+                return None
     except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError):
         return None
     return PackState(rest["step"], tuple(checkpoint_steps), rest["seconds"], tensors, rest["members"])
+
+
+def _digest(text: str, tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes of tensors, and the text beside them."""
+    found = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 def drop_state(folder: Path) -> None:

@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 from mars_core.metrics.schema import PEAKS, from_table
 from mars_core.rates import LearningRates
 from mars_core.records import Record
+from tasks.running.progress import show_message
 from tasks.settings.recipe import RecipeConfig
-from tasks.storage.files import read_json
+from tasks.storage.files import file_hash, read_json
 from tasks.storage.folder import Revision, read_manifest
 from tasks.study.opened import Study
 from tasks.study.plan import Part, PlannedRun
@@ -29,12 +30,18 @@ def _is_stored(revision: Revision, run: PlannedRun) -> bool:
     metrics, summary = run_files(revision, [run])
     if not (summary.is_file() and metrics.is_file()):
         return False
-    if read_json(summary)["diverged_at"] is not None:
-        return True
     try:
-        return tuple(read_metrics(metrics)["step"]) == run.schedule.checkpoint_steps
-    except ValueError:  # a damaged file (pyarrow's errors are ValueErrors too): the run is trained again
+        record = read_json(summary)
+        # Summaries of before it was written have no hash.
+        if record.get("metrics_sha256", "") not in ("", file_hash(metrics)):
+            raise ValueError("its hash is not the one that its summary has")
+        whole = (
+            record["diverged_at"] is not None or tuple(read_metrics(metrics)["step"]) == run.schedule.checkpoint_steps
+        )
+    except (ValueError, OSError, KeyError, AttributeError, TypeError) as error:  # pyarrow's errors are among them
+        show_message(f"calibrate: {metrics} or its summary is damaged ({error}): the run is trained again")
         return False
+    return whole
 
 
 def read_metrics(path: Path) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from itertools import islice
 
 import pandas as pd
 import pyarrow.parquet as pq
+from mlflow.exceptions import MlflowException
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
@@ -37,7 +38,7 @@ from tasks.inputs.opened import Inputs
 from tasks.inputs.used_layers import check_layers_are_used
 from tasks.running.progress import progress_bar, show_message
 from tasks.settings.study import StudyConfig
-from tasks.storage.files import replacing, replacing_folder, write_json
+from tasks.storage.files import file_hash, replacing, replacing_folder, write_json
 from tasks.storage.folder import Revision
 from tasks.storage.transfer import publish_part
 from tasks.study.opened import Study
@@ -45,6 +46,8 @@ from tasks.study.plan import PlannedPack, PlannedRun
 from tasks.study.revision import recipe_hash
 from tasks.tracking import runs as tracking
 from tasks.tracking.machine_load import machine_load
+
+PASSING_TRACKING_FAULTS = (MlflowException, OSError)  # no answer, a refusal, a full disk under its store
 
 
 @task(
@@ -128,12 +131,10 @@ def _train(
     def keep(state: PackState) -> None:
         if study.config.calibration.snapshots:
             _keep_snapshots(study, base, pack, state)
-        for run, stored in zip(pack.runs, state.runs, strict=True):
-            if run not in tracked:
-                continue
-            checkpoints = [Checkpoint(**checkpoint) for checkpoint in stored["checkpoints"]]
-            if checkpoints:
-                _log_new(tracked[run], _rows(study, pack, run, checkpoints))
+        try:
+            _log_state(study, pack, tracked, state)
+        except PASSING_TRACKING_FAULTS as error:  # later checkpoints, or the end of the pack, bring what is missing
+            show_message(f"note: MLflow could not be told of step {state.step}, it is told later: {error}")
         write_state(folder, state)  # last: what is repeated after a kill in between replaces its equal
 
     with progress_bar(label, horizon) if label else nullcontext() as advance:
@@ -204,6 +205,13 @@ def _keep_snapshots(study: Study, base: Base, pack: PlannedPack, state: PackStat
                 save_adapter(flat, base.partition, run.pair, temporary, model_id=base.model_id, alpha=alpha)
 
 
+def _log_state(study: Study, pack: PlannedPack, tracked: Mapping[PlannedRun, str], state: PackState) -> None:
+    for run, stored in zip(pack.runs, state.runs, strict=True):
+        checkpoints = [Checkpoint(**checkpoint) for checkpoint in stored["checkpoints"]]
+        if run in tracked and checkpoints:
+            _log_new(tracked[run], _rows(study, pack, run, checkpoints))
+
+
 def _log_new(tracked: str, rows: pd.DataFrame) -> None:
     """Log the checkpoints that MLflow does not have yet: a resumed pack comes by some of them again."""
     known = tracking.logged_steps(tracked, "val_loss")
@@ -270,5 +278,6 @@ def _store(revision: Revision, run: PlannedRun, rows: pd.DataFrame, result: Cali
         "wall_seconds": last.wall_seconds if last else 0.0,
         "peak_memory_bytes": last.peak_memory_bytes if last else 0,
         "mlflow_run_id": tracked,
+        "metrics_sha256": file_hash(metrics),
     }
     write_json(summary, record)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ from torch import nn
 
 from mars_core.data.collate import collate
 from mars_core.models.loading import Base
+from mars_core.training.checkpoints import damaged_checkpoints
 from mars_core.training.finetune import (
     FinalRun,
     FinalSettings,
@@ -35,6 +37,7 @@ from tasks.inputs.objective import measurement
 from tasks.inputs.opened import Inputs
 from tasks.inputs.used_layers import check_layers_are_used
 from tasks.running.child import path_safe
+from tasks.running.progress import show_message
 from tasks.service.stack.processes import last_lines
 from tasks.settings.accelerate import Acceleration, acceleration_of
 from tasks.settings.baselines import Baseline
@@ -76,10 +79,18 @@ def train(
         FinetuneDiverged: the validation loss is not finite.
         ValueError: the settings cannot be trained in the way that was asked for.
     """
+    _drop_damaged(settings.checkpoints)
     acceleration = acceleration_of(inputs.config)
     if acceleration is None:
         return _train_here(inputs, baseline, settings, listeners)
     return _train_launched(inputs, baseline, acceleration, settings, listeners)
+
+
+def _drop_damaged(checkpoints: Path) -> None:
+    """Delete checkpoints that cannot be gone on with, so that none of them is taken for the best one later."""
+    for damaged in damaged_checkpoints(checkpoints):
+        show_message(f"final run: {damaged} is damaged or was never whole: it is deleted, training goes on without it")
+        shutil.rmtree(damaged)
 
 
 def _train_here(

@@ -14,7 +14,7 @@ from mlflow.entities import Experiment, Metric, Run
 from mlflow.exceptions import MlflowException
 
 from mars_core.importing.cells import LARGEST
-from tasks.storage.addresses import without_password
+from tasks.running.addresses import without_password
 
 PAGE = 500
 # A study of ours tags every run with its identity: a run that was trained again replaces the older one.

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from mars_core.importing import ImportedLaws, ImportedRuns, Question, Sizes, analyse, read_runs, rename_columns
 from mars_core.importing.stored import to_imported_table
 from mars_core.report import ReportData, render_report
-from tasks.storage.addresses import without_password
+from tasks.running.addresses import without_password
 from tasks.storage.files import replacing, write_json
 
 RECORD = "import.json"

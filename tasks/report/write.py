@@ -14,7 +14,7 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from mars_core.markdown import markdown_table
+from mars_core.markdown import code, markdown_table, plain
 from mars_core.metrics.identity import content_hash
 from mars_core.models.loading import read_model_type
 from mars_core.models.partition import GROUPS, Partition
@@ -156,6 +156,7 @@ def _model(inputs: Inputs) -> dict[str, Any]:
     return {
         "id": inputs.config.model,
         "model_type": read_model_type(inputs.config.model, trust_remote_code=inputs.config.loading.trust_remote_code),
+        "own_code": inputs.config.loading.trust_remote_code,
         "groups": partition_summary(inputs.partition),
     }
 
@@ -225,23 +226,23 @@ def report_markdown(results: Results, page: str | None) -> str:
     page: where MLflow shows the report.
     """
     study, revision, chosen = results.study, results.study.revision, results.finals.get("chosen")
-    lines = [f"# Study {revision.study.name}, revision {revision.number:03d}"]
+    lines = [f"# Study {plain(revision.study.name)}, revision {revision.number:03d}"]
     if choice_path(revision).is_file():
         choice = read_choice(revision)
         lines.append(f"Rank pair (r_me, r_llm) = {choice.pair}, **{choice.verdict}**: {decision_text(choice)}")
-    lines.extend(approval_notes(revision))
+    lines.extend(map(plain, approval_notes(revision)))
     if results.evaluated:
         lines.append(_scores_markdown(read_evaluation(revision), results.finals))
     if page:
         lines.append(f"[Report in MLflow]({page})")
-    lines.append(f"Report: `{study.address(report_path(revision))}`")
+    lines.append(f"Report: {code(study.address(report_path(revision)))}")
     if chosen:
-        lines.append(f"Adapter: `{study.address(final_folder(revision, chosen) / 'adapter')}`")
+        lines.append(f"Adapter: {code(study.address(final_folder(revision, chosen) / 'adapter'))}")
     return "\n\n".join(lines)
 
 
 def _scores_markdown(scores: Mapping[str, ModelScores], finals: Mapping[str, Arm]) -> str:
-    names = {role: f"{role} {arm}" for role, arm in finals.items()} | {"base": "before"}
+    names = {role: f"{plain(role)} {arm}" for role, arm in finals.items()} | {"base": "before"}
     rows = [
         [names.get(role, role), f"{score.overall.perplexity:.4f}", f"{score.overall.accuracy:.1%}"]
         for role, score in scores.items()

@@ -16,6 +16,8 @@ from prefect.exceptions import PrefectException
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from tasks.running.addresses import printable
+
 PROGRESS_KEY = "mars-progress"
 SLOW_SECONDS = 5.0  # work that ends sooner needs no artifact
 UPDATE_SECONDS = 10.0
@@ -29,9 +31,10 @@ logger.propagate = False
 
 
 def show_message(message: str) -> None:
-    """Tell the user one line."""
-    console.print(message, highlight=False, soft_wrap=True)  # paths stay whole
-    logger.info(message)
+    """Tell the user one line; of others' text in it, nothing is markup, and no password is shown."""
+    shown = printable(message)
+    console.print(shown, markup=False, highlight=False, soft_wrap=True)  # paths stay whole
+    logger.info("%s", shown)
 
 
 @contextmanager
@@ -59,7 +62,7 @@ def _console_bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
         show_message(f"{label}: done in {perf_counter() - started:.1f} s")
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

@@ -14,6 +14,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from mars_core.ranks import RankGrid
+from tasks.running.addresses import without_password
 from tasks.settings.calibration import CalibrationConfig, FitConfig
 from tasks.settings.data import DataConfig
 from tasks.settings.final import EvaluationConfig, FinalConfig, RetentionConfig, TimeoutConfig
@@ -72,6 +73,10 @@ class StudyConfig(Section):
             )
         if self.loading.spread and self.device == "cpu":
             raise ValueError("loading.spread is for GPUs, and device is cpu: set one of them otherwise")
+        if "://" in self.model:
+            raise ValueError(
+                f"model: {without_password(self.model)!r} is a URL: give the id of a checkpoint on the Hub, or a folder"
+            )
         data = self.data
         for location in (self.study, data.train, data.images, data.validation, data.test):
             check_location(location or "")

@@ -1,7 +1,11 @@
-"""Files: atomic writes, JSON, hashes."""
+"""Files: writes that are whole or not there at all, JSON, hashes.
+
+What has taken its place is on the disk, so that a power cut cannot leave a manifest that names what was never written.
+"""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -23,7 +27,9 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o644)
+        _to_disk(temporary)
         temporary.replace(path)
+        _to_disk(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -38,11 +44,28 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         temporary.chmod(0o755)
         for file in temporary.rglob("*.safetensors"):
             file.chmod(0o644)  # the library lets only the owner read them
+        for written in sorted(temporary.rglob("*"), reverse=True):  # what is in a folder before the folder
+            _to_disk(written)
+        _to_disk(temporary)
         if path.exists():
             shutil.rmtree(path)
         temporary.replace(path)
+        _to_disk(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # Some network file systems cannot do this for a folder; they order renames themselves.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EROFS):
+            raise
+    finally:
+        os.close(handle)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -62,7 +85,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ValueError(f"{path} does not exist: run the stage that writes it first") from error
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}): delete it and run its stage again") from error
 
 

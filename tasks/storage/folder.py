@@ -28,6 +28,7 @@ from typing import Any
 
 from mars_core.metrics.identity import content_hash
 from mars_core.records import Record
+from tasks.running.progress import show_message
 from tasks.storage.files import file_hash, read_json, write_json
 
 
@@ -82,11 +83,24 @@ def read_manifest(revision: Revision, stage: str) -> Manifest | None:
 
 
 def is_finished(revision: Revision, stage: str, inputs: str) -> bool:
-    """Whether a stage has finished with these inputs and its outputs are all still as it left them."""
-    manifest = read_manifest(revision, stage)
+    """Whether a stage has finished with these inputs and its outputs are all still as it left them.
+
+    The user is told of a manifest that is damaged, and which output has changed: the stage has to run again.
+    """
+    try:
+        manifest = read_manifest(revision, stage)
+    except ValueError as error:
+        show_message(f"{stage}: {revision.manifest(stage)} is damaged, so the stage has to run again ({error})")
+        return False
     if manifest is None or manifest.inputs != inputs:
         return False
-    return all(file_hash(revision.path(name)) == digest for name, digest in manifest.outputs.items())
+    changed = next(
+        (name for name, digest in manifest.outputs.items() if file_hash(revision.path(name)) != digest), None
+    )
+    if changed is not None:
+        there = "has changed since" if revision.path(changed).exists() else "is gone"
+        show_message(f"{stage}: {revision.path(changed)} {there}, so the stage has to run again")
+    return changed is None
 
 
 def finish(revision: Revision, stage: str, inputs: str, outputs: Iterable[Path], details: Mapping[str, Any]) -> None:

@@ -13,6 +13,8 @@ from urllib.parse import unquote, urlsplit
 import fsspec
 from fsspec.registry import available_protocols
 
+from tasks.running.addresses import SECRET_QUERY, without_password
+
 CACHE_VARIABLE = "MARS_CACHE"
 LOCAL_PROTOCOLS = ("file", "local")
 
@@ -26,7 +28,8 @@ def check_location(location: str) -> str:
     """Return a location without its trailing slash.
 
     Raises:
-        ValueError: a URL that fsspec cannot open, that holds a password, or that chains several file systems.
+        ValueError: a URL that fsspec cannot open, that holds a password or another secret, or that chains several file
+            systems.
     """
     if "://" not in location:
         return location
@@ -42,6 +45,11 @@ def check_location(location: str) -> str:
         raise ValueError(
             f"{shown!r} holds a password: put credentials into the store's own configuration or into fsspec's "
             "(docs/storage.md)"
+        )
+    if SECRET_QUERY.search(location) or (_protocol(location) in ("http", "https") and "@" in urlsplit(location).netloc):
+        raise ValueError(
+            f"{without_password(location)!r} holds a secret, and a study's settings are stored and shown: put it into "
+            "fsspec's own configuration (docs/storage.md)"
         )
     if not (urlsplit(location).netloc + urlsplit(location).path).strip("/"):
         raise ValueError(f"{location!r} names no folder: give one, such as {_protocol(location)}://bucket/study")

@@ -18,6 +18,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from prefect.runtime import flow_run
 
+from tasks.running.addresses import without_password
 from tasks.running.progress import show_message
 from tasks.storage.files import read_json, write_json
 
@@ -57,7 +58,7 @@ def at_work_on(study: Path) -> Iterator[None]:
 def _ourselves() -> dict[str, str | int]:
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     return {
-        "what": f"flow run {flow_run.get_name()!r}" if flow_run.get_id() else f"`{command}`",
+        "what": f"flow run {flow_run.get_name()!r}" if flow_run.get_id() else f"`{without_password(command)}`",
         "process": os.getpid(),
         "host": socket.gethostname(),
         "since": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -16,11 +16,13 @@ class LiveCurves:
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id
         self._waiting: list[Mapping[str, float]] = []
+        self._times: list[int] = []  # of each: MLflow takes the same value at the same time for one, if it comes twice
         self._warned = False
 
     def log(self, entry: Mapping[str, float]) -> None:
         """Send an entry, and those that wait."""
         self._waiting.append({key: value for key, value in entry.items() if key != "epoch"})
+        self._times.append(tracking.now())
         try:
             self.end()
         except MlflowException as error:
@@ -30,5 +32,6 @@ class LiveCurves:
 
     def end(self) -> None:
         """Send what waits; now a failure counts."""
-        tracking.log_steps(self.run_id, self._waiting)
+        tracking.log_steps(self.run_id, self._waiting, times=self._times)
         self._waiting.clear()
+        self._times.clear()

@@ -14,6 +14,7 @@ import requests
 from mlflow.exceptions import MlflowException
 
 from tasks.running.progress import show_message
+from tasks.storage.addresses import without_password
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -70,7 +71,7 @@ def tracked_block(opened: AbstractContextManager[str]) -> Iterator[str]:
 
 def say_unrecorded(error: Exception) -> None:
     """Say once for each kind of trouble that some is not recorded, and how it can be where a run was deleted."""
-    text = str(error)
+    text = without_password(str(error))
     deleted = "active" in text or "deleted" in text
     key = f"{type(error).__name__} {deleted}"
     if key in _said:

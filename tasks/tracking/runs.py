@@ -22,6 +22,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.tracking.context.registry import resolve_tags
 
 from mars_core.metrics.identity import content_hash
+from tasks.running.addresses import part_credentials
 from tasks.running.progress import show_message
 from tasks.storage.location import study_key
 from tasks.tracking import links
@@ -29,6 +30,8 @@ from tasks.tracking.machine_load import machine_load
 from tasks.tracking.outage import UNTRACKED, answers, known_down, never_blocks, tracked_block
 
 EXPERIMENT_PREFIX = "mars/"
+# Most that MLflow takes in one request.
+MOST_PARAMS, MOST_METRICS = 100, 1000
 
 logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
 # MLflow would name the file that Python was started with: on a worker, one of Prefect's.
@@ -51,13 +54,21 @@ def shown_uri(study: Path) -> str:
     """The same as people may see it: without a password."""
     named = os.environ.get("MLFLOW_TRACKING_URI")
     used = named if named and not known_down(named) else _own_store(study)
-    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", used)
+    return re.sub(r"(://[^:/@]*):[^/\s]*@", r"\1:***@", used)
 
 
 def use_store(study: Path) -> None:
-    """Point this process's MLflow at the study's store."""
+    """Point this process's MLflow at the study's store.
+
+    A login in a server's address goes where MLflow looks for one too: its errors and its records name the address.
+    """
     users = os.environ.get("MLFLOW_TRACKING_URI")
-    mlflow.set_tracking_uri(tracking_uri(study))
+    uri = tracking_uri(study)
+    if uri.startswith(("http://", "https://")):
+        uri, user, password = part_credentials(uri)
+        if user is not None:
+            os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"] = user, password or ""
+    mlflow.set_tracking_uri(uri)
     # MLflow writes the variable too: it would pass for the user's own, and the next study would share this store.
     if users is None:
         os.environ.pop("MLFLOW_TRACKING_URI", None)
@@ -117,8 +128,7 @@ def _study_run(study: Path, revision: int, parameters: Mapping[str, Any]) -> Ite
     with mlflow.start_run(
         run_id=known, experiment_id=experiment, run_name=name, tags=tags, log_system_metrics=False
     ) as run:
-        if known is None:
-            mlflow.log_params(flatten(parameters))
+        _log_missing_params(run.info.run_id, parameters)
         links.link_to_mlflow(mlflow.get_tracking_uri(), experiment, run.info.run_id, name)
         with machine_load([run.info.run_id]):
             yield run.info.run_id
@@ -173,18 +183,38 @@ def begin_child(parent: str, name: str, parameters: Mapping[str, Any], tags: Map
     known = find_run(experiment, tags, "attributes.status = 'RUNNING'")
     if known is not None:
         tag(known, links.prefect_tags())
+        _log_missing_params(known, parameters)
         return known
     made = client.create_run(experiment, tags=resolve_tags(tags | SOURCE | links.prefect_tags()), run_name=name)
     run_id = str(made.info.run_id)
-    client.log_batch(run_id, params=[Param(key, str(value)) for key, value in flatten(parameters).items()])
+    _log_missing_params(run_id, parameters)
     links.link_to_mlflow(mlflow.get_tracking_uri(), experiment, run_id, name)
     return run_id
+
+
+def _log_missing_params(run_id: str, parameters: Mapping[str, Any]) -> None:
+    """Log the parameters that a run does not have: a process may have been killed between making it and this."""
+    client = mlflow.MlflowClient()
+    known = client.get_run(run_id).data.params
+    missing = [Param(key, str(value)) for key, value in flatten(parameters).items() if key not in known]
+    for start in range(0, len(missing), MOST_PARAMS):
+        client.log_batch(run_id, params=missing[start : start + MOST_PARAMS])
 
 
 @never_blocks(None)
 def end_child(run_id: str, status: str = "FINISHED") -> None:
     """End a run that `begin_child` began, as FINISHED, FAILED or KILLED."""
     mlflow.MlflowClient().set_terminated(run_id, status)
+
+
+@never_blocks(list[str]())
+def open_children(parent: str, tags: Mapping[str, str]) -> list[str]:
+    """Ids of the runs nested under `parent`, with these tags, that have not ended."""
+    client = mlflow.MlflowClient()
+    experiment = client.get_run(parent).info.experiment_id
+    asked = " and ".join(f"tags.`{key}` = '{value}'" for key, value in ({"mlflow.parentRunId": parent} | tags).items())
+    found = client.search_runs([experiment], f"{asked} and attributes.status = 'RUNNING'", max_results=1000)
+    return [str(run.info.run_id) for run in found]
 
 
 @never_blocks(set[int]())
@@ -200,19 +230,35 @@ def find_run(experiment: str, tags: Mapping[str, str], *conditions: str) -> str 
     return str(found[0].info.run_id) if found else None
 
 
+def now() -> int:
+    """The time as MLflow counts it, in milliseconds."""
+    return int(time.time() * 1000)
+
+
 @never_blocks(None)
-def log_steps(run_id: str, rows: Sequence[Mapping[str, float]], *, step_key: str = "step") -> None:
-    """Log rows of metrics, each at its step, in one request per thousand values."""
-    now = int(time.time() * 1000)  # of equal steps, MLflow takes the one with the latest time for the current value
-    metrics = [
-        Metric(key, float(value), now, int(row[step_key]))
-        for row in rows
-        for key, value in row.items()
-        if key != step_key and isinstance(value, (int, float))
-    ]
+def log_steps(
+    run_id: str, rows: Sequence[Mapping[str, float]], *, step_key: str = "step", times: Sequence[int] | None = None
+) -> None:
+    """Log rows of metrics, each at its step, in few requests, none of which ends within a row.
+
+    times: of each row, by default now; rows that may be sent twice need the same time both times.
+    """
+    # Of equal steps, MLflow takes the one with the latest time for the current value.
+    times = times or [now()] * len(rows)
     client = mlflow.MlflowClient()
-    for start in range(0, len(metrics), 1000):
-        client.log_batch(run_id, metrics=metrics[start : start + 1000])
+    waiting: list[Metric] = []
+    for row, at in zip(rows, times, strict=True):
+        metrics = [
+            Metric(key, float(value), at, int(row[step_key]))
+            for key, value in row.items()
+            if key != step_key and isinstance(value, (int, float))
+        ]
+        if len(waiting) + len(metrics) > MOST_METRICS:
+            client.log_batch(run_id, metrics=waiting)
+            waiting = []
+        waiting += metrics
+    if waiting:
+        client.log_batch(run_id, metrics=waiting)
 
 
 @never_blocks(None)

@@ -69,6 +69,8 @@ def servers(stack: Stack) -> list[Service]:
             "PREFECT_API_URL": stack.prefect_api,
             "PREFECT_UI_API_URL": stack.prefect_api,
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            # Prefect's default lets any page in a browser of this machine start what it likes on the workers.
+            "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"{stack.prefect_ui},http://localhost:{stack.prefect_port}",
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASE_STORAGE,
         },
         ready=lambda: _answers(f"{stack.prefect_api}/health"),

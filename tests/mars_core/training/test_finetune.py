@@ -4,9 +4,11 @@ import copy
 import functools
 import json
 import math
+import pickle
 import shutil
 import time
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -26,6 +28,7 @@ from mars_core.packing.run import PackRun
 from mars_core.packing.train import train_pack
 from mars_core.ranks import AlphaRules, RankPair
 from mars_core.rates import LearningRates
+from mars_core.training.checkpoints import CHECKSUMS, write_checksums
 from mars_core.training.finetune import FinetuneDiverged, all_logits
 from mars_core.training.methods import Lora
 from mars_core.training.recipe import Recipe
@@ -205,6 +208,7 @@ def test_a_resumed_run_counts_the_seconds_before_the_interruption(tune, adapted,
     elapsed = tmp_path / "checkpoints" / "checkpoint-2" / ELAPSED
     assert json.loads(elapsed.read_text())["seconds"] > 0.5
     elapsed.write_text(json.dumps({"seconds": 1000.0}))  # far more than the rest takes on any machine
+    write_checksums(elapsed.parent)
     started = time.perf_counter()
     again = tune(adapted(), steps=4)
     rest = time.perf_counter() - started
@@ -217,7 +221,8 @@ def test_a_resumed_run_counts_the_seconds_before_the_interruption(tune, adapted,
 def test_a_checkpoint_without_a_time_is_resumed_from(tune, adapted, tmp_path):
     """Those of earlier versions have none."""
     done = tune(adapted(), steps=2)
-    (tmp_path / "checkpoints" / "checkpoint-2" / ELAPSED).unlink()
+    for name in (ELAPSED, CHECKSUMS):
+        (tmp_path / "checkpoints" / "checkpoint-2" / name).unlink()
     assert tune(adapted(), steps=2).best_step == done.best_step
 
 
@@ -239,6 +244,37 @@ def test_a_half_written_checkpoint_is_passed_over(tune, adapted, whole, tmp_path
     assert validation_losses(again) == validation_losses(whole.run)
     assert (again.steps, again.best_step, again.best_val_loss) == (8, whole.run.best_step, whole.run.best_val_loss)
     assert all(torch.equal(weight, whole.state[name]) for name, weight in adapter_state(resumed).items())
+
+
+class Attack:
+    """What runs a command where it is unpickled freely."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return Path.touch, (Path(self.mark),)
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_nothing_in_a_checkpoint_can_run_code(tune, adapted, tmp_path, name):
+    """Even where whoever planted it recorded its hash too: PyTorch makes tensors and plain values of it, or refuses."""
+
+    def interrupt(step):
+        if step == 3:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        tune(adapted(), steps=4, on_step=interrupt)
+    checkpoint, mark = tmp_path / "checkpoints" / "checkpoint-2", tmp_path / "was-run"
+    torch.save({"state": Attack(mark)}, checkpoint / name)
+    torch.load(checkpoint / name, weights_only=False)
+    assert mark.exists()  # it is a real attack
+    mark.unlink()
+    write_checksums(checkpoint)
+    with pytest.raises((pickle.UnpicklingError, RuntimeError)):
+        tune(adapted(), steps=4)
+    assert not mark.exists()
 
 
 def test_a_finished_run_is_not_trained_again(tune, adapted, whole):
