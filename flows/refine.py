@@ -10,7 +10,7 @@ from prefect import flow
 from flows.compare import add_to_table, baseline_flow, tuned
 from flows.results import JSON_RESULTS
 from flows.stages import evaluate_flow, finetune_arms, report_flow
-from mars_core.layerwise.coarse import STAGES, STEP
+from mars_core.layerwise.coarse import STAGES
 from mars_core.ranks import RankPair
 from tasks.choice.approval import pair_to_train
 from tasks.choice.search import SEARCH, choice_path
@@ -39,7 +39,7 @@ def refine_flow(
     ranks: list[int] | None = None,
     modules: list[str] | None = None,
     stages: int = STAGES,
-    step: int = STEP,
+    step: int | None = None,
     setting: str = FIRST_SETTING,
     tune_lr: bool = False,
     rates: list[float] | None = None,
@@ -53,7 +53,7 @@ def refine_flow(
         ranks: Ranks of vision encoder and LLM whose budget is shared out, by default the chosen pair's.
         modules: Whose ranks are shared out, me or llm; by default both.
         stages: HyDRA's number of stages.
-        step: HyDRA's step between the ranks of stages.
+        step: HyDRA's step between the ranks of stages, by default 2, or 1 where a module's rank is too small for 2.
         setting: HyDRA's fine adjustment, setting1 to setting5 of its Table VI.
         tune_lr: Search for the learning rate of the layer-wise ranks first; by default it is the pair's.
         rates: Peak learning rates to try in that search.

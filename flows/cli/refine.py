@@ -33,7 +33,10 @@ def refine(
         typer.Option("--module", help="Share out this module's rank alone, llm or me; repeatable (default: both)."),
     ] = None,
     stages: Annotated[int, typer.Option("--stages", help="HyDRA: stages that the blocks are grouped into.")] = 3,
-    step: Annotated[int, typer.Option("--step", help="HyDRA: step between the ranks of stages.")] = 2,
+    step: Annotated[
+        int | None,
+        typer.Option("--step", help="HyDRA: step between the ranks of stages (default: 2, or 1 where 2 does not fit)."),
+    ] = None,
     setting: Annotated[
         str, typer.Option("--setting", help="HyDRA: row of its Table VI, setting1 to setting5.")
     ] = "setting1",

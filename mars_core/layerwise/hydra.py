@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,14 +15,15 @@ from mars_core.layerwise.stages import stages_of
 
 @dataclass(frozen=True)
 class Hydra:
-    """Its settings. stages: N_s. step: Delta d. setting: row of Table VI for fine ranks, None for coarse ones."""
+    """Its settings. stages: N_s. step: Delta d; where it is None, the paper's 2, or 1 where a rank is too small for 2.
+    setting: row of Table VI for fine ranks, None for coarse ones."""
 
     stages: int = STAGES
-    step: int = STEP
+    step: int | None = None
     setting: Setting | None = SETTINGS["setting1"]
 
     def __post_init__(self) -> None:
-        if self.stages < 1 or self.step < 1:
+        if self.stages < 1 or (self.step is not None and self.step < 1):
             raise ValueError(
                 f"HyDRA's stages and step are 1 or more, got {self.stages} and {self.step}: the paper has 3 and 2"
             )
@@ -37,7 +39,15 @@ class Hydra:
             ValueError: the blocks are fewer than the stages, the budget is too small for them, or the components that
                 the setting names are not there.
         """
-        return self.fine(probe, budget, block_ranks(probe, budget, self.stages, self.step))
+        return self.fine(probe, budget, block_ranks(probe, budget, self.stages, self.step_for(probe, budget)))
+
+    def step_for(self, probe: Probe, budget: Budget) -> int:
+        """Delta d for a module."""
+        if self.step is not None:
+            return self.step
+        sizes = Counter(stages_of(probe.block_norms(), self.stages))
+        least = sum(size * (1 + stage * STEP) for stage, size in sizes.items())
+        return STEP if least <= budget.rank * probe.blocks else 1
 
     def fine(self, probe: Probe, budget: Budget, blocks: Sequence[int]) -> dict[str, int]:
         """The rank of every layer, from a coarse rank of each block (Eq. 9 and 10)."""
@@ -48,7 +58,8 @@ class Hydra:
             ranks = lower_to(coarse, probe, limit, rising, dict.fromkeys(coarse, 1))
             return raise_to(ranks, probe, limit, rising[::-1])
         check_components(probe, self.setting)
-        shifts = {place.layer: self.setting.shift(place.component, self.step) for place in probe.places}
+        step = self.step_for(probe, budget)
+        shifts = {place.layer: self.setting.shift(place.component, step) for place in probe.places}
         widths = {place.layer: place.width for place in probe.places}
         shifted = {layer: min(max(1, rank + shifts[layer]), widths[layer]) for layer, rank in coarse.items()}
         raised = [layer for layer in rising if shifts[layer] > 0]

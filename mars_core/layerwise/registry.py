@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mars_core.layerwise import adalora, eva, fisher, gradient, uniform
 from mars_core.layerwise.budget import Budget
-from mars_core.layerwise.coarse import STAGES, STEP
+from mars_core.layerwise.coarse import STAGES
 from mars_core.layerwise.hydra import Hydra
 from mars_core.layerwise.presets import SETTINGS
 from mars_core.layerwise.probe import Probe
@@ -36,7 +36,7 @@ _RIVALS = (
 METHODS = ("hydra", "hydra-coarse", *(one.name for one in _RIVALS))
 
 
-def allocator(name: str, *, stages: int = STAGES, step: int = STEP, setting: str = "setting1") -> Allocator:
+def allocator(name: str, *, stages: int = STAGES, step: int | None = None, setting: str = "setting1") -> Allocator:
     """A method by its name; `stages`, `step` and `setting` are HyDRA's.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mars_core.layerwise.coarse import STAGES, STEP
+from mars_core.layerwise.coarse import STAGES
 from mars_core.layerwise.places import MODULES, places_of
 from mars_core.layerwise.presets import SETTINGS
 from mars_core.layerwise.registry import Allocator, allocator
@@ -24,7 +24,7 @@ class Refinement:
     arm: Arm
     method: str
     stages: int = STAGES
-    step: int = STEP
+    step: int | None = None
     setting: str = FIRST_SETTING
     modules: tuple[Group, ...] = MODULES
 
@@ -36,7 +36,8 @@ class Refinement:
     @property
     def name(self) -> str:
         """Its name among baselines and folders, such as `hydra-me8-llm16`; settings of its own are part of it."""
-        own = [] if (self.stages, self.step) == (STAGES, STEP) else [f"s{self.stages}-d{self.step}"]
+        own = [] if self.stages == STAGES else [f"s{self.stages}"]
+        own += [] if self.step is None else [f"d{self.step}"]
         own += [] if self.setting == FIRST_SETTING else [self.setting]
         own += [] if self.modules == MODULES else list(self.modules)
         return "-".join([self.method, self.arm.pair.slug, *own])
@@ -47,7 +48,7 @@ class Refinement:
 
 
 def refinement(
-    partition: Partition, arm: Arm, method: str, modules: Sequence[str], stages: int, step: int, setting: str
+    partition: Partition, arm: Arm, method: str, modules: Sequence[str], stages: int, step: int | None, setting: str
 ) -> Refinement:
     """A refinement that fits the model, as plain values name it; found out before anything is trained.
 

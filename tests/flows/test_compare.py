@@ -80,7 +80,7 @@ def test_baselines_are_trained_tested_and_shown_beside_the_chosen_pair(copied, t
     [
         (
             ["--with", "adalore"],
-            "there is no baseline 'adalore': use one of adalora, dora, frozen-vision, full-rank, last-layer",
+            "there is no baseline 'adalore': use one of adalora, dora, frozen-vision, full-rank, geolora",
         ),
         (["--with", "uniform-2-4"], "baseline 'uniform-2-4' has 2 numbers, expected 1 (rank)"),
         (["--with", "full-rank-3"], "has 1 numbers, expected 0 (none)"),

@@ -122,7 +122,10 @@ def test_a_study_that_cannot_be_refined_says_why(copied, tmp_path):
         (["--method", "hydra", "--module", "projector"], "there is no module 'projector' whose ranks could be shared"),
         (["--method", "fisher", "--ranks", "0", "2", "--module", "me"], "(0, 2) has no rank to share out in me"),
         (["--method", "fisher", "--ranks", "2", "400"], "rank 400 for the llm is above the width"),
-        (["--method", "hydra", *small], "rank 2 is too small for 3 stages of 1, 1, 1 blocks whose ranks rise by 2"),
+        (
+            ["--method", "hydra", "--step", "2", *small],
+            "rank 2 is too small for 3 stages of 1, 1, 1 blocks whose ranks rise by 2",
+        ),
     ]:
         result = refine(study, *options)
         assert result.exit_code == 2, result.output

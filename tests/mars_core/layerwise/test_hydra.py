@@ -103,6 +103,16 @@ def test_the_start_is_clamped_and_raised_where_the_rank_is_small():
     assert coarse_ranks(SIZES, 8, step=2) == (5, 7, 10)
 
 
+def test_the_step_is_the_papers_or_the_one_that_fits(made):
+    probe = made([1.0, 2.0, 3.0], width=64, hidden=64, kv=64)
+    assert [Hydra().step_for(probe, Budget(rank)) for rank in (1, 2, 3, 8)] == [1, 1, 2, 2]
+    assert Hydra(step=3).step_for(probe, Budget(2)) == 3
+    coarse = Hydra(setting=None).allocate(probe, Budget(2))
+    assert [coarse[f"model.layers.{block}.v_proj"] for block in range(3)] == [1, 2, 3]
+    with pytest.raises(ValueError, match="rank 1 is too small for 3 stages"):
+        Hydra().allocate(probe, Budget(1))
+
+
 def test_configs_of_table_v():
     assert CONFIGS["config1"].at(24, 128) == (128,) * 4 + (64,) * 16 + (128,) * 4
     assert CONFIGS["config2"].at(24, 128) == (256,) * 4 + (128,) * 16 + (256,) * 4
