@@ -11,13 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import TrainerCallback, TrainerState, TrainingArguments
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers import TrainerCallback, TrainingArguments
 
 from mars_core.evaluation.answer_loss import answer_logits
 from mars_core.evaluation.objectives.measurement import Measurement
 from mars_core.models.partition import Partition
+from mars_core.training.checkpoints import last_checkpoint, step_of
 from mars_core.training.methods.method import Method
 from mars_core.training.recipe import Recipe
 from mars_core.training.trainer import AnswerTrainer, Batches, FinetuneDiverged, LogCallback, StepCallback
@@ -144,7 +143,7 @@ def finetune(
             batch, the method cannot be trained in this way, or the recipe has several rates and no method is given.
     """
     trainer = _trainer(wrapped, samples, settings, method, partition, listeners)
-    last = _last_checkpoint(settings.checkpoints, settings.steps)
+    last = last_checkpoint(settings.checkpoints, settings.steps)
     try:
         output = trainer.train(resume_from_checkpoint=last)
     finally:
@@ -154,7 +153,7 @@ def finetune(
         state = trainer.trained_state()  # of all processes together
         if trainer.is_world_process_zero():
             listeners.on_state(state)
-    done = _step_of(Path(last)) if last else 0
+    done = step_of(Path(last)) if last else 0
     trained = (settings.steps - done) * settings.recipe.batch_size
     return _final_run(trainer, trained, float(output.metrics["train_runtime"]), _devices_of(wrapped))
 
@@ -241,7 +240,7 @@ def _final_run(trainer: AnswerTrainer, trained: int, seconds: float, devices: in
     trained: samples of this call. seconds: of this call. devices: of this process.
     """
     state, processes = trainer.state, trainer.accelerator.num_processes
-    best_step = _step_of(Path(state.best_model_checkpoint)) if state.best_model_checkpoint else state.global_step
+    best_step = step_of(Path(state.best_model_checkpoint)) if state.best_model_checkpoint else state.global_step
     scores = scores_at(state.log_history, best_step)
     return FinalRun(
         history=tuple(state.log_history),
@@ -294,25 +293,6 @@ def _is_sharded() -> bool:
 
 def _world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1")) if "LOCAL_RANK" in os.environ else 1
-
-
-def _last_checkpoint(folder: Path, steps: int) -> str | None:
-    # The Trainer writes its state last, so a folder without it was left half-written by a killed process.
-    whole = [state.parent for state in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}")]
-    if not whole:
-        return None
-    last = max(whole, key=_step_of)
-    planned = TrainerState.load_from_json(str(last / TRAINER_STATE_NAME)).max_steps
-    if planned != steps:
-        raise ValueError(
-            f"the checkpoints in {folder} belong to a run of {planned} steps, this one has {steps}: "
-            "remove them to train from the start"
-        )
-    return str(last)
-
-
-def _step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
 
 
 def all_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:

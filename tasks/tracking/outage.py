@@ -92,7 +92,7 @@ def answers(uri: str) -> bool:
         if not _answers[uri]:
             show_message(
                 f"note: the MLflow server in MLFLOW_TRACKING_URI ({_shown(uri)}) does not answer: this command is "
-                "recorded in the study's own store, mlflow.db in its folder, which `mlflow ui --backend-store-uri` shows"
+                "recorded in the study's own store, mlflow.db in its folder, which `mlflow ui` can show"
             )
     return _answers[uri]
 

@@ -7,6 +7,7 @@ import math
 import shutil
 import time
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -26,6 +27,7 @@ from mars_core.packing.run import PackRun
 from mars_core.packing.train import train_pack
 from mars_core.ranks import AlphaRules, RankPair
 from mars_core.rates import LearningRates
+from mars_core.training.checkpoints import last_checkpoint
 from mars_core.training.finetune import FinetuneDiverged, all_logits
 from mars_core.training.methods import Lora
 from mars_core.training.recipe import Recipe
@@ -239,6 +241,45 @@ def test_a_half_written_checkpoint_is_passed_over(tune, adapted, whole, tmp_path
     assert validation_losses(again) == validation_losses(whole.run)
     assert (again.steps, again.best_step, again.best_val_loss) == (8, whole.run.best_step, whole.run.best_val_loss)
     assert all(torch.equal(weight, whole.state[name]) for name, weight in adapter_state(resumed).items())
+
+
+def test_a_cut_checkpoint_falls_back_to_the_older_whole_one(tune, adapted, whole, tmp_path):
+    def interrupt(step):
+        if step == 5:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        tune(adapted(), folder="cut", on_step=interrupt)
+    newest = max((tmp_path / "cut").glob("checkpoint-*"), key=lambda folder: int(folder.name.rpartition("-")[2]))
+    weights = newest / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    steps, resumed = [], adapted()
+    with pytest.warns(UserWarning, match=r"adapter_model\.safetensors is cut or empty, so training goes"):
+        again = tune(resumed, folder="cut", on_step=steps.append)
+    assert steps[0] < 5
+    assert validation_losses(again) == validation_losses(whole.run)
+    assert all(torch.equal(weight, whole.state[name]) for name, weight in adapter_state(resumed).items())
+
+
+FILES = ["adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"]
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("left", [0, 0.5], ids=["empty", "cut"])
+def test_every_file_of_a_checkpoint_is_looked_at(whole, tmp_path, file, left):
+    """The newest is passed over and named; a best one that is damaged is never relied on."""
+    folder = shutil.copytree(whole.checkpoints, tmp_path / "checkpoints")
+    newest = Path(last_checkpoint(folder, 8))
+    older = shutil.copytree(newest, folder / "checkpoint-1")
+    state = json.loads((older / "trainer_state.json").read_text()) | {"best_model_checkpoint": None}
+    (older / "trainer_state.json").write_text(json.dumps(state))
+    for other in folder.glob("checkpoint-*"):
+        if other not in (newest, older):
+            shutil.rmtree(other)
+    data = (newest / file).read_bytes()
+    (newest / file).write_bytes(data[: int(len(data) * left)])
+    with pytest.warns(UserWarning, match=rf"{file} is cut or empty"):
+        assert last_checkpoint(folder, 8) == str(older)
 
 
 def test_a_finished_run_is_not_trained_again(tune, adapted, whole):
