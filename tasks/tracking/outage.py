@@ -17,6 +17,7 @@ from tasks.running.progress import show_message
 
 P = ParamSpec("P")
 R = TypeVar("R")
+D = TypeVar("D")
 
 UNTRACKED = "untracked"
 """Id of a run that MLflow could not open: nothing is logged to it."""
@@ -28,12 +29,12 @@ _said: set[str] = set()
 _answers: dict[str, bool] = {}
 
 
-def never_blocks(default: R) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def never_blocks(default: D) -> Callable[[Callable[P, R]], Callable[P, R | D]]:
     """Wrap a function whose first argument is a run's id: where MLflow fails, it says so and returns `default`."""
 
-    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+    def decorate(function: Callable[P, R]) -> Callable[P, R | D]:
         @functools.wraps(function)
-        def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        def wrapped(*args: P.args, **kwargs: P.kwargs) -> R | D:
             if args and args[0] == UNTRACKED:
                 return default
             try:

@@ -9,12 +9,14 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
 from flows.cli.main import app
+from mars_core.evaluation.generation.marking import SCHEMA
 
 
 class Server:
@@ -91,25 +93,25 @@ def test_what_is_asked_is_the_question_with_its_picture(finished, serve):
     found = check(finished, server, "--answers", "3")
     assert (found["asked"], found["alike"], found["equal"]) == (3, False, 0)
     assert len(found["different"]) == 3
+    pictures = []
     for asked, different in zip(server.asked, found["different"], strict=True):
         assert (asked["temperature"], asked["max_tokens"] > 0) == (0, True)
         parts = asked["messages"][-1]["content"]
-        assert parts[-1]["text"] in different["question"]
-        image = next(part for part in parts if part["type"] == "image_url")
-        encoded = image["image_url"]["url"].removeprefix("data:image/png;base64,")
-        assert Image.open(io.BytesIO(base64.b64decode(encoded))).mode == "RGB"
+        assert next(part["text"] for part in parts if part["type"] == "text") in different["question"]
+        urls = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
+        pictures += [base64.b64decode(url.removeprefix("data:image/png;base64,")) for url in urls]
+        assert len(urls) == different["question"].count("<image>")
+    assert {Image.open(io.BytesIO(picture)).mode for picture in pictures} == {"RGB"}
     assert "the served model answers otherwise" in found["finding"]
 
 
-def test_an_adapter_that_is_not_applied_is_told_by_the_base_models_answers(finished, serve):
-    pairs = [
-        (ours["prediction"], base["prediction"])
-        for ours, base in zip(rows(finished, "chosen"), rows(finished, "base"), strict=True)
-    ]
-    if all(ours == base for ours, base in pairs):
-        pytest.skip("the small study's adapter changes no answer")
-    found = check(finished, serve([base if base != ours else f"{ours}?" for ours, base in pairs]), "--answers", "1000")
-    assert (found["equal"], found["equal_to_base"]) == (0, sum(ours != base for ours, base in pairs))
+def test_an_adapter_that_is_not_applied_is_told_by_the_base_models_answers(copied, serve):
+    """The small study's adapter changes no answer, so the stored answers of its base are made others."""
+    base = [row | {"prediction": f"base {number}"} for number, row in enumerate(rows(copied, "base"))]
+    file = Path(copied.study) / "revisions" / "001" / "evaluation" / "answers-base.parquet"
+    pq.write_table(pa.Table.from_pylist(base, schema=SCHEMA), file)
+    found = check(copied, serve([row["prediction"] for row in base]), "--answers", "1000")
+    assert (found["equal"], found["equal_to_base"]) == (0, len(base))
     assert "answers as the base model does" in found["finding"]
 
 
