@@ -38,7 +38,7 @@ from tasks.study.parent_run import parent_run
 from tasks.tracking import runs as tracking
 
 
-@flow(name="mars-compare", flow_run_name="compare {config.study}", **JSON_RESULTS)
+@flow(name="mars-compare", flow_run_name="compare {config.short_name}", **JSON_RESULTS)
 def compare_flow(
     config: StudyConfig,
     baselines: list[str],
@@ -100,7 +100,7 @@ def _compare(
         return study.address(comparison_path(study.revision))
 
 
-@flow(name="mars-baseline", flow_run_name="baseline {baseline.name} {config.study}", **JSON_RESULTS)
+@flow(name="mars-baseline", flow_run_name="baseline {baseline.name} {config.short_name}", **JSON_RESULTS)
 def baseline_flow(config: StudyConfig, baseline: Baseline) -> str:
     """Train a baseline and test it; returns its folder."""
     study = open_study(config)
