@@ -26,7 +26,7 @@ from tasks.study.parent_run import parent_run
 from tasks.study.plan import plan_calibration
 
 
-@flow(name="mars-calibrate", flow_run_name="calibrate {config.study}", **JSON_RESULTS)
+@flow(name="mars-calibrate", flow_run_name="calibrate {config.short_name}", **JSON_RESULTS)
 def calibrate_flow(config: StudyConfig, new_revision: bool = False, where: Where = "here") -> str:
     """Train the calibration runs that are missing; returns the revision's folder.
 

@@ -38,7 +38,7 @@ from tasks.study.parent_run import parent_run
 from tasks.tracking import runs as tracking
 
 
-@flow(name="mars-compare", flow_run_name="compare {config.study}", **JSON_RESULTS)
+@flow(name="mars-compare", flow_run_name="compare {config.short_name}", **JSON_RESULTS)
 def compare_flow(
     config: StudyConfig,
     baselines: list[str],
@@ -106,7 +106,7 @@ def add_to_table(study: Study, trained: list[Baseline]) -> None:
     compare_stage(together).run(study, work)
 
 
-@flow(name="mars-baseline", flow_run_name="baseline {baseline.name} {config.study}", **JSON_RESULTS)
+@flow(name="mars-baseline", flow_run_name="baseline {baseline.name} {config.short_name}", **JSON_RESULTS)
 def baseline_flow(config: StudyConfig, baseline: Baseline) -> str:
     """Train a baseline and test it; returns its folder."""
     study = open_study(config)

@@ -125,7 +125,7 @@ def score_flow(config: StudyConfig) -> str:
         return evaluate_flow(config)
 
 
-@flow(name="mars-fit-and-search", flow_run_name="fit and search {config.study}", **JSON_RESULTS)
+@flow(name="mars-fit-and-search", flow_run_name="fit and search {config.short_name}", **JSON_RESULTS)
 def fit_and_search_flow(config: StudyConfig, after_choice: AfterChoice = "train") -> dict[str, Any]:
     """Fit both laws, choose the pair, and trigger its final run on a worker; returns the pair and the flow runs.
 

@@ -36,7 +36,7 @@ from tasks.study.parent_run import parent_run
 from tasks.tracking import runs as tracking
 
 
-@flow(name="mars-fit", flow_run_name="fit {config.study}", **JSON_RESULTS)
+@flow(name="mars-fit", flow_run_name="fit {config.short_name}", **JSON_RESULTS)
 def fit_flow(config: StudyConfig) -> str:
     """Fit law P and law C; returns the path of the laws."""
     study = begun_study(config)
@@ -48,7 +48,7 @@ def fit_flow(config: StudyConfig) -> str:
     return study.address(laws_path(study.revision))
 
 
-@flow(name="mars-search", flow_run_name="search {config.study}", **JSON_RESULTS)
+@flow(name="mars-search", flow_run_name="search {config.short_name}", **JSON_RESULTS)
 def search_flow(config: StudyConfig) -> dict[str, int]:
     """Choose the rank pair; returns it."""
     study = begun_study(config)
@@ -68,7 +68,7 @@ def _measure_pairs(study: Study) -> None:
     measure_pairs(study)
 
 
-@flow(name="mars-final-fine-tune", flow_run_name="fine-tune me{r_me}-llm{r_llm} {config.study}", **JSON_RESULTS)
+@flow(name="mars-final-fine-tune", flow_run_name="fine-tune me{r_me}-llm{r_llm} {config.short_name}", **JSON_RESULTS)
 def finetune_flow(
     config: StudyConfig, r_me: int, r_llm: int, role: str = "chosen", learning_rates: list[float] | None = None
 ) -> str:
@@ -101,7 +101,7 @@ def finetune_arms(study: Study) -> dict[str, str]:
     }
 
 
-@flow(name="mars-evaluate", flow_run_name="evaluate {config.study}", **JSON_RESULTS)
+@flow(name="mars-evaluate", flow_run_name="evaluate {config.short_name}", **JSON_RESULTS)
 def evaluate_flow(config: StudyConfig) -> str:
     """Score base model and final adapters on the test split; returns the path of the scores."""
     study = begun_study(config)
@@ -130,7 +130,7 @@ def _measure_forgetting(study: Study, finals: dict[str, Arm]) -> None:
     FORGETTING.run(study, work)
 
 
-@flow(name="mars-accept", flow_run_name="accept {config.study}", **JSON_RESULTS)
+@flow(name="mars-accept", flow_run_name="accept {config.short_name}", **JSON_RESULTS)
 def accept_flow(config: StudyConfig) -> dict[str, Any]:
     """Make the chosen pair's final run the champion if it is better on validation; returns the decision."""
     study = begun_study(config)
@@ -141,7 +141,7 @@ def accept_flow(config: StudyConfig) -> dict[str, Any]:
     return decision.to_json()
 
 
-@flow(name="mars-accept-by-hand", flow_run_name="accept by hand {config.study}", **JSON_RESULTS)
+@flow(name="mars-accept-by-hand", flow_run_name="accept by hand {config.short_name}", **JSON_RESULTS)
 def accept_by_hand_flow(config: StudyConfig) -> dict[str, Any]:
     """Make the chosen pair's final run the champion because a person says so; returns the decision."""
     study = begun_study(config)
@@ -154,7 +154,7 @@ def _finished_final(study: Study) -> Arm:
     return arm
 
 
-@flow(name="mars-report", flow_run_name="report {config.study}", **JSON_RESULTS)
+@flow(name="mars-report", flow_run_name="report {config.short_name}", **JSON_RESULTS)
 def report_flow(config: StudyConfig, command: str = "mars report") -> str:
     """Write the HTML report of what has run so far; returns its path."""
     study = begun_study(config)

@@ -18,7 +18,7 @@ from tasks.study.lock import at_work_on
 from tasks.study.opened import Study, open_study
 
 
-@flow(name="mars-study", flow_run_name="study {config.study}", **JSON_RESULTS)
+@flow(name="mars-study", flow_run_name="study {config.short_name}", **JSON_RESULTS)
 def study_flow(
     config: StudyConfig,
     new_revision: bool = False,

@@ -132,7 +132,8 @@ def qwen3_vl() -> tuple[Any, Any]:
     """Qwen3-VL."""
     vision = {"depth": 3, "out_hidden_size": 32, "intermediate_size": 24, "num_position_embeddings": 16}
     vision |= {"patch_size": 16, "deepstack_visual_indexes": [0, 1]}
-    return _qwen("Qwen3VL", "qwen3_vl", vision, {"head_dim": 16})
+    # Deeper than the others: features that go past the first blocks reach no answer of a model that ends there.
+    return _qwen("Qwen3VL", "qwen3_vl", vision, {"head_dim": 16, "num_hidden_layers": 4})
 
 
 def _idefics(kind: str, template: str, special: dict[str, int], **of_tokenizer: Any) -> tuple[Any, Any]:

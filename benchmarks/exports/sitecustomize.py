@@ -5,6 +5,7 @@ MARS_DUMP names a file, every batch that transformers' Trainer trains on is writ
 """
 
 import importlib.util
+import io
 import json
 import os
 import pathlib
@@ -21,6 +22,21 @@ def _declare_operators() -> None:
     source = pathlib.Path(spec.origin).with_name("_meta_registrations.py").read_text()
     for name in {one or other for one, other in re.findall(r"register_meta\(\"(\w+)\"\)|torchvision::(\w+)", source)}:
         torch.library.define(f"torchvision::{name}", "() -> ()")
+    _decode_by_pil()
+
+
+def _decode_by_pil() -> None:
+    """PNG files, which torchvision's own extension would decode."""
+    import numpy
+    import torch
+    import torchvision.io
+    from PIL import Image
+
+    def decode_image(source: Any, *arguments: Any, **options: Any) -> Any:
+        file = io.BytesIO(source.numpy().tobytes()) if isinstance(source, torch.Tensor) else source
+        return torch.from_numpy(numpy.array(Image.open(file).convert("RGB"))).permute(2, 0, 1)
+
+    torchvision.io.decode_image = decode_image
 
 
 def _dump_batches(file: str) -> None:

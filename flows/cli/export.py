@@ -35,15 +35,25 @@ def export(
         str | None,
         typer.Option("--refined", help="Export layer-wise ranks of `mars refine` by their name, as hydra-me8-llm16."),
     ] = None,
+    check: Annotated[
+        str | None, typer.Option("--check", help="Address of an OpenAI-compatible server up to /v1, to be compared.")
+    ] = None,
+    served_model: Annotated[
+        str | None, typer.Option("--served-model", help="The server's model to ask, where it has several.")
+    ] = None,
+    answers: Annotated[int, typer.Option("--answers", min=1, help="How many test questions --check asks.")] = 20,
     as_json: AsJson = False,
 ) -> None:
     """Take the chosen pair away: merged into its base (--merged), or for another fine-tuning tool (--to).
 
+    --check asks a server that has it some of the test questions, and says whether it answers as MARS scored.
+
     The adapter itself needs no export: it lies in the study folder, in PEFT's own format, with its model card.
     """
-    if (merged is None) == (to is None):
+    if sum(option is not None for option in (merged, to, check)) != 1:
         raise ValueError(
-            "say what to export: either --merged DIR, or --to trl, llama-factory, ms-swift, axolotl or unsloth"
+            "say what to export: either --merged DIR, or --to trl, llama-factory, ms-swift, axolotl or unsloth; or "
+            "--check URL"
         )
     if output is not None and to is None:
         raise ValueError("--output is for --to: --merged names its folder itself")
@@ -52,7 +62,11 @@ def export(
 
     config = find_study(study)
     done: Record
-    if merged is not None:
+    if check is not None:
+        from tasks.export.served import check_served
+
+        done = check_served(config, check, model=served_model, answers=answers)
+    elif merged is not None:
         done = merge(config, ranks, merged, refined)
     else:
         done = export_config(config, ranks, str(to), output or default_output(str(to)), refined)

@@ -194,9 +194,11 @@ def read_points(path: Path) -> pd.DataFrame:
     """
     import pandas as pd
 
+    from mars_core.importing.csv_form import read_numbers
+
     if not path.is_file():
         raise ValueError(f"no file {path}: give --data a CSV or Parquet table")
-    readers: dict[str, Any] = {".parquet": pd.read_parquet, ".csv": pd.read_csv}
+    readers: dict[str, Any] = {".parquet": pd.read_parquet, ".csv": read_numbers}
     if path.suffix.lower() not in readers:
         raise ValueError(f"cannot read {path.name}: expected .csv or .parquet")
     try:

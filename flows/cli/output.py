@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from typing import Any
 
 import typer
@@ -13,7 +15,17 @@ from rich.text import Text
 
 from mars_core.rates import LearningRates
 
-console = Console()
+WIDE = 200
+"""Columns where no terminal says how many it has: 80 would cut tables in logs and files."""
+
+
+def console_for_output() -> Console:
+    """As wide as the terminal or COLUMNS say, else wide enough for every table."""
+    known = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console() if known else Console(width=WIDE)
+
+
+console = console_for_output()
 
 
 def print_json(value: Any) -> None:

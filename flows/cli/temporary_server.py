@@ -44,11 +44,11 @@ def _own_process_group() -> Iterator[None]:
 
     if os.name == "posix":
         own = partial(subprocess.Popen, process_group=0)
-        server.subprocess = SimpleNamespace(**vars(subprocess) | {"Popen": own})  # type: ignore[assignment]
+        vars(server)["subprocess"] = SimpleNamespace(**vars(subprocess) | {"Popen": own})
     try:
         yield
     finally:
-        server.subprocess = subprocess
+        vars(server)["subprocess"] = subprocess
 
 
 def _require_writable(home: Path) -> None:

@@ -81,9 +81,9 @@ def read_table(law: Law, points: Any, group: str | None) -> Table:
 
 
 def rows_text(rows: Bools) -> str:
-    """`rows 3, 7, 9 (12 in all)`: where a mistake is, counted from 0 as in the table's first data row."""
+    """`rows 3, 7, 9 (12 in all)`: where a mistake is, the first row under the header being 1."""
     found = np.flatnonzero(rows)
-    listed = ", ".join(str(row) for row in found[:5])
+    listed = ", ".join(str(row + 1) for row in found[:5])
     more = f" ({len(found)} in all)" if len(found) > 5 else ""
     return f"row{'s' if len(found) > 1 else ''} {listed}{more}"
 
@@ -159,7 +159,7 @@ def _require_distinct_keys(law: Law, points: Any, inputs: Mapping[str, Floats], 
         if key in seen:
             names = [*law.inputs, *extra]
             raise ValueError(
-                f"rows {seen[key]} and {row} have the same key "
+                f"rows {seen[key] + 1} and {row + 1} have the same key "
                 f"{dict(zip(names, key, strict=True))}: keep one, or add a run_id or seed column that tells "
                 "repeated runs apart"
             )

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from mars_core.importing.csv_form import read_numbers
 from mars_core.laws.base_terms import BASE_SCORES
 
 TASKS: Mapping[str, tuple[str, ...]] = {
@@ -67,7 +68,7 @@ def _read(path: Path) -> pd.DataFrame:
         raise ValueError(f"no file {path}: give a table (.csv, .parquet) or a result of lm-evaluation-harness (.json)")
     if path.suffix.lower() == ".json":
         return pd.DataFrame([_of_harness(path)])
-    readers: dict[str, Any] = {".parquet": pd.read_parquet, ".csv": pd.read_csv}
+    readers: dict[str, Any] = {".parquet": pd.read_parquet, ".csv": read_numbers}
     if path.suffix.lower() not in readers:
         raise ValueError(f"cannot read base scores from {path.name}: expected .csv, .parquet or .json")
     table: pd.DataFrame = readers[path.suffix.lower()](path)

@@ -128,7 +128,8 @@ def read_runs(
         raise ValueError("the table is empty: it has columns but no rows")
     raw = raw.reset_index(drop=True)
     names = [f"row {n}" for n in range(1, len(raw) + 1)] if where is None else list(where)
-    findings = _Findings(pd.Series(names, index=raw.index, dtype=object))
+    raw, blank = _without_blank_losses(raw)
+    findings = _Findings(pd.Series(names, dtype=object).loc[raw.index])
     table, assumed = _columns(raw, sizes, findings)
     _check_runs(table, findings)
     problems = findings.problems
@@ -139,7 +140,16 @@ def read_runs(
     if usable.empty:
         raise ValueError("no usable row is left: " + "; ".join([*skipped, *left_out]))
     usable = usable.sort_values(["seed", "r_me", "r_llm", "run_id", "step"], ignore_index=True)
-    return ImportedRuns(_metrics(usable), _times(usable), _parameters(usable), (*assumed, *skipped, *left_out))
+    return ImportedRuns(_metrics(usable), _times(usable), _parameters(usable), (*blank, *assumed, *skipped, *left_out))
+
+
+def _without_blank_losses(raw: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Rows whose loss is blank, as between evaluations in an export of W&B, are no measurements: one note on all."""
+    texts = raw["loss"].map(lambda cell: isinstance(cell, str) and not cell.strip())
+    count = int(texts.sum())
+    if count in (0, len(raw)):
+        return raw, []
+    return raw[~texts], [f"{count} rows without a loss are left out, as exports have them between evaluations"]
 
 
 def _require_columns(raw: pd.DataFrame, sizes: Sizes, given: list[str]) -> None:

@@ -65,10 +65,9 @@ def _is_whole(checkpoint: Path) -> bool:
         recorded = _recorded(checkpoint)
     except (OSError, ValueError, TypeError, AttributeError):
         return False
-    # Checkpoints of several processes, and those of before it was written, have no record.
-    return recorded is None or all(
-        (checkpoint / name).is_file() and _hash(checkpoint / name) == digest for name, digest in recorded.items()
-    )
+    if recorded is None:  # checkpoints of several processes, and those of before there were records
+        return all(file.stat().st_size > 0 for file in _files(checkpoint))
+    return all((checkpoint / name).is_file() and _hash(checkpoint / name) == digest for name, digest in recorded.items())
 
 
 def _recorded(checkpoint: Path) -> Mapping[str, str] | None:

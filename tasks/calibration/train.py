@@ -135,6 +135,8 @@ def _train(
             _log_state(study, pack, tracked, state)
         except PASSING_TRACKING_FAULTS as error:  # later checkpoints, or the end of the pack, bring what is missing
             show_message(f"note: MLflow could not be told of step {state.step}, it is told later: {error}")
+        if advance is not None:
+            advance.note = _newest_loss(state)
         write_state(folder, state)  # last: what is repeated after a kill in between replaces its equal
 
     with progress_bar(label, horizon) if label else nullcontext() as advance:
@@ -153,6 +155,12 @@ def _train(
             on_step=advance,
             on_checkpoint=keep,
         )
+
+
+def _newest_loss(state: PackState) -> str:
+    """Validation losses of the pack's runs at their newest checkpoints, for the log."""
+    losses = [run["checkpoints"][-1]["val_loss"] for run in state.runs if run["checkpoints"]]
+    return f"validation loss {min(losses):.4f} to {max(losses):.4f}" if losses else ""
 
 
 def _adapter_batches(inputs: Inputs, base: Base, pack: PlannedPack) -> AdapterBatches:

@@ -34,7 +34,7 @@ from tasks.final.run import trained_on
 from tasks.final.train import release, settings_of, train
 from tasks.inputs.base_model import device_name, resolve_device
 from tasks.inputs.opened import Inputs
-from tasks.running.progress import progress_bar
+from tasks.running.progress import noting, progress_bar
 from tasks.settings.baselines import Baseline
 from tasks.storage.files import read_json, write_json
 from tasks.storage.folder import Revision
@@ -215,7 +215,7 @@ def _trained(study: Study, own: Baseline, rate: float, seed: int, path: Path, pa
         checkpoints = path.parent.parent / f"checkpoints-{path.stem}"
         started = time.perf_counter()
         settings = replace(settings_of(study.config, own, steps, checkpoints), seed=seed, evaluations=1)
-        run = _run(study.inputs, own, settings, Listeners(on_step=advance, on_log=curves.log))
+        run = _run(study.inputs, own, settings, Listeners(on_step=advance, on_log=noting(advance, curves.log)))
         curves.end()
         shutil.rmtree(checkpoints, ignore_errors=True)
         record = {

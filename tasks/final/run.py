@@ -22,7 +22,7 @@ from tasks.inputs.base_model import device_name
 from tasks.inputs.data import scored_batches
 from tasks.inputs.objective import objective_identity
 from tasks.inputs.opened import Inputs
-from tasks.running.progress import progress_bar
+from tasks.running.progress import noting, progress_bar
 from tasks.settings.baselines import Baseline
 from tasks.storage.files import replacing_folder, write_json
 from tasks.storage.folder import Revision
@@ -109,7 +109,9 @@ def train_final(study: Study, baseline: Baseline, described: Described, parent: 
         # Named after what decides the run, so that another run's checkpoints are never resumed.
         checkpoints = folder / f"checkpoints-{run_inputs(study.inputs, baseline)}"
         settings = settings_of(study.config, baseline, steps, checkpoints)
-        wrapped, run = train(study.inputs, baseline, settings, Listeners(on_step=advance, on_log=curves.log))
+        wrapped, run = train(
+            study.inputs, baseline, settings, Listeners(on_step=advance, on_log=noting(advance, curves.log))
+        )
         difference = _save_and_compare(study.inputs, baseline, wrapped, result)
         curves.end()
         for name, path in described.attached.items():

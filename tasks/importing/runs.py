@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mars_core.importing import ImportedLaws, ImportedRuns, Question, Sizes, analyse, read_runs, rename_columns
+from mars_core.importing.csv_form import read_texts
 from mars_core.importing.stored import to_imported_table
 from mars_core.report import ReportData, render_report
 from tasks.running.addresses import without_password
@@ -122,7 +123,7 @@ def _table(path: Path) -> pd.DataFrame:
     suffix = path.suffix.lower()
     try:
         if suffix == ".csv":
-            return pd.read_csv(path, dtype=str, skipinitialspace=True)
+            return read_texts(path)
         if suffix == ".parquet":
             return pd.read_parquet(path)
     except (ValueError, pd.errors.ParserError, pa.ArrowException) as error:

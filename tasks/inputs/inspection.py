@@ -16,7 +16,9 @@ from mars_core.packing.footprint import adapter_bytes, frozen_bytes
 from mars_core.ranks import RankPair
 from mars_core.records import Record
 from tasks.inputs.base_model import study_skeleton
-from tasks.settings.study import StudyConfig, read_study
+from tasks.settings.find import find_study
+from tasks.settings.study import StudyConfig
+from tasks.storage.transfer import STUDY_FILE
 
 
 @dataclass(frozen=True)
@@ -79,15 +81,15 @@ DEFAULT_RANKS = (8, 16, 32, 64)
 def inspect_model(target: str, ranks: Sequence[int] | None, *, trust_remote_code: bool = False) -> ModelReport:
     """Partition, LoRA targets, trainable parameters and memory of a checkpoint.
 
-    target: a checkpoint folder, a hub id, or a study file, whose `family` section and
-    `recipe.targets` then count. ranks: None for those that a study calibrates or may choose, else the usual ones.
+    target: a checkpoint folder, a hub id, or a study file or folder, whose `family` section and `recipe.targets` then
+    count. ranks: None for those that a study calibrates or may choose, else the usual ones.
 
     Raises:
         ValueError: there is no such checkpoint, or MARS does not know its modules.
     """
     model = target
-    if target.endswith((".yaml", ".yml")):
-        config = read_study(Path(target))
+    if target.endswith((".yaml", ".yml")) or (Path(target) / STUDY_FILE).is_file():
+        config = find_study(target)
         model, trust_remote_code = config.model, trust_remote_code or config.loading.trust_remote_code
         loading = config.loading.model_copy(update={"trust_remote_code": trust_remote_code})
         network, partition = study_skeleton(config.model_copy(update={"loading": loading}))

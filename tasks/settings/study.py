@@ -105,6 +105,11 @@ class StudyConfig(Section):
         return self
 
     @property
+    def short_name(self) -> str:
+        """The study folder's own name, for timelines and lists."""
+        return self.study.rstrip("/").replace("\\", "/").rpartition("/")[2]
+
+    @property
     def available_ranks(self) -> RankGrid:
         """Ranks that the search may choose from."""
         return rank_grid(self.search.ranks) if self.search.ranks else self.calibration.grid

@@ -18,6 +18,7 @@ from tasks.storage.addresses import without_password
 
 P = ParamSpec("P")
 R = TypeVar("R")
+D = TypeVar("D")
 
 UNTRACKED = "untracked"
 """Id of a run that MLflow could not open: nothing is logged to it."""
@@ -29,12 +30,12 @@ _said: set[str] = set()
 _answers: dict[str, bool] = {}
 
 
-def never_blocks(default: R) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def never_blocks(default: D) -> Callable[[Callable[P, R]], Callable[P, R | D]]:
     """Wrap a function whose first argument is a run's id: where MLflow fails, it says so and returns `default`."""
 
-    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+    def decorate(function: Callable[P, R]) -> Callable[P, R | D]:
         @functools.wraps(function)
-        def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        def wrapped(*args: P.args, **kwargs: P.kwargs) -> R | D:
             if args and args[0] == UNTRACKED:
                 return default
             try:
@@ -93,7 +94,7 @@ def answers(uri: str) -> bool:
         if not _answers[uri]:
             show_message(
                 f"note: the MLflow server in MLFLOW_TRACKING_URI ({_shown(uri)}) does not answer: this command is "
-                "recorded in the study's own store, mlflow.db in its folder, which `mlflow ui --backend-store-uri` shows"
+                "recorded in the study's own store, mlflow.db in its folder, which `mlflow ui` can show"
             )
     return _answers[uri]
 

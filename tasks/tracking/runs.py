@@ -41,7 +41,7 @@ logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 def tracking_uri(study: Path) -> str:
-    """Where runs of a study are tracked: the server that the user names where it answers, else the study's own store."""
+    """Where runs of a study are tracked: the user's server where it answers, else the study's own store."""
     named = os.environ.get("MLFLOW_TRACKING_URI")
     return named if named and answers(named) else _own_store(study)
 

@@ -28,7 +28,7 @@ from mars_core.packing.run import PackRun
 from mars_core.packing.train import train_pack
 from mars_core.ranks import AlphaRules, RankPair
 from mars_core.rates import LearningRates
-from mars_core.training.checkpoints import CHECKSUMS, write_checksums
+from mars_core.training.checkpoints import CHECKSUMS, last_checkpoint, write_checksums
 from mars_core.training.finetune import FinetuneDiverged, all_logits
 from mars_core.training.methods import Lora
 from mars_core.training.recipe import Recipe
@@ -275,6 +275,41 @@ def test_nothing_in_a_checkpoint_can_run_code(tune, adapted, tmp_path, name):
     with pytest.raises((pickle.UnpicklingError, RuntimeError)):
         tune(adapted(), steps=4)
     assert not mark.exists()
+def test_a_cut_checkpoint_falls_back_to_the_older_whole_one(tune, adapted, whole, tmp_path):
+    def interrupt(step):
+        if step == 5:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        tune(adapted(), folder="cut", on_step=interrupt)
+    newest = max((tmp_path / "cut").glob("checkpoint-*"), key=lambda folder: int(folder.name.rpartition("-")[2]))
+    weights = newest / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    steps, resumed = [], adapted()
+    again = tune(resumed, folder="cut", on_step=steps.append)
+    assert steps[0] < 5
+    assert validation_losses(again) == validation_losses(whole.run)
+    assert all(torch.equal(weight, whole.state[name]) for name, weight in adapter_state(resumed).items())
+
+
+FILES = ["adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"]
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("left", [0, 0.5], ids=["empty", "cut"])
+def test_every_file_of_a_checkpoint_is_looked_at(whole, tmp_path, file, left):
+    folder = shutil.copytree(whole.checkpoints, tmp_path / "checkpoints")
+    newest = last_checkpoint(folder)
+    older = shutil.copytree(newest, folder / "checkpoint-1")
+    state = json.loads((older / "trainer_state.json").read_text()) | {"best_model_checkpoint": None}
+    (older / "trainer_state.json").write_text(json.dumps(state))
+    write_checksums(older)
+    for other in folder.glob("checkpoint-*"):
+        if other not in (newest, older):
+            shutil.rmtree(other)
+    data = (newest / file).read_bytes()
+    (newest / file).write_bytes(data[: int(len(data) * left)])
+    assert last_checkpoint(folder) == older
 
 
 def test_a_finished_run_is_not_trained_again(tune, adapted, whole):

@@ -12,9 +12,10 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.context import SyncClientContext
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from rich.console import Console
 
 from tasks.running import progress
-from tasks.running.progress import progress_artifact, progress_bar
+from tasks.running.progress import noting, progress_artifact, progress_bar
 
 
 def shown(key: str) -> list[tuple[float, str]]:
@@ -111,3 +112,21 @@ def test_training_goes_on_when_the_server_is_gone(clock, capsys, no_server):
 
     assert outage() == [1, 2, 3]
     assert capsys.readouterr().err.count("no longer shown") == 1
+
+
+def test_a_log_without_a_terminal_has_a_line_a_minute(clock, capsys, monkeypatch):
+    """With steps, the newest loss and the time left; 37 minutes of silence were one line before."""
+    monkeypatch.setattr(progress, "console", Console(stderr=True, force_terminal=False, width=200))
+    with progress_bar("final run", 100) as advance:
+        listen = noting(advance, lambda entry: None)
+        for step in range(1, 101):
+            clock[0] += 2.0
+            if step % 20 == 0:
+                listen({"loss": 9.0, "eval_loss": 3.0 - step / 100})
+            advance(step)
+    assert capsys.readouterr().err.splitlines() == [
+        "final run: 30 of 100, validation loss 2.8000, about 2 min 20 s left",
+        "final run: 60 of 100, validation loss 2.4000, about 1 min 20 s left",
+        "final run: 90 of 100, validation loss 2.2000, about 20 s left",
+        "final run: done in 200.0 s",
+    ]

@@ -35,6 +35,13 @@ def test_paths_are_relative_to_the_study_file(tmp_path):
     assert config.model == "some/model"  # no such folder: a hub id
 
 
+@pytest.mark.parametrize("study", ["/data/studies/my-study", "s3://bucket/studies/my-study/", "my-study"])
+def test_a_study_has_a_short_name_for_timelines(study):
+    """As Prefect fills it into the names of flow runs."""
+    config = StudyConfig.model_validate({"study": study, "model": "some/model", "data": {"train": "train.json"}})
+    assert f"calibrate {config.short_name}" == "calibrate my-study"
+
+
 def test_a_model_folder_beside_the_file_is_that_folder(tmp_path):
     (tmp_path / "some" / "model").mkdir(parents=True)
     assert read_study(written(tmp_path, MINIMAL)).model == str(tmp_path / "some" / "model")
