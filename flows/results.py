@@ -15,8 +15,8 @@ PLAIN = JSONSerializer()
 def read_json_alone() -> None:
     """Have this process read stored results that are JSON as Prefect writes it, and no others.
 
-    A stored result names the way to read it, so that what MARS writes does not decide what is read: whoever can write to
-    the result store could put a pickle there.
+    A stored result names the way to read it, so that what MARS writes does not decide what is read: whoever can write
+    to the result store could put a pickle there.
     """
     read = JSONSerializer.loads
 
