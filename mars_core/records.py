@@ -41,6 +41,8 @@ class Record:
             ValueError: a field is missing or has another type.
         """
         kind: type = cls
+        if not isinstance(stored, Mapping):
+            raise ValueError(f"a stored {cls.__name__} is {type(stored).__name__}, expected an object")
         record: Self = _reader(kind).validate_python(dict(stored))
         return record
 

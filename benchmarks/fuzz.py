@@ -1,0 +1,484 @@
+"""Feed damaged and nonsensical input to everything that reads what users or disks may have spoilt.
+
+    python benchmarks/fuzz.py --inputs 20000
+
+A reader may take an input or refuse it by a ValueError, which the command line shows as one message with exit code 2.
+Anything else (another exception, or more than ten seconds) is a finding, and is recorded with its input's seed. Counts
+add up over calls: each call goes on after the inputs that were tried before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import yaml
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+RESULT = Path(__file__).parent / "results" / "fuzz.json"
+MADE_BEFORE = Path(__file__).parents[1] / "tests" / "tasks" / "study" / "made_before"
+AT_ONCE, SECONDS = 500, 10
+
+ODD_TEXT = st.sampled_from(
+    ["", " ", "\0", "\ud800", "𝕏", "../x", "/etc/passwd", "<image>", "1e999", "nan", "null", "\n"]
+)
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**70), 2**70),
+    st.floats(),
+    st.text(max_size=12),
+    ODD_TEXT,
+)
+ANYTHING = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=6,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Something that reads. inputs: what it is given, as bytes. read: how, from a file."""
+
+    inputs: st.SearchStrategy[bytes]
+    read: Callable[[Path], Any]
+    name: str = "input"
+
+
+@dataclass
+class Count:
+    """What came of a reader's inputs."""
+
+    inputs: int = 0
+    taken: int = 0
+    refused: int = 0
+    findings: list[dict[str, Any]] = field(default_factory=list)
+
+
+@st.composite
+def changed(draw: st.DrawFn, value: Any) -> Any:
+    """A nested value in which something is another, is missing or has come in."""
+    value = json.loads(json.dumps(value))
+    for _ in range(draw(st.integers(0, 3))):
+        places = list(_places(value))
+        if not places:
+            break
+        container, key = draw(st.sampled_from(places))
+        what = draw(st.sampled_from(["other", "gone", "more", "twice"]))
+        if what == "other":
+            container[key] = draw(ANYTHING)
+        elif what == "gone":
+            del container[key]
+        elif what == "more" and isinstance(container, dict):
+            container[draw(st.text(max_size=8))] = draw(ANYTHING)
+        elif isinstance(container, list):
+            container.append(container[key])
+    return value
+
+
+def _places(value: Any) -> Any:
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in pairs:
+        yield value, key
+        yield from _places(inner)
+
+
+@st.composite
+def damaged(draw: st.DrawFn, data: bytes) -> bytes:
+    """Bytes of which some are others, some are missing, or some have come in."""
+    spoilt = bytearray(data)
+    for _ in range(draw(st.integers(1, 4))):
+        place = draw(st.integers(0, max(0, len(spoilt) - 1)))
+        match draw(st.sampled_from(["flip", "byte", "cut", "drop", "insert"])):
+            case "flip" if spoilt:
+                spoilt[place] ^= 1 << draw(st.integers(0, 7))
+            case "byte" if spoilt:
+                spoilt[place] = draw(st.integers(0, 255))
+            case "cut":
+                del spoilt[place:]
+            case "drop":
+                del spoilt[place : place + draw(st.integers(1, 16))]
+            case "insert":
+                spoilt[place:place] = draw(st.binary(max_size=8))
+    return bytes(spoilt)
+
+
+def as_json(value: Any) -> bytes:
+    """JSON as Python writes it, NaN and lone surrogates too."""
+    return json.dumps(value).encode()
+
+
+def json_of(value: Any) -> st.SearchStrategy[bytes]:
+    """The JSON text of a value, changed in its structure, or in its bytes, or something else."""
+    return changed(value).map(as_json) | damaged(as_json(value)) | ANYTHING.map(as_json)
+
+
+def yaml_of(value: Any) -> st.SearchStrategy[bytes]:
+    """The same as YAML."""
+
+    def written(changed_value: Any) -> bytes:
+        return yaml.safe_dump(changed_value, allow_unicode=False).encode("utf-8", "replace")
+
+    return changed(value).map(written) | damaged(written(value)) | ANYTHING.map(written)
+
+
+def table_bytes(kind: str, columns: dict[str, list[Any]]) -> bytes:
+    """A table as CSV or Parquet."""
+    import io
+
+    import pandas as pd
+
+    buffer = io.BytesIO()
+    table = pd.DataFrame(columns)
+    table.to_csv(buffer, index=False) if kind == "csv" else table.to_parquet(buffer)
+    return buffer.getvalue()
+
+
+@st.composite
+def table(draw: st.DrawFn, kind: str, columns: dict[str, list[Any]]) -> bytes:
+    """A table with columns that hold something else, or are missing."""
+    columns = {name: list(values) for name, values in columns.items()}
+    for _ in range(draw(st.integers(0, 3))):
+        name = draw(st.sampled_from(sorted(columns))) if columns else "x"
+        rows = len(next(iter(columns.values()), []))
+        match draw(st.sampled_from(["cell", "column", "gone", "more"])):
+            case "cell" if columns and rows:
+                number = draw(st.integers(0, rows - 1))
+                columns[name] = [str(value) for value in columns[name]]
+                columns[name][number] = str(draw(SCALARS)).encode("utf-8", "replace").decode()
+            case "column" if columns:
+                columns[name] = draw(st.lists(st.floats(), min_size=rows, max_size=rows))
+            case "gone":
+                columns.pop(name, None)
+            case "more":
+                columns[draw(st.text("abc_0", max_size=4))] = [draw(st.integers(-5, 5))] * rows
+    return table_bytes(kind, columns)
+
+
+def tables(kind: str, columns: dict[str, list[Any]]) -> st.SearchStrategy[bytes]:
+    """Tables with odd columns, and damaged files of tables."""
+    return table(kind, columns) | damaged(table_bytes(kind, columns))
+
+
+def readers(folder: Path) -> dict[str, Reader]:
+    """Every reader by its name."""
+    return data_readers(folder) | {
+        "study file": Reader(yaml_of(STUDY), _study, "study.yaml"),
+        "baseline file": Reader(yaml_of({"method": "lora", "rank": 16}), _baseline, "mine.yaml"),
+        "laws fit, CSV": Reader(tables("csv", POINTS), _laws, "points.csv"),
+        "laws fit, Parquet": Reader(tables("parquet", POINTS), _laws, "points.parquet"),
+        "import, CSV": Reader(tables("csv", RUNS), _imported, "runs.csv"),
+        "import, Parquet": Reader(tables("parquet", RUNS), _imported, "runs.parquet"),
+        "stored JSON": Reader(st.one_of([stored(name) for name in RECORDS]), _record, "stored.json"),
+        "stored Parquet": Reader(damaged(metrics_table()), _metrics, "run.parquet"),
+        "state of a pack": Reader(damaged(pack_state(folder)), _state, "state.safetensors"),
+    }
+
+
+STUDY = {
+    "study": "runs/demo",
+    "model": "org/model",
+    "data": {"train": "train.json", "images": "images", "format": "llava_json"},
+    "recipe": {"learning_rate": 1e-4, "batch_size": 8, "targets": {"llm": "q_proj"}},
+    "calibration": {"ranks": {"me": [8, 16], "llm": [8, 16]}, "seeds": [0], "samples": 1024, "learning_rates": "auto"},
+    "search": {"ranks": [8, 16, 32], "objective": "perplexity"},
+    "final": {"epochs": 1},
+    "upstream": [{"name": "vqa", "data": "vqa.json"}],
+    "family": {"me": "model.vision", "projector": ["model.p"], "llm": "model.llm", "unused": ["x.*"]},
+}
+POINTS = {
+    "r_me": [2, 2, 4, 4, 8, 8, 2, 4, 8, 16],
+    "r_llm": [2, 4, 2, 4, 2, 4, 8, 8, 8, 16],
+    "D": [64, 128, 64, 128, 256, 256, 64, 128, 256, 512],
+    "loss": [2.0, 1.9, 1.95, 1.8, 1.7, 1.65, 1.9, 1.75, 1.6, 1.4],
+}
+RUNS = {
+    "r_me": [8, 8, 16, 16],
+    "r_llm": [4, 4, 4, 4],
+    "step": [8, 16, 8, 16],
+    "loss": [2.0, 1.5, 1.9, 1.4],
+    "batch_size": [8, 8, 8, 8],
+    "lr": [1e-4] * 4,
+    "seed": [0] * 4,
+}
+
+
+def _study(path: Path) -> Any:
+    from tasks.settings.study import read_study
+
+    return read_study(path)
+
+
+def _baseline(path: Path) -> Any:
+    from tasks.settings.baselines import read_baseline
+
+    return read_baseline(str(path))
+
+
+def _laws(path: Path) -> Any:
+    from flows.cli.laws import read_points
+    from mars_core.fitting.table import read_table
+    from mars_core.laws import get_law
+
+    return read_table(get_law("performance"), read_points(path), None)
+
+
+def _imported(path: Path) -> Any:
+    from mars_core.importing import Sizes, read_runs, rename_columns
+    from tasks.importing.runs import _table
+
+    return read_runs(rename_columns(_table(path), {}), Sizes(8), skip_bad=False)
+
+
+RECORDS = {"laws": "laws", "choice": "choice", "standing": "standing", "levels": "levels", "data": "data"}
+
+
+def stored(name: str) -> st.SearchStrategy[bytes]:
+    """A record of a study as it is stored, changed; its kind stands before it."""
+    value = json.loads((MADE_BEFORE / f"{name}.json").read_text(encoding="utf-8"))
+    return json_of(value["levels"] if name == "levels" else value).map(lambda data: name.encode() + b"\n" + data)
+
+
+def _record(path: Path) -> Any:
+    from mars_core.convergence import LossLevels
+    from mars_core.drift import DataSnapshot
+    from mars_core.search import Choice
+    from mars_core.search.fitted_laws import FittedLaws
+    from tasks.nightly.champion import Champion
+    from tasks.storage.files import read_json
+
+    kinds: dict[bytes, Any] = {
+        b"laws": FittedLaws, b"choice": Choice, b"standing": Champion, b"levels": LossLevels, b"data": DataSnapshot,
+    }  # fmt: skip
+    name, _, data = path.read_bytes().partition(b"\n")
+    path.write_bytes(data)
+    return kinds[name].from_json(read_json(path))
+
+
+def metrics_table() -> bytes:
+    """Checkpoint metrics of one run as Parquet."""
+    import io
+
+    import pandas as pd
+    import pyarrow.parquet as pq
+
+    from mars_core.metrics.schema import SCHEMA, SCHEMA_VERSION, to_table
+
+    row: dict[str, Any] = {field.name: 1 if str(field.type).startswith("int") else 0.5 for field in SCHEMA}
+    row |= {field.name: "x" for field in SCHEMA if str(field.type) == "string"}
+    row |= {"schema_version": SCHEMA_VERSION, "objective": "perplexity", "val_objective": float("nan")}
+    row |= {"val_loss": 0.0, "val_perplexity": 1.0, "samples_seen": 8, "unique_samples": 8}
+    rows = pd.DataFrame([row | {"step": step} for step in (1, 2, 4)], columns=SCHEMA.names)
+    buffer = io.BytesIO()
+    pq.write_table(to_table(rows), buffer)
+    return buffer.getvalue()
+
+
+def _metrics(path: Path) -> Any:
+    from tasks.calibration.stored import read_metrics
+
+    return read_metrics(path)
+
+
+def pack_state(folder: Path) -> bytes:
+    """The state of a small pack."""
+    import torch
+
+    from mars_core.packing.state import PackState
+    from tasks.calibration.state import write_state
+
+    tensors = {"0.weights": torch.arange(5.0), "0.generator": torch.Generator().get_state()[:64]}
+    write_state(folder, PackState(2, (2, 4), 1.0, tensors, [{"pair": [2, 2]}]))
+    return (folder / "state.safetensors").read_bytes()
+
+
+def _state(path: Path) -> Any:
+    from tasks.calibration.state import read_state
+
+    return read_state(path.parent, (2, 4))
+
+
+def data_readers(folder: Path) -> dict[str, Reader]:
+    """Readers of datasets and of images."""
+    from PIL import Image
+
+    (folder / "images").mkdir()
+    Image.new("RGB", (4, 4), (1, 2, 3)).save(folder / "images" / "a.png")
+    Image.new("RGB", (4, 4), (1, 2, 3)).save(folder / "a.jpg")
+    talk = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "a cat"}]
+    turns = [{"role": "user", "content": "<image>What?"}, {"role": "assistant", "content": "a cat"}]
+    rows = {
+        "llava_json": [{"id": "1", "image": "a.png", "conversations": talk}],
+        "sharegpt": [{"conversations": talk, "images": ["a.png"]}],
+        "messages": [{"messages": turns, "images": ["a.png"]}],
+    }
+    of_json = {
+        f"data, {name}": Reader(_json_or_lines(value), _dataset(name, folder / "images"), "train.json")
+        for name, value in rows.items()
+    }
+    columns = {"question": ["What?", "Who?"], "answer": ["a", "b"], "id": [1, 2]}
+    nested = {"messages": [turns[:2], turns[:2]], "images": [["a.png"], ["a.png"]]}
+    return of_json | {
+        "data, Parquet": Reader(
+            tables("parquet", columns) | damaged(table_bytes("parquet", nested)),
+            _dataset("parquet", folder / "images"),
+            "train.parquet",
+        ),
+        "data, datasets": Reader(damaged(_arrow(nested)), _arrow_dataset(folder / "images"), "data-0.arrow"),
+        "data, ScienceQA": Reader(json_of(SCIENCE), _science(folder / "images"), "problems.json"),
+        "image, PNG": Reader(damaged((folder / "images" / "a.png").read_bytes()), _image, "a.png"),
+        "image, JPEG": Reader(damaged((folder / "a.jpg").read_bytes()), _image, "a.jpg"),
+    }
+
+
+SCIENCE = {
+    "1": {
+        "question": "Which?", "choices": ["a", "b"], "answer": 0, "hint": "", "image": "image.png", "task": "closed",
+        "grade": "grade2", "subject": "natural science", "topic": "x", "category": "x", "skill": "x", "lecture": "",
+        "solution": "", "split": "train",
+    }
+}  # fmt: skip
+
+
+def _json_or_lines(rows: list[Any]) -> st.SearchStrategy[bytes]:
+    return json_of(rows) | changed(rows).map(lambda value: b"\n".join(map(as_json, value)))
+
+
+def _all(name: str | None, place: Path, images: Path) -> int:
+    from mars_core.data.readers import read_rows
+
+    return sum(1 for _ in read_rows(place, images, name))
+
+
+def _dataset(name: str, images: Path) -> Callable[[Path], Any]:
+    return lambda path: _all(name, path, images)
+
+
+def _arrow(columns: dict[str, list[Any]]) -> bytes:
+    import pyarrow as pa
+
+    sink = pa.BufferOutputStream()
+    made = pa.table(columns)
+    with pa.ipc.new_stream(sink, made.schema) as writer:
+        writer.write_table(made)
+    return bytes(sink.getvalue())
+
+
+def _arrow_dataset(images: Path) -> Callable[[Path], Any]:
+    def read(path: Path) -> int:
+        (path.parent / "dataset_info.json").write_text("{}")
+        state = {"_data_files": [{"filename": path.name}], "_split": None}
+        (path.parent / "state.json").write_text(json.dumps(state))
+        return _all("datasets", path.parent, images)
+
+    return read
+
+
+def _science(images: Path) -> Callable[[Path], Any]:
+    def read(path: Path) -> int:
+        (path.parent / "pid_splits.json").write_text(json.dumps({"train": ["1"], "val": [], "test": []}))
+        return _all("scienceqa", path.parent, images)
+
+    return read
+
+
+def _image(path: Path) -> Any:
+    from mars_core.data.images import image_size, load_image
+    from mars_core.data.records import PathImage
+
+    image_size(PathImage(path.name, path.parent))
+    return load_image(PathImage(path.name, path.parent))
+
+
+def _too_long(number: int, frame: FrameType | None) -> None:
+    raise TimeoutError(f"more than {SECONDS} s")
+
+
+def try_input(reader: Reader, data: bytes) -> str:
+    """What a reader does with an input: taken, refused, or the end of a traceback."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
+        path = Path(folder) / reader.name
+        path.write_bytes(data)
+        signal.setitimer(signal.ITIMER_REAL, SECONDS)
+        try:
+            reader.read(path)
+        except ValueError:
+            return "refused"
+        except BaseException:  # noqa: BLE001 - these are what is looked for
+            return traceback.format_exc(limit=-4)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    return "taken"
+
+
+def fuzz(reader: Reader, count: Count, start: int, end: float) -> None:
+    """Try one lot of inputs; `start` decides which."""
+
+    @seed(start)
+    @settings(
+        max_examples=AT_ONCE, deadline=None, database=None, phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(reader.inputs)
+    def one(data: bytes) -> None:
+        if time.monotonic() > end:
+            return
+        came = try_input(reader, data)
+        count.inputs += 1
+        count.taken += came == "taken"
+        count.refused += came == "refused"
+        if came not in ("taken", "refused"):
+            known = [finding["ends"] for finding in count.findings]
+            ends = came.strip().splitlines()[-1][:200]
+            where = came.strip().splitlines()[-3].strip()[:200] if came.count("\n") > 3 else ""
+            if (where, ends) not in [tuple(one) for one in known]:
+                count.findings.append({"ends": [where, ends], "input": data[:2000].hex(), "traceback": came})
+
+    one()
+
+
+def main() -> None:
+    """Try inputs until each reader has had as many as asked for, or time is up."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--inputs", type=int, default=20_000, help="of each reader, over all calls")
+    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--reader", action="append", help="one of the readers; may be given again")
+    parser.add_argument("--output", type=Path, default=RESULT)
+    asked = parser.parse_args()
+    signal.signal(signal.SIGALRM, _too_long)
+    counts = {name: Count(**one) for name, one in _before(asked.output).items()}
+    with tempfile.TemporaryDirectory() as scratch:
+        known = readers(Path(scratch))
+        end = time.monotonic() + 60 * asked.minutes
+        names = asked.reader or list(known)
+        order = random.Random(0)
+        while left := [name for name in names if counts.setdefault(name, Count()).inputs < asked.inputs]:
+            if time.monotonic() > end:
+                break
+            name = order.choice(sorted(left, key=lambda one: counts[one].inputs)[:3])
+            fuzz(known[name], counts[name], counts[name].inputs, end)
+            asked.output.write_text(json.dumps({name: vars(one) for name, one in counts.items()}, indent=2) + "\n")
+    for name, one in counts.items():
+        print(f"{name}: {one.inputs} inputs, {one.taken} taken, {one.refused} refused, {len(one.findings)} findings")
+
+
+def _before(output: Path) -> dict[str, Any]:
+    return json.loads(output.read_text()) if output.is_file() else {}
+
+
+if __name__ == "__main__":
+    main()
