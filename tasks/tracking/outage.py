@@ -14,7 +14,7 @@ import requests
 from mlflow.exceptions import MlflowException
 
 from tasks.running.progress import show_message
-from tasks.storage.addresses import without_password
+from tasks.running.addresses import without_password
 
 P = ParamSpec("P")
 R = TypeVar("R")
