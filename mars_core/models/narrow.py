@@ -56,7 +56,7 @@ COUNTS: dict[str, Any] = {
     "topk_group": 1,
     "n_groups": 2,
 }
-TO_TEXT = ("out_hidden_size", "text_hidden_size", "projector_output_dim", "image_token_embed_dim")
+TO_TEXT = ("out_hidden_size", "text_hidden_size", "projector_output_dim", "image_token_embed_dim", "projection_dim")
 """Widths of an encoder's section that are the language model's."""
 
 SMALLER: dict[str, Any] = {
@@ -111,6 +111,8 @@ def _narrowed(settings: Settings, sizes: Mapping[str, int], smaller: Mapping[str
         count = len(kept) if kept is not None else 3 if sizes is VISION else 2
         cut |= dict.fromkeys(LAYERS, count)
     found = {name: _setting(str(name), value, sizes, cut, smaller) for name, value in settings.items()}
+    if settings.get("num_key_value_heads") == settings.get("num_attention_heads") is not None:
+        found["num_key_value_heads"] = found["num_attention_heads"]  # some architectures demand it
     if kept is not None:
         long = _longest(settings)
         found |= {name: _at(value, kept) for name, value in found.items() if _is_by_layer(name, value, long)}
