@@ -48,8 +48,11 @@ def guess_family(model: Any) -> Family:
         Undecided: the model has no vision encoder of its own, no separate LLM, or no output head.
     """
     if getattr(model.config, "is_encoder_decoder", False):
-        raise Undecided("it is an encoder-decoder: its answers go into a decoder of their own, and MARS trains on one "
-                        "sequence of question and answer", None)
+        raise Undecided(
+            "it is an encoder-decoder: its answers go into a decoder of their own, and MARS trains on one "
+            "sequence of question and answer",
+            None,
+        )
     paths = {module: name for name, module in model.named_modules()}
     head = model.get_output_embeddings()
     if head is None:
@@ -129,7 +132,9 @@ def _proved(model: Any, guess: Family, seen: _Seen, of_text: _Seen) -> Family:
     projector = [name for name in pictures if name not in me]
     dead = [name for name in linear if name not in seen.used or name in refused]
     kept = [*me, *(name for name in llm if name not in dead)]
-    return Family(_tower(model, guess, me), _subtrees(projector, [*kept, *dead]), guess.llm, _patterns(dead, [*kept, *projector]))
+    return Family(
+        _tower(model, guess, me), _subtrees(projector, [*kept, *dead]), guess.llm, _patterns(dead, [*kept, *projector])
+    )
 
 
 def _tower(model: Any, guess: Family, me: list[str]) -> str:
@@ -288,9 +293,7 @@ def _subtrees(wanted: Iterable[str], others: Collection[str]) -> tuple[str, ...]
 
 def _patterns(dead: list[str], others: Collection[str]) -> tuple[str, ...]:
     exact = set(dead)
-    return tuple(
-        re.escape(path) if path in exact else re.escape(path) + r"\..*" for path in _subtrees(dead, others)
-    )
+    return tuple(re.escape(path) if path in exact else re.escape(path) + r"\..*" for path in _subtrees(dead, others))
 
 
 def _common_parent(paths: Iterable[str]) -> str:

@@ -121,7 +121,9 @@ def _narrowed(settings: Settings, sizes: Mapping[str, int], smaller: Mapping[str
     return found
 
 
-def _setting(name: str, value: Any, sizes: Mapping[str, int], cut: Mapping[str, Any], smaller: Mapping[str, Any]) -> Any:
+def _setting(
+    name: str, value: Any, sizes: Mapping[str, int], cut: Mapping[str, Any], smaller: Mapping[str, Any]
+) -> Any:
     if isinstance(value, dict):
         return _section(name, value, sizes, smaller)
     if value is None or isinstance(value, (bool, str)):
@@ -185,7 +187,9 @@ def _kept_layers(settings: Settings) -> list[int] | None:
 
 
 def _longest(settings: Settings) -> int:
-    return max((len(value) for name, value in settings.items() if name in BY_LAYER and isinstance(value, list)), default=0)
+    return max(
+        (len(value) for name, value in settings.items() if name in BY_LAYER and isinstance(value, list)), default=0
+    )
 
 
 def _is_by_layer(name: str, value: Any, layers: int) -> bool:

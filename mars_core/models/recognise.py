@@ -70,6 +70,8 @@ def _built(config: Any, device: str, trust_remote_code: bool) -> Any:
         with torch.device(device):
             network = AutoModelForImageTextToText.from_config(config, trust_remote_code=trust_remote_code)
     except _FAULTS as error:
+        if "Unrecognized configuration class" in str(error):
+            raise Undecided("transformers has no class for it that reads images and text", None) from error
         raise Undecided(f"transformers cannot build it ({_first_line(error)})", None) from error
     return network.requires_grad_(False).eval()
 

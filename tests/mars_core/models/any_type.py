@@ -56,7 +56,10 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
             "n_group": 1,
             "topk_group": 1,
         },
-        "vision_config": {"sam_config": {"output_channels": 16, "downsample_channels": [24, 32]}, "encoder_config": {"hidden_size": 32}},
+        "vision_config": {
+            "sam_config": {"output_channels": 16, "downsample_channels": [24, 32]},
+            "encoder_config": {"hidden_size": 32},
+        },
     },
     "hunyuan_vl": {"text_config": {"head_dim": 16, "rope_parameters": _ROPE | {"mrope_section": [2, 3, 3]}}},
     "kimi_k25": {"projection_hidden_size": 32},
@@ -68,11 +71,22 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "glm46v": _MROPE,
     "glmga": _MROPE,
     "glm_ocr": _MROPE,
-    "glm4v_moe": {"text_config": {"rope_parameters": _ROPE | {"partial_rotary_factor": 0.5, "mrope_section": [1, 1, 2]}}},
+    "glm4v_moe": {
+        "text_config": {"rope_parameters": _ROPE | {"partial_rotary_factor": 0.5, "mrope_section": [1, 1, 2]}}
+    },
     "ernie4_5_vl_moe": {"text_config": {"rope_parameters": _ROPE | {"mrope_section": [3, 3, 2]}}},
-    "granite4_vision": {"deepstack_layer_map": [[-2, 0], [-1, 1]], "downsample_rate": "2/4", "spatial_target_layers": [1]},
+    "granite4_vision": {
+        "deepstack_layer_map": [[-2, 0], [-1, 1]],
+        "downsample_rate": "2/4",
+        "spatial_target_layers": [1],
+    },
     "llama4": {
-        "vision_config": {"intermediate_size": 128, "projector_input_dim": 24, "projector_output_dim": 24, "vision_output_dim": 24}
+        "vision_config": {
+            "intermediate_size": 128,
+            "projector_input_dim": 24,
+            "projector_output_dim": 24,
+            "vision_output_dim": 24,
+        }
     },
     "minicpm_ocr": _MINICPM,
     "minicpmv4_6": _MINICPM,
@@ -89,7 +103,10 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     },
     "molmo2": {"adapter_config": {"vision_feature_layer": [2, 1], "text_hidden_size": 64}},
     "muse_glimmer": {"out_hidden_size": 128},
-    "muse_spark": {"out_hidden_size": 128, "audio_config": {"num_hidden_layers": 4, "hidden_sizes": [16, 16, 16, 16], "depths": [1, 1, 1, 1]}},
+    "muse_spark": {
+        "out_hidden_size": 128,
+        "audio_config": {"num_hidden_layers": 4, "hidden_sizes": [16, 16, 16, 16], "depths": [1, 1, 1, 1]},
+    },
     "nemotron_h_omni": {"image_token_id": 100},
     "qwen2_5_omni_thinker": _OMNI,
     "qwen2_5_vl": _MROPE,
@@ -169,7 +186,10 @@ def question(model: Any) -> Batch:
     features = count_features(model, pictures)
     image = image_token(model.config)
     start, end = ids_around(model.config)
-    rows = [[50, *start, *[image] * features, *end, 51, 52, 53], [50, *start, *[image] * features, *end, 51, 54, 55, 56, 57]]
+    rows = [
+        [50, *start, *[image] * features, *end, 51, 52, 53],
+        [50, *start, *[image] * features, *end, 51, 54, 55, 56, 57],
+    ]
     length = max(map(len, rows))
     ids = torch.tensor([row + [0] * (length - len(row)) for row in rows])
     mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows])
@@ -195,6 +215,7 @@ def image_token(config: Any) -> int:
 
 def ids_around(config: Any) -> tuple[list[int], list[int]]:
     """Ids of what stands before and after the image tokens."""
+
     def first(*names: str) -> list[int]:
         return next(([value] for name in names if isinstance(value := getattr(config, name, None), int)), [])
 
@@ -250,7 +271,11 @@ def _candidates(model: Any) -> Iterator[Batch]:
     picture, sizes = _random(1, 3, 16, 16), torch.tensor([[16, 16]])
     if "spatial_shapes" in wanted:
         mask = torch.ones(1, 16, dtype=torch.long)
-        yield {"pixel_values": _random(1, 16, 48), "spatial_shapes": torch.tensor([[4, 4]]), "pixel_attention_mask": mask}
+        yield {
+            "pixel_values": _random(1, 16, 48),
+            "spatial_shapes": torch.tensor([[4, 4]]),
+            "pixel_attention_mask": mask,
+        }
     if "image_position_ids" in wanted:
         yield _patches_with_places(vision)
     if "pixel_attention_mask" in wanted:
