@@ -6,8 +6,8 @@
 
 On a CPU, with one batch of two questions about pictures; packed and separate runs in double precision, the final run
 and what follows in single precision, as users have them. A type that fails is shown with its message. Subjects: the
-families of MARS's table, one that only a description in YAML makes known, and every other type that transformers maps to
-AutoModelForImageTextToText, whose modules MARS finds by itself. The record is written after every type, so that a
+families of MARS's table, one that only a description in YAML makes known, and every other type that transformers maps
+to AutoModelForImageTextToText, whose modules MARS finds by itself. The record is written after every type, so that a
 measurement that was stopped goes on where it was.
 """
 

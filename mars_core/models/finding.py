@@ -6,8 +6,8 @@ The proof is one forward and backward pass with a picture, and one with text alo
 - The LLM's layers are those below the decoder; no other layer has a part in the logits of text alone.
 - The encoder's are those that its blocks consist of, or that the last of its blocks depends on.
 - The projector's are the others that the logits depend on: they stand between the encoder's blocks and the LLM.
-- What no logit depends on is left out (`unused`): pooling heads, blocks after the layer whose features are read, towers of
-  other modalities. So is what LoRA cannot adapt: layers that give a single number, and those whose names PEFT takes for
+- What no logit depends on is left out (`unused`): pooling heads, blocks after the layer whose features are read, towers
+  of other modalities. So is what LoRA cannot adapt: layers that give a single number, and those whose names PEFT takes for
   experts of a mixture (`unadaptable`).
 
 Names of modules decide nothing but which of several decoders or encoders transformers means.
@@ -61,8 +61,8 @@ def guess_family(model: Any) -> Family:
     encoders = _encoders(model, paths, decoder) or _encoders(model, paths, "")
     if not encoders:
         raise Undecided(
-            "it has no vision encoder of its own: pictures go into the LLM as patches or as tokens, so there are no two "
-            "modules to balance",
+            "it has no vision encoder of its own: pictures go into the LLM as patches or as tokens, so there are no "
+            "two modules to balance",
             None,
         )
     me = encoders[0] if len(encoders) == 1 else _common_parent(encoders)
@@ -96,7 +96,7 @@ def unadaptable(model: Any) -> dict[str, str]:
     """Linear layers that LoRA cannot adapt here, each with its reason.
 
     PEFT takes layers of a mixture of experts by the names that transformers 4 had (`gate_proj`, `down_proj` ...) and,
-    when an adapter is made or loaded, leads them to the experts' stacked weights, dense layers of these names with them.
+    when an adapter is made or loaded, leads them to the experts' stacked weights, and dense layers of these names too.
     """
     linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     single = {name: "gives a single number" for name, module in linear.items() if module.out_features == 1}

@@ -21,18 +21,49 @@ NAMES: dict[str, str] = {
     **dict.fromkeys(("hidden_size", "d_model", "embed_dim", "decoder_hidden_size", "word_embed_proj_dim"), "width"),
     **dict.fromkeys(("patch_embed_hidden_size", "hidden_dim"), "width"),
     **dict.fromkeys(
-        ("intermediate_size", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "mlp_dim", "d_ff")
-        + ("moe_intermediate_size", "shared_expert_intermediate_size", "dense_intermediate_size")
-        + ("shared_intermediate_size", "intermediate_size_mlp", "projector_hidden_size", "projection_hidden_dim")
-        + ("projection_intermediate_size", "share_expert_dim", "shared_experts_intermediate_size")
-        + ("moe_shared_expert_intermediate_size", "alignment_intermediate_size", "projection_hidden_size")
-        + ("decoder_intermediate_size", "moe_hidden_size", "merged_hidden_size"),
+        (
+            "intermediate_size",
+            "ffn_dim",
+            "encoder_ffn_dim",
+            "decoder_ffn_dim",
+            "mlp_dim",
+            "d_ff",
+            "moe_intermediate_size",
+            "shared_expert_intermediate_size",
+            "dense_intermediate_size",
+            "shared_intermediate_size",
+            "intermediate_size_mlp",
+            "projector_hidden_size",
+            "projection_hidden_dim",
+            "projection_intermediate_size",
+            "share_expert_dim",
+            "shared_experts_intermediate_size",
+            "moe_shared_expert_intermediate_size",
+            "alignment_intermediate_size",
+            "projection_hidden_size",
+            "decoder_intermediate_size",
+            "moe_hidden_size",
+            "merged_hidden_size",
+        ),
         "hidden",
     ),
     **dict.fromkeys(
-        ("num_attention_heads", "num_heads", "attention_heads", "encoder_attention_heads", "decoder_attention_heads")
-        + ("conf_num_attention_heads", "swa_num_attention_heads", "num_sliding_attention_heads", "resampler_n_heads")
-        + ("resampler_heads", "linear_num_value_heads", "linear_num_heads", "mamba_num_heads", "index_n_heads"),
+        (
+            "num_attention_heads",
+            "num_heads",
+            "attention_heads",
+            "encoder_attention_heads",
+            "decoder_attention_heads",
+            "conf_num_attention_heads",
+            "swa_num_attention_heads",
+            "num_sliding_attention_heads",
+            "resampler_n_heads",
+            "resampler_heads",
+            "linear_num_value_heads",
+            "linear_num_heads",
+            "mamba_num_heads",
+            "index_n_heads",
+        ),
         "heads",
     ),
     **dict.fromkeys(
@@ -40,10 +71,27 @@ NAMES: dict[str, str] = {
         "key_heads",
     ),
     **dict.fromkeys(
-        ("head_dim", "swa_head_dim", "linear_key_head_dim", "linear_value_head_dim", "linear_head_dim", "v_head_dim")
-        + ("qk_nope_head_dim", "resampler_head_dim", "resampler_dim_head", "d_kv", "global_head_dim")
-        + ("index_head_dim", "mamba_head_dim", "q_lora_rank", "kv_lora_rank", "qk_rope_head_dim", "ssm_state_size")
-        + ("hidden_size_per_layer_input", "query_pre_attn_scalar"),
+        (
+            "head_dim",
+            "swa_head_dim",
+            "linear_key_head_dim",
+            "linear_value_head_dim",
+            "linear_head_dim",
+            "v_head_dim",
+            "qk_nope_head_dim",
+            "resampler_head_dim",
+            "resampler_dim_head",
+            "d_kv",
+            "global_head_dim",
+            "index_head_dim",
+            "mamba_head_dim",
+            "q_lora_rank",
+            "kv_lora_rank",
+            "qk_rope_head_dim",
+            "ssm_state_size",
+            "hidden_size_per_layer_input",
+            "query_pre_attn_scalar",
+        ),
         "head",
     ),
 }
@@ -72,7 +120,7 @@ SMALLER: dict[str, Any] = {
     "num_kv_shared_layers": 0,
     "mm_tokens_per_image": 4,
     "image_grid_pinpoints": [[16, 16]],
-    **dict.fromkeys(("deepstack_visual_indexes", "fullatt_block_indexes", "global_attn_indexes"), [0, 1]),
+    **{name: [0, 1] for name in ("deepstack_visual_indexes", "fullatt_block_indexes", "global_attn_indexes")},
 }
 LAYERS = frozenset(
     {"num_hidden_layers", "depth", "n_layers", "num_layers", "encoder_layers", "decoder_layers", "layers"}

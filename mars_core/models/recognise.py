@@ -28,8 +28,8 @@ def recognise(model: str, model_type: str, *, trust_remote_code: bool = False) -
     """Where checkpoint `model`, a folder or a hub id, keeps its modules.
 
     Raises:
-        ValueError: the type is not in the table, and its modules could not be found; the message holds the best guess as
-            a description to correct.
+        ValueError: the type is not in the table, and its modules could not be found; the message holds the best guess
+            as a description to correct.
     """
     if model_type in FAMILIES:
         return FAMILIES[model_type]

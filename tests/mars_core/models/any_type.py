@@ -2,7 +2,7 @@
 
 The configuration is the type's own default, made small by rules (`mars_core.models.narrow`) and, where those do not
 suffice, by `EXCEPTIONS`. The batch holds two questions about pictures: random pixels in the shape that the type's
-`get_image_features` asks for, and as many image tokens as it gives features. The type's own processor has no part in it.
+`get_image_features` asks for, and as many image tokens as it gives features. The type's own processor takes no part.
 """
 
 from __future__ import annotations
@@ -151,8 +151,8 @@ LEFT_OUT: dict[str, str] = {
     "minicpmv4_7": _BESIDE,
     "mistral4": "has no vision encoder: the type maps to a language model alone",
     "pi0": "drives robots: it gives actions, not text",
-    "shieldgemma2": "classifies pictures; under AutoModelForImageTextToText it is Gemma 3's class, which loses its weights "
-    "when saved and loaded",
+    "shieldgemma2": "classifies pictures; under AutoModelForImageTextToText it is Gemma 3's class, which loses "
+    "weights when saved and loaded",
 }
 """Types of which no instance is made here, each with its reason."""
 
@@ -167,7 +167,7 @@ def small_instance(model_type: str) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = AutoModelForImageTextToText.from_config(small_config(model_type)).eval()
-        for name, weight in model.named_parameters():
+        for weight in model.parameters():
             if not weight.any():  # what a fresh model starts from at zero would hide what lies behind it
                 torch.nn.init.normal_(weight, std=0.02)
     return with_plain_experts(model)
