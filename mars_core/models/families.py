@@ -84,8 +84,8 @@ def family_of(model_type: str) -> Family:
 def not_known(model_type: str, reason: str, guess: Family | None = None) -> str:
     """What to tell a user whose model's modules are neither in the table nor found."""
     known = (
-        f"model type {model_type!r} is not known: MARS knows {', '.join(sorted(FAMILIES))}, and could not find the modules "
-        f"of this one by itself: {reason}. "
+        f"model type {model_type!r} is not known: MARS knows {', '.join(sorted(FAMILIES))}, and could not find the "
+        f"modules of this one by itself: {reason}. "
     )
     if guess:
         return known + f"Describe it in the study file; this is the best guess, to be corrected:\n{described(guess)}"

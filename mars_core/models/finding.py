@@ -7,8 +7,8 @@ The proof is one forward and backward pass with a picture, and one with text alo
 - The encoder's are those that its blocks consist of, or that the last of its blocks depends on.
 - The projector's are the others that the logits depend on: they stand between the encoder's blocks and the LLM.
 - What no logit depends on is left out (`unused`): pooling heads, blocks after the layer whose features are read, towers
-  of other modalities. So is what LoRA cannot adapt: layers that give a single number, and those whose names PEFT takes for
-  experts of a mixture (`unadaptable`).
+  of other modalities. So is what LoRA cannot adapt (`unadaptable`): layers that give a single number, and those whose
+  names PEFT takes for experts of a mixture.
 
 Names of modules decide nothing but which of several decoders or encoders transformers means.
 """
