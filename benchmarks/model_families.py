@@ -6,8 +6,8 @@
 
 On a CPU, with one batch of two questions about pictures; packed and separate runs in double precision, the final run
 and what follows in single precision, as users have them. A type that fails is shown with its message. Subjects: the
-families of MARS's table, one that only a description in YAML makes known, and every other type that transformers maps to
-AutoModelForImageTextToText, whose modules MARS finds by itself. The record is written after every type, so that a
+families of MARS's table, one that only a description in YAML makes known, and every other type that transformers maps
+to AutoModelForImageTextToText, whose modules MARS finds by itself. The record is written after every type, so that a
 measurement that was stopped goes on where it was.
 """
 
@@ -36,7 +36,7 @@ from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 from mars_core.evaluation.answer_loss import token_losses
 from mars_core.evaluation.scores import evaluate
 from mars_core.models.families import FAMILIES, Family, family_of
-from mars_core.models.finding import find_family, guess_family, unadaptable
+from mars_core.models.finding import Undecided, find_family, guess_family, unadaptable
 from mars_core.models.lora import add_adapters, remove_adapters
 from mars_core.models.partition import GROUPS, check_against_forward, layers_used_by_forward, partition_of
 from mars_core.packing.adapter_batches import AdapterBatches
@@ -167,8 +167,10 @@ def measure_family(name: str, folder: Path) -> dict[str, Any]:
         return {"reason": LEFT_OUT[name]}
     try:
         subject = _subject(name, folder / "base")
+    except Undecided as undecided:
+        return {"reason": f"refused: {undecided}"}
     except Exception as error:  # noqa: BLE001 - a type that fails is a result
-        return {"reason": _said(error)}
+        return {"reason": f"not tried, since no small instance could be made here: {_said(error)}"}
     return {capability: asdict(_tried(check, subject, folder)) for capability, check in CAPABILITIES.items()}
 
 

@@ -84,12 +84,12 @@ def family_of(model_type: str) -> Family:
 def not_known(model_type: str, reason: str, guess: Family | None = None) -> str:
     """What to tell a user whose model's modules are neither in the table nor found."""
     known = (
-        f"model type {model_type!r} is not known: MARS knows {', '.join(sorted(FAMILIES))}, and could not find the modules of "
-        f"this one by itself: {reason}. "
+        f"model type {model_type!r} is not known: MARS knows {', '.join(sorted(FAMILIES))}, and could not find the "
+        f"modules of this one by itself: {reason}. "
     )
     if guess:
         return known + f"Describe it in the study file; this is the best guess, to be corrected:\n{described(guess)}"
     return known + (
-        "Choose a model with a vision encoder beside its LLM; if it has one, describe it in the study file, with the paths "
-        f"that model.named_modules() gives:\n{EXAMPLE}"
+        "Choose a model with a vision encoder beside its LLM; if it has one, describe it in the study file, with the "
+        f"paths that model.named_modules() gives:\n{EXAMPLE}"
     )

@@ -6,9 +6,9 @@ The proof is one forward and backward pass with a picture, and one with text alo
 - The LLM's layers are those below the decoder; no other layer has a part in the logits of text alone.
 - The encoder's are those that its blocks consist of, or that the last of its blocks depends on.
 - The projector's are the others that the logits depend on: they stand between the encoder's blocks and the LLM.
-- What no logit depends on is left out (`unused`): pooling heads, blocks after the layer whose features are read, towers of
-  other modalities. So is what LoRA cannot adapt: layers that give a single number, and those whose names PEFT takes for
-  experts of a mixture (`unadaptable`).
+- What no logit depends on is left out (`unused`): pooling heads, blocks after the layer whose features are read, towers
+  of other modalities. So is what LoRA cannot adapt (`unadaptable`): layers that give a single number, and those whose
+  names PEFT takes for experts of a mixture.
 
 Names of modules decide nothing but which of several decoders or encoders transformers means.
 """
@@ -48,8 +48,11 @@ def guess_family(model: Any) -> Family:
         Undecided: the model has no vision encoder of its own, no separate LLM, or no output head.
     """
     if getattr(model.config, "is_encoder_decoder", False):
-        raise Undecided("it is an encoder-decoder: its answers go into a decoder of their own, and MARS trains on one "
-                        "sequence of question and answer", None)
+        raise Undecided(
+            "it is an encoder-decoder: its answers go into a decoder of their own, and MARS trains on one "
+            "sequence of question and answer",
+            None,
+        )
     paths = {module: name for name, module in model.named_modules()}
     head = model.get_output_embeddings()
     if head is None:
@@ -58,8 +61,8 @@ def guess_family(model: Any) -> Family:
     encoders = _encoders(model, paths, decoder) or _encoders(model, paths, "")
     if not encoders:
         raise Undecided(
-            "it has no vision encoder of its own: pictures go into the LLM as patches or as tokens, so there are no two "
-            "modules to balance",
+            "it has no vision encoder of its own: pictures go into the LLM as patches or as tokens, so there are no "
+            "two modules to balance",
             None,
         )
     me = encoders[0] if len(encoders) == 1 else _common_parent(encoders)
@@ -93,7 +96,7 @@ def unadaptable(model: Any) -> dict[str, str]:
     """Linear layers that LoRA cannot adapt here, each with its reason.
 
     PEFT takes layers of a mixture of experts by the names that transformers 4 had (`gate_proj`, `down_proj` ...) and,
-    when an adapter is made or loaded, leads them to the experts' stacked weights, dense layers of these names with them.
+    when an adapter is made or loaded, leads them to the experts' stacked weights, and dense layers of these names too.
     """
     linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     single = {name: "gives a single number" for name, module in linear.items() if module.out_features == 1}
@@ -129,7 +132,9 @@ def _proved(model: Any, guess: Family, seen: _Seen, of_text: _Seen) -> Family:
     projector = [name for name in pictures if name not in me]
     dead = [name for name in linear if name not in seen.used or name in refused]
     kept = [*me, *(name for name in llm if name not in dead)]
-    return Family(_tower(model, guess, me), _subtrees(projector, [*kept, *dead]), guess.llm, _patterns(dead, [*kept, *projector]))
+    return Family(
+        _tower(model, guess, me), _subtrees(projector, [*kept, *dead]), guess.llm, _patterns(dead, [*kept, *projector])
+    )
 
 
 def _tower(model: Any, guess: Family, me: list[str]) -> str:
@@ -288,9 +293,7 @@ def _subtrees(wanted: Iterable[str], others: Collection[str]) -> tuple[str, ...]
 
 def _patterns(dead: list[str], others: Collection[str]) -> tuple[str, ...]:
     exact = set(dead)
-    return tuple(
-        re.escape(path) if path in exact else re.escape(path) + r"\..*" for path in _subtrees(dead, others)
-    )
+    return tuple(re.escape(path) if path in exact else re.escape(path) + r"\..*" for path in _subtrees(dead, others))
 
 
 def _common_parent(paths: Iterable[str]) -> str:

@@ -21,18 +21,49 @@ NAMES: dict[str, str] = {
     **dict.fromkeys(("hidden_size", "d_model", "embed_dim", "decoder_hidden_size", "word_embed_proj_dim"), "width"),
     **dict.fromkeys(("patch_embed_hidden_size", "hidden_dim"), "width"),
     **dict.fromkeys(
-        ("intermediate_size", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "mlp_dim", "d_ff")
-        + ("moe_intermediate_size", "shared_expert_intermediate_size", "dense_intermediate_size")
-        + ("shared_intermediate_size", "intermediate_size_mlp", "projector_hidden_size", "projection_hidden_dim")
-        + ("projection_intermediate_size", "share_expert_dim", "shared_experts_intermediate_size")
-        + ("moe_shared_expert_intermediate_size", "alignment_intermediate_size", "projection_hidden_size")
-        + ("decoder_intermediate_size", "moe_hidden_size", "merged_hidden_size"),
+        (
+            "intermediate_size",
+            "ffn_dim",
+            "encoder_ffn_dim",
+            "decoder_ffn_dim",
+            "mlp_dim",
+            "d_ff",
+            "moe_intermediate_size",
+            "shared_expert_intermediate_size",
+            "dense_intermediate_size",
+            "shared_intermediate_size",
+            "intermediate_size_mlp",
+            "projector_hidden_size",
+            "projection_hidden_dim",
+            "projection_intermediate_size",
+            "share_expert_dim",
+            "shared_experts_intermediate_size",
+            "moe_shared_expert_intermediate_size",
+            "alignment_intermediate_size",
+            "projection_hidden_size",
+            "decoder_intermediate_size",
+            "moe_hidden_size",
+            "merged_hidden_size",
+        ),
         "hidden",
     ),
     **dict.fromkeys(
-        ("num_attention_heads", "num_heads", "attention_heads", "encoder_attention_heads", "decoder_attention_heads")
-        + ("conf_num_attention_heads", "swa_num_attention_heads", "num_sliding_attention_heads", "resampler_n_heads")
-        + ("resampler_heads", "linear_num_value_heads", "linear_num_heads", "mamba_num_heads", "index_n_heads"),
+        (
+            "num_attention_heads",
+            "num_heads",
+            "attention_heads",
+            "encoder_attention_heads",
+            "decoder_attention_heads",
+            "conf_num_attention_heads",
+            "swa_num_attention_heads",
+            "num_sliding_attention_heads",
+            "resampler_n_heads",
+            "resampler_heads",
+            "linear_num_value_heads",
+            "linear_num_heads",
+            "mamba_num_heads",
+            "index_n_heads",
+        ),
         "heads",
     ),
     **dict.fromkeys(
@@ -40,10 +71,27 @@ NAMES: dict[str, str] = {
         "key_heads",
     ),
     **dict.fromkeys(
-        ("head_dim", "swa_head_dim", "linear_key_head_dim", "linear_value_head_dim", "linear_head_dim", "v_head_dim")
-        + ("qk_nope_head_dim", "resampler_head_dim", "resampler_dim_head", "d_kv", "global_head_dim")
-        + ("index_head_dim", "mamba_head_dim", "q_lora_rank", "kv_lora_rank", "qk_rope_head_dim", "ssm_state_size")
-        + ("hidden_size_per_layer_input", "query_pre_attn_scalar"),
+        (
+            "head_dim",
+            "swa_head_dim",
+            "linear_key_head_dim",
+            "linear_value_head_dim",
+            "linear_head_dim",
+            "v_head_dim",
+            "qk_nope_head_dim",
+            "resampler_head_dim",
+            "resampler_dim_head",
+            "d_kv",
+            "global_head_dim",
+            "index_head_dim",
+            "mamba_head_dim",
+            "q_lora_rank",
+            "kv_lora_rank",
+            "qk_rope_head_dim",
+            "ssm_state_size",
+            "hidden_size_per_layer_input",
+            "query_pre_attn_scalar",
+        ),
         "head",
     ),
 }
@@ -56,7 +104,7 @@ COUNTS: dict[str, Any] = {
     "topk_group": 1,
     "n_groups": 2,
 }
-TO_TEXT = ("out_hidden_size", "text_hidden_size", "projector_output_dim", "image_token_embed_dim")
+TO_TEXT = ("out_hidden_size", "text_hidden_size", "projector_output_dim", "image_token_embed_dim", "projection_dim")
 """Widths of an encoder's section that are the language model's."""
 
 SMALLER: dict[str, Any] = {
@@ -72,7 +120,7 @@ SMALLER: dict[str, Any] = {
     "num_kv_shared_layers": 0,
     "mm_tokens_per_image": 4,
     "image_grid_pinpoints": [[16, 16]],
-    **dict.fromkeys(("deepstack_visual_indexes", "fullatt_block_indexes", "global_attn_indexes"), [0, 1]),
+    **{name: [0, 1] for name in ("deepstack_visual_indexes", "fullatt_block_indexes", "global_attn_indexes")},
 }
 LAYERS = frozenset(
     {"num_hidden_layers", "depth", "n_layers", "num_layers", "encoder_layers", "decoder_layers", "layers"}
@@ -111,6 +159,8 @@ def _narrowed(settings: Settings, sizes: Mapping[str, int], smaller: Mapping[str
         count = len(kept) if kept is not None else 3 if sizes is VISION else 2
         cut |= dict.fromkeys(LAYERS, count)
     found = {name: _setting(str(name), value, sizes, cut, smaller) for name, value in settings.items()}
+    if settings.get("num_key_value_heads") == settings.get("num_attention_heads") is not None:
+        found["num_key_value_heads"] = found["num_attention_heads"]  # some architectures demand it
     if kept is not None:
         long = _longest(settings)
         found |= {name: _at(value, kept) for name, value in found.items() if _is_by_layer(name, value, long)}
@@ -119,7 +169,9 @@ def _narrowed(settings: Settings, sizes: Mapping[str, int], smaller: Mapping[str
     return found
 
 
-def _setting(name: str, value: Any, sizes: Mapping[str, int], cut: Mapping[str, Any], smaller: Mapping[str, Any]) -> Any:
+def _setting(
+    name: str, value: Any, sizes: Mapping[str, int], cut: Mapping[str, Any], smaller: Mapping[str, Any]
+) -> Any:
     if isinstance(value, dict):
         return _section(name, value, sizes, smaller)
     if value is None or isinstance(value, (bool, str)):
@@ -183,7 +235,9 @@ def _kept_layers(settings: Settings) -> list[int] | None:
 
 
 def _longest(settings: Settings) -> int:
-    return max((len(value) for name, value in settings.items() if name in BY_LAYER and isinstance(value, list)), default=0)
+    return max(
+        (len(value) for name, value in settings.items() if name in BY_LAYER and isinstance(value, list)), default=0
+    )
 
 
 def _is_by_layer(name: str, value: Any, layers: int) -> bool:

@@ -103,7 +103,7 @@ class OtherWeights:
 
 
 def other_weights(model: nn.Module, family: Family) -> list[OtherWeights]:
-    """What is multiplied with in the modules but is no linear layer: convolutions, and experts stacked in one tensor."""
+    """What is multiplied with in the modules but is no linear layer: convolutions, and experts in one tensor."""
     found: dict[str, list[int]] = {"convolutions": [], "stacked weights of experts": []}
     for name, module in model.named_modules():
         if _group_of(name, family) is None:

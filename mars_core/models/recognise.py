@@ -19,6 +19,7 @@ from mars_core.models.narrow import narrow
 from mars_core.models.processor import load_processor
 
 PICTURE = (96, 64)
+LARGEST_COPY = 500_000_000
 QUESTION = "What does this picture show?"
 _FAULTS = (OSError, ValueError, RuntimeError, TypeError, KeyError, IndexError, AttributeError, ImportError)
 
@@ -27,8 +28,8 @@ def recognise(model: str, model_type: str, *, trust_remote_code: bool = False) -
     """Where checkpoint `model`, a folder or a hub id, keeps its modules.
 
     Raises:
-        ValueError: the type is not in the table, and its modules could not be found; the message holds the best guess as
-            a description to correct.
+        ValueError: the type is not in the table, and its modules could not be found; the message holds the best guess
+            as a description to correct.
     """
     if model_type in FAMILIES:
         return FAMILIES[model_type]
@@ -47,6 +48,7 @@ def _found(model: str, settings: str, trust_remote_code: bool) -> Family:
     guess = guess_family(whole)
     try:
         processor = load_processor(model, trust_remote_code=trust_remote_code)
+        _check_size(_built(narrow(config), "meta", trust_remote_code), guess)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
             copy = _built(narrow(config), "cpu", trust_remote_code)
@@ -57,11 +59,19 @@ def _found(model: str, settings: str, trust_remote_code: bool) -> Family:
         raise Undecided(f"a narrow copy of it could not be tried ({_first_line(error)})", guess) from error
 
 
+def _check_size(copy: Any, guess: Family) -> None:
+    size = sum(weight.numel() for weight in copy.parameters())
+    if size > LARGEST_COPY:
+        raise Undecided(f"a narrow copy of it would still have {size:,} parameters", guess)
+
+
 def _built(config: Any, device: str, trust_remote_code: bool) -> Any:
     try:
         with torch.device(device):
             network = AutoModelForImageTextToText.from_config(config, trust_remote_code=trust_remote_code)
     except _FAULTS as error:
+        if "Unrecognized configuration class" in str(error):
+            raise Undecided("transformers has no class for it that reads images and text", None) from error
         raise Undecided(f"transformers cannot build it ({_first_line(error)})", None) from error
     return network.requires_grad_(False).eval()
 

@@ -252,9 +252,7 @@ def _works_unpadded(model: nn.Module, partition: Partition, batch: Mapping[str, 
 
 
 @torch.no_grad()
-def _runs_stay_apart(
-    model: nn.Module, partition: Partition, structure: Structure, batch: Mapping[str, Tensor]
-) -> bool:
+def _runs_stay_apart(model: nn.Module, partition: Partition, structure: Structure, batch: Mapping[str, Tensor]) -> bool:
     """Whether two unlike runs in one forward pass get the logits that each gets alone."""
     for pair in (RankPair(1, 1), RankPair(0, 1)):
         alone = [_random_adapter_batch(model, partition, pair, runs=(run,)) for run in range(2)]

@@ -60,8 +60,8 @@ class MemoryReport(Record):
 class ModelReport(Record):
     """A base checkpoint.
 
-    groups: by module. excluded: linear layers without adapter. pairs: those that fit. family: where the modules are, as a
-    study file's `family` section; other_weights: of each `kind` that LoRA does not adapt, `tensors` and `parameters`.
+    groups: by module. excluded: linear layers without adapter. pairs: those that fit. family: where the modules are, as
+    a study file's `family` section; other_weights: of each `kind` that LoRA does not adapt, `tensors` and `parameters`.
     """
 
     model: str

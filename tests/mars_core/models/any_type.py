@@ -2,7 +2,7 @@
 
 The configuration is the type's own default, made small by rules (`mars_core.models.narrow`) and, where those do not
 suffice, by `EXCEPTIONS`. The batch holds two questions about pictures: random pixels in the shape that the type's
-`get_image_features` asks for, and as many image tokens as it gives features. The type's own processor has no part in it.
+`get_image_features` asks for, and as many image tokens as it gives features. The type's own processor takes no part.
 """
 
 from __future__ import annotations
@@ -56,10 +56,13 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
             "n_group": 1,
             "topk_group": 1,
         },
-        "vision_config": {"sam_config": {"output_channels": 16, "downsample_channels": [24, 32]}, "encoder_config": {"hidden_size": 32}},
+        "vision_config": {
+            "sam_config": {"output_channels": 16, "downsample_channels": [24, 32]},
+            "encoder_config": {"hidden_size": 32},
+        },
     },
     "hunyuan_vl": {"text_config": {"head_dim": 16, "rope_parameters": _ROPE | {"mrope_section": [2, 3, 3]}}},
-    "kimi_k25": {"projection_hidden_size": 32, "text_config": {"head_dim": 16, "qk_rope_head_dim": 16}},
+    "kimi_k25": {"projection_hidden_size": 32},
     "paddleocr_vl": _MROPE,
     "vipllava": {"vision_feature_layer": [-2, -1]},
     "unlimited_ocr": {"vision_config": {"sam_config": {"output_channels": 16, "downsample_channels": [24, 32]}}},
@@ -68,21 +71,43 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "glm46v": _MROPE,
     "glmga": _MROPE,
     "glm_ocr": _MROPE,
-    "glm4v_moe": {"text_config": {"rope_parameters": _ROPE | {"partial_rotary_factor": 0.5, "mrope_section": [1, 1, 2]}}},
-    "glm5_next": {"text_config": {"num_key_value_heads": 4}},
-    "granite4_vision": {"deepstack_layer_map": [[-2, 0], [-1, 1]], "downsample_rate": "2/4", "spatial_target_layers": [1]},
-    "janus": {"vision_config": {"projection_dim": 64}},
+    "glm4v_moe": {
+        "text_config": {"rope_parameters": _ROPE | {"partial_rotary_factor": 0.5, "mrope_section": [1, 1, 2]}}
+    },
+    "ernie4_5_vl_moe": {"text_config": {"rope_parameters": _ROPE | {"mrope_section": [3, 3, 2]}}},
+    "granite4_vision": {
+        "deepstack_layer_map": [[-2, 0], [-1, 1]],
+        "downsample_rate": "2/4",
+        "spatial_target_layers": [1],
+    },
     "llama4": {
-        "vision_config": {"intermediate_size": 128, "projector_input_dim": 24, "projector_output_dim": 24, "vision_output_dim": 24}
+        "vision_config": {
+            "intermediate_size": 128,
+            "projector_input_dim": 24,
+            "projector_output_dim": 24,
+            "vision_output_dim": 24,
+        }
     },
     "minicpm_ocr": _MINICPM,
     "minicpmv4_6": _MINICPM,
     "minicpmv4_7": _MINICPM,
+    "mistral_large4": {
+        "text_config": {
+            "num_hidden_layers": 2,
+            "layer_types": ["indexed_attention"] * 2,
+            "mlp_layer_types": ["dense", "sparse"],
+            "indexer_types": ["full"] * 2,
+            "no_rope_layers": [1, 1],
+            "kv_source_layers": [0, 1],
+        }
+    },
     "molmo2": {"adapter_config": {"vision_feature_layer": [2, 1], "text_hidden_size": 64}},
     "muse_glimmer": {"out_hidden_size": 128},
-    "muse_spark": {"out_hidden_size": 128, "audio_config": {"num_hidden_layers": 4, "hidden_sizes": [16, 16, 16, 16], "depths": [1, 1, 1, 1]}},
+    "muse_spark": {
+        "out_hidden_size": 128,
+        "audio_config": {"num_hidden_layers": 4, "hidden_sizes": [16, 16, 16, 16], "depths": [1, 1, 1, 1]},
+    },
     "nemotron_h_omni": {"image_token_id": 100},
-    "paligemma": {"projection_dim": 64, "vision_config": {"projection_dim": 64}},
     "qwen2_5_omni_thinker": _OMNI,
     "qwen2_5_vl": _MROPE,
     "qwen2_vl": _MROPE | {"vision_config": {"hidden_size": 64}},
@@ -126,8 +151,8 @@ LEFT_OUT: dict[str, str] = {
     "minicpmv4_7": _BESIDE,
     "mistral4": "has no vision encoder: the type maps to a language model alone",
     "pi0": "drives robots: it gives actions, not text",
-    "shieldgemma2": "classifies pictures; under AutoModelForImageTextToText it is Gemma 3's class, which loses its weights "
-    "when saved and loaded",
+    "shieldgemma2": "classifies pictures; under AutoModelForImageTextToText it is Gemma 3's class, which loses "
+    "weights when saved and loaded",
 }
 """Types of which no instance is made here, each with its reason."""
 
@@ -142,7 +167,7 @@ def small_instance(model_type: str) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = AutoModelForImageTextToText.from_config(small_config(model_type)).eval()
-        for name, weight in model.named_parameters():
+        for weight in model.parameters():
             if not weight.any():  # what a fresh model starts from at zero would hide what lies behind it
                 torch.nn.init.normal_(weight, std=0.02)
     return with_plain_experts(model)
@@ -161,7 +186,10 @@ def question(model: Any) -> Batch:
     features = count_features(model, pictures)
     image = image_token(model.config)
     start, end = ids_around(model.config)
-    rows = [[50, *start, *[image] * features, *end, 51, 52, 53], [50, *start, *[image] * features, *end, 51, 54, 55, 56, 57]]
+    rows = [
+        [50, *start, *[image] * features, *end, 51, 52, 53],
+        [50, *start, *[image] * features, *end, 51, 54, 55, 56, 57],
+    ]
     length = max(map(len, rows))
     ids = torch.tensor([row + [0] * (length - len(row)) for row in rows])
     mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows])
@@ -187,6 +215,7 @@ def image_token(config: Any) -> int:
 
 def ids_around(config: Any) -> tuple[list[int], list[int]]:
     """Ids of what stands before and after the image tokens."""
+
     def first(*names: str) -> list[int]:
         return next(([value] for name in names if isinstance(value := getattr(config, name, None), int)), [])
 
@@ -242,7 +271,11 @@ def _candidates(model: Any) -> Iterator[Batch]:
     picture, sizes = _random(1, 3, 16, 16), torch.tensor([[16, 16]])
     if "spatial_shapes" in wanted:
         mask = torch.ones(1, 16, dtype=torch.long)
-        yield {"pixel_values": _random(1, 16, 48), "spatial_shapes": torch.tensor([[4, 4]]), "pixel_attention_mask": mask}
+        yield {
+            "pixel_values": _random(1, 16, 48),
+            "spatial_shapes": torch.tensor([[4, 4]]),
+            "pixel_attention_mask": mask,
+        }
     if "image_position_ids" in wanted:
         yield _patches_with_places(vision)
     if "pixel_attention_mask" in wanted:

@@ -129,13 +129,13 @@ def test_every_type_is_found_and_proved_or_refused_with_a_reason(model_type):
     try:
         family = find_family(model, batch)
     except Undecided as undecided:
-        assert str(undecided)
-        return
+        pytest.skip(f"refused: {undecided}")
     partition = partition_of(model, family)
     placed = [layer.name for group in GROUPS for layer in partition.every(group)]
     head = {name for name, module in model.named_modules() if module is model.get_output_embeddings()}
     assert len(placed) == len(set(placed))
     assert set(placed) == layers_used_by_forward(model, batch) - head - unadaptable(model).keys()
-    assert partition.me and partition.llm
+    assert partition.me
+    assert partition.llm
     with torch.no_grad():
         assert torch.isfinite(model(**batch).logits).all()

@@ -23,7 +23,8 @@ from tests.mars_core.data.conftest import tiny_tokenizer
 
 TEMPLATE = (
     "{% for message in messages %}{{ message['role'] + ': ' }}{% for block in message['content'] %}"
-    "{% if block['type'] == 'image' %}{{ IMAGE }}{% else %}{{ block['text'] }}{% endif %}{% endfor %}{{ '\n' }}{% endfor %}"
+    "{% if block['type'] == 'image' %}{{ IMAGE }}{% else %}{{ block['text'] }}{% endif %}{% endfor %}"
+    "{{ '\n' }}{% endfor %}"
 )
 TEXT = {"hidden_size": 20, "intermediate_size": 28, "num_hidden_layers": 2, "num_attention_heads": 2}
 VISION = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2}
@@ -112,5 +113,5 @@ def test_what_cannot_be_proved_is_answered_with_the_guess_to_correct(llava_check
 
 def test_a_type_without_two_modules_is_refused_with_the_reason(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "fuyu"}')
-    with pytest.raises(ValueError, match="'fuyu' is not known.*no vision encoder of its own"):
+    with pytest.raises(ValueError, match=r"'fuyu' is not known.*no vision encoder of its own"):
         skeleton(str(tmp_path))
