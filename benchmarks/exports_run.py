@@ -136,7 +136,8 @@ def run_cell(tool: str, family: str) -> dict[str, Any]:
     (place / "log.txt").write_text(log)
     if code != 0:
         last = [line for line in log.splitlines() if "Error" in line or "error" in line][-1:]
-        return {"holds": False, "shown": f"failed: {(last or ['no message'])[0].strip()[:300]}", "seconds": seconds}
+        said = (last or ["no message"])[0].strip()[:200].replace(str(CACHE), "...")
+        return {"holds": False, "shown": f"failed: {said}", "seconds": seconds}
     cell = look_at_adapter(run) | look_at_batches(place, expected) | {"evaluates": "eval_loss" in log}
     parts = ("ranks", "scale", "moved", "evaluates")
     wrong = [name for name in parts if not cell.get(name)]

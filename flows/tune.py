@@ -21,9 +21,7 @@ from tasks.study.parent_run import parent_run
 from tasks.study.plan import plan_rates
 
 
-@flow(
-    name="mars-tune-lr", flow_run_name="tune learning rate of me{r_me}-llm{r_llm} {config.short_name}", **JSON_RESULTS
-)
+@flow(name="mars-tune-lr", flow_run_name="tune rate of me{r_me}-llm{r_llm} {config.short_name}", **JSON_RESULTS)
 def tune_flow(config: StudyConfig, r_me: int, r_llm: int, rates: list[float]) -> dict[str, Any]:
     """Find the best learning rate of one pair by calibration runs in this process; returns it with what was tried.
 

@@ -32,9 +32,7 @@ from tasks.study.opened import Study, open_study
 from tasks.study.parent_run import parent_run
 
 
-@flow(
-    name="mars-tune-baseline", flow_run_name="tune learning rate of {baseline.name} {config.short_name}", **JSON_RESULTS
-)
+@flow(name="mars-tune-baseline", flow_run_name="tune rate of {baseline.name} {config.short_name}", **JSON_RESULTS)
 def tune_baseline_flow(config: StudyConfig, baseline: Baseline, rates: list[float]) -> dict[str, Any]:
     """Find the learning rate of a baseline by short runs; returns it with what was tried and what that cost.
 

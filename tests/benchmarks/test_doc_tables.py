@@ -22,7 +22,9 @@ def benchmark(monkeypatch):
     return importlib.import_module
 
 
-@pytest.mark.parametrize("name", ["data_plan", "forgetting", "model_families", "planner_estimates", "rank_and_rate"])
+@pytest.mark.parametrize(
+    "name", ["data_plan", "exports_run", "forgetting", "model_families", "planner_estimates", "rank_and_rate"]
+)
 def test_the_table_in_the_docs_is_the_recorded_one(benchmark, name):
     module = benchmark(name)
     page = module.PAGE.read_text(encoding="utf-8")

@@ -25,6 +25,8 @@ CHAT_TEMPLATES: dict[str, str | None] = {
     "qwen3_vl": "qwen2_vl",
     "smolvlm": None,
 }
+# Stopped by an error of its processing of these types (benchmarks/exports_run.py).
+FAILED = frozenset({"internvl", "smolvlm"})
 # On by themselves on one device, where they look for an attention class of the model type's name and fail for most.
 KERNELS = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel")
 
@@ -49,6 +51,13 @@ def _notes(run: ToolRun) -> tuple[str, ...]:
             "WARNING: TRAINS ON PROMPTS. Axolotl 0.19.0 knows no role boundaries of this model type and puts the loss "
             "on questions too, where MARS trains on answers only; its option role_boundaries stops it with an error. "
             "Use --to trl.",
+        )
+    if run.model_type in FAILED:
+        notes.insert(0, f"WARNING: Axolotl 0.19.0 stopped on a small model of type {run.model_type!r}: use --to trl.")
+    if run.model_type == "qwen3_vl":
+        notes.append(
+            "Axolotl's template qwen2_vl puts a system prompt in front, which Qwen3-VL's own does not have: the "
+            "trained prompt is not the one that generation starts from. Use --to trl for the same."
         )
     if run.untrained:
         notes.insert(0, "WARNING: some answers have weight 0, which Axolotl does not know here: it trains on them too.")

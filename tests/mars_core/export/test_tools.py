@@ -337,10 +337,11 @@ def test_a_models_facts_are_read_off_its_template(processors):
 
 
 def test_axolotl_says_first_where_it_trains_on_prompts(run_of):
-    for model_type, template in [("llava_onevision", None), ("smolvlm", None), ("qwen2_5_vl", "qwen2_vl")]:
+    for model_type, template in [("llava_onevision", None), ("idefics3", None), ("qwen2_5_vl", "qwen2_vl")]:
         rendered = TOOLS["axolotl"].render(run_of(model_type=model_type))
         options = settings_of(rendered.text)
         assert rendered.notes[0].startswith("WARNING: TRAINS ON PROMPTS") == (template is None)
+        assert "stopped on a small model" in TOOLS["axolotl"].render(run_of(model_type="smolvlm")).notes[0]
         assert options.get("chat_template") == template
         assert {options[f"lora_{part}_kernel"] for part in ("mlp", "qkv", "o", "embedding")} == {False}
         assert (options["eval_strategy"], options["save_strategy"]) == ("epoch", "epoch")
