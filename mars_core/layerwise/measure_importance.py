@@ -35,7 +35,7 @@ def weight_importance(
         if not count:
             raise ValueError("importance is measured over batches, and there are none: give at least one step")
         return {
-            name: 0.0 if weight.grad is None else float((weight * weight.grad).abs().double().mean()) / count
+            name: 0.0 if weight.grad is None else float((weight.detach() * weight.grad).abs().double().mean()) / count
             for name, weight in weights.items()
         }
 

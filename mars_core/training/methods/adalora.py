@@ -22,6 +22,8 @@ ADAPTER = "default"
 KEPT = "kept."
 IMPORTANCE = ("ipt", "exp_avg_ipt", "exp_avg_unc")
 """The rank allocator's running averages, by their names in PEFT."""
+LAST = "averages_at_last_allocation"
+"""Where they are kept on the allocator once it has forgotten them."""
 
 
 @dataclass(frozen=True)
@@ -178,18 +180,26 @@ def triplet_importance(wrapped: nn.Module) -> dict[str, tuple[float, ...]]:
 
     AdaLoRA's Eq. 8: that of the singular value, and the means of those of its two vectors, each a smoothed sensitivity
     times its uncertainty.
+
+    Raises:
+        ValueError: they are not known, because ranks were allocated in another process.
     """
-    allocator = _tuner(wrapped).rankallocator
+    last = getattr(_tuner(wrapped).rankallocator, LAST, None)
+    if last is None:
+        raise ValueError(
+            "AdaLoRA's importances are known only where ranks were allocated to the end in this process: train it "
+            "here, without accelerate's processes, from the start"
+        )
+    averages, uncertainties = last
     found: dict[str, tuple[float, ...]] = {}
-    for name in allocator.exp_avg_ipt:
+    for name in averages:
         if ".lora_E." in name:
             value, left, right = (
-                allocator.exp_avg_ipt[own] * allocator.exp_avg_unc[own]
+                averages[own] * uncertainties[own]
                 for own in (name, name.replace("lora_E", "lora_A"), name.replace("lora_E", "lora_B"))
             )
             summed = value.flatten() + left.mean(dim=1) + right.mean(dim=0)
-            layer = name.removeprefix("base_model.model.").partition(".lora_E.")[0]
-            found[layer.removeprefix("model.base_model.model.")] = tuple(summed.double().tolist())
+            found[name.partition(".lora_E.")[0]] = tuple(summed.double().tolist())
     return found
 
 
@@ -209,4 +219,8 @@ class _Allocate(TrainerCallback):  # type: ignore[misc]
         self.tuner = _tuner(wrapped)
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        allocator = self.tuner.rankallocator
+        averages = allocator.exp_avg_ipt, allocator.exp_avg_unc
         self.tuner.update_and_allocate(state.global_step + 1)  # the Trainer counts the step later
+        if allocator.exp_avg_ipt is not averages[0]:  # PEFT forgets them with the last allocation
+            setattr(allocator, LAST, averages)
