@@ -97,7 +97,7 @@ def half_a_file(study: Path) -> None:
 
 
 def other_encoding(study: Path) -> None:
-    (study.parent / "data" / "train.json").write_bytes("[\"Größe\"]".encode("latin-1"))
+    (study.parent / "data" / "train.json").write_bytes('["Größe"]'.encode("latin-1"))
 
 
 def no_parquet(study: Path) -> None:
