@@ -3,8 +3,8 @@
     python benchmarks/fuzz.py --inputs 20000
 
 A reader may take an input or refuse it by a ValueError, which the command line shows as one message with exit code 2.
-Anything else (another exception, or more than ten seconds of processor time) is a finding, and is recorded with its input's seed. Counts
-add up over calls: each call goes on after the inputs that were tried before.
+Anything else (another exception, or more than ten seconds of processor time) is a finding, and is recorded with its
+input. Counts add up over calls: each call goes on after the inputs that were tried before.
 """
 
 from __future__ import annotations
