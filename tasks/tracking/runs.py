@@ -181,7 +181,7 @@ def open_children(parent: str, tags: Mapping[str, str]) -> list[str]:
     """Ids of the runs nested under `parent`, with these tags, that have not ended."""
     client = mlflow.MlflowClient()
     experiment = client.get_run(parent).info.experiment_id
-    asked = " and ".join(f"tags.`{key}` = '{value}'" for key, value in ({"mlflow.parentRunId": parent} | tags).items())
+    asked = " and ".join(f"tags.`{key}` = '{value}'" for key, value in {"mlflow.parentRunId": parent, **tags}.items())
     found = client.search_runs([experiment], f"{asked} and attributes.status = 'RUNNING'", max_results=1000)
     return [str(run.info.run_id) for run in found]
 

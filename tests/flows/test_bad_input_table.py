@@ -137,7 +137,7 @@ def nothing(study: Path) -> None:
 
 
 RUN = ("run", "{study}")
-LAWS = ("laws", "fit", "performance", "--data", "{study}.csv")
+LAWS = ("laws", "fit", "--law", "performance", "--data", "{study}.csv")
 IMPORT = ("import", "{study}.csv", "--out", "{study}.out")
 CASES: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "a missing image": (missing_image, RUN),
@@ -217,7 +217,7 @@ CASES: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "a table without a law's columns": (table_beside("r_me,D\n1,2\n"), LAWS),
     "a loss below 0": (table_beside("r_me,r_llm,D,loss\n2,2,64,-1\n2,4,128,2\n4,2,256,1\n"), LAWS),
     "fewer points than coefficients": (table_beside("r_me,r_llm,D,loss\n2,2,64,1\n2,4,128,2\n4,2,256,1\n"), LAWS),
-    "an unknown law": (table_beside("a\n1\n"), ("laws", "fit", "gravity", "--data", "{study}.csv")),
+    "an unknown law": (table_beside("a\n1\n"), ("laws", "fit", "--law", "gravity", "--data", "{study}.csv")),
     "no runs to import": (nothing, IMPORT),
     "runs without a loss": (table_beside("r_me,r_llm,D\n2,2,64\n"), IMPORT),
     "runs without a size": (table_beside("r_me,r_llm,loss\n2,2,1.5\n"), IMPORT),
@@ -225,9 +225,8 @@ CASES: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "an unknown baseline": (nothing, ("compare", "{study}", "--with", "wishful-16")),
     "a model that is not there": (nothing, ("model", "inspect", "{study}.none")),
     "ranks that are no numbers": (nothing, ("model", "inspect", "{study}", "--ranks", "eight,16")),
-    "an adapter that is not there": (nothing, ("forgetting", "{study}", "--adapter", "{study}.none")),
     "data to check that are not there": (nothing, ("data", "check", "{study}.none")),
-    "an export before a final run": (nothing, ("export", "{study}")),
+    "an export to nowhere": (nothing, ("export", "{study}")),
     "rates for baselines without a search": (
         lambda study: None,
         ("compare", "{study}", "--with", "uniform-16", "--rates", "1e-4,2e-4"),

@@ -40,5 +40,5 @@ def test_offsets_that_lead_out_of_an_arrow_file_are_no_crash(tmp_path):
     whole = path.read_bytes()
     offsets = whole.index(b"\x00\x00\x00\x00\x02\x00\x00\x00\x04\x00\x00\x00")
     path.write_bytes(whole[: offsets + 8] + b"\xff\xff\xff\x7f" + whole[offsets + 12 :])
-    with pytest.raises(ValueError, match="data-0.arrow is not a readable Parquet or Arrow file"):
+    with pytest.raises(ValueError, match=r"data-0\.arrow is not a readable Parquet or Arrow file"):
         list(read_rows(tmp_path, tmp_path, "datasets"))
