@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 RESULT = Path(__file__).parent / "results" / "fuzz.json"
 MADE_BEFORE = Path(__file__).parents[1] / "tests" / "tasks" / "study" / "made_before"
+BASELINE = Path(__file__).parents[1] / "tasks" / "settings" / "presets" / "baselines" / "dora.yaml"
 AT_ONCE, SECONDS = 500, 10
 
 ODD_TEXT = st.sampled_from(
@@ -179,7 +180,7 @@ def readers(folder: Path) -> dict[str, Reader]:
     """Every reader by its name."""
     return data_readers(folder) | {
         "study file": Reader(yaml_of(STUDY), _study, "study.yaml"),
-        "baseline file": Reader(yaml_of({"method": "lora", "rank": 16}), _baseline, "mine.yaml"),
+        "baseline file": Reader(yaml_of(yaml.safe_load(BASELINE.read_text(encoding="utf-8"))), _baseline, "mine.yaml"),
         "laws fit, CSV": Reader(tables("csv", POINTS), _laws, "points.csv"),
         "laws fit, Parquet": Reader(tables("parquet", POINTS), _laws, "points.parquet"),
         "import, CSV": Reader(tables("csv", RUNS), _imported, "runs.csv"),
@@ -464,16 +465,15 @@ def main() -> None:
     counts = {name: Count(**one) for name, one in _before(asked.output).items()}
     with tempfile.TemporaryDirectory() as scratch:
         known = readers(Path(scratch))
-        end = time.monotonic() + 60 * asked.minutes
         names = asked.reader or list(known)
-        order, warm = random.Random(0), set[str]()
+        order = random.Random(0)
+        for name in names:
+            try_input(known[name], b"", seconds=600)  # it imports what it needs
+        end = time.monotonic() + 60 * asked.minutes
         while left := [name for name in names if counts.setdefault(name, Count()).inputs < asked.inputs]:
             if time.monotonic() > end:
                 break
             name = order.choice(sorted(left, key=lambda one: counts[one].inputs)[:3])
-            if name not in warm:
-                try_input(known[name], b"", seconds=600)  # it imports what it needs
-                warm.add(name)
             fuzz(known[name], counts[name], counts[name].inputs, end)
             asked.output.write_text(json.dumps({name: vars(one) for name, one in counts.items()}, indent=2) + "\n")
     for name, one in counts.items():

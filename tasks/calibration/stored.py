@@ -52,7 +52,8 @@ def read_metrics(path: Path) -> pd.DataFrame:
         ValueError: the file is damaged, or its rows are none of a run.
     """
     try:
-        return from_table(pq.read_table(path))
+        # What pandas notes in a file is not needed, and may be damaged too.
+        return from_table(pq.read_table(path).replace_schema_metadata(None))
     except FileNotFoundError:
         raise
     except (OSError, pa.ArrowException) as error:
