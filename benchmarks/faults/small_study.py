@@ -39,7 +39,7 @@ from tasks.settings.final import EvaluationConfig, FinalConfig
 from tasks.settings.recipe import RecipeConfig
 from tasks.settings.study import StudyConfig
 from tasks.storage.folder import Revision
-from tasks.tracking.runs import tracking_uri
+from tasks.tracking.runs import SUPERSEDED_TAG, tracking_uri
 
 KEYS = ["r_me", "r_llm", "seed", "step"]
 MEASURED = [*KEYS, "train_loss", "val_loss", "val_accuracy", "lr", "grad_norm_me", "grad_norm_llm", "samples_seen"]
@@ -173,7 +173,7 @@ def _tracked(config: StudyConfig) -> dict[str, Any]:
     client = mlflow.MlflowClient()
     runs = client.search_runs([one.experiment_id for one in client.search_experiments()], max_results=1000)
     names = {run.info.run_id: run.info.run_name.replace(Path(config.study).name, "study") for run in runs}
-    finished = [run for run in runs if run.info.status == "FINISHED"]
+    finished = [run for run in runs if run.info.status == "FINISHED" and SUPERSEDED_TAG not in run.data.tags]
     curves = {}
     for run in finished:
         for name in ("val_loss", "eval_loss"):

@@ -29,6 +29,8 @@ from tasks.tracking import links
 from tasks.tracking.machine_load import machine_load
 
 EXPERIMENT_PREFIX = "mars/"
+# Hash of what decides a run; and that a finished run was made again from the same.
+INPUTS_TAG, SUPERSEDED_TAG = "mars.inputs", "mars.superseded"
 # Most that MLflow takes in one request.
 MOST_PARAMS, MOST_METRICS = 100, 1000
 
@@ -122,6 +124,7 @@ def child_run(parent: str | None, name: str, parameters: Mapping[str, Any], tags
     experiment = client.get_run(parent).info.experiment_id if parent else None
     if parent and experiment:
         _close_abandoned(client, experiment, parent, name)
+        _mark_repeated(client, experiment, parent, name, tags.get(INPUTS_TAG))
     with mlflow.start_run(
         experiment_id=experiment,
         run_name=name,
@@ -141,6 +144,19 @@ def _close_abandoned(client: mlflow.MlflowClient, experiment: str, parent: str, 
     for run in client.search_runs([experiment], open_ones):
         if run.info.run_name == name:
             client.set_terminated(run.info.run_id, "KILLED")
+
+
+def _mark_repeated(client: mlflow.MlflowClient, experiment: str, parent: str, name: str, inputs: str | None) -> None:
+    """Tag finished runs that are about to be made again from the very same inputs.
+
+    Their process died, or their files were lost, before their stage was recorded.
+    """
+    if inputs is None:
+        return
+    same = f"tags.`mlflow.parentRunId` = '{parent}' and tags.`{INPUTS_TAG}` = '{inputs}'"
+    for run in client.search_runs([experiment], f"{same} and attributes.status = 'FINISHED'"):
+        if run.info.run_name == name:
+            client.set_tag(run.info.run_id, SUPERSEDED_TAG, "true")
 
 
 def begin_child(parent: str, name: str, parameters: Mapping[str, Any], tags: Mapping[str, str]) -> str:
