@@ -13,7 +13,7 @@ TEST_OPTIONS ?=
 PIP := $(BIN)/pip install --disable-pip-version-check --quiet --constraint constraints.txt
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
 
-.PHONY: help install demo test test-slow test-stack test-lowest lint docs format clean
+.PHONY: help install demo test test-slow test-stack test-lowest lint docs audit licences sbom format clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -66,9 +66,27 @@ lint: install    ## style, types and import contracts
 docs: install    ## the documentation as a site, into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+# Tools of their own environment: what they need must not decide what is audited.
+AUDIT := $(VENV)-audit
+AUDITED := --requirement constraints.txt --no-deps --disable-pip
+
+$(AUDIT)/.installed:
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/pip install --disable-pip-version-check --quiet pip-audit pip-licenses
+	touch $@
+
+audit: $(AUDIT)/.installed  ## known vulnerabilities of the pinned packages; fails where it cannot ask
+	$(AUDIT)/bin/pip-audit $(AUDITED) --strict --progress-spinner off
+
+sbom: $(AUDIT)/.installed  ## the pinned packages as CycloneDX, into sbom.json
+	$(AUDIT)/bin/pip-audit $(AUDITED) --progress-spinner off --format cyclonedx-json --output sbom.json
+
+licences: install $(AUDIT)/.installed  ## licences of what is installed, as a table
+	$(AUDIT)/bin/pip-licenses --python $(BIN)/python --format markdown --order license
+
 format: install  ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:           ## remove the virtual environment and caches
-	rm -rf $(VENV) $(VENV)-lowest site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-lowest $(AUDIT) sbom.json site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

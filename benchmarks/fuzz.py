@@ -3,8 +3,8 @@
     python benchmarks/fuzz.py --inputs 20000
 
 A reader may take an input or refuse it by a ValueError, which the command line shows as one message with exit code 2.
-Anything else (another exception, or more than ten seconds) is a finding, and is recorded with its input's seed. Counts
-add up over calls: each call goes on after the inputs that were tried before.
+Anything else (another exception, or more than ten seconds of processor time) is a finding, and is recorded with its
+input. Counts add up over calls: each call goes on after the inputs that were tried before.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 import signal
 import sys
 import tempfile
@@ -31,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 RESULT = Path(__file__).parent / "results" / "fuzz.json"
 MADE_BEFORE = Path(__file__).parents[1] / "tests" / "tasks" / "study" / "made_before"
+BASELINE = Path(__file__).parents[1] / "tasks" / "settings" / "presets" / "baselines" / "dora.yaml"
 AT_ONCE, SECONDS = 500, 10
 
 ODD_TEXT = st.sampled_from(
@@ -178,14 +180,14 @@ def readers(folder: Path) -> dict[str, Reader]:
     """Every reader by its name."""
     return data_readers(folder) | {
         "study file": Reader(yaml_of(STUDY), _study, "study.yaml"),
-        "baseline file": Reader(yaml_of({"method": "lora", "rank": 16}), _baseline, "mine.yaml"),
+        "baseline file": Reader(yaml_of(yaml.safe_load(BASELINE.read_text(encoding="utf-8"))), _baseline, "mine.yaml"),
         "laws fit, CSV": Reader(tables("csv", POINTS), _laws, "points.csv"),
         "laws fit, Parquet": Reader(tables("parquet", POINTS), _laws, "points.parquet"),
         "import, CSV": Reader(tables("csv", RUNS), _imported, "runs.csv"),
         "import, Parquet": Reader(tables("parquet", RUNS), _imported, "runs.parquet"),
         "stored JSON": Reader(st.one_of([stored(name) for name in RECORDS]), _record, "stored.json"),
-        "stored Parquet": Reader(damaged(metrics_table()), _metrics, "run.parquet"),
-        "state of a pack": Reader(damaged(pack_state(folder)), _state, "state.safetensors"),
+        "stored Parquet": Reader(st.deferred(lambda: damaged(metrics_table())), _metrics, "run.parquet"),
+        "state of a pack": Reader(st.deferred(lambda: damaged(pack_state(folder))), _state, "state.safetensors"),
     }
 
 
@@ -408,12 +410,12 @@ def _too_long(number: int, frame: FrameType | None) -> None:
     raise TimeoutError(f"more than {SECONDS} s")
 
 
-def try_input(reader: Reader, data: bytes) -> str:
+def try_input(reader: Reader, data: bytes, seconds: float = SECONDS) -> str:
     """What a reader does with an input: taken, refused, or the end of a traceback."""
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
         path = Path(folder) / reader.name
         path.write_bytes(data)
-        signal.setitimer(signal.ITIMER_REAL, SECONDS)
+        signal.setitimer(signal.ITIMER_PROF, seconds)  # of processor time
         try:
             reader.read(path)
         except ValueError:
@@ -421,7 +423,7 @@ def try_input(reader: Reader, data: bytes) -> str:
         except BaseException:  # noqa: BLE001 - these are what is looked for
             return traceback.format_exc(limit=-4)
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
     return "taken"
 
 
@@ -443,7 +445,7 @@ def fuzz(reader: Reader, count: Count, start: int, end: float) -> None:
         count.refused += came == "refused"
         if came not in ("taken", "refused"):
             known = [finding["ends"] for finding in count.findings]
-            ends = came.strip().splitlines()[-1][:200]
+            ends = re.sub(r"[\w/]*/tmp\w+/|\d+", "", came.strip().splitlines()[-1])[:200]
             where = came.strip().splitlines()[-3].strip()[:200] if came.count("\n") > 3 else ""
             if (where, ends) not in [tuple(one) for one in known]:
                 count.findings.append({"ends": [where, ends], "input": data[:2000].hex(), "traceback": came})
@@ -459,13 +461,15 @@ def main() -> None:
     parser.add_argument("--reader", action="append", help="one of the readers; may be given again")
     parser.add_argument("--output", type=Path, default=RESULT)
     asked = parser.parse_args()
-    signal.signal(signal.SIGALRM, _too_long)
+    signal.signal(signal.SIGPROF, _too_long)
     counts = {name: Count(**one) for name, one in _before(asked.output).items()}
     with tempfile.TemporaryDirectory() as scratch:
         known = readers(Path(scratch))
-        end = time.monotonic() + 60 * asked.minutes
         names = asked.reader or list(known)
         order = random.Random(0)
+        for name in names:
+            try_input(known[name], b"", seconds=600)  # it imports what it needs
+        end = time.monotonic() + 60 * asked.minutes
         while left := [name for name in names if counts.setdefault(name, Count()).inputs < asked.inputs]:
             if time.monotonic() > end:
                 break

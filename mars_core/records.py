@@ -12,7 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, PlainValidator, TypeAdapter
 
-FloatArray = Annotated[NDArray[np.float64], PlainValidator(lambda value: np.asarray(value, dtype=np.float64))]
+
+def _floats(value: Any) -> NDArray[np.float64]:
+    try:
+        return np.asarray(value, dtype=np.float64)
+    except (TypeError, OverflowError) as error:  # pydantic lets these through
+        raise ValueError(f"no array of numbers: {error}") from error
+
+
+FloatArray = Annotated[NDArray[np.float64], PlainValidator(_floats)]
 """An array of floats as the field of a record: nested lists in JSON."""
 
 

@@ -138,7 +138,9 @@ def test_what_flows_and_tasks_keep_is_json():
     assert len(found) > 30
     for place, call in found:
         written = ast.unparse(call)
-        safe = ("**JSON_RESULTS",) if written.startswith("flow") else ("persist_result=False", "result_serializer='json'")
+        safe = (
+            ("**JSON_RESULTS",) if written.startswith("flow") else ("persist_result=False", "result_serializer='json'")
+        )
         assert any(way in written for way in safe), place
 
 

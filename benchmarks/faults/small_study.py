@@ -35,11 +35,11 @@ from tasks.calibration import packs
 from tasks.inputs import base_model
 from tasks.settings.calibration import CalibrationConfig, FitConfig
 from tasks.settings.data import DataConfig
-from tasks.settings.final import FinalConfig
+from tasks.settings.final import EvaluationConfig, FinalConfig
 from tasks.settings.recipe import RecipeConfig
 from tasks.settings.study import StudyConfig
 from tasks.storage.folder import Revision
-from tasks.tracking.runs import tracking_uri
+from tasks.tracking.runs import SUPERSEDED_TAG, tracking_uri
 
 KEYS = ["r_me", "r_llm", "seed", "step"]
 MEASURED = [*KEYS, "train_loss", "val_loss", "val_accuracy", "lr", "grad_norm_me", "grad_norm_llm", "samples_seen"]
@@ -73,7 +73,8 @@ def study_config(materials: Path, folder: Path) -> StudyConfig:
         recipe=RecipeConfig(learning_rate=1e-3, batch_size=4, max_tokens=512),
         calibration=CalibrationConfig(ranks=(2, 4), samples=32, smallest_size=4, parallel=1, pack_runs=2),
         fit=FitConfig(bootstrap=20),
-        final=FinalConfig(epochs=1),
+        final=FinalConfig(epochs=1, compare_uniform=False),
+        evaluation=EvaluationConfig(answer_tokens=2),
         device="cpu",
     )
 
@@ -171,18 +172,17 @@ def _tracked(config: StudyConfig) -> dict[str, Any]:
     mlflow.set_tracking_uri(tracking_uri(Path(config.study)))
     client = mlflow.MlflowClient()
     runs = client.search_runs([one.experiment_id for one in client.search_experiments()], max_results=1000)
-    finished = [run for run in runs if run.info.status == "FINISHED"]
+    names = {run.info.run_id: run.info.run_name.replace(Path(config.study).name, "study") for run in runs}
+    finished = [run for run in runs if run.info.status == "FINISHED" and SUPERSEDED_TAG not in run.data.tags]
     curves = {}
     for run in finished:
         for name in ("val_loss", "eval_loss"):
             if name in run.data.metrics:
                 steps = [point.step for point in client.get_metric_history(run.info.run_id, name)]
-                curves[f"{run.info.run_name} {name}"] = steps if len(steps) < 2 else sorted(steps)
+                curves[f"{names[run.info.run_id]} {name}"] = steps if len(steps) < 2 else sorted(steps)
     return {
-        "finished": dict(sorted(Counter(run.info.run_name for run in finished).items())),
-        "parameters": {
-            run.info.run_name: len(run.data.params) for run in sorted(finished, key=lambda r: r.info.run_name)
-        },
+        "finished": dict(sorted(Counter(names[run.info.run_id] for run in finished).items())),
+        "parameters": dict(sorted((names[run.info.run_id], len(run.data.params)) for run in finished)),
         "steps": dict(sorted(curves.items())),
-        "open": sorted(run.info.run_name for run in runs if run.info.status == "RUNNING"),
+        "open": sorted(names[run.info.run_id] for run in runs if run.info.status == "RUNNING"),
     }

@@ -203,7 +203,7 @@ def read_points(path: Path) -> pd.DataFrame:
         raise ValueError(f"cannot read {path.name}: expected .csv or .parquet")
     try:
         table: pd.DataFrame = readers[path.suffix.lower()](path)
-    except (ValueError, pd.errors.ParserError) as error:
+    except (ValueError, OSError, NotImplementedError, KeyError, TypeError, pd.errors.ParserError) as error:
         raise ValueError(f"{path} is not a readable table: {error}") from error
     return table
 

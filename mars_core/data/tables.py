@@ -31,10 +31,21 @@ def iterate(table: DatasetFile, columns: Sequence[str]) -> Iterator[tuple[int, i
     opened = _open(table)
     for block in range(opened.blocks):
         row = 0
-        for batch in opened.batches(block, list(columns)):
+        for batch in _batches(table, opened, block, list(columns)):
             for values in batch.to_pylist():
                 yield block, row, values
                 row += 1
+
+
+def _batches(table: DatasetFile, opened: _Parquet | _ArrowStream, block: int, columns: list[str]) -> Iterator[Any]:
+    try:
+        yield from opened.batches(block, columns)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(_damaged(table, error)) from error
+
+
+def _damaged(table: DatasetFile, error: Exception) -> str:
+    return f"{table.path} is not a readable Parquet or Arrow file ({error}): write it again"
 
 
 def read_row(table: DatasetFile, block: int, row: int, columns: tuple[str, ...]) -> dict[str, Any]:
@@ -89,7 +100,9 @@ class _ArrowStream:
         return (whole.slice(start, _BATCH_ROWS) for start in range(0, whole.num_rows, _BATCH_ROWS))
 
     def block(self, block: int, columns: list[str]) -> Any:
-        return self._batches[block].select(columns)
+        selected = self._batches[block].select(columns)
+        selected.validate(full=True)  # offsets of a damaged file could lead out of it, into a crash
+        return selected
 
 
 @lru_cache(maxsize=8)
@@ -99,9 +112,12 @@ def _open(table: DatasetFile) -> _Parquet | _ArrowStream:
             is_parquet = stream.read(len(_PARQUET)) == _PARQUET
         return _Parquet(table) if is_parquet else _ArrowStream(table)
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{table.path} is not a readable Parquet or Arrow file ({error}): write it again") from error
+        raise ValueError(_damaged(table, error)) from error
 
 
 @lru_cache(maxsize=4)
 def _block(table: DatasetFile, block: int, columns: tuple[str, ...]) -> Any:
-    return _open(table).block(block, list(columns))
+    try:
+        return _open(table).block(block, list(columns))
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(_damaged(table, error)) from error

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mars_core.metrics.schema import PEAKS, from_table
@@ -45,8 +46,20 @@ def _is_stored(revision: Revision, run: PlannedRun) -> bool:
 
 
 def read_metrics(path: Path) -> pd.DataFrame:
-    """Checkpoint metrics of one run, validated."""
-    return from_table(pq.read_table(path))
+    """Checkpoint metrics of one run, validated.
+
+    Raises:
+        ValueError: the file is damaged, or its rows are none of a run.
+    """
+    try:
+        # What pandas notes in a file is not needed, and may be damaged too.
+        return from_table(pq.read_table(path).replace_schema_metadata(None))
+    except FileNotFoundError:
+        raise
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(
+            f"{path} is not a readable Parquet file ({error}): delete it and run its stage again"
+        ) from error
 
 
 def with_peaks(metrics: pd.DataFrame, rates: LearningRates) -> pd.DataFrame:

@@ -99,7 +99,12 @@ def train_final(study: Study, baseline: Baseline, described: Described, parent: 
         "data_hash": study.inputs.data.data_hash,
         "recipe": study.config.recipe.described(),
     }
-    tags = {"mars.kind": "final", "mars.role": described.role, "mars.revision": str(study.revision.number)}
+    tags = {
+        "mars.kind": "final",
+        "mars.role": described.role,
+        "mars.revision": str(study.revision.number),
+        tracking.INPUTS_TAG: run_inputs(study.inputs, baseline),
+    }
     with (
         tracking.child_run(parent, described.name, parameters, tags) as tracked,
         progress_bar(described.label, steps) as advance,

@@ -126,7 +126,7 @@ def _table(path: Path) -> pd.DataFrame:
             return read_texts(path)
         if suffix == ".parquet":
             return pd.read_parquet(path)
-    except (ValueError, pd.errors.ParserError, pa.ArrowException) as error:
+    except (ValueError, OSError, KeyError, TypeError, pd.errors.ParserError, pa.ArrowException) as error:
         raise ValueError(f"{path} is not a readable table: {error}") from error
     raise ValueError(f"cannot read {path.name}: expected .csv or .parquet")
 

@@ -60,8 +60,16 @@ def working_folder(study: str) -> Path:
     """The local folder on which the stages of a study work: the study folder itself where it is local.
 
     The working copy of a URL keeps the study's name, since reports and MLflow show it.
+
+    Raises:
+        ValueError: there is a file in its place.
     """
-    return working_copy(study, "studies") if is_remote(study) else local_path(study)
+    if is_remote(study):
+        return working_copy(study, "studies")
+    folder = local_path(study)
+    if folder.is_file():
+        raise ValueError(f"{folder} is a file, and a study is a folder: give another `study` in the study file")
+    return folder
 
 
 def working_copy(location: str, kind: str) -> Path:

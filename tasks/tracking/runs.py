@@ -30,6 +30,8 @@ from tasks.tracking.machine_load import machine_load
 from tasks.tracking.outage import UNTRACKED, answers, known_down, never_blocks, tracked_block
 
 EXPERIMENT_PREFIX = "mars/"
+# Hash of what decides a run; and that a finished run was made again from the same.
+INPUTS_TAG, SUPERSEDED_TAG = "mars.inputs", "mars.superseded"
 # Most that MLflow takes in one request.
 MOST_PARAMS, MOST_METRICS = 100, 1000
 
@@ -150,6 +152,7 @@ def _child_run(parent: str | None, name: str, parameters: Mapping[str, Any], tag
     experiment = client.get_run(parent).info.experiment_id if parent else None
     if parent and experiment:
         _close_abandoned(client, experiment, parent, name)
+        _mark_repeated(client, experiment, parent, name, tags.get(INPUTS_TAG))
     with mlflow.start_run(
         experiment_id=experiment,
         run_name=name,
@@ -169,6 +172,19 @@ def _close_abandoned(client: mlflow.MlflowClient, experiment: str, parent: str, 
     for run in client.search_runs([experiment], open_ones):
         if run.info.run_name == name:
             client.set_terminated(run.info.run_id, "KILLED")
+
+
+def _mark_repeated(client: mlflow.MlflowClient, experiment: str, parent: str, name: str, inputs: str | None) -> None:
+    """Tag finished runs that are about to be made again from the very same inputs.
+
+    Their process died, or their files were lost, before their stage was recorded.
+    """
+    if inputs is None:
+        return
+    same = f"tags.`mlflow.parentRunId` = '{parent}' and tags.`{INPUTS_TAG}` = '{inputs}'"
+    for run in client.search_runs([experiment], f"{same} and attributes.status = 'FINISHED'"):
+        if run.info.run_name == name:
+            client.set_tag(run.info.run_id, SUPERSEDED_TAG, "true")
 
 
 @never_blocks(UNTRACKED)
@@ -212,7 +228,7 @@ def open_children(parent: str, tags: Mapping[str, str]) -> list[str]:
     """Ids of the runs nested under `parent`, with these tags, that have not ended."""
     client = mlflow.MlflowClient()
     experiment = client.get_run(parent).info.experiment_id
-    asked = " and ".join(f"tags.`{key}` = '{value}'" for key, value in ({"mlflow.parentRunId": parent, **tags}).items())
+    asked = " and ".join(f"tags.`{key}` = '{value}'" for key, value in {"mlflow.parentRunId": parent, **tags}.items())
     found = client.search_runs([experiment], f"{asked} and attributes.status = 'RUNNING'", max_results=1000)
     return [str(run.info.run_id) for run in found]
 

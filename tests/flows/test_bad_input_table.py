@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 from typer.testing import CliRunner
 
 from flows.cli.main import app
@@ -90,7 +91,54 @@ def not_yaml(study: Path) -> None:
     study.write_text("study: [runs\nmodel: x\n")
 
 
+def half_a_file(study: Path) -> None:
+    path = study.parent / "data" / "train.json"
+    path.write_bytes(path.read_bytes()[:500])
+
+
+def other_encoding(study: Path) -> None:
+    (study.parent / "data" / "train.json").write_bytes('["Größe"]'.encode("latin-1"))
+
+
+def no_parquet(study: Path) -> None:
+    (study.parent / "data" / "train.parquet").write_bytes(b"PAR1 and then nothing of the kind")
+    settings(data={"train": "data/train.parquet"})(study)
+
+
+def bomb(study: Path) -> None:
+    Image.new("1", (20_000, 10_000)).save(image_of(study))
+
+
+def study_text(text: str) -> Callable[[Path], None]:
+    return lambda study: study.write_text(text) and None
+
+
+def table_beside(text: str) -> Callable[[Path], None]:
+    """A table with the study file's name and `.csv`."""
+
+    def spoil(study: Path) -> None:
+        Path(f"{study}.csv").write_text(text)
+
+    return spoil
+
+
+def study_is_a_file(study: Path) -> None:
+    (study.parent / "study").write_text("not a folder")
+
+
+def damaged_revision(study: Path) -> None:
+    folder = study.parent / "study" / "revisions" / "001"
+    folder.mkdir(parents=True)
+    (folder / "revision.json").write_text('{"model": ')
+
+
+def nothing(study: Path) -> None:
+    pass
+
+
 RUN = ("run", "{study}")
+LAWS = ("laws", "fit", "--law", "performance", "--data", "{study}.csv")
+IMPORT = ("import", "{study}.csv", "--out", "{study}.out")
 CASES: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "a missing image": (missing_image, RUN),
     "a corrupt image": (corrupt_image, RUN),
@@ -148,6 +196,48 @@ CASES: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
         lambda study: None,
         ("calibrate", "{study}", "--dry-run", "--on", "tpu"),
     ),
+    "a row that is none": (lambda study: write_rows(study, [1, "two"]), RUN),
+    "half a JSON file": (half_a_file, RUN),
+    "a file that is not UTF-8": (other_encoding, RUN),
+    "a Parquet file that is none": (no_parquet, RUN),
+    "an image folder that is not there": (settings(data={"images": "data/none"}), RUN),
+    "an image of too many pixels": (bomb, RUN),
+    "a file URL for an image": (spoil_row(image="file:///etc/hostname"), RUN),
+    "an answer that is no text": (spoil_row(conversations=talk("<image>\nWhat is it?", 7)), RUN),
+    "an unknown speaker": (spoil_row(conversations=[{"from": "robot", "value": "hello"}]), RUN),
+    "a password in a URL": (settings(study="s3://me:secret@bucket/study"), RUN),
+    "a signature in a URL": (settings(data={"train": "https://host/train.json?sig=secret"}), RUN),
+    "a URL that nothing opens": (settings(study="floppy://a/study"), RUN),
+    "a URL for a model": (settings(model="https://me:secret@host/model"), RUN),
+    "a list in place of a study": (study_text("- one\n- two\n"), RUN),
+    "YAML that would make an object": (study_text("study: !!python/object/apply:os.getcwd []\n"), RUN),
+    "no ranks": (settings(calibration={"ranks": []}), RUN),
+    "fewer samples than the smallest size": (settings(calibration={"samples": 8, "smallest_size": 64}), RUN),
+    "a dropout above 1": (settings(recipe={"lora_dropout": 1.5}), RUN),
+    "an unknown schedule": (settings(recipe={"schedule": "zigzag"}), RUN),
+    "an unknown objective": (settings(search={"objective": "beauty"}), RUN),
+    "an unknown device": (settings(device="abacus"), RUN),
+    "a text for a number": (settings(recipe={"batch_size": "many"}), RUN),
+    "a study folder that is a file": (study_is_a_file, RUN),
+    "a revision that is half a JSON": (damaged_revision, ("fit", "{study}")),
+    "a report before its inputs": (nothing, ("report", "{study}")),
+    "a final run before its inputs": (nothing, ("finetune", "{study}")),
+    "no table for a law": (nothing, LAWS),
+    "a table that is none": (table_beside('a,b\n1,2\n1,2,3\n"'), LAWS),
+    "an empty table": (table_beside(""), LAWS),
+    "a table without a law's columns": (table_beside("r_me,D\n1,2\n"), LAWS),
+    "a loss below 0": (table_beside("r_me,r_llm,D,loss\n2,2,64,-1\n2,4,128,2\n4,2,256,1\n"), LAWS),
+    "fewer points than coefficients": (table_beside("r_me,r_llm,D,loss\n2,2,64,1\n2,4,128,2\n4,2,256,1\n"), LAWS),
+    "an unknown law": (table_beside("a\n1\n"), ("laws", "fit", "--law", "gravity", "--data", "{study}.csv")),
+    "no runs to import": (nothing, IMPORT),
+    "runs without a loss": (table_beside("r_me,r_llm,D\n2,2,64\n"), IMPORT),
+    "runs without a size": (table_beside("r_me,r_llm,loss\n2,2,1.5\n"), IMPORT),
+    "runs with bad cells": (table_beside("r_me,r_llm,D,loss\ntwo,2,64,1.5\n2,2,64,nan\n"), IMPORT),
+    "an unknown baseline": (nothing, ("compare", "{study}", "--with", "wishful-16")),
+    "a model that is not there": (nothing, ("model", "inspect", "{study}.none")),
+    "ranks that are no numbers": (nothing, ("model", "inspect", "{study}", "--ranks", "eight,16")),
+    "data to check that are not there": (nothing, ("data", "check", "{study}.none")),
+    "an export to nowhere": (nothing, ("export", "{study}")),
     "rates for baselines without a search": (
         lambda study: None,
         ("compare", "{study}", "--with", "uniform-16", "--rates", "1e-4,2e-4"),

@@ -76,6 +76,23 @@ def test_a_loop_of_links_is_unreadable(folder):
         load_image(PathImage("a", folder))
 
 
+@pytest.mark.parametrize("name", ["file:///etc/passwd", "file://localhost/etc/passwd", "http://host/a.png"])
+def test_urls_are_no_paths(folder, name):
+    with pytest.raises(ValueError, match="missing image"):
+        load_image(PathImage(name, folder))
+
+
+@pytest.mark.parametrize("read", [image_size, load_image])
+def test_a_bomb_is_refused_by_its_header_also_where_pils_own_limit_was_taken_off(folder, monkeypatch, read):
+    """A few hundred kilobytes of zeros that would be a gigabyte of pixels."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    Image.new("1", (20_000, 10_000)).save(folder / "bomb.png")
+    assert (folder / "bomb.png").stat().st_size < 500_000
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("it was decoded"))
+    with pytest.raises(ValueError, match=r"unreadable image 'bomb\.png' \(20000 x 10000 pixels, expected at most"):
+        read(PathImage("bomb.png", folder))
+
+
 @pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX here")
 def test_a_zero_byte_in_a_path_is_unreadable(folder):
     with pytest.raises(ValueError, match="unreadable image"):

@@ -58,6 +58,32 @@ def test_stage_is_finished_only_with_its_inputs_and_outputs(revision):
     assert not is_finished(revision, "fit", "inputs")
 
 
+def test_a_changed_output_is_named(revision, capsys):
+    output = revision.path("laws.json")
+    write_json(output, 1)
+    finish(revision, "fit", "inputs", [output], {})
+    data = bytearray(output.read_bytes())
+    data[0] ^= 1
+    output.write_bytes(data)
+    assert not is_finished(revision, "fit", "inputs")
+    assert f"{output} has changed since, so the stage has to run again" in capsys.readouterr().err
+    output.unlink()
+    assert not is_finished(revision, "fit", "inputs")
+    assert "laws.json is gone" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["{", '{"stage": "fit"', "[]", "{}"])
+def test_a_damaged_manifest_is_named_and_its_stage_can_run_again(revision, text, capsys):
+    output = revision.path("laws.json")
+    write_json(output, 1)
+    finish(revision, "fit", "inputs", [output], {})
+    revision.manifest("fit").write_text(text, encoding="utf-8")
+    assert not is_finished(revision, "fit", "inputs")
+    assert "manifests/fit.json is damaged" in capsys.readouterr().err
+    finish(revision, "fit", "inputs", [output], {})
+    assert is_finished(revision, "fit", "inputs")
+
+
 def test_equal_outputs_hash_alike(revision):
     output = revision.path("folder", "x.json")
     write_json(output, 1)

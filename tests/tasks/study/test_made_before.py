@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from mars_core.convergence import LossLevels
 from mars_core.drift import Acceptance, DataSnapshot
 from mars_core.metrics.identity import content_hash
@@ -42,6 +44,21 @@ def test_the_champion_its_acceptance_levels_and_data_open():
     assert Acceptance.from_json(stored("acceptance.json")["decision"]).accepted
     assert LossLevels.from_json(stored("levels.json")["levels"]).to_json() == stored("levels.json")["levels"]
     assert DataSnapshot.from_json(stored("data.json")).to_json() == stored("data.json")
+
+
+@pytest.mark.parametrize("value", [{"a": 1}, [[1.0], [1.0, 2.0]], "x", 10**400])
+def test_laws_with_something_else_for_numbers_are_refused_and_not_a_crash(value):
+    """Found by `benchmarks/fuzz.py`."""
+    laws = stored("laws.json")
+    laws["performance"]["draws"] = value
+    with pytest.raises(ValueError, match=r"(?i)draws|array|number|float"):
+        FittedLaws.from_json(laws)
+
+
+@pytest.mark.parametrize("value", [[], [1], 3, "x", None])
+def test_a_record_that_is_no_object_is_refused(value):
+    with pytest.raises(ValueError, match="expected an object"):
+        FittedLaws.from_json(value)
 
 
 def test_its_recipe_has_the_identity_that_it_had():

@@ -39,6 +39,17 @@ def test_a_study_finds_its_parent_run_again(tmp_path, shared_store):
     assert again == first
 
 
+def test_a_finished_run_that_is_made_again_from_the_same_inputs_is_tagged(tmp_path, shared_store):
+    """Killed between the end of its MLflow run and the record of its stage: found by `benchmarks/kill_campaign.py`."""
+    with tracking.study_run(tmp_path / "study", 1, {}) as parent:
+        runs = []
+        for inputs in ("a", "b", "a"):
+            with tracking.child_run(parent, "final", {}, {tracking.INPUTS_TAG: inputs}) as run:
+                runs.append(run)
+    tagged = [tracking.SUPERSEDED_TAG in shared_store.get_run(run).data.tags for run in runs]
+    assert tagged == [True, False, False]
+
+
 def test_a_run_left_open_by_a_killed_process_is_closed_when_it_is_done_again(tmp_path, shared_store):
     with tracking.study_run(tmp_path / "study", 1, {}) as parent:
         experiment = shared_store.get_run(parent).info.experiment_id
