@@ -45,6 +45,7 @@ RECORD, LINES = RESULTS / "planted_rates.json", RESULTS / "planted_rates.jsonl"
 PAGE, MARK = DOCS / "ranks-and-learning-rates.md", "planted-rates"
 RIGHT = 0.005  # excess perplexity
 TARGETS = (LARGEST, 16_384)
+BUDGETS = (0, 1, 2, 4, 8)
 
 
 def fixed_rate(study: RateStudy, number: int) -> float:
@@ -157,7 +158,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "studies": len(table),
         "runs_per_pair": float((table["runs"] / table["pairs"]).mean()),
-        "by_round": by_round(rows),
+        "by_budget": by_budget(rows),
         "right": {name: float((table[name] <= RIGHT).mean()) for name in named},
         "mean_regret": {name: float(table[name].mean()) for name in named},
         "right_by_noise": {f"{noise:.1%}": float(share) for noise, share in _right_by_noise(table).items()},
@@ -165,19 +166,21 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def by_round(rows: list[dict[str, Any]]) -> list[dict[str, float]]:
-    """After each round that trains likely pairs again: further runs for a pair, share that is right, mean regret, and
-    share of studies that ended: their answer was sure, or their runs were spent. These stay as they are."""
+def by_budget(rows: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """What each limit of further runs for a pair and seed comes to, read off the rounds that stay below it.
+
+    taken: further runs on average. right: share of studies. rate_inside: how often the best rate lies in its interval.
+    """
     found = []
-    for number in range(max(len(row["rounds"]) for row in rows)):
-        at = pd.DataFrame([row["rounds"][min(number, len(row["rounds"]) - 1)] for row in rows])
+    for most in BUDGETS:
+        at = pd.DataFrame([[one for one in row["rounds"] if one["further"] <= most][-1] for row in rows])
         found.append(
             {
-                "further_runs_per_pair": float(at["further"].mean()),
+                "at_most": most,
+                "taken": float(at["further"].mean()),
                 "right": float((at["regret"] <= RIGHT).mean()),
                 "mean_regret": float(at["regret"].mean()),
                 "rate_inside": float(at["inside"].mean()),
-                "enough": float(np.mean([len(row["rounds"]) <= number + 1 for row in rows])),
             }
         )
     return found
@@ -213,6 +216,7 @@ def main() -> None:
         "command": f"python benchmarks/planted_rates.py --studies {wanted} --confirm-runs {confirm_runs}",
         "date": datetime.now(UTC).date().isoformat(),
         "versions": {"mars": __version__, "Python": platform.python_version(), "NumPy": np.__version__},
+        "confirm_runs": confirm_runs,
         **summary(rows),
     }
     RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -231,28 +235,24 @@ def table(record: dict[str, Any]) -> str:
     rows = [[name, f"{record['right'][key]:.1%}", f"{record['mean_regret'][key]:.2%}"] for key, name in names.items()]
     inside = ", ".join(f"{share:.0%} at {int(size):,} samples" for size, share in record["rate_inside"].items())
     noise = ", ".join(f"{share:.0%} at {level}" for level, share in record["right_by_noise"].items())
-    by_round = [
+    budgets = [one for one in record["by_budget"] if one["at_most"] <= record["confirm_runs"]]
+    by_limit = [
         [
-            f"{one['further_runs_per_pair']:.2f}",
+            str(one["at_most"]),
+            f"{one['taken']:.2f}",
             f"{one['right']:.1%}",
             f"{one['mean_regret']:.2%}",
             f"{one['rate_inside']:.0%}",
-            f"{one['enough']:.0%}",
         ]
-        for one in record["by_round"]
+        for one in budgets
     ]
-    headings = [
-        "further runs per pair and seed",
-        "right",
-        "mean regret",
-        "best rate inside its interval",
-        "ended",
-    ]
+    headings = ["at most", "taken on average", "right", "mean regret", "best rate inside its interval"]
     return (
-        f"{record['studies']} studies, {record['runs_per_pair']:.2f} rates per pair until they are found:\n\n"
+        f"{record['studies']} studies, {record['runs_per_pair']:.2f} rates per pair until they are found, then at most "
+        f"{record['confirm_runs']} further runs for each pair and seed:\n\n"
         f"{markdown(['', 'right', 'mean regret'], rows)}\n\n"
-        f"By the rounds that train the likely pairs again, at the calibrated size:\n\n"
-        f"{markdown(headings, by_round)}\n\n"
+        f"By how many further runs a pair and seed may have (`calibration.confirm_runs`), at the calibrated size:\n\n"
+        f"{markdown(headings, by_limit)}\n\n"
         f"By the noise of a run, as a share of its loss, MARS is right at the calibrated size in {noise}. "
         f"The 95% interval of the best rate of the chosen pair holds the true one in {inside}."
     )

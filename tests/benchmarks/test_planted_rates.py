@@ -73,21 +73,21 @@ def test_a_further_seed_has_the_noise_of_the_others(benchmark):
     assert ends.groupby(level=[0, 1]).std().mean() == pytest.approx(spread, rel=0.15)
 
 
-def test_a_study_that_needs_no_more_counts_in_the_rounds_that_follow(benchmark):
+def test_a_study_that_needs_no_more_counts_at_every_larger_limit(benchmark):
     def after(*regrets):
         return {"rounds": [{"further": at, "regret": one, "inside": True} for at, one in enumerate(regrets)]}
 
-    found = benchmark("planted_rates").by_round([after(0.004), after(0.02, 0.008, 0.001)])
-    assert [one["right"] for one in found] == [0.5, 0.5, 1.0]
-    assert [one["enough"] for one in found] == [0.5, 0.5, 1.0]
-    assert [one["further_runs_per_pair"] for one in found] == [0.0, 0.5, 1.0]
+    found = benchmark("planted_rates").by_budget([after(0.004), after(0.02, 0.008, 0.001)])
+    assert [one["at_most"] for one in found] == [0, 1, 2, 4, 8]
+    assert [one["right"] for one in found] == [0.5, 0.5, 1.0, 1.0, 1.0]
+    assert [one["taken"] for one in found] == [0.0, 0.5, 1.0, 1.0, 1.0]
     assert found[2]["mean_regret"] == pytest.approx(0.0025)
 
 
 @pytest.mark.slow
 def test_the_record_is_of_studies_in_which_a_fixed_rate_is_wrong(benchmark):
     module = benchmark("planted_rates")
-    row = module.score(8, module.make_rate_study(8))  # of 9 pairs
+    row = module.score(8, module.make_rate_study(8), 4)  # of 9 pairs
     assert row["fixed"] > module.RIGHT
     assert row["runs"] < 4 * row["pairs"]  # not a full grid of pairs and rates
     further = [one["further"] for one in row["rounds"]]
