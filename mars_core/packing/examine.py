@@ -372,8 +372,9 @@ def _random_adapter_batch(
     for vectors in weights:
         for vector in vectors.values():
             vector.copy_(torch.randn(vector.shape, generator=generator, dtype=dtype) * 0.1)
-    chosen = ([several[run] for run in runs] for several in (layouts, weights, gradients))
-    return make_adapter_batch(*chosen)
+    return make_adapter_batch(
+        [layouts[run] for run in runs], [weights[run] for run in runs], [gradients[run] for run in runs]
+    )
 
 
 def _answers_only(model: nn.Module, partition: Partition, structure: Structure, batch: PackedBatch) -> frozenset[str]:

@@ -120,9 +120,9 @@ def train_pack(
         if recipe.lora_dropout:
             structure = structure.with_every_row()
         with patched(model, partition, structure), executor_of(adapter_batches.at_once) as executor:
-            widest = adapter_batches.width, adapter_batches.score_width or adapter_batches.width
-            widths = (Width(width if structure.side_by_side else 1) for width in widest)
-            pack = _Pack(model, structure, recipe, trained, executor, *widths, measurement)
+            widest = adapter_batches if structure.side_by_side else AdapterBatches(width=1)
+            width, score_width = Width(widest.width), Width(widest.score_width or widest.width)
+            pack = _Pack(model, structure, recipe, trained, executor, width, score_width, measurement)
             return _train(pack, train_steps, validation, checkpoint_steps, resume, on_step, on_checkpoint)
     finally:
         model.train(was_training)

@@ -67,7 +67,9 @@ def _is_whole(checkpoint: Path) -> bool:
         return False
     if recorded is None:  # checkpoints of several processes, and those of before there were records
         return all(file.stat().st_size > 0 for file in _files(checkpoint))
-    return all((checkpoint / name).is_file() and _hash(checkpoint / name) == digest for name, digest in recorded.items())
+    return all(
+        (checkpoint / name).is_file() and _hash(checkpoint / name) == digest for name, digest in recorded.items()
+    )
 
 
 def _recorded(checkpoint: Path) -> Mapping[str, str] | None:

@@ -13,8 +13,8 @@ from typing import ParamSpec, TypeVar
 import requests
 from mlflow.exceptions import MlflowException
 
-from tasks.running.progress import show_message
 from tasks.running.addresses import without_password
+from tasks.running.progress import show_message
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -275,6 +275,8 @@ def test_nothing_in_a_checkpoint_can_run_code(tune, adapted, tmp_path, name):
     with pytest.raises((pickle.UnpicklingError, RuntimeError)):
         tune(adapted(), steps=4)
     assert not mark.exists()
+
+
 def test_a_cut_checkpoint_falls_back_to_the_older_whole_one(tune, adapted, whole, tmp_path):
     def interrupt(step):
         if step == 5:
