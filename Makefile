@@ -13,6 +13,9 @@ TEST_OPTIONS ?=
 PIP := $(BIN)/pip install --disable-pip-version-check --quiet --constraint constraints.txt
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
 
+# Where an image sets it, every process of the tests would compile all that it imports anew: three times the time.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help install demo test test-slow test-stack test-lowest lint docs audit licences sbom format clean
 
 help:            ## list the targets

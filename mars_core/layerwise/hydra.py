@@ -23,9 +23,10 @@ class Hydra:
     setting: Setting | None = SETTINGS["setting1"]
 
     def __post_init__(self) -> None:
-        if self.stages < 1 or (self.step is not None and self.step < 1):
+        step = STEP if self.step is None else self.step
+        if self.stages < 1 or step < 1:
             raise ValueError(
-                f"HyDRA's stages and step are 1 or more, got {self.stages} and {self.step}: the paper has 3 and 2"
+                f"HyDRA's stages and step are 1 or more, got {self.stages} and {step}: the paper has 3 and 2"
             )
 
     def allocate(self, probe: Probe, budget: Budget) -> dict[str, int]:

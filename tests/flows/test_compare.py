@@ -127,7 +127,7 @@ def test_a_broken_baseline_file_says_what_is_wrong(tmp_path, text, message):
 
 def test_the_papers_baselines_ship():
     assert set(shipped_baselines()) == {
-        "adalora", "dora", "full-rank", "learning-rates", "pair", "rslora", "uniform",
+        "adalora", "dora", "full-rank", "geolora", "learning-rates", "pair", "rslora", "uniform",
         "frozen-vision", "last-layer", "projector-only", "top-layers",
     }  # fmt: skip
     assert read_baseline("adalora").settings.target_rank == 32  # section 3.1
