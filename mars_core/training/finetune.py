@@ -180,7 +180,7 @@ def _trainer(
         measurement=samples.measurement,
         method=method,
         partition=partition,
-        callbacks=[*(method.callbacks(wrapped) if method else []), *listeners.callbacks()],
+        callbacks=[*(method.callbacks(wrapped, partition) if method else []), *listeners.callbacks()],
     )
     if trainer.is_fsdp_enabled and method is not None and not method.shards:
         raise ValueError(f"{type(method).__name__} cannot be trained with FSDP: use DDP (distributed_type MULTI_GPU)")

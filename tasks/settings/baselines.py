@@ -16,6 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from mars_core.layerwise.dynamic import AT, DynamicRanks
 from mars_core.ranks import LayerRanks, RankPair
 from mars_core.rates import LearningRates, one_rate
 from mars_core.training.methods import AdaLora, Dora, FullRank, GeoLora, LayerLora, Lora, Method, RsLora, Selective
@@ -151,6 +152,21 @@ class GeoLoraSettings(_Settings):
         return GeoLora(RankPair(self.rank, self.rank), self.tolerance)
 
 
+class DynamicRanksSettings(_Settings):
+    """LoRA that starts at a pair; each module's parameters are shared out over its layers anew as training goes on."""
+
+    method: Literal["dynamic-ranks"]
+    r_me: Rank
+    r_llm: Rank
+    allocation: Literal["fisher", "hydra", "hydra-coarse"] = "fisher"
+    at: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = AT
+    numbers: ClassVar = ("r_me", "r_llm")
+
+    def as_method(self) -> DynamicRanks:
+        """The method as mars_core's record."""
+        return DynamicRanks(RankPair(self.r_me, self.r_llm), self.allocation, self.at)
+
+
 class AdaLoraSettings(_Settings):
     """AdaLoRA, pruned from `init_rank` (1.5 times the target by default) to an average of `target_rank`."""
 
@@ -201,6 +217,7 @@ Settings = Annotated[
     | DoraSettings
     | RsLoraSettings
     | GeoLoraSettings
+    | DynamicRanksSettings
     | AdaLoraSettings
     | FullRankSettings
     | SelectiveSettings,

@@ -80,7 +80,7 @@ def test_baselines_are_trained_tested_and_shown_beside_the_chosen_pair(copied, t
     [
         (
             ["--with", "adalore"],
-            "there is no baseline 'adalore': use one of adalora, dora, frozen-vision, full-rank, geolora",
+            "there is no baseline 'adalore': use one of adalora, dora, dynamic-ranks, frozen-vision, full-rank,",
         ),
         (["--with", "uniform-2-4"], "baseline 'uniform-2-4' has 2 numbers, expected 1 (rank)"),
         (["--with", "full-rank-3"], "has 1 numbers, expected 0 (none)"),
@@ -127,7 +127,7 @@ def test_a_broken_baseline_file_says_what_is_wrong(tmp_path, text, message):
 
 def test_the_papers_baselines_ship():
     assert set(shipped_baselines()) == {
-        "adalora", "dora", "full-rank", "geolora", "learning-rates", "pair", "rslora", "uniform",
+        "adalora", "dora", "dynamic-ranks", "full-rank", "geolora", "learning-rates", "pair", "rslora", "uniform",
         "frozen-vision", "last-layer", "projector-only", "top-layers",
     }  # fmt: skip
     assert read_baseline("adalora").settings.target_rank == 32  # section 3.1

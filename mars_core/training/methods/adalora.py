@@ -148,7 +148,7 @@ class AdaLora(PeftMethod):
                 norms.append(torch.linalg.matrix_norm(product - identity))
             return self.orthogonality * torch.stack(norms).mean() + torch.stack(reach).sum()
 
-    def callbacks(self, wrapped: nn.Module) -> list[TrainerCallback]:
+    def callbacks(self, wrapped: nn.Module, partition: Partition | None) -> list[TrainerCallback]:
         """Allocates ranks after every optimizer step."""
         return [_Allocate(wrapped)]
 

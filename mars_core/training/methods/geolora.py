@@ -8,34 +8,25 @@ and over all layers to the budget. So the trained result is a LoRA with a rank o
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
-from peft import LoraConfig, PeftModel
-from peft.tuners.lora import LoraLayer
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from mars_core.models.lora import layer_ranks, lora_config
-from mars_core.models.partition import GROUPS, Partition
-from mars_core.ranks import LayerRanks
-from mars_core.training.methods.pair_method import PairMethod
+from mars_core.models.lora import layer_ranks
+from mars_core.models.partition import Partition
+from mars_core.training.methods.varying_ranks import AdapterLayer, VaryingRanks, adapter_layers
 from mars_core.training.recipe import Recipe
 
-ADAPTER = "default"
-ROOM = 2
-"""A layer's largest rank over the pair's."""
 RELIABLE = 1e-4
 """Singular values of S below this share of the largest are not divided by."""
 
 
 @dataclass(frozen=True)
-class GeoLora(PairMethod):
+class GeoLora(VaryingRanks):
     """GeoLoRA that starts at a rank pair and takes as many parameters at most, over all layers together.
 
     tolerance: share of a layer's Frobenius norm that a cut may take away. The step is plain gradient descent, with the
@@ -43,9 +34,6 @@ class GeoLora(PairMethod):
     """
 
     tolerance: float = 0.05
-
-    # Its cut compares singular values over all layers.
-    shards: ClassVar[bool] = False
 
     def check(self, partition: Partition, recipe: Recipe) -> None:
         """Refuse ranks that the layers cannot hold, a tolerance that keeps nothing, and LoRA+."""
@@ -58,55 +46,19 @@ class GeoLora(PairMethod):
                 "it: set it to 1, or compare with another method"
             )
 
-    def config(self, partition: Partition, *, recipe: Recipe, steps: int) -> LoraConfig:
-        """PEFT's configuration with room for larger ranks than the pair's."""
-        widths = {
-            layer.name: min(layer.in_features, layer.out_features)
-            for group in GROUPS
-            for layer in partition.group(group)
-        }
-        room = {name: min(ROOM * rank, widths[name]) for name, rank in layer_ranks(partition, self.pair).items()}
-        return lora_config(partition, LayerRanks.of(room), dropout=recipe.lora_dropout, alpha=recipe.alpha)
-
     def wrap(self, model: nn.Module, partition: Partition, *, seed: int, recipe: Recipe, steps: int) -> nn.Module:
         """Wrap `model`; A starts with orthonormal rows, as many as the pair has ranks, and B with zeros."""
         wrapped = super().wrap(model, partition, seed=seed, recipe=recipe, steps=steps)
         ranks, generator = layer_ranks(partition, self.pair), torch.Generator().manual_seed(seed)
         with torch.no_grad():
-            for name, layer in _layers(wrapped).items():
+            for name, layer in adapter_layers(wrapped).items():
                 drawn = torch.randn(layer.a.shape[1], ranks[name], generator=generator, dtype=torch.float64)
                 layer.a.zero_()[: ranks[name]] = torch.linalg.qr(drawn)[0].T.to(layer.a)
         return wrapped
 
-    def callbacks(self, wrapped: nn.Module) -> list[TrainerCallback]:
+    def callbacks(self, wrapped: nn.Module, partition: Partition | None) -> list[TrainerCallback]:
         """Steps in the optimizer's place."""
         return [_Step(wrapped, self)]
-
-    def save(self, wrapped: nn.Module, folder: Path) -> None:
-        """Write a plain LoRA with the rank that each layer has come to."""
-        tuned = cast(PeftModel, wrapped)
-        ranks, alphas, weights = {}, {}, {}
-        for name, layer in _layers(wrapped).items():
-            ranks[name] = rank = max(1, layer.rank)
-            alphas[name] = layer.scale * rank
-            prefix = f"base_model.model.{name}.lora_"
-            weights[f"{prefix}A.weight"] = layer.a[:rank].detach().cpu().contiguous().clone()
-            weights[f"{prefix}B.weight"] = layer.b[:, :rank].detach().cpu().contiguous().clone()
-        made = tuned.peft_config[ADAPTER]
-        widest = max(ranks, key=lambda name: ranks[name])
-        config = LoraConfig(
-            r=ranks[widest],
-            lora_alpha=alphas[widest],
-            target_modules=sorted(ranks),
-            rank_pattern={re.escape(name): rank for name, rank in ranks.items()},
-            alpha_pattern={re.escape(name): alpha for name, alpha in alphas.items()},
-            task_type="CAUSAL_LM",
-            inference_mode=True,
-        )
-        config.base_model_name_or_path = made.base_model_name_or_path
-        folder.mkdir(parents=True, exist_ok=True)
-        config.save_pretrained(str(folder))
-        save_file(weights, str(folder / "adapter_model.safetensors"), metadata={"format": "pt"})
 
 
 class Factors(NamedTuple):
@@ -165,36 +117,11 @@ def within_budget(values: Mapping[str, Tensor], costs: Mapping[str, int], budget
     return ranks
 
 
-class _Layer(NamedTuple):
-    a: nn.Parameter
-    b: nn.Parameter
-    scale: float
-
-    @property
-    def rank(self) -> int:
-        """Rows of A that are in use."""
-        return int((torch.linalg.vector_norm(self.a.detach(), dim=1) > 0).sum())
-
-    @property
-    def cost(self) -> int:
-        return int(self.a.shape[1] + self.b.shape[0])
-
-
-def _layers(wrapped: nn.Module) -> dict[str, _Layer]:
-    return {
-        name.removeprefix("base_model.model."): _Layer(
-            module.lora_A[ADAPTER].weight, module.lora_B[ADAPTER].weight, module.scaling[ADAPTER]
-        )
-        for name, module in wrapped.named_modules()
-        if isinstance(module, LoraLayer)
-    }
-
-
 class _Step(TrainerCallback):  # type: ignore[misc]
     """Takes the step after clipping; without gradients, the optimizer takes none."""
 
     def __init__(self, wrapped: nn.Module, method: GeoLora) -> None:
-        self.layers, self.method = _layers(wrapped), method
+        self.layers, self.method = adapter_layers(wrapped), method
         # Those of the pair: a fresh A has as many rows in use, and a cut leaves no more.
         self.budget = sum(layer.rank * layer.cost for layer in self.layers.values())
 
@@ -220,7 +147,7 @@ class _Step(TrainerCallback):  # type: ignore[misc]
             layer.a.grad = layer.b.grad = None
 
 
-def _write(layer: _Layer, factors: Factors) -> None:
+def _write(layer: AdapterLayer, factors: Factors) -> None:
     rank = len(factors.values)
     layer.a.zero_()[:rank] = factors.v.T.to(layer.a)
     layer.b.zero_()[:, :rank] = (factors.u * factors.values).to(layer.b)

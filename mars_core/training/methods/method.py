@@ -81,8 +81,8 @@ class Method(ABC):
         """What is added to the loss of an optimizer step, None for nothing."""
         return None
 
-    def callbacks(self, wrapped: nn.Module) -> list[TrainerCallback]:
-        """What must happen at certain points of training."""
+    def callbacks(self, wrapped: nn.Module, partition: Partition | None) -> list[TrainerCallback]:
+        """What must happen at certain points of training; partition: of the base model, where it is known."""
         return []
 
     def settled(self, step: int, steps: int) -> bool:
