@@ -123,7 +123,8 @@ def header(run: ToolRun, tool: str, command: str, notes: tuple[str, ...]) -> str
         "",
         *(f"- {note}" for note in (*notes, *_common_notes(run))),
     ]
-    return "".join(f"# {line}".rstrip() + "\n" for line in lines)
+    # A name with a line break in it would go on as code.
+    return "".join(f"# {' '.join(line.splitlines())}".rstrip() + "\n" for line in lines)
 
 
 def _common_notes(run: ToolRun) -> tuple[str, ...]:

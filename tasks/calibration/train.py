@@ -28,6 +28,7 @@ from mars_core.packing.saving import save_adapter
 from mars_core.packing.state import PackState
 from mars_core.packing.train import TrainedPack, train_pack
 from mars_core.training.calibration import CalibrationRun, Checkpoint
+from tasks.calibration.curves import curves
 from tasks.calibration.packs import PACK_FILE, adapter_batches_at_once, memory_budget
 from tasks.calibration.state import drop_state, has_state, read_state, state_folder, write_state
 from tasks.calibration.stored import metrics_path, missing_runs, run_files
@@ -106,9 +107,10 @@ def _train_and_store(
         if run not in tracked:
             continue
         rows = _rows(study, pack, run, result.checkpoints)
-        _log_new(tracked[run], rows)
+        whole = tracking.log_new_steps(tracked[run], curves(rows), "val_loss")
         _store(study.revision, run, rows, result, tracked[run])
-        tracking.end_child(tracked[run], "FINISHED" if result.diverged_at is None else "FAILED")
+        if whole:  # else it stays open, and the end of the calibration sends what is missing
+            tracking.end_child(tracked[run], "FINISHED" if result.diverged_at is None else "FAILED")
     drop_state(folder)
 
 
@@ -217,13 +219,8 @@ def _log_state(study: Study, pack: PlannedPack, tracked: Mapping[PlannedRun, str
     for run, stored in zip(pack.runs, state.runs, strict=True):
         checkpoints = [Checkpoint(**checkpoint) for checkpoint in stored["checkpoints"]]
         if run in tracked and checkpoints:
-            _log_new(tracked[run], _rows(study, pack, run, checkpoints))
-
-
-def _log_new(tracked: str, rows: pd.DataFrame) -> None:
-    """Log the checkpoints that MLflow does not have yet: a resumed pack comes by some of them again."""
-    known = tracking.logged_steps(tracked, "val_loss")
-    tracking.log_steps(tracked, [row for row in _curves(rows) if row["step"] not in known])
+            # MLflow has some already where a pack goes on: it comes by them again.
+            tracking.send_new_steps(tracked[run], curves(_rows(study, pack, run, checkpoints)), "val_loss")
 
 
 def _rows(
@@ -262,14 +259,6 @@ def _rows(
 def _peaks(config: StudyConfig, run: PlannedRun) -> dict[str, float]:
     """Peak learning rates of a run's modules by their names in the metrics."""
     return dict(zip(PEAKS, run.learning_rates or config.recipe.as_recipe().learning_rates, strict=True))
-
-
-def _curves(rows: pd.DataFrame) -> list[Mapping[str, float]]:
-    names = ["train_loss", "val_loss", "val_perplexity", "val_accuracy", "lr", "grad_norm_me", "grad_norm_llm"]
-    if rows["val_objective"].notna().any():
-        names.append("val_objective")
-    table = rows[["step", *names]].to_dict("records")
-    return [{str(name): value for name, value in row.items()} for row in table]
 
 
 def _store(revision: Revision, run: PlannedRun, rows: pd.DataFrame, result: CalibrationRun, tracked: str) -> None:

@@ -1,15 +1,21 @@
-"""Look at the machine: packages, device, memory, disk, tracking."""
+"""Look at the machine: packages, device, memory, disk, tracking; and at what training does on it."""
 
 from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
 from transformers.utils import is_torchvision_available
+
+from mars_core.doctor.table import machine, markdown
+from mars_core.doctor.training import Check, device_at_hand, try_training
+from tasks.running.progress import show_message
 
 REQUIRED = ("torch", "transformers", "peft", "accelerate", "prefect", "mlflow", "scipy", "pandas", "pyarrow")
 OPTIONAL = {  # what needs a package, and how to install it
@@ -109,3 +115,28 @@ def _home() -> dict[str, str]:
     if os.access(nearest, os.W_OK):
         return _finding("Prefect's folder", "ok", str(home))
     return _finding("Prefect's folder", "missing", f"{home} cannot be written to", "name a folder with PREFECT_HOME")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training did on this machine. markdown: the table."""
+
+    machine: str
+    checks: tuple[Check, ...]
+    markdown: str
+
+    @property
+    def failed(self) -> bool:
+        """Whether something did not hold."""
+        return any(check.state == "failed" for check in self.checks)
+
+    def as_json(self) -> dict[str, Any]:
+        """Machine and rows as plain values."""
+        return {"machine": self.machine, "checks": [check.as_json() for check in self.checks]}
+
+
+def examine_training(model: str | None) -> Trained:
+    """Train for about a minute on the device at hand; `model` in place of the demo's backbone."""
+    device = device_at_hand()
+    checks = tuple(try_training(model, device=device, on_start=lambda weights: show_message(f"training, {weights}")))
+    return Trained(machine(device), checks, markdown(checks, device))

@@ -10,6 +10,7 @@ from pathlib import Path
 import mlflow
 from mlflow.exceptions import MlflowException
 
+from tasks.tracking.outage import known_down
 from tasks.tracking.registry import CHAMPION
 from tasks.tracking.runs import tracking_uri
 
@@ -30,7 +31,10 @@ def find_champions(study: Path) -> Champions:
     """Ask the registry of a study's tracking store."""
     if not os.environ.get("MLFLOW_TRACKING_URI") and not (study / "mlflow.db").is_file():
         return Champions()  # nothing was ever tracked, so nothing was registered; asking would make a database
-    client = mlflow.MlflowClient(tracking_uri(study))
+    uri, named = tracking_uri(study), os.environ.get("MLFLOW_TRACKING_URI")
+    if named and known_down(named):
+        return Champions(known=False)  # the study's own store, used meanwhile, knows nothing of that server's registry
+    client = mlflow.MlflowClient(uri)
     try:
         runs = frozenset(_champion_runs(client))
         tags = [client.get_run(run).data.tags for run in runs]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mlflow.exceptions import MlflowException
-
 from tasks.running.progress import show_message
 from tasks.tracking import runs as tracking
+from tasks.tracking.outage import TROUBLE, say_unrecorded
 
 
 class LiveCurves:
@@ -24,14 +23,20 @@ class LiveCurves:
         self._waiting.append({key: value for key, value in entry.items() if key != "epoch"})
         self._times.append(tracking.now())
         try:
-            self.end()
-        except MlflowException as error:
+            self._send()
+        except TROUBLE as error:
             if not self._warned:
                 show_message(f"note: MLflow cannot be reached, training goes on: {error}")
             self._warned = True
 
     def end(self) -> None:
-        """Send what waits; now a failure counts."""
-        tracking.log_steps(self.run_id, self._waiting, times=self._times)
+        """Send what waits, for the last time: what MLflow does not take now is not recorded, which is said."""
+        try:
+            self._send()
+        except TROUBLE as error:
+            say_unrecorded(error)
+
+    def _send(self) -> None:
+        tracking.send_steps(self.run_id, self._waiting, times=self._times)
         self._waiting.clear()
         self._times.clear()

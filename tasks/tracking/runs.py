@@ -233,12 +233,6 @@ def open_children(parent: str, tags: Mapping[str, str]) -> list[str]:
     return [str(run.info.run_id) for run in found]
 
 
-@never_blocks(set[int]())
-def logged_steps(run_id: str, metric: str) -> set[int]:
-    """Steps at which a run has this metric."""
-    return {point.step for point in mlflow.MlflowClient().get_metric_history(run_id, metric)}
-
-
 def find_run(experiment: str, tags: Mapping[str, str], *conditions: str) -> str | None:
     """Id of the newest run with these tags (and conditions in MLflow's words), None if there is none."""
     query = " and ".join([*(f"tags.`{key}` = '{value}'" for key, value in tags.items()), *conditions])
@@ -251,14 +245,43 @@ def now() -> int:
     return int(time.time() * 1000)
 
 
+@never_blocks(False)
+def log_new_steps(run_id: str, rows: Sequence[Mapping[str, float]], metric: str) -> bool:
+    """Log the rows at whose steps a run has no `metric` yet; gives whether the run has all of them now."""
+    send_new_steps(run_id, rows, metric)
+    return True
+
+
+def send_new_steps(run_id: str, rows: Sequence[Mapping[str, float]], metric: str) -> None:
+    """Log the rows at whose steps a run has no `metric` yet.
+
+    Raises:
+        MlflowException: MLflow did not answer, or refused; the same call may be made again.
+    """
+    if run_id == UNTRACKED:
+        return
+    known = {point.step for point in mlflow.MlflowClient().get_metric_history(run_id, metric)}
+    send_steps(run_id, [row for row in rows if row["step"] not in known])
+
+
 @never_blocks(None)
-def log_steps(
+def log_steps(run_id: str, rows: Sequence[Mapping[str, float]], *, step_key: str = "step") -> None:
+    """Log rows of metrics, each at its step."""
+    send_steps(run_id, rows, step_key=step_key)
+
+
+def send_steps(
     run_id: str, rows: Sequence[Mapping[str, float]], *, step_key: str = "step", times: Sequence[int] | None = None
 ) -> None:
     """Log rows of metrics, each at its step, in few requests, none of which ends within a row.
 
     times: of each row, by default now; rows that may be sent twice need the same time both times.
+
+    Raises:
+        MlflowException: MLflow did not answer, or refused; some rows may have arrived.
     """
+    if run_id == UNTRACKED:
+        return
     # Of equal steps, MLflow takes the one with the latest time for the current value.
     times = times or [now()] * len(rows)
     client = mlflow.MlflowClient()

@@ -153,3 +153,9 @@ def test_model_inspect_takes_the_family_of_a_study(tmp_path):
     result = CliRunner().invoke(app, ["model", "inspect", str(tmp_path / "described.yaml")])
     assert result.exit_code == 2
     assert "no module 'model.nowhere'" in result.output
+
+
+def test_a_model_for_doctor_is_refused_without_training():
+    result = CliRunner().invoke(app, ["doctor", "--model", "some/model"])
+    assert result.exit_code == 2
+    assert "--train" in result.output

@@ -359,6 +359,15 @@ def test_llama_factory_gets_the_models_own_system_prompt(run_of):
     assert (options["template"], options["default_system"]) == ("llava_next_qwen", "")
 
 
+@pytest.mark.parametrize("tool", TOOLS)
+@pytest.mark.parametrize("end", ["\n", "\r", "\x85", "\u2028"])
+def test_a_name_with_a_line_break_stays_a_comment(run_of, tool, end):
+    """The study's file may be somebody else's."""
+    attack = f"mine{end}import os; os.mkdir('x')"
+    text = TOOLS[tool].render(run_of(study=attack, layer_wise=attack)).text
+    assert len([line for line in text.splitlines() if "os.mkdir" in line and not line.startswith("# ")]) == 0
+
+
 @pytest.mark.parametrize("tool", ["trl", "unsloth"])
 @pytest.mark.parametrize("recipe", [Recipe(), *RECIPES.values()], ids=["plain", *RECIPES])
 def test_a_script_is_python_whatever_the_recipe(run_of, tool, recipe):

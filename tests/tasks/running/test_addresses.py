@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import mlflow
 import pytest
@@ -47,13 +49,32 @@ def test_a_login_is_parted_from_its_address():
     assert part_credentials("http://host") == ("http://host", None, None)
 
 
-def test_mlflows_errors_do_not_name_the_password_of_its_address(tmp_path, monkeypatch):
+class Refusing(BaseHTTPRequestHandler):
+    """A server that lets nobody in."""
+
+    def do_GET(self):
+        self.send_error(401)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def refusing():
+    """Port of a server that is there and refuses every request."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
+def test_mlflows_errors_do_not_name_the_password_of_its_address(tmp_path, monkeypatch, refusing):
     for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
         monkeypatch.setenv(name, "")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mars:S3cret@127.0.0.1:9/path")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://mars:S3cret@127.0.0.1:{refusing}/path")
     tracking.use_store(tmp_path)
-    assert mlflow.get_tracking_uri() == "http://127.0.0.1:9/path"
+    assert mlflow.get_tracking_uri() == f"http://127.0.0.1:{refusing}/path"
     assert (os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"]) == ("mars", "S3cret")
     with pytest.raises(MlflowException) as raised:
         mlflow.MlflowClient().get_experiment_by_name("x")
