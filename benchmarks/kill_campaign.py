@@ -18,6 +18,7 @@ import importlib
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import sys
@@ -98,15 +99,22 @@ class Campaign:
             (self.folder / "being-made").replace(self.materials)
         leave_prefect_out()
         shutil.rmtree(self.folder / "undisturbed", ignore_errors=True)
-        modules, cost, _, _, _ = self._undisturbed("first")
-        for module in modules:
+        known = self.folder / "undisturbed.json"  # goes with the code that it was made by, as the whole folder does
+        found = json.loads(known.read_text()) if known.is_file() else {}
+        if not found:
+            found["modules"], found["cost"], _, _, _ = self._undisturbed("first")
+        for module in found["modules"]:
             with suppress(Exception):  # a module that can only be imported by another one
                 importlib.import_module(module)
-        keep_in_memory(study_config(self.materials, self.folder), cost)
-        _, _, self.expected, self.points, self.seconds = self._undisturbed("second")
-        manifests = (self.folder / "undisturbed" / "second").glob("revisions/*/manifests/*.json")
-        self.stages = [file.stem for file in sorted(manifests, key=lambda file: file.stat().st_mtime_ns)]
-        shutil.rmtree(self.folder / "undisturbed")
+        keep_in_memory(study_config(self.materials, self.folder), found["cost"])
+        if "expected" not in found:
+            _, _, found["expected"], found["points"], found["seconds"] = self._undisturbed("second")
+            manifests = (self.folder / "undisturbed" / "second").glob("revisions/*/manifests/*.json")
+            found["stages"] = [file.stem for file in sorted(manifests, key=lambda file: file.stat().st_mtime_ns)]
+            known.write_text(json.dumps(found))
+        self.expected, self.points = found["expected"], found["points"]
+        self.seconds, self.stages = found["seconds"], found["stages"]
+        shutil.rmtree(self.folder / "undisturbed", ignore_errors=True)
 
     def _undisturbed(self, name: str) -> tuple[list[str], Any, dict[str, Any], dict[str, int], float]:
         config = new_study(self.materials, self.folder / "undisturbed" / name)
@@ -259,8 +267,12 @@ def main() -> None:
         with record_file.open("a") as file:
             file.write(json.dumps(records[-1]) + "\n")
         last = records[-1]
-        took = time.monotonic() - began
-        print(f"study {last['study']}: {len(last['kills'])} kills in {took:.0f} s, loss: {last['loss']}", flush=True)
+        took, used = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+        print(
+            f"study {last['study']}: {len(last['kills'])} kills in {took:.0f} s, loss: {last['loss']} "
+            f"({used.ru_utime + used.ru_stime:.0f} s of a processor until now)",
+            flush=True,
+        )
         asked.output.write_text(json.dumps(summary(records, campaign.points, campaign.seconds), indent=2) + "\n")
     print(json.dumps(summary(records, campaign.points, campaign.seconds), indent=2))
 
