@@ -52,7 +52,7 @@ def answer_of(data: ReportData, results: StudyResults) -> Answer:
     """The summary; says plainly which stages are still to come."""
     choice = results.choice
     if choice is None:
-        reason = "No pair has been chosen yet: run the search, then make the report again."
+        reason = "No pair has been chosen yet. Here is what was measured so far."
         return Answer(None, "doubt", "no choice yet", "", (reason,), None, "", (), _facts(data, results))
     tone, badge, meaning = verdict_words(choice)
     return Answer(

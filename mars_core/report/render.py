@@ -30,6 +30,7 @@ from mars_core.report.figures.predicted_heatmap import predicted_heatmap_figure
 from mars_core.report.figures.rate_curves import rate_curves_figure
 from mars_core.report.figures.svg import inline_svg, standalone_svg
 from mars_core.report.findings import LAW_NAMES, findings, fit_details, fits
+from mars_core.report.next_steps import next_steps
 from mars_core.report.spread import spread_sentence
 from mars_core.report.study_results import StudyResults, read_results
 
@@ -100,6 +101,7 @@ def _context(data: ReportData, results: StudyResults, figures: Mapping[str, Figu
         "correlation_words": in_words(correlation) if correlation else "",
         "results": results,
         "answer": answer_of(data, results),
+        "next_steps": next_steps(data, results),
         "findings": findings(data, results),
         "details": fit_details(data, results),
         "fits": [(name, LAW_NAMES[name], fit) for name, fit in fits(results)],

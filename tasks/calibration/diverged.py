@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -42,17 +42,18 @@ class Divergence:
         return [_note(run, step) for run, step in self.steps.items()]
 
 
-def divergence(study: Study) -> Divergence:
-    """What diverged among the planned runs, all of which must be stored."""
-    found = {run: read_json(summary_path(study.revision, run.run_id))["diverged_at"] for run in study.plan.runs}
+def divergence(study: Study, runs: Sequence[PlannedRun] | None = None) -> Divergence:
+    """What diverged among the planned runs (or some of them), all of which must be stored."""
+    runs = study.plan.runs if runs is None else runs
+    found = {run: read_json(summary_path(study.revision, run.run_id))["diverged_at"] for run in runs}
     steps = {run: int(step) for run, step in found.items() if step is not None}
     lost = {_cell(run) for run in steps}
-    holding = {run.pair for run in study.plan.runs if _cell(run) not in lost}
+    holding = {run.pair for run in runs if _cell(run) not in lost}
     words: dict[Pair, list[str]] = {}
     for run, step in steps.items():
         if run.pair not in holding:
             words.setdefault(run.pair, []).append(_words(run, step))
-    beside = {run for run in study.plan.runs if _cell(run) in lost and run.pair in holding}
+    beside = {run for run in runs if _cell(run) in lost and run.pair in holding}
     pairs = {pair: ", ".join(said) for pair, said in words.items()}
     return Divergence(steps, pairs, frozenset(beside | steps.keys()))
 
@@ -69,7 +70,12 @@ def collect_metrics(study: Study, found: Divergence) -> pd.DataFrame:
             "every calibration run diverged: lower recipe.learning_rate (calibration.learning_rates where rates are "
             "given there) and open a new revision"
         )
-    frames = [read_metrics(metrics_path(study.revision, run.run_id)) for run in kept]
+    return metrics_of(study, kept)
+
+
+def metrics_of(study: Study, runs: Sequence[PlannedRun]) -> pd.DataFrame:
+    """Metrics of stored runs, at least one."""
+    frames = [read_metrics(metrics_path(study.revision, run.run_id)) for run in runs]
     return with_peaks(pd.concat(frames, ignore_index=True), study.config.recipe.as_recipe().learning_rates)
 
 

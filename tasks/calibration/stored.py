@@ -126,14 +126,15 @@ class Compared(Record):
     seconds_of_expected_runs: float
 
 
-def calibration_cost(study: Study) -> CalibrationCost:
-    """What the planned runs took in training and evaluation, as they recorded it."""
+def calibration_cost(study: Study, runs: Sequence[PlannedRun] | None = None) -> CalibrationCost:
+    """What the planned runs (or some of them) took in training and evaluation, as they recorded it."""
     plan = study.plan
-    summaries = [read_json(summary_path(study.revision, run.run_id, run.part)) for run in plan.every_run]
+    runs = plan.every_run if runs is None else runs
+    summaries = [read_json(summary_path(study.revision, run.run_id, run.part)) for run in runs]
     return CalibrationCost(
         seconds=sum(summary["wall_seconds"] for summary in summaries),
-        peak_memory_bytes=max(summary["peak_memory_bytes"] for summary in summaries),
-        runs=len(plan.every_run),
+        peak_memory_bytes=max((summary["peak_memory_bytes"] for summary in summaries), default=0),
+        runs=len(runs),
         steps=plan.steps,
         notes=tuple(plan.notes),
     )

@@ -10,12 +10,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from mars_core.markdown import code, markdown_table, plain
 from mars_core.metrics.identity import content_hash
+from mars_core.metrics.schema import SCHEMA
 from mars_core.models.loading import read_model_type
 from mars_core.models.partition import GROUPS, Partition
 from mars_core.ranks import RankPair
@@ -23,10 +25,10 @@ from mars_core.report import ReportData, render_with_figures
 from mars_core.report.tables import has_balance
 from mars_core.search import Choice
 from mars_core.search.fitted_laws import FittedLaws
-from tasks.calibration.diverged import collect_metrics, divergence
+from tasks.calibration.diverged import Divergence, collect_metrics, divergence, metrics_of
 from tasks.calibration.hours import revision_hours
 from tasks.calibration.stage import CALIBRATE
-from tasks.calibration.stored import calibration_cost
+from tasks.calibration.stored import calibration_cost, missing_runs
 from tasks.choice.approval import approval_notes
 from tasks.choice.fit import FIT, laws_path, read_laws, target_size
 from tasks.choice.markdown import choice_markdown, decision_text
@@ -45,7 +47,7 @@ from tasks.running.retrying import IO_RETRIES, REQUESTS, SENDING
 from tasks.storage.files import replacing, replacing_folder
 from tasks.storage.folder import Revision, stage_details
 from tasks.study.opened import Study
-from tasks.study.plan import WARNING
+from tasks.study.plan import WARNING, PlannedRun
 from tasks.study.stage import Stage
 from tasks.tracking import runs as tracking
 
@@ -82,8 +84,9 @@ def gather(results: Results, command: str) -> ReportData:
     """Read everything that the report shows; stages that have not run are left out."""
     study, finals = results.study, results.finals
     config, revision = study.config, study.revision
-    found = divergence(study)
-    laws = replace(read_laws(revision), D_target=target_size(study.inputs))
+    stored = _stored_runs(study)
+    found = divergence(study, stored.runs)
+    laws = replace(_laws(revision), D_target=target_size(study.inputs))
     choice = read_choice(revision) if choice_path(revision).is_file() else None
     trained = [replace(read_final(revision, arm), role=role) for role, arm in finals.items()]
     chosen = finals.get("chosen")
@@ -96,7 +99,7 @@ def gather(results: Results, command: str) -> ReportData:
         model=_model(study.inputs),
         data=study.inputs.data.summary() | {"dropped_too_long": study.inputs.dropped("train")},
         recipe=config.recipe.described(),
-        metrics=collect_metrics(study, found),
+        metrics=_metrics(study, stored.runs, found),
         laws=laws.to_json(),
         choice=choice.to_json() if choice else None,
         adapter=study.address(final_folder(revision, chosen) / "adapter") if chosen else None,
@@ -106,9 +109,47 @@ def gather(results: Results, command: str) -> ReportData:
         forgetting=forgetting_table(study),
         tradeoffs=read_pairs(study),
         layer_ranks=layer_ranks_shown(revision),
-        costs=costs(study, trained),
-        warnings=_warnings(study, found.warnings),
+        costs=costs(study, trained, stored.every_run),
+        warnings=[*stored.missing, *_warnings(study, found.warnings)],
         notes=[note for note in _notes(study, laws, choice) if note not in found.warnings],
+    )
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """Runs of the calibration that have finished. missing: a sentence where there are others."""
+
+    every_run: Sequence[PlannedRun]
+    missing: Sequence[str]
+
+    @property
+    def runs(self) -> list[PlannedRun]:
+        """Without those of the range test."""
+        return [run for run in self.every_run if run.part == "calibration"]
+
+
+def _stored_runs(study: Study) -> _Stored:
+    every = study.plan.every_run
+    if study.has_finished_once(CALIBRATE.name):
+        return _Stored(every, ())
+    lacking = set(missing_runs(study))
+    stored = [run for run in every if run not in lacking]
+    return _Stored(stored, (f"{len(stored)} of {len(every)} calibration runs have finished: the others are not shown",))
+
+
+def _metrics(study: Study, runs: Sequence[PlannedRun], found: Divergence) -> pd.DataFrame:
+    """What laws and choice read; before the calibration has finished, what there is of it."""
+    if study.has_finished_once(CALIBRATE.name):
+        return collect_metrics(study, found)
+    kept = [run for run in runs if run not in found.left_out]
+    return metrics_of(study, kept) if kept else SCHEMA.empty_table().to_pandas()
+
+
+def _laws(revision: Revision) -> FittedLaws:
+    if laws_path(revision).is_file():
+        return read_laws(revision)
+    return FittedLaws(
+        None, {}, dict.fromkeys(("performance", "me", "llm"), "it has not been tried yet: run `mars fit`")
     )
 
 
@@ -133,9 +174,9 @@ def _notes(study: Study, laws: FittedLaws, choice: Choice | None) -> list[str]:
     return list(dict.fromkeys(notes))
 
 
-def costs(study: Study, finals: Sequence[FinalRecord]) -> list[dict[str, Any]]:
-    """Seconds of each costly part, as the runs recorded them."""
-    calibration = calibration_cost(study)
+def costs(study: Study, finals: Sequence[FinalRecord], stored: Sequence[PlannedRun]) -> list[dict[str, Any]]:
+    """Seconds of each costly part, as the runs recorded them; stored: the calibration runs that have finished."""
+    calibration = calibration_cost(study, stored)
     detail = f"{calibration.runs} runs of {study.plan.run_lengths}, peak memory {_gib(calibration.peak_memory_bytes)}"
     rows = [{"stage": "calibration", "seconds": calibration.seconds, "detail": detail}]
     for final in finals:
@@ -279,9 +320,10 @@ def _law_rows(laws: FittedLaws) -> list[dict[str, Any]]:
 
 
 def _stages(study: Study) -> list[Stage]:
-    """Stages that a report shows, as far as they have finished."""
+    """Stages that a report shows, as far as they have finished; one that was made with other settings is required."""
+    begun = [stage for stage in (CALIBRATE, FIT, SEARCH) if study.has_finished_once(stage.name)]
     finals = [finetune_stage(arm) for arm in trained_arms(study).values()]
-    return [CALIBRATE, FIT, SEARCH, *finals, *([EVALUATE] if is_evaluated(study) else [])]
+    return [*begun, *finals, *([EVALUATE] if is_evaluated(study) else [])]
 
 
 def _inputs(study: Study, shown: str) -> str:
@@ -290,7 +332,8 @@ def _inputs(study: Study, shown: str) -> str:
     # Named, or absent, so that reports of studies without them stay as they are.
     upstream, refined = [forgetting_table(study), read_pairs(study)], layer_ranks_shown(study.revision)
     later = [*([upstream] if any(upstream) else []), *([{"layer_ranks": refined}] if refined else [])]
-    return content_hash([*found, *later])
+    partial = [] if study.has_finished_once(CALIBRATE.name) else [[run.run_id for run in _stored_runs(study).runs]]
+    return content_hash([*found, *later, *partial])
 
 
 REPORT = Stage("report", reads=_stages, inputs=_inputs, outputs=lambda study: (report_path(study.revision),))

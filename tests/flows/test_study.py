@@ -212,3 +212,35 @@ def test_constraint_on_parameters_is_kept(copied):
     choice = json.loads(revision_of(copied).path("choice.json").read_text())
     assert choice["candidates"]
     assert all(candidate["trainable_parameters"] <= limit for candidate in choice["candidates"])
+
+
+def test_a_report_before_the_search_shows_what_there_is(copied):
+    """Stage by stage backwards: without the choice, without the laws, with half of the runs, with none."""
+    revision = revision_of(copied)
+    chosen = json.loads(revision.path("choice.json").read_text())["reason"]
+
+    def reported(*gone):
+        for name in gone:
+            revision.path(name).unlink()
+        report_flow(copied)
+        return revision.path("report.html").read_text()
+
+    for name in ("evaluate", "search", "fit"):
+        revision.path("manifests", f"{name}.json").unlink()
+    page = reported("choice.json")
+    assert chosen not in page
+    assert "No pair yet" in page
+    assert "mars run" in page
+    assert "figure-heatmap" in page
+    assert 'id="coefficients-performance"' in page  # the laws that were fitted are still shown
+    page = reported("laws.json")
+    assert "it has not been tried yet: run `mars fit`" in page
+    assert "figure-heatmap" in page
+    runs = sorted(revision.path("calibration").glob("*.json"))
+    assert len(runs) == 4
+    page = reported("manifests/calibrate.json", *(str(run.relative_to(revision.folder)) for run in runs[:2]))
+    assert "2 of 4 calibration runs have finished" in page
+    assert "figure-heatmap" in page
+    page = reported(*(str(run.relative_to(revision.folder)) for run in runs[2:]))
+    assert "there are no calibration runs" in page
+    assert "mars calibrate" in page
