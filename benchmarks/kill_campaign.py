@@ -49,7 +49,7 @@ from benchmarks.faults.small_study import (  # noqa: E402
 )
 
 RESULT = Path(__file__).parent / "results" / "kill_campaign.json"
-KILLS_PER_STUDY, AT_RANDOM, LIMIT_SECONDS = 8, 0.25, 600.0
+KILLS_PER_STUDY, AT_RANDOM, RANDOM_SECONDS, LIMIT_SECONDS = 32, 0.15, 3.0, 600.0
 
 
 def in_child(work: Callable[[], Any], log: Path) -> Any:
@@ -170,8 +170,9 @@ class Campaign:
         ended = "killed"
         for point in sorted(rarest, key=order.index):
             name = chance.choice(list(SIGNALS))
-            after = chance.uniform(0, self.seconds / 2) if chance.random() < AT_RANDOM else None
-            death = Death(point, chance.randint(1, min(2, self.points[point])), name)
+            after = chance.uniform(0, RANDOM_SECONDS) if chance.random() < AT_RANDOM else None
+            # What earlier starts have done is not done again: the second time may not come where there are few.
+            death = Death(point, chance.randint(1, 2 if self.points[point] > 3 else 1), name)
             ended, died_at = self.start(config, death, after)
             if ended == "killed":
                 kills.append({"signal": name, "point": died_at if after is None else "random time", "after": after})
