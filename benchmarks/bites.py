@@ -56,7 +56,8 @@ UNLINKED = "        temporary.unlink(missing_ok=True)\n"
 
 BITES = (
     Bite("files are written beside their place and renamed", FILES,
-         (("    temporary = Path(name)\n", "    Path(name).unlink()\n    temporary = path\n"), (UNLINKED, "        pass\n")),
+         (("    temporary = Path(name)\n", "    Path(name).unlink()\n    temporary = path\n"),
+          (UNLINKED, "        pass\n")),
          f"{FOLDERS_TEST}::test_write_that_fails_leaves_the_old_file"),
     Bite("content reaches the disk before its name does", FILES,
          ((FLUSHED + UNLINKED, FLUSHED.replace("        _to_disk(temporary)\n", "") + UNLINKED),),
@@ -67,7 +68,8 @@ BITES = (
          (("if error.errno not in (errno.EINVAL", "if False and error.errno not in (errno.EINVAL"),),
          f"{DISK_TEST}::test_a_quota_that_ends_with_the_last_byte_is_noticed"),
     Bite("what MLflow had no room for is sent later", CURVES,
-         (("            if not self._warned:\n", "            self._waiting.clear()\n            if not self._warned:\n"),),
+         (("            if not self._warned:\n",
+           "            self._waiting.clear()\n            if not self._warned:\n"),),
          f"{DISK_TEST}::test_what_mlflow_had_no_room_for_is_sent_later_and_once"),
     Bite("the cache of images may have no room", "tasks/inputs/image_cache.py",
          (("except (OSError, sqlite3.Error) as error:", "except KeyError as error:"),),
@@ -98,7 +100,8 @@ BITES = (
     Bite("MLflow runs are found again by their tags", RUNS,
          (("    known = find_run(experiment, tags, \"attributes.status = 'RUNNING'\")\n    if known is not None:\n"
            "        tag(known, links.prefect_tags())\n        _log_missing_params",
-           "    known = None\n    if known is not None:\n        tag(known, links.prefect_tags())\n        _log_missing_params"),),
+           "    known = None\n    if known is not None:\n"
+           "        tag(known, links.prefect_tags())\n        _log_missing_params"),),
          f"{TOLD_TEST}::test_a_pack_that_is_told_of_failures_leaves_what_an_undisturbed_one_does"),
     Bite("metrics that are sent twice have the same time both times", CURVES,
          (("self._waiting, times=self._times)", "self._waiting)"),),
@@ -112,7 +115,8 @@ BITES = (
     Bite("one command at a time on a study", "tasks/study/lock.py", (("        lock.acquire()\n", "        pass\n"),),
          "tests/tasks/study/test_lock.py::test_a_second_process_is_refused_and_told_who_holds_the_study"),
     Bite("a stale copy is not put over what another machine published", MIRROR,
-         (("            version = _same_there(mirror, name, digest)\n", "            version = _replace(mirror, name)\n"),
+         (("            version = _same_there(mirror, name, digest)\n",
+           "            version = _replace(mirror, name)\n"),
           ("            _same_there(mirror, name, file_hash(mirror.here(name)))\n", "            pass\n")),
          f"{TRANSFER_TEST}::test_stale_results_never_overwrite_newer_ones"),
     Bite("of two machines that open a revision at once, one does", MIRROR,
