@@ -14,6 +14,7 @@ import importlib
 import io
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -171,8 +172,8 @@ def copy_repository(folder: Path) -> None:
     shutil.copy(ROOT / "pyproject.toml", folder)
 
 
-def run_test(folder: Path, test: str) -> tuple[int, str]:
-    """Pytest's exit code for a test in a copy, run by a process of its own, and what it printed."""
+def run_tests(folder: Path, tests: list[str]) -> tuple[int, str]:
+    """Pytest's exit code for tests in a copy, run by a process of its own, and what it printed."""
     log = folder / "pytest.log"
     child = os.fork()
     if child == 0:
@@ -182,26 +183,41 @@ def run_test(folder: Path, test: str) -> tuple[int, str]:
         os.chdir(folder)
         sys.path.insert(0, str(folder))
         pytest = importlib.import_module("pytest")
-        os._exit(int(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "addopts=", test])))
+        os._exit(int(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "addopts=", *tests])))
     _, status = os.waitpid(child, 0)
     return os.waitstatus_to_exitcode(status), log.read_text(errors="replace")
 
 
-def tried(bite: Bite, number: int, scratch: Path) -> dict[str, object]:
-    """What became of a test with its protection and without."""
-    began, found = time.monotonic(), {}
-    for name in ("with", "without"):
-        folder = scratch / f"{number:02d}-{name}"
-        copy_repository(folder)
-        if name == "without":
-            without(bite, folder)
-        code, said = run_test(folder, bite.test)
-        found[name] = {0: "passes", 1: "fails"}.get(code, f"pytest ended with {code}")
-        if found[name] != {"with": "passes", "without": "fails"}[name]:
-            print(said[-3000:], file=sys.stderr)
-        shutil.rmtree(folder)
-    seconds = round(time.monotonic() - began, 1)
-    return {"protection": bite.protection, "taken out of": bite.file, "test": bite.test, **found, "seconds": seconds}
+def check_they_pass(scratch: Path) -> None:
+    """Run all tests where nothing is taken away.
+
+    Raises:
+        SystemExit: one of them fails.
+    """
+    folder = scratch / "whole"
+    copy_repository(folder)
+    code, said = run_tests(folder, [bite.test for bite in BITES])
+    if code:
+        raise SystemExit(f"tests fail with all protections in place:\n{said[-6000:]}")
+
+
+def tried(bite: Bite, folder: Path) -> dict[str, object]:
+    """What became of a test without its protection."""
+    began = time.monotonic()
+    copy_repository(folder)
+    without(bite, folder)
+    code, said = run_tests(folder, [bite.test])
+    came = {0: "passes", 1: "fails"}.get(code, f"pytest ended with {code}")
+    errors = [line[1:].strip() for line in said.splitlines() if line.startswith("E  ")]
+    shutil.rmtree(folder)
+    return {
+        "protection": bite.protection,
+        "taken out of": bite.file,
+        "test": bite.test,
+        "without it the test": came,
+        "says": re.sub(r"/\S*/", "", errors[0])[:160] if errors else "",
+        "seconds": round(time.monotonic() - began, 1),
+    }
 
 
 def main() -> None:
@@ -214,17 +230,15 @@ def main() -> None:
     for library in LIBRARIES:
         with contextlib.suppress(ImportError), contextlib.redirect_stderr(io.StringIO()):
             importlib.import_module(library)
-    known = json.loads(asked.output.read_text()) if asked.output.is_file() else []
-    done = {one["protection"] for one in known if (one["with"], one["without"]) == ("passes", "fails")}
-    rows = [one for one in known if one["protection"] in done]
+    rows = []
     with tempfile.TemporaryDirectory() as scratch:
+        check_they_pass(Path(scratch))
+        print(f"all of {len(BITES)} tests pass with the protections in place", flush=True)
         for number, bite in enumerate(BITES):
-            if bite.protection in done:
-                continue
-            rows.append(tried(bite, number, Path(scratch)))
+            rows.append(tried(bite, Path(scratch, str(number))))
             print(json.dumps(rows[-1]), flush=True)
             asked.output.write_text(json.dumps(rows, indent=2) + "\n")
-    toothless = [row["protection"] for row in rows if (row["with"], row["without"]) != ("passes", "fails")]
+    toothless = [row["protection"] for row in rows if row["without it the test"] != "fails"]
     print(f"{len(rows) - len(toothless)} of {len(BITES)} tests fail without their protection")
     raise SystemExit(f"these do not bite: {toothless}" if toothless else 0)
 
