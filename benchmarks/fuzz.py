@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import re
 import signal
@@ -25,8 +26,6 @@ from types import FrameType
 from typing import Any
 
 import yaml
-from hypothesis import HealthCheck, Phase, given, seed, settings
-from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -35,28 +34,65 @@ MADE_BEFORE = Path(__file__).parents[1] / "tests" / "tasks" / "study" / "made_be
 BASELINE = Path(__file__).parents[1] / "tasks" / "settings" / "presets" / "baselines" / "dora.yaml"
 AT_ONCE, SECONDS = 500, 10
 
-ODD_TEXT = st.sampled_from(
-    ["", " ", "\0", "\ud800", "𝕏", "../x", "/etc/passwd", "<image>", "1e999", "nan", "null", "\n"]
+ODD_TEXT = ("", " ", "\0", "\ud800", "𝕏", "../x", "/etc/passwd", "<image>", "1e999", "nan", "null", "\n")
+ODD_NUMBERS = (
+    0,
+    1,
+    -1,
+    2**31,
+    2**53 + 1,
+    -(2**63),
+    2**64,
+    0.0,
+    -0.0,
+    0.5,
+    1e-320,
+    1e308,
+    math.inf,
+    -math.inf,
+    math.nan,
 )
-SCALARS = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(-(2**70), 2**70),
-    st.floats(),
-    st.text(max_size=12),
-    ODD_TEXT,
-)
-ANYTHING = st.recursive(
-    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
-    max_leaves=6,
-)  # fmt: skip
+
+Chance = random.Random
+Inputs = Callable[[Chance], bytes]
+"""Makes an input: of seeded chance alone, without a library's search for it, which takes longer than most readers."""
+
+
+def text(chance: Chance, most: int) -> str:
+    """A short text, of letters as a rule."""
+    last = chance.choice((0x7F, 0x7F, 0x2FF, 0x1FFFF))
+    return "".join(chr(chance.randint(0, last)) for _ in range(chance.randint(0, most)))
+
+
+def scalar(chance: Chance) -> Any:
+    """A value that holds no others."""
+    return chance.choice((
+        lambda: None, lambda: chance.random() < 0.5, lambda: chance.randint(-(2**70), 2**70),
+        lambda: chance.randint(-3, 20), lambda: chance.choice(ODD_NUMBERS), lambda: chance.uniform(-10, 10),
+        lambda: text(chance, 12), lambda: chance.choice(ODD_TEXT),
+    ))()  # fmt: skip
+
+
+def anything(chance: Chance, depth: int = 2) -> Any:
+    """A value, nested or not."""
+    kind = chance.randint(0, 3) if depth else 0
+    if kind == 2:
+        return [anything(chance, depth - 1) for _ in range(chance.randint(0, 3))]
+    if kind == 3:
+        return {text(chance, 6): anything(chance, depth - 1) for _ in range(chance.randint(0, 3))}
+    return scalar(chance)
+
+
+def one_of(*ways: Inputs) -> Inputs:
+    """Inputs made in one of these ways."""
+    return lambda chance: chance.choice(ways)(chance)
 
 
 @dataclass(frozen=True)
 class Reader:
     """Something that reads. inputs: what it is given, as bytes. read: how, from a file."""
 
-    inputs: st.SearchStrategy[bytes]
+    inputs: Inputs
     read: Callable[[Path], Any]
     name: str = "input"
 
@@ -71,22 +107,21 @@ class Count:
     findings: list[dict[str, Any]] = field(default_factory=list)
 
 
-@st.composite
-def changed(draw: st.DrawFn, value: Any) -> Any:
+def changed(chance: Chance, value: Any) -> Any:
     """A nested value in which something is another, is missing or has come in."""
     value = json.loads(json.dumps(value))
-    for _ in range(draw(st.integers(0, 3))):
+    for _ in range(chance.randint(0, 3)):
         places = list(_places(value))
         if not places:
             break
-        container, key = draw(st.sampled_from(places))
-        what = draw(st.sampled_from(["other", "gone", "more", "twice"]))
+        container, key = chance.choice(places)
+        what = chance.choice(["other", "gone", "more", "twice"])
         if what == "other":
-            container[key] = draw(ANYTHING)
+            container[key] = anything(chance)
         elif what == "gone":
             del container[key]
         elif what == "more" and isinstance(container, dict):
-            container[draw(st.text(max_size=8))] = draw(ANYTHING)
+            container[text(chance, 8)] = anything(chance)
         elif isinstance(container, list):
             container.append(container[key])
     return value
@@ -99,24 +134,28 @@ def _places(value: Any) -> Any:
         yield from _places(inner)
 
 
-@st.composite
-def damaged(draw: st.DrawFn, data: bytes) -> bytes:
+def damage(chance: Chance, data: bytes) -> bytes:
     """Bytes of which some are others, some are missing, or some have come in."""
     spoilt = bytearray(data)
-    for _ in range(draw(st.integers(1, 4))):
-        place = draw(st.integers(0, max(0, len(spoilt) - 1)))
-        match draw(st.sampled_from(["flip", "byte", "cut", "drop", "insert"])):
+    for _ in range(chance.randint(1, 4)):
+        place = chance.randint(0, max(0, len(spoilt) - 1))
+        match chance.choice(["flip", "byte", "cut", "drop", "insert"]):
             case "flip" if spoilt:
-                spoilt[place] ^= 1 << draw(st.integers(0, 7))
+                spoilt[place] ^= 1 << chance.randint(0, 7)
             case "byte" if spoilt:
-                spoilt[place] = draw(st.integers(0, 255))
+                spoilt[place] = chance.randint(0, 255)
             case "cut":
                 del spoilt[place:]
             case "drop":
-                del spoilt[place : place + draw(st.integers(1, 16))]
+                del spoilt[place : place + chance.randint(1, 16)]
             case "insert":
-                spoilt[place:place] = draw(st.binary(max_size=8))
+                spoilt[place:place] = chance.randbytes(chance.randint(0, 8))
     return bytes(spoilt)
+
+
+def damaged(data: bytes) -> Inputs:
+    """Damaged copies of a file."""
+    return lambda chance: damage(chance, data)
 
 
 def as_json(value: Any) -> bytes:
@@ -124,18 +163,21 @@ def as_json(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
-def json_of(value: Any) -> st.SearchStrategy[bytes]:
-    """The JSON text of a value, changed in its structure, or in its bytes, or something else."""
-    return changed(value).map(as_json) | damaged(as_json(value)) | ANYTHING.map(as_json)
+def written(value: Any, write: Callable[[Any], bytes]) -> Inputs:
+    """The text of a value, changed in its structure, or in its bytes, or that of something else."""
+    return one_of(
+        lambda chance: write(changed(chance, value)), damaged(write(value)), lambda chance: write(anything(chance))
+    )
 
 
-def yaml_of(value: Any) -> st.SearchStrategy[bytes]:
+def json_of(value: Any) -> Inputs:
+    """JSON texts that may be like that of a value."""
+    return written(value, as_json)
+
+
+def yaml_of(value: Any) -> Inputs:
     """The same as YAML."""
-
-    def written(changed_value: Any) -> bytes:
-        return yaml.safe_dump(changed_value, allow_unicode=False).encode("utf-8", "replace")
-
-    return changed(value).map(written) | damaged(written(value)) | ANYTHING.map(written)
+    return written(value, lambda one: yaml.safe_dump(one, allow_unicode=False).encode("utf-8", "replace"))
 
 
 def table_bytes(kind: str, columns: dict[str, list[Any]]) -> bytes:
@@ -150,30 +192,28 @@ def table_bytes(kind: str, columns: dict[str, list[Any]]) -> bytes:
     return buffer.getvalue()
 
 
-@st.composite
-def table(draw: st.DrawFn, kind: str, columns: dict[str, list[Any]]) -> bytes:
+def table(chance: Chance, kind: str, columns: dict[str, list[Any]]) -> bytes:
     """A table with columns that hold something else, or are missing."""
     columns = {name: list(values) for name, values in columns.items()}
-    for _ in range(draw(st.integers(0, 3))):
-        name = draw(st.sampled_from(sorted(columns))) if columns else "x"
+    for _ in range(chance.randint(0, 3)):
+        name = chance.choice(sorted(columns)) if columns else "x"
         rows = len(next(iter(columns.values()), []))
-        match draw(st.sampled_from(["cell", "column", "gone", "more"])):
+        match chance.choice(["cell", "column", "gone", "more"]):
             case "cell" if columns and rows:
-                number = draw(st.integers(0, rows - 1))
                 columns[name] = [str(value) for value in columns[name]]
-                columns[name][number] = str(draw(SCALARS)).encode("utf-8", "replace").decode()
+                columns[name][chance.randrange(rows)] = str(scalar(chance)).encode("utf-8", "replace").decode()
             case "column" if columns:
-                columns[name] = draw(st.lists(st.floats(), min_size=rows, max_size=rows))
+                columns[name] = [float(chance.choice((*ODD_NUMBERS, 3.5))) for _ in range(rows)]
             case "gone":
                 columns.pop(name, None)
             case "more":
-                columns[draw(st.text("abc_0", max_size=4))] = [draw(st.integers(-5, 5))] * rows
+                columns["".join(chance.choices("abc_0", k=3))] = [chance.randint(-5, 5)] * rows
     return table_bytes(kind, columns)
 
 
-def tables(kind: str, columns: dict[str, list[Any]]) -> st.SearchStrategy[bytes]:
+def tables(kind: str, columns: dict[str, list[Any]]) -> Inputs:
     """Tables with odd columns, and damaged files of tables."""
-    return table(kind, columns) | damaged(table_bytes(kind, columns))
+    return one_of(lambda chance: table(chance, kind, columns), damaged(table_bytes(kind, columns)))
 
 
 def readers(folder: Path) -> dict[str, Reader]:
@@ -185,9 +225,9 @@ def readers(folder: Path) -> dict[str, Reader]:
         "laws fit, Parquet": Reader(tables("parquet", POINTS), _laws, "points.parquet"),
         "import, CSV": Reader(tables("csv", RUNS), _imported, "runs.csv"),
         "import, Parquet": Reader(tables("parquet", RUNS), _imported, "runs.parquet"),
-        "stored JSON": Reader(st.one_of([stored(name) for name in RECORDS]), _record, "stored.json"),
-        "stored Parquet": Reader(st.deferred(lambda: damaged(metrics_table())), _metrics, "run.parquet"),
-        "state of a pack": Reader(st.deferred(lambda: damaged(pack_state(folder))), _state, "state.safetensors"),
+        "stored JSON": Reader(one_of(*(stored(name) for name in RECORDS)), _record, "stored.json"),
+        "stored Parquet": Reader(damaged(metrics_table()), _metrics, "run.parquet"),
+        "state of a pack": Reader(damaged(pack_state(folder)), _state, "state.safetensors"),
     }
 
 
@@ -249,10 +289,11 @@ def _imported(path: Path) -> Any:
 RECORDS = {"laws": "laws", "choice": "choice", "standing": "standing", "levels": "levels", "data": "data"}
 
 
-def stored(name: str) -> st.SearchStrategy[bytes]:
+def stored(name: str) -> Inputs:
     """A record of a study as it is stored, changed; its kind stands before it."""
     value = json.loads((MADE_BEFORE / f"{name}.json").read_text(encoding="utf-8"))
-    return json_of(value["levels"] if name == "levels" else value).map(lambda data: name.encode() + b"\n" + data)
+    inputs = json_of(value["levels"] if name == "levels" else value)
+    return lambda chance: name.encode() + b"\n" + inputs(chance)
 
 
 def _record(path: Path) -> Any:
@@ -336,7 +377,7 @@ def data_readers(folder: Path) -> dict[str, Reader]:
     nested = {"messages": [turns[:2], turns[:2]], "images": [["a.png"], ["a.png"]]}
     return of_json | {
         "data, Parquet": Reader(
-            tables("parquet", columns) | damaged(table_bytes("parquet", nested)),
+            one_of(tables("parquet", columns), damaged(table_bytes("parquet", nested))),
             _dataset("parquet", folder / "images"),
             "train.parquet",
         ),
@@ -356,8 +397,8 @@ SCIENCE = {
 }  # fmt: skip
 
 
-def _json_or_lines(rows: list[Any]) -> st.SearchStrategy[bytes]:
-    return json_of(rows) | changed(rows).map(lambda value: b"\n".join(map(as_json, value)))
+def _json_or_lines(rows: list[Any]) -> Inputs:
+    return one_of(json_of(rows), lambda chance: b"\n".join(map(as_json, changed(chance, rows))))
 
 
 def _all(name: str | None, place: Path, images: Path) -> int:
@@ -427,18 +468,10 @@ def try_input(reader: Reader, data: bytes, seconds: float = SECONDS) -> str:
     return "taken"
 
 
-def fuzz(reader: Reader, count: Count, start: int, end: float) -> None:
-    """Try one lot of inputs; `start` decides which."""
-
-    @seed(start)
-    @settings(
-        max_examples=AT_ONCE, deadline=None, database=None, phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
-    @given(reader.inputs)
-    def one(data: bytes) -> None:
-        if time.monotonic() > end:
-            return
+def fuzz(reader: Reader, name: str, count: Count, most: int, end: float) -> None:
+    """Try inputs until a reader has had so many in all; each one's number decides what it is."""
+    while count.inputs < most and time.monotonic() < end:
+        data = reader.inputs(random.Random(f"{name} {count.inputs}"))
         came = try_input(reader, data)
         count.inputs += 1
         count.taken += came == "taken"
@@ -449,8 +482,6 @@ def fuzz(reader: Reader, count: Count, start: int, end: float) -> None:
             where = came.strip().splitlines()[-3].strip()[:200] if came.count("\n") > 3 else ""
             if (where, ends) not in [tuple(one) for one in known]:
                 count.findings.append({"ends": [where, ends], "input": data[:2000].hex(), "traceback": came})
-
-    one()
 
 
 def main() -> None:
@@ -466,15 +497,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         known = readers(Path(scratch))
         names = asked.reader or list(known)
-        order = random.Random(0)
         for name in names:
             try_input(known[name], b"", seconds=600)  # it imports what it needs
         end = time.monotonic() + 60 * asked.minutes
         while left := [name for name in names if counts.setdefault(name, Count()).inputs < asked.inputs]:
             if time.monotonic() > end:
                 break
-            name = order.choice(sorted(left, key=lambda one: counts[one].inputs)[:3])
-            fuzz(known[name], counts[name], counts[name].inputs, end)
+            name = min(left, key=lambda one: counts[one].inputs)
+            fuzz(known[name], name, counts[name], min(counts[name].inputs + AT_ONCE, asked.inputs), end)
             asked.output.write_text(json.dumps({name: vars(one) for name, one in counts.items()}, indent=2) + "\n")
     for name, one in counts.items():
         print(f"{name}: {one.inputs} inputs, {one.taken} taken, {one.refused} refused, {len(one.findings)} findings")

@@ -9,7 +9,7 @@ import os
 import re
 import signal
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,10 +43,12 @@ SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "SIGSTOP": sign
 
 @dataclass(frozen=True)
 class Death:
-    """Where and how a process dies: when it comes to a point for so many times."""
+    """Where and how a process dies: at the first of these points that it has come to so many times.
 
-    point: str
-    occurrence: int
+    occurrences: by the name of the point.
+    """
+
+    occurrences: Mapping[str, int]
     signal: str
 
 
@@ -60,7 +62,7 @@ class Points:
     def reach(self, name: str, damage: Callable[[], None] | None = None) -> None:
         """Come to a point; damage: done to a file before dying there."""
         self.seen[name] += 1
-        if self.death is None or name != self.death.point or self.seen[name] < self.death.occurrence:
+        if self.death is None or self.seen[name] != self.death.occurrences.get(name):
             return
         if damage is not None:
             damage()

@@ -25,6 +25,9 @@ from transformers import AutoConfig, LlavaOnevisionForConditionalGeneration
 
 from flows import stages
 from flows.study import study_flow
+from mars_core.data import dataset
+from mars_core.data.encode import Encoded
+from mars_core.data.records import Sample
 from mars_core.demo import build_demo_data, demo_backbone_path
 from mars_core.models.loading import Base
 from mars_core.models.processor import load_processor
@@ -33,6 +36,7 @@ from mars_core.packing.cost import Cost, Scoring, measure_cost
 from mars_core.report import render
 from tasks.calibration import packs
 from tasks.inputs import base_model
+from tasks.inputs.opened import open_inputs
 from tasks.settings.calibration import CalibrationConfig, FitConfig
 from tasks.settings.data import DataConfig
 from tasks.settings.final import EvaluationConfig, FinalConfig
@@ -98,7 +102,10 @@ def leave_prefect_out() -> None:
 
 
 def keep_in_memory(config: StudyConfig, cost: Any) -> None:
-    """Load the base model now, and take a noted cost for every pack: processes that are forked later have both."""
+    """Load the base model and encode the samples now, and take a noted cost for every pack.
+
+    Processes that are forked later have all of it.
+    """
     load, known = base_model.load_base, {}
 
     def loaded(model: str, **how: Any) -> Base:
@@ -109,8 +116,25 @@ def keep_in_memory(config: StudyConfig, cost: Any) -> None:
 
     base_model.load_base = loaded
     base_model.load_study_base(config, base_model.resolve_device("cpu"), base_model.study_dtype(config))
+    _encode_once()
+    opened = open_inputs(config)
+    for samples in (opened.validation_set, opened.calibration_set(config.calibration.seeds[0])):
+        for number in range(len(samples)):
+            samples[number]
     measured = Cost(**cost[0] | {"scoring": Scoring(**cost[0]["scoring"])}), AdapterBatches(**cost[1])
     packs.measure_cost = lambda *_, **__: measured
+
+
+def _encode_once() -> None:
+    encode, encoded = dataset.encode_sample, {}
+
+    def known(sample: Sample, processor: Any, max_tokens: int | None = None) -> Encoded:
+        key = (str(sample.source), id(processor), max_tokens)
+        if key not in encoded:
+            encoded[key] = encode(sample, processor, max_tokens)
+        return encoded[key]
+
+    dataset.encode_sample = known
 
 
 def note_costs() -> list[Any]:
