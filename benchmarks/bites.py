@@ -85,6 +85,9 @@ BITES = (
     Bite("a pack's state has a hash over all tensors", "tasks/calibration/state.py",
          (('metadata.get("sha256", "") not in ("", _digest(metadata["state"], tensors))', "False"),),
          "tests/tasks/calibration/test_packs.py::test_a_bit_that_the_disk_has_flipped_is_found_wherever_it_is"),
+    Bite("of two processes that are given a pack, the second writes nothing", "tasks/calibration/train.py",
+         (("        if not missing_runs(study, [run]):\n", "        if False:\n"),),
+         "tests/tasks/calibration/test_superseded.py::test_a_process_that_comes_second_writes_nothing"),
     Bite("states of packs that have ended are deleted", "tasks/calibration/packs.py",
          (("        drop_state(path.parent)\n", "        pass\n"),),
          "tests/tasks/calibration/test_packs.py::"
