@@ -11,6 +11,7 @@ from flows.place import Place, Where, place_of
 from flows.results import JSON_RESULTS
 from tasks.calibration.hours import publish_calibration
 from tasks.calibration.open_runs import end_open_runs
+from tasks.calibration.packs import drop_pack_states
 from tasks.calibration.reuse import reuse_runs
 from tasks.calibration.stage import CALIBRATE
 from tasks.calibration.steps import ALL_AT_ONCE, Step, calibration_steps
@@ -52,6 +53,7 @@ def _train_missing(study: Study, place: Place) -> Mapping[str, Any]:
     with parent_run(study) as parent:
         expected = [train_step(study, place, step, parent) for step in calibration_steps(study)]
         end_open_runs(study, parent)
+    drop_pack_states(study)
     cost, compared = calibration_cost(study), beside_taken(study, expected)
     show_message(f"calibrate: took {describe_cost(cost, compared)}")
     return cost.to_json() | (compared.to_json() if compared else {})

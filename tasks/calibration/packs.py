@@ -18,7 +18,7 @@ from mars_core.packing.cores import usable_cores
 from mars_core.packing.cost import ACTIVATION_MARGIN, Cost, measure_cost
 from mars_core.packing.footprint import adapter_bytes
 from tasks.calibration.free_memory import free_memory
-from tasks.calibration.state import read_state
+from tasks.calibration.state import drop_state, read_state
 from tasks.calibration.stored import Expected
 from tasks.inputs.base_model import device_name, resolve_device
 from tasks.inputs.data import scored_batches, step_batches
@@ -288,3 +288,12 @@ def unfinished_packs(study: Study, missing: Sequence[PlannedRun]) -> list[Planne
             found.append(pack)
             left -= set(ids)
     return found
+
+
+def drop_pack_states(study: Study) -> None:
+    """Delete what packs go on from, once every run is stored.
+
+    A pack that was killed when its last run was stored has nothing left to train: nobody begins it again to tidy up.
+    """
+    for path in study.revision.path("calibration", "state").glob(f"*/{PACK_FILE}"):
+        drop_state(path.parent)

@@ -106,6 +106,9 @@ def _train_and_store(
     for run, result in zip(pack.runs, trained.runs, strict=True):
         if run not in tracked:
             continue
+        if not missing_runs(study, [run]):
+            show_message(f"run {run.name}: another process was given it too and has stored it: what is here is dropped")
+            continue
         rows = _rows(study, pack, run, result.checkpoints)
         whole = tracking.log_new_steps(tracked[run], curves(rows), "val_loss")
         _store(study.revision, run, rows, result, tracked[run])

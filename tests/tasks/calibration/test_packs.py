@@ -17,7 +17,7 @@ from mars_core.packing.adapter_batches import AdapterBatches
 from mars_core.packing.cost import ACTIVATION_MARGIN, BYTES_PER_TRAINABLE, Cost, Scoring, adapter_batches_for
 from mars_core.packing.state import PackState
 from mars_core.ranks import RankPair
-from tasks.calibration.packs import plan_packs, unfinished_packs
+from tasks.calibration.packs import drop_pack_states, plan_packs, unfinished_packs
 from tasks.calibration.state import drop_state, has_state, read_state, state_folder, write_state
 from tasks.inputs.opened import Inputs
 from tasks.settings.calibration import CalibrationConfig
@@ -241,3 +241,13 @@ def test_packs_are_cut_to_the_memory_budget(shared_small_base):
 @pytest.fixture(scope="module")
 def shared_small_base():
     return load_base(str(demo_backbone_path()), device=torch.device("cpu"), dtype=torch.float32)
+
+
+def test_nothing_is_left_of_packs_that_were_killed_when_all_of_their_runs_were_stored(tmp_path):
+    revision = Revision(Path(tmp_path), 1)
+    pack, probe = PlannedPack(tuple(RUNS[:4])), state_folder(revision, "probe-of-refine")
+    write_state(state_folder(revision, pack.pack_id), a_state())
+    write_json(state_folder(revision, pack.pack_id) / "runs.json", [run.run_id for run in pack.runs])
+    write_state(probe, a_state())  # another stage goes on from this one
+    drop_pack_states(at(revision, plan_of(RUNS)))
+    assert [path.name for path in probe.parent.iterdir()] == [probe.name]
