@@ -65,6 +65,7 @@ DEPLOYMENTS = (
         ("mars", "study"),
         ON_WORKERS | {"command": "deployment mars-study/study"},
     ),
+    Deployed("study-from-file", "flows.study.study_from_file_flow", CPU_POOL, "studies", ("mars", "study"), ON_WORKERS),
     Deployed("calibrate", "flows.calibrate.calibrate_flow", CPU_POOL, "studies", ("mars", "calibration"), ON_WORKERS),
     Deployed(
         "calibrate-pack", "flows.on_workers.calibrate_pack_flow", GPU_POOL, "calibration", ("mars", "calibration")

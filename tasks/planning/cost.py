@@ -10,7 +10,7 @@ from mars_core.data.lengths import TokenCounter
 from mars_core.data.records import Sample
 from mars_core.models.lora import check_ranks
 from mars_core.planning.architecture import architecture_of
-from mars_core.planning.devices import UTILISATION, device_named
+from mars_core.planning.devices import UTILISATION, Device, device_named
 from mars_core.planning.estimate import Budget, Passes, estimate
 from mars_core.planning.shapes import SampleShape, patch_size_of, shape_of
 from mars_core.ranks import RankPair
@@ -34,7 +34,16 @@ def cost_on(config: StudyConfig, device: str, utilisation: float = UTILISATION) 
     Raises:
         ValueError: the device is not in the table, data or model cannot be used, or a rank does not fit the model.
     """
-    target, inputs = device_named(device), open_inputs(config)
+    return cost_on_device(config, device_named(device), utilisation)
+
+
+def cost_on_device(config: StudyConfig, target: Device, utilisation: float = UTILISATION) -> dict[str, Any]:
+    """The same for a device of any memory and speed.
+
+    Raises:
+        ValueError: data or model cannot be used, or a rank does not fit the model.
+    """
+    inputs = open_inputs(config)
     network, partition = study_skeleton(config)
     architecture = architecture_of(network, partition)
     final = final_pair(config)

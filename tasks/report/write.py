@@ -86,8 +86,8 @@ def gather(results: Results, command: str) -> ReportData:
     config, revision = study.config, study.revision
     stored = _stored_runs(study)
     found = divergence(study, stored.runs)
-    laws = replace(_laws(revision), D_target=target_size(study.inputs))
-    choice = read_choice(revision) if choice_path(revision).is_file() else None
+    laws = replace(_laws(study), D_target=target_size(study.inputs))
+    choice = read_choice(revision) if study.has_finished_once(SEARCH.name) else None
     trained = [replace(read_final(revision, arm), role=role) for role, arm in finals.items()]
     chosen = finals.get("chosen")
     return ReportData(
@@ -145,9 +145,9 @@ def _metrics(study: Study, runs: Sequence[PlannedRun], found: Divergence) -> pd.
     return metrics_of(study, kept) if kept else SCHEMA.empty_table().to_pandas()
 
 
-def _laws(revision: Revision) -> FittedLaws:
-    if laws_path(revision).is_file():
-        return read_laws(revision)
+def _laws(study: Study) -> FittedLaws:
+    if study.has_finished_once(FIT.name):
+        return read_laws(study.revision)
     return FittedLaws(
         None, {}, dict.fromkeys(("performance", "me", "llm"), "it has not been tried yet: run `mars fit`")
     )

@@ -18,7 +18,39 @@ def _title(name: str, info: Any) -> str:
     return name.replace("_", " ").capitalize()
 
 
-def _for_the_form(schema: dict[str, Any]) -> None:
+FIRST = {
+    "StudyConfig": ("study", "model", "data", "recipe", "calibration", "search", "final", "device", "micro_batch_size"),
+    "RecipeConfig": ("learning_rate", "batch_size", "max_tokens", "dtype", "lora_alpha", "targets"),
+    "CalibrationConfig": ("ranks", "learning_rates", "samples", "seeds"),
+}
+"""Fields that most people set, by section: a form shows them first."""
+FOLDED = {
+    "StudyConfig": ("loading", "fit", "evaluation", "retention", "timeouts"),
+    "RecipeConfig": ("module_learning_rates", "module_lora_alpha"),
+}
+"""Sections that few people set: a form shows their name, and their fields when it is chosen."""
+
+
+def _for_the_form(schema: dict[str, Any], section: type[BaseModel]) -> None:
+    _merge_optional(schema)
+    for name in FOLDED.get(section.__name__, ()):
+        field = schema["properties"][name]
+        field["anyOf"] = [{"$ref": field.pop("$ref")}, {"type": "null"}]
+        field["default"] = None
+        field["description"] = (section.model_fields[name].annotation.__doc__ or "").partition("\n")[0]
+    first = [name for name in FIRST.get(section.__name__, ()) if name in schema["properties"]]
+    folded = [name for name, field in schema.get("properties", {}).items() if _is_folded(field)]
+    middle = [name for name in schema.get("properties", {}) if name not in (*first, *folded)]
+    # Prefect's form sorts by it, at every level; a database may keep the fields in any order.
+    for position, name in enumerate((*first, *middle, *(name for name in folded if name not in first))):
+        schema["properties"][name]["position"] = position
+
+
+def _is_folded(field: dict[str, Any]) -> bool:
+    return any("$ref" in kind for kind in field.get("anyOf", [])) and {"type": "null"} in field["anyOf"]
+
+
+def _merge_optional(schema: dict[str, Any]) -> None:
     # A form shows a choice of types as tabs with "None" chosen; an optional value is better one empty field. A whole
     # optional section keeps its tabs: empty, its required fields would be missed.
     for field in schema.get("properties", {}).values():
@@ -50,5 +82,6 @@ class Section(BaseModel):
         """A field that was emptied in a form is one that was not given."""
         if not isinstance(values, dict):
             return values
-        optional = {name for name, field in cls.model_fields.items() if field.default is None}
+        fields = cls.model_fields.items()
+        optional = {name for name, field in fields if field.default is None or isinstance(field.default, Section)}
         return {name: value for name, value in values.items() if not (name in optional and _is_empty(value))}

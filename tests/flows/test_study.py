@@ -225,15 +225,13 @@ def test_a_report_before_the_search_shows_what_there_is(copied):
         report_flow(copied)
         return revision.path("report.html").read_text()
 
-    for name in ("evaluate", "search", "fit"):
-        revision.path("manifests", f"{name}.json").unlink()
-    page = reported("choice.json")
+    page = reported("manifests/evaluate.json", "manifests/search.json", "choice.json")
     assert chosen not in page
     assert "No pair yet" in page
     assert "mars run" in page
     assert "figure-heatmap" in page
     assert 'id="coefficients-performance"' in page  # the laws that were fitted are still shown
-    page = reported("laws.json")
+    page = reported("manifests/fit.json", "laws.json")
     assert "it has not been tried yet: run `mars fit`" in page
     assert "figure-heatmap" in page
     runs = sorted(revision.path("calibration").glob("*.json"))

@@ -47,21 +47,30 @@ def write_preset(name: str, given: Files, output: Path, *, replace: bool) -> Non
     if output.exists() and not replace:
         raise ValueError(f"{output} exists: give another name with -o, or --force to write over it")
     config = StudyConfig.model_validate(_values(name, given))
-    for what in ("train", "images", "validation", "test"):
-        path = getattr(config.data, what)
-        if path and not is_remote(path) and not local_path(path).exists():
-            raise ValueError(f"there is no {path}: correct --{'data' if what == 'train' else what}")
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     with replacing(output) as temporary:
         temporary.write_text(f"# {name}: {describe_preset(name)}\n{text}", encoding="utf-8")
 
 
-def _values(name: str, given: Files) -> dict[str, Any]:
-    settings: dict[str, Any] = yaml.safe_load(_text(name))
+def named_files(given: Files) -> dict[str, Any]:
+    """The beginnings of a study file: full paths of folder, model and data.
+
+    Raises:
+        ValueError: there is no such file.
+    """
     data = {"train": given.data, "images": given.images, "validation": given.validation, "test": given.test}
+    for what, path in data.items():
+        if path and not is_remote(path) and not local_path(path).exists():
+            raise ValueError(f"there is no {path}: correct --{'data' if what == 'train' else what}")
     here = {part: _from_here(path) for part, path in data.items() if path is not None}
     model = _from_here(given.model) if Path(given.model).expanduser().is_dir() else given.model
-    return {"study": _from_here(given.study), "model": model, **settings, "data": here | settings.get("data", {})}
+    return {"study": _from_here(given.study), "model": model, "data": here}
+
+
+def _values(name: str, given: Files) -> dict[str, Any]:
+    settings: dict[str, Any] = yaml.safe_load(_text(name))
+    named = named_files(given)
+    return {**named, **settings, "data": named["data"] | settings.get("data", {})}
 
 
 def _from_here(path: str) -> str:

@@ -120,6 +120,13 @@ def test_every_option_is_one_that_the_tool_has(run_of, tool, model_type, four_bi
     assert all(f"# - {note}" in rendered.text for note in rendered.notes)
 
 
+def test_axolotls_kernels_are_off(run_of):
+    """Axolotl turns them on by itself, and fails for types whose attention class it cannot import."""
+    options = settings_of(TOOLS["axolotl"].render(run_of()).text)
+    names = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel")
+    assert [options.get(name) for name in names] == [False] * 4
+
+
 @pytest.mark.parametrize("pair", PAIRS, ids=str)
 def test_axolotls_patterns_give_peft_both_ranks(run_of, demo, pair):
     options = settings_of(TOOLS["axolotl"].render(run_of(pair)).text)

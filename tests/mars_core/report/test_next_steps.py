@@ -51,7 +51,7 @@ def test_more_data_gains_what_law_p_says(steps, data):
         return law["A"] / (ranks * D ** law["beta"]) + law["E"]
 
     assert f"takes {1 - np.exp(loss(2 * size) - loss(size)):.1%} off the perplexity" in more.what
-    assert more.cost == "the final run then takes about 2 min 3 s"  # twice 61.5 s
+    assert more.cost == "the final run then takes about 2 min 03 s"  # twice 61.5 s
 
 
 def test_another_rate_is_offered_where_one_was_tried(steps, data):

@@ -287,3 +287,38 @@ def test_a_form_shows_rates_as_one_field_and_ranks_as_tabs():
     available = sections["SearchConfig"]["properties"]["ranks"]
     assert [kind.get("type", "section") for kind in available["anyOf"]] == ["array", "section"]
     assert "default" not in available
+
+
+def form_of(definition):
+    """Fields of a section in the order in which Prefect's form shows them: by their position."""
+    fields = definition["properties"]
+    return sorted(fields, key=lambda name: fields[name]["position"])
+
+
+def test_a_form_shows_what_most_people_set_first_and_folds_the_rest():
+    """Through Prefect's own schema of the flow, as a deployment stores it."""
+    from prefect.utilities.callables import parameter_schema
+
+    from flows.study import study_flow
+
+    sections = parameter_schema(study_flow.fn).model_dump()["definitions"]
+    study = form_of(sections["StudyConfig"])
+    assert study[:7] == ["study", "model", "data", "recipe", "calibration", "search", "final"]
+    assert form_of(sections["RecipeConfig"])[:4] == ["learning_rate", "batch_size", "max_tokens", "dtype"]
+    assert form_of(sections["CalibrationConfig"])[:3] == ["ranks", "learning_rates", "samples"]
+    for name, definition in sections.items():
+        if "properties" in definition:
+            positions = [field["position"] for field in definition["properties"].values()]
+            assert sorted(positions) == list(range(len(positions))), name  # each once, so that no order is left open
+    fields = sections["StudyConfig"]["properties"]
+    folded = {name for name in study if {"type": "null"} in fields[name].get("anyOf", [])}
+    assert folded == {"loading", "fit", "evaluation", "retention", "timeouts", "family"}
+    assert set(study[-6:]) == folded
+
+
+def test_a_folded_section_that_is_left_alone_is_the_default_one():
+    """A form sends null for it."""
+    folded = dict.fromkeys(("loading", "fit", "evaluation", "retention", "timeouts", "family"))
+    values = {"study": "/out", "model": "some/model", "data": {"train": "train.json"}}
+    config = StudyConfig.model_validate({**values, **folded, "recipe": {"module_learning_rates": None}})
+    assert config == StudyConfig.model_validate(values)
