@@ -8,13 +8,17 @@ header and answer than their own generation prompt does; the white space of the 
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
 from jinja2 import TemplateError
 
-from mars_core.data.records import IMAGE_MARKER, Turn
+from mars_core.data.records import AUDIO_MARKER, IMAGE_MARKER, Sample, Turn
+
+_BLOCKS = {IMAGE_MARKER: "image", AUDIO_MARKER: "audio"}
 
 
 @dataclass(frozen=True)
@@ -25,19 +29,24 @@ class ChatText:
     answers: tuple[tuple[int, int], ...]
 
 
-def chat_messages(turns: tuple[Turn, ...]) -> list[dict[str, Any]]:
-    """Turns as messages with typed content blocks, image blocks where the markers stand."""
-    return [{"role": turn.role, "content": _blocks(turn)} for turn in turns]
+def chat_messages(turns: tuple[Turn, ...], markers: tuple[str, ...] = (IMAGE_MARKER,)) -> list[dict[str, Any]]:
+    """Turns as messages with typed content blocks, image (or audio) blocks where the `markers` stand."""
+    return [{"role": turn.role, "content": list(_blocks(turn, markers))} for turn in turns]
 
 
-def render(turns: tuple[Turn, ...], processor: Any) -> ChatText:
+def markers_of(sample: Sample) -> tuple[str, ...]:
+    """The markers that stand for something in a sample's text; without sounds `<audio>` is text like any other."""
+    return (IMAGE_MARKER, AUDIO_MARKER) if sample.sounds else (IMAGE_MARKER,)
+
+
+def render(turns: tuple[Turn, ...], processor: Any, markers: tuple[str, ...] = (IMAGE_MARKER,)) -> ChatText:
     """Apply the processor's chat template to a conversation and locate the answers that are trained on.
 
     Raises:
         ValueError: the template refuses the conversation, does not go on from its own generation prompt,
             changes the answer, or does not end it.
     """
-    messages = chat_messages(turns)
+    messages = chat_messages(turns, markers)
     whole = _apply(processor, messages, prompt=False)
     text, answers, done = "", [], 0
     for place, turn in enumerate(turns):
@@ -53,15 +62,12 @@ def render(turns: tuple[Turn, ...], processor: Any) -> ChatText:
     return ChatText(text + whole[done:], tuple(answers))
 
 
-def _blocks(turn: Turn) -> list[dict[str, str]]:
-    blocks = []
-    for place, piece in enumerate(turn.text.split(IMAGE_MARKER)):
-        if place:
-            blocks.append({"type": "image"})
-        text = piece.strip("\r\n")
-        if text.strip():
-            blocks.append({"type": "text", "text": text})
-    return blocks
+def _blocks(turn: Turn, markers: tuple[str, ...]) -> Iterator[dict[str, str]]:
+    for piece in re.split(f"({'|'.join(map(re.escape, markers))})", turn.text):
+        if piece in markers:
+            yield {"type": _BLOCKS[piece]}
+        elif piece.strip():
+            yield {"type": "text", "text": piece.strip("\r\n")}
 
 
 def _apply(processor: Any, messages: list[dict[str, Any]], *, prompt: bool) -> str:

@@ -11,9 +11,12 @@ import numpy as np
 
 from mars_core.data.conversation_rules import broken_rules
 from mars_core.data.image_fingerprints import ImageFingerprint, fingerprint_of
-from mars_core.data.images import image_size
+from mars_core.data.images import content_hash, image_size
 from mars_core.data.lengths import Lengths
-from mars_core.data.records import BadRow, ImageRef, Sample, Source, bad_rows_message
+from mars_core.data.records import BadRow, ImageRef, PathSound, Sample, Source, bad_rows_message
+from mars_core.data.sounds import load_sound
+
+_ANY_RATE = 16_000  # samples a second; whether a sound can be read does not depend on it
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,8 @@ class DataReport:
     rows: how many were looked at. problems: every reason why a row is bad. tasks: samples by task type.
     images_per_sample: samples by number of images. exchanges: questions with their answers in a sample.
     images: None without readable images. tokens: None where they were not counted. notes: what is allowed but
-    worth a look. looks: what was seen of the images that were decoded.
+    worth a look. fingerprints: what was seen of the images that were decoded. sounds: content
+    hash of each that could be read.
     """
 
     rows: int
@@ -76,11 +80,12 @@ class DataReport:
     tokens: TokenStatistics | None
     notes: tuple[str, ...]
     fingerprints: Mapping[ImageRef, ImageFingerprint]
+    sounds: Mapping[ImageRef, str]
 
     @property
     def hashes(self) -> dict[ImageRef, str]:
-        """Content hash of the images that were decoded."""
-        return {image: look.content for image, look in self.fingerprints.items()}
+        """Content hash of the images that were decoded, and of the sounds."""
+        return {image: look.content for image, look in self.fingerprints.items()} | dict(self.sounds)
 
     def raise_if_bad(self) -> None:
         """Raise ValueError if the dataset is empty or has bad rows, with the first few and the remedy."""
@@ -139,6 +144,7 @@ class _Findings:
     fingerprints: dict[ImageRef, ImageFingerprint] = field(default_factory=dict)
     sizes: dict[ImageRef, tuple[int, int]] = field(default_factory=dict)
     errors: dict[ImageRef, str] = field(default_factory=dict)
+    sounds: dict[ImageRef, str] = field(default_factory=dict)
     controls: list[tuple[Source, str]] = field(default_factory=list)
     several_frames: list[tuple[Source, ImageRef]] = field(default_factory=list)
 
@@ -171,6 +177,7 @@ class _Findings:
             tokens=_token_statistics(self.lengths, max_tokens),
             notes=tuple(self._notes()),
             fingerprints=self.fingerprints,
+            sounds=self.sounds,
         )
 
     def _notes(self) -> Iterator[str]:
@@ -204,6 +211,19 @@ def _problems(
                 found.several_frames.append((sample.source, image))
         if image in found.errors:
             yield BadRow(sample.source, found.errors[image])
+    for sound in dict.fromkeys(sample.sounds):
+        if sound not in found.sounds and sound not in found.errors:
+            _listen(sound, found)
+        if sound in found.errors:
+            yield BadRow(sample.source, found.errors[sound])
+
+
+def _listen(sound: PathSound, found: _Findings) -> None:
+    try:
+        load_sound(sound, _ANY_RATE)
+        found.sounds[sound] = content_hash(sound)
+    except ValueError as error:
+        found.errors[sound] = str(error)
 
 
 def _look(image: ImageRef, found: _Findings, look: Callable[[ImageRef], ImageFingerprint] | None) -> None:

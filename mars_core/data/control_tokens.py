@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Any
 
-from mars_core.data.records import IMAGE_MARKER, Turn
+from mars_core.data.chat import markers_of
+from mars_core.data.records import Sample
 
 
 class ControlTokens:
@@ -16,11 +16,12 @@ class ControlTokens:
         names = sorted(_control_strings(processor), key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, names))) if names else None
 
-    def found_in(self, turns: Sequence[Turn]) -> str | None:
-        """The first control token in the texts, markers of images aside; None where there is none."""
+    def found_in(self, sample: Sample) -> str | None:
+        """The first control token in the texts, markers of images and sounds aside; None where there is none."""
         if self._pattern is None:
             return None
-        texts = (piece for turn in turns for piece in turn.text.split(IMAGE_MARKER))
+        markers = re.compile("|".join(map(re.escape, markers_of(sample))))
+        texts = (piece for turn in sample.turns for piece in markers.split(turn.text))
         return next((found[0] for text in texts if (found := self._pattern.search(text))), None)
 
 

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mars_core.data.records import IMAGE_MARKER, Sample, Turn
+from mars_core.data.records import AUDIO_MARKER, IMAGE_MARKER, Sample, Turn
 
 
 def broken_rules(sample: Sample) -> Iterator[str]:
-    """Say what is wrong with a conversation and its number of images, one reason per rule broken."""
-    yield from _broken(tuple(sample.turns), len(sample.images))
+    """Say what is wrong with a conversation and its numbers of images and sounds, one reason per rule broken."""
+    turns = tuple(sample.turns)
+    yield from _broken(turns)
+    yield from _misplaced(turns, IMAGE_MARKER, "image", len(sample.images))
+    # In a row without sounds `<audio>` is text like any other.
+    if sample.sounds:
+        yield from _misplaced(turns, AUDIO_MARKER, "sound", len(sample.sounds))
+    if sample.images and sample.sounds:
+        yield "both images and sounds in one row: MARS trains on rows with one kind of them; split the row"
 
 
 def require_rules(sample: Sample) -> None:
@@ -18,7 +25,7 @@ def require_rules(sample: Sample) -> None:
         raise ValueError(reason)
 
 
-def _broken(turns: tuple[Turn, ...], n_images: int) -> Iterator[str]:
+def _broken(turns: tuple[Turn, ...]) -> Iterator[str]:
     roles = [turn.role for turn in turns]
     exchanges = roles[1:] if roles[:1] == ["system"] else roles
     if not exchanges or exchanges != ["user", "assistant"] * (len(exchanges) // 2):
@@ -31,12 +38,15 @@ def _broken(turns: tuple[Turn, ...], n_images: int) -> Iterator[str]:
         yield "empty answer: write one, or remove the row"
     if answers and not any(turn.trained for turn in turns if turn.role == "assistant"):
         yield "no answer is trained on (weight 0 in every one): give one the weight 1, or remove the row"
+
+
+def _misplaced(turns: tuple[Turn, ...], marker: str, kind: str, count: int) -> Iterator[str]:
     for role, name in (("assistant", "an answer"), ("system", "a system prompt")):
-        if any(IMAGE_MARKER in turn.text for turn in turns if turn.role == role):
-            yield f"{IMAGE_MARKER} in {name}: images can only stand in a user's turn"
-    markers = sum(turn.text.count(IMAGE_MARKER) for turn in turns)
-    if markers != n_images:
+        if any(marker in turn.text for turn in turns if turn.role == role):
+            yield f"{marker} in {name}: {kind}s can only stand in a user's turn"
+    markers = sum(turn.text.count(marker) for turn in turns)
+    if markers != count:
         yield (
-            f"{markers} {IMAGE_MARKER} {'marker' if markers == 1 else 'markers'} for {n_images} "
-            f"{'image' if n_images == 1 else 'images'}: put one marker per image into the text"
+            f"{markers} {marker} {'marker' if markers == 1 else 'markers'} for {count} "
+            f"{kind if count == 1 else kind + 's'}: put one marker per {kind} into the text"
         )

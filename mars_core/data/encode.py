@@ -13,16 +13,19 @@ import torch
 from torch import Tensor
 
 from mars_core.data.answer_spans import answer_spans
-from mars_core.data.chat import render
+from mars_core.data.chat import markers_of, render
 from mars_core.data.conversation_rules import require_rules
 from mars_core.data.images import load_image
 from mars_core.data.processing import process
 from mars_core.data.records import Sample
+from mars_core.data.sounds import load_sound, sampling_rate
 
 IGNORE = -100
 
 # Processor outputs with one value per token; they are padded like the tokens. All others go by images.
 TOKEN_KEYS = frozenset({"mm_token_type_ids", "token_type_ids"})
+# What a modality encoder reads: pixels, or the spectrogram of a sound.
+ENCODER_INPUTS = ("pixel_values", "input_features")
 _TEXT_KEYS = frozenset({"input_ids", "attention_mask"})
 
 
@@ -37,7 +40,7 @@ class Encoded:
     input_ids, attention_mask, labels: shape (length,); labels are -100 but on answer tokens, end-of-turn
     token included. answer_spans: [start, end) of each answer in them; input_ids[:start] is the prompt
     that generation would start from. token_inputs: shape (length,) each. image_inputs: as the processor
-    gives them; empty for text-only samples.
+    gives them, of sounds too; empty for text-only samples.
     """
 
     sample: Sample
@@ -62,12 +65,12 @@ def encode_sample(sample: Sample, processor: Any, max_tokens: int | None = None)
     """Encode a sample with its processor's chat template.
 
     Args:
-        sample: the sample; its images are decoded here.
+        sample: the sample; its images and sounds are decoded here.
         processor: an image-and-text processor with a chat template.
         max_tokens: longest allowed sequence, image tokens included; None for no limit.
 
     Raises:
-        ValueError: an image cannot be read, the conversation breaks a rule, or the chat template or
+        ValueError: an image or a sound cannot be read, the conversation breaks a rule, or the chat template or
             tokenizer does not allow exact labels.
         SampleTooLongError: the sample has more than `max_tokens` tokens.
     """
@@ -79,8 +82,9 @@ def encode_sample(sample: Sample, processor: Any, max_tokens: int | None = None)
 
 def _encode(sample: Sample, processor: Any, max_tokens: int | None) -> Encoded:
     require_rules(sample)
-    chat = render(tuple(sample.turns), processor)
-    done = process(chat.text, [load_image(image) for image in sample.images], processor)
+    chat = render(tuple(sample.turns), processor, markers_of(sample))
+    sounds = [load_sound(sound, sampling_rate(processor)) for sound in sample.sounds]
+    done = process(chat.text, [load_image(image) for image in sample.images], processor, sounds)
     tensors = done.tensors
     ids = tensors["input_ids"][0]
     if max_tokens is not None and len(ids) > max_tokens:
@@ -95,6 +99,11 @@ def _encode(sample: Sample, processor: Any, max_tokens: int | None) -> Encoded:
         token_inputs={key: tensors[key][0] for key in TOKEN_KEYS & tensors.keys()},
         image_inputs=_image_inputs(tensors),
     )
+
+
+def is_seen_or_heard(batch: Mapping[str, Any]) -> bool:
+    """Whether model inputs hold an image or a sound, so that they pass through the modality encoder."""
+    return any(name in batch for name in ENCODER_INPUTS)
 
 
 def _labels(ids: Tensor, spans: Sequence[tuple[int, int]]) -> Tensor:

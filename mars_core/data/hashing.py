@@ -11,7 +11,7 @@ from mars_core.data.records import ImageRef, Sample
 
 
 def data_hash(samples: Sequence[Sample], hashes: Mapping[ImageRef, str] | None = None) -> str:
-    """SHA-256 over task types, turns and image bytes, in order.
+    """SHA-256 over task types, turns and the bytes of images and sounds, in order.
 
     Names do not count: neither ids nor where files and folders lie.
 
@@ -23,6 +23,6 @@ def data_hash(samples: Sequence[Sample], hashes: Mapping[ImageRef, str] | None =
     digest = hashlib.sha256()
     for sample in samples:
         turns = [[turn.role, turn.text, *([] if turn.trained else ["untrained"])] for turn in sample.turns]
-        images = [known[image] for image in sample.images]
+        images = [known[image] for image in sample.media]
         digest.update(json.dumps([sample.task, turns, images], ensure_ascii=True).encode("ascii") + b"\n")
     return digest.hexdigest()

@@ -51,17 +51,19 @@ def resolve(image: PathImage) -> Path:
     """
     named = PurePosixPath(image.path.replace("\\", "/"))
     if named.is_absolute() or PureWindowsPath(image.path).drive:
-        raise ImagePathError(f"image path {image.path!r} is absolute: give image paths relative to the image folder")
+        raise ImagePathError(
+            f"{image.kind} path {image.path!r} is absolute: give {image.kind} paths relative to the image folder"
+        )
     folder = image.folder.resolve()
     file = _as_stored(folder, named).resolve()
     if not file.is_relative_to(folder):
         raise ImagePathError(
-            f"image path {image.path!r} leads outside the image folder {image.folder}: "
-            "copy the image into the folder, or name the folder that holds all images"
+            f"{image.kind} path {image.path!r} leads outside the image folder {image.folder}: "
+            f"copy the {image.kind} into the folder, or name the folder that holds all {image.kind}s"
         )
     if not file.is_file():
         raise ImagePathError(
-            f"missing image {image.path!r} in the image folder {image.folder}: add the file or remove the row"
+            f"missing {image.kind} {image.path!r} in the image folder {image.folder}: add the file or remove the row"
         )
     return file
 
@@ -137,8 +139,8 @@ def content_hash(image: ImageRef) -> str:
 
 
 def content_hashes(samples: Iterable[Sample]) -> dict[ImageRef, str]:
-    """Content hash of every image of `samples`; an image named often is read once, many are read at a time."""
-    images = list(dict.fromkeys(image for sample in samples for image in sample.images))
+    """Content hash of every image and sound of `samples`; a file named often is read once, many are read at a time."""
+    images = list(dict.fromkeys(image for sample in samples for image in sample.media))
     hashes: dict[ImageRef, str] = {}
     with ThreadPoolExecutor() as pool:  # reading and hashing both let other threads run
         for start in range(0, len(images), _HASHED_AT_ONCE):

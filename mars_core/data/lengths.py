@@ -1,7 +1,7 @@
 """How many tokens a sample has, without decoding its images.
 
-How many tokens an image takes depends on its size alone. So a blank image of that size is processed
-instead, once per combination of sizes, and its expansion is put into the text.
+How many tokens an image takes depends on its size alone, and those of a sound on its length. So a blank image of that
+size, or silence of that length, is processed instead, once per combination, and its expansion is put into the text.
 """
 
 from __future__ import annotations
@@ -11,22 +11,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import numpy as np
 from PIL import Image
 
 from mars_core.data.answer_spans import answer_spans
-from mars_core.data.chat import ChatText, render
+from mars_core.data.chat import ChatText, markers_of, render
 from mars_core.data.control_tokens import ControlTokens
 from mars_core.data.conversation_rules import require_rules
 from mars_core.data.images import image_size
 from mars_core.data.processing import Expansion, process, token_ids
 from mars_core.data.records import Sample
+from mars_core.data.sounds import load_sound, sampling_rate
 
-_Sizes: TypeAlias = tuple[tuple[int, int], ...]
+# (width, height) of an image, (length,) of a sound.
+_Sizes: TypeAlias = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Tokens of a sample: all, those its images take (their tags too), those of its answers with their ends.
+    """Tokens of a sample: all, those its images and sounds take (their tags too), those of its answers with their ends.
 
     control: a control token of the model that stands in its text, if any.
     """
@@ -79,9 +82,9 @@ class TokenCounter:
         counted = self.count(sample)
         with _naming(sample):
             # Without an expansion each image is one token of the text.
-            without = len(token_ids(counted.chat.text, Expansion(), self._processor)) - len(sample.images)
+            without = len(token_ids(counted.chat.text, Expansion(), self._processor)) - len(sample.media)
             answers = sum(end - start for start, end in counted.spans)
-            images = counted.tokens - without if sample.images else 0
+            images = counted.tokens - without if sample.media else 0
             return Lengths(counted.tokens, images, answers, counted.control)
 
     def last_answer(self, sample: Sample) -> tuple[int, int]:
@@ -105,10 +108,14 @@ class TokenCounter:
     def _count(self, sample: Sample) -> Counted:
         require_rules(sample)
         turns = tuple(sample.turns)
-        chat, control = render(turns, self._processor), self._control.found_in(turns)
-        expansion = self._expansion(chat.text, tuple(image_size(image) for image in sample.images), control)
+        chat, control = render(turns, self._processor, markers_of(sample)), self._control.found_in(sample)
+        expansion = self._expansion(chat.text, self._sizes(sample), control)
         ids = token_ids(chat.text, expansion, self._processor)
         return Counted(chat, len(ids), answer_spans(chat, ids, expansion, self._processor), control)
+
+    def _sizes(self, sample: Sample) -> _Sizes:
+        lengths = (load_sound(sound, sampling_rate(self._processor)).shape for sound in sample.sounds)
+        return (*map(image_size, sample.images), *lengths)
 
     def _expansion(self, text: str, sizes: _Sizes, control: str | None) -> Expansion:
         if control is not None:
@@ -121,8 +128,8 @@ class TokenCounter:
         try:
             return self._processed(text, sizes)
         except ValueError as error:
-            shapes = ", ".join(f"{width} x {height}" for width, height in sizes)
-            hint = f" (its images have {shapes} pixels: crop, pad or shrink one that it cannot take)" if sizes else ""
+            shapes = ", ".join(" x ".join(map(str, size)) for size in sizes if len(size) == 2)
+            hint = f" (its images have {shapes} pixels: crop, pad or shrink one that it cannot take)" if shapes else ""
             raise ValueError(f"{error}{hint}") from error
 
     def _expansion_beside(self, control: str, text: str, sizes: _Sizes) -> Expansion:
@@ -136,7 +143,9 @@ class TokenCounter:
             ) from error
 
     def _processed(self, text: str, sizes: _Sizes) -> Expansion:
-        return process(text, [Image.new("RGB", size) for size in sizes], self._processor).expansion
+        images = [Image.new("RGB", (size[0], size[1])) for size in sizes if len(size) == 2]
+        silence = [np.zeros(size, dtype=np.float32) for size in sizes if len(size) == 1]
+        return process(text, images, self._processor, silence).expansion
 
 
 @contextmanager

@@ -8,6 +8,8 @@ from typing import Any
 
 from PIL import Image
 
+from mars_core.data.sounds import Waveform, sampling_rate
+
 _REPLACEMENTS = "text_replacement_offsets"
 # What processors raise on texts and pictures that they cannot take.
 _REFUSALS = (ValueError, TypeError, IndexError, ArithmeticError, RuntimeError)
@@ -15,7 +17,7 @@ _REFUSALS = (ValueError, TypeError, IndexError, ArithmeticError, RuntimeError)
 
 @dataclass(frozen=True)
 class Expansion:
-    """What a processor puts in place of each image placeholder, in order."""
+    """What a processor puts in place of each placeholder of an image or a sound, in order."""
 
     placeholder: str = ""
     replacements: tuple[str, ...] = ()
@@ -37,12 +39,13 @@ class Processed:
     expansion: Expansion
 
 
-def process(text: str, images: Sequence[Image.Image], processor: Any) -> Processed:
-    """Run the processor on a rendered conversation and its images.
+def process(text: str, images: Sequence[Image.Image], processor: Any, sounds: Sequence[Waveform] = ()) -> Processed:
+    """Run the processor on a rendered conversation and its images or sounds, which have the processor's rate.
 
     Raises:
-        ValueError: the processor refuses them, or does not say what it put in place of each image.
+        ValueError: the processor refuses them, or does not say what it put in place of each.
     """
+    heard = {"audio": list(sounds), "sampling_rate": sampling_rate(processor)} if sounds else {}
     try:
         outputs = processor(
             text=[text],
@@ -50,16 +53,18 @@ def process(text: str, images: Sequence[Image.Image], processor: Any) -> Process
             add_special_tokens=_adds_special_tokens(text, processor),
             return_text_replacement_offsets=True,
             return_tensors="pt",
+            **heard,
         )
     except _REFUSALS as error:
         raise ValueError(f"the model's processor refuses the row: {str(error) or type(error).__name__}") from error
-    recorded = outputs.get(_REPLACEMENTS, [[]])[0] if images else []
-    if len(recorded) != len(images):
+    expected = len(images) + len(sounds)
+    recorded = outputs.get(_REPLACEMENTS, [[]])[0] if expected else []
+    if len(recorded) != expected:
         raise ValueError(
-            f"{type(processor).__name__} does not report the expansions of its image tokens, which exact "
-            "labels need: use a processor class of transformers 5.20 or newer"
+            f"{type(processor).__name__} does not report the expansions of its {'audio' if sounds else 'image'} "
+            "tokens, which exact labels need: use a processor class of transformers 5.20 or newer"
         )
-    placeholder = recorded[0]["text"] if images else ""
+    placeholder = recorded[0]["text"] if recorded else ""
     expansion = Expansion(placeholder, tuple(entry["replacement"] for entry in recorded))
     return Processed({key: outputs[key] for key in outputs if key != _REPLACEMENTS}, expansion)
 

@@ -1,13 +1,14 @@
-"""What a sample is: turns of text with `<image>` markers, and the images they stand for."""
+"""What a sample is: turns of text with `<image>` and `<audio>` markers, and what they stand for."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 IMAGE_MARKER = "<image>"
+AUDIO_MARKER = "<audio>"
 
 Role: TypeAlias = Literal["system", "user", "assistant"]
 
@@ -43,11 +44,20 @@ class DatasetFile:
 class PathImage:
     """An image file, named as in the dataset: `path` is relative to `folder`, the image folder."""
 
+    kind: ClassVar[str] = "image"
+
     path: str
     folder: Path
 
     def __str__(self) -> str:
         return self.path
+
+
+@dataclass(frozen=True, slots=True)
+class PathSound(PathImage):
+    """A sound file, named as an image file is."""
+
+    kind: ClassVar[str] = "sound"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +91,7 @@ ImageRef: TypeAlias = PathImage | BytesImage | StoredImage
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One message. `<image>` markers stand in the text where the images belong.
+    """One message. `<image>` and `<audio>` markers stand in the text where images and sounds belong.
 
     trained: whether an answer is trained on and scored; one that is not is part of the conversation alone.
     """
@@ -105,7 +115,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A conversation about its images, in marker order; `task` is the task type it is stratified by.
+    """A conversation about its images and sounds, in marker order; `task` is the task type it is stratified by.
 
     The turns of a large dataset stay in its file, like its images, and are read when they are looked at.
     """
@@ -115,6 +125,12 @@ class Sample:
     turns: Sequence[Turn]
     task: str
     source: Source
+    sounds: tuple[PathSound, ...] = ()
+
+    @property
+    def media(self) -> tuple[ImageRef, ...]:
+        """Its images and sounds: what no other split may show, and what identifies its data beside the text."""
+        return (*self.images, *self.sounds)
 
     @property
     def answers(self) -> tuple[str, ...]:

@@ -38,7 +38,7 @@ def shared_images(
     seen: dict[str, dict[str, tuple[Sample, ImageRef]]] = defaultdict(dict)
     for split, samples in splits.items():
         for sample in samples:
-            for image in sample.images:
+            for image in sample.media:
                 if image in known:
                     seen[known[image]].setdefault(split, (sample, image))
     return tuple(_shared(content, places) for content, places in seen.items() if len(places) > 1)

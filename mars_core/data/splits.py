@@ -106,7 +106,7 @@ def _groups(samples: Sequence[Sample], hashes: Mapping[ImageRef, str]) -> list[l
 
     first_with: dict[str, int] = {}
     for index, sample in enumerate(samples):
-        for image in sample.images:
+        for image in sample.media:
             one, other = sorted((root(index), root(first_with.setdefault(hashes[image], index))))
             parent[other] = one
     groups: dict[int, list[int]] = {}
@@ -121,7 +121,7 @@ def _by_chance(
     """Groups in an order that depends on the content of each alone, not on its place in the file or on the others."""
 
     def drawn(group: list[int]) -> bytes:
-        images = [hashes[image] for index in group for image in samples[index].images]
+        images = [hashes[image] for index in group for image in samples[index].media]
         content = min(images) if images else data_hash([samples[group[0]]], {})
         return hashlib.sha256(f"split/{seed}/{content}".encode()).digest()
 

@@ -14,9 +14,10 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from mars_core.export.snippets import load_adapter, load_merged
+from mars_core.export.snippets import HEARING_CLASS, about_sound, load_adapter, load_merged
 from mars_core.laws import get_law
 from mars_core.markdown import code, plain
+from mars_core.models.auto import hears_only
 from mars_core.report import formatting
 
 TEMPLATE = "card.md.j2"
@@ -104,9 +105,10 @@ def adapter_card(facts: CardFacts) -> str:
         tags=["lora", "peft", "mars", "transformers", "vision-language-model", *_base_tag(facts)],
         **_metadata(facts),
     )
+    load = load_adapter(facts.model, facts.dtype, facts.four_bit, facts.trust_remote_code)
     text = _template().render(
         facts=facts,
-        load=load_adapter(facts.model, facts.dtype, facts.four_bit, facts.trust_remote_code),
+        load=about_sound(load) if hears_only(facts.model_type) else load,
         scores=_score_rows(facts),
         uniform="uniform" in facts.scores and facts.role == "chosen",
         laws=_law_tables(facts.laws),
@@ -121,6 +123,7 @@ def merged_card(adapter: str, dtype: str, trust_remote_code: bool) -> str:
     tags = [tag for tag in card.data.get("tags", []) if tag not in ("lora", "peft") and "base_model:" not in tag]
     card.data["library_name"], card.data["tags"] = "transformers", [*tags, "merged"]
     load = load_merged(dtype, trust_remote_code)
+    load = about_sound(load) if HEARING_CLASS in adapter else load
     card.text = LOAD.sub(lambda _: load + "\n\n", card.text).replace(
         "LoRA adapter for", "Checkpoint with a LoRA adapter merged into", 1
     )

@@ -75,6 +75,11 @@ class RowWriter:
         return marker.join(piece if piece.strip() else "" for piece in pieces)
 
     def _files(self, sample: Sample) -> list[str]:
+        if sample.sounds:
+            raise ValueError(
+                f"{sample.source}: exports to training tools hold images and text, and this row has a sound: take the "
+                "adapter itself (`mars export STUDY --merged DIR`)"
+            )
         return [str(self._file(image)) for image in sample.images]
 
     def _file(self, image: ImageRef) -> Path:

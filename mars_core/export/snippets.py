@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 HEADING = "## Load it"
+HEARING_CLASS = "AutoModelForMultimodalLM"
 ASK = """\
 messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is in the picture?"}]}]
 prompt = processor.apply_chat_template(messages, add_generation_prompt=True)
 inputs = processor(text=prompt, images=[Image.open("picture.png")], return_tensors="pt").to(model.device, model.dtype)
+answer = model.generate(**inputs, max_new_tokens=64)
+print(processor.batch_decode(answer[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0])"""
+ASK_ABOUT_SOUND = """\
+rate = processor.feature_extractor.sampling_rate
+sound = np.zeros(rate, dtype=np.float32)  # a second of silence: put your own sound here, one channel at that rate
+messages = [{"role": "user", "content": [{"type": "audio"}, {"type": "text", "text": "What is said?"}]}]
+prompt = processor.apply_chat_template(messages, add_generation_prompt=True)
+inputs = processor(text=prompt, audio=[sound], sampling_rate=rate, return_tensors="pt").to(model.device, model.dtype)
 answer = model.generate(**inputs, max_new_tokens=64)
 print(processor.batch_decode(answer[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0])"""
 NEEDS = "With transformers 5{peft}; processors that also take videos need torchvision, as transformers says."
@@ -50,6 +59,16 @@ model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.{dtype}{
 
 {ASK}"""
     return f"{HEADING}\n\n{NEEDS.format(peft='')}\n\n```python\n{code}\n```"
+
+
+def about_sound(section: str) -> str:
+    """A section for a model that hears rather than sees."""
+    return (
+        section.replace(ASK, ASK_ABOUT_SOUND)
+        .replace("from PIL import Image\n", "")
+        .replace("import torch\n", "import numpy as np\nimport torch\n")
+        .replace("AutoModelForImageTextToText", HEARING_CLASS)
+    )
 
 
 def _base_arguments(model: str, dtype: str, four_bit: bool, trust_remote_code: bool) -> str:

@@ -239,9 +239,17 @@ def _around_embeddings(model: Any, encoders: list[str]) -> str | None:
 
 
 def _encoders(model: Any, paths: Mapping[nn.Module, str], llm: str) -> list[str]:
-    """The encoder that transformers means, and further ones that take pixels and stand beside it."""
+    """The encoder that transformers means, and further ones that take pixels and stand beside it; where nothing takes
+    pixels, the same of sounds."""
+    for modality, entry in (("image", "pixel_values"), ("audio", "input_features")):
+        if named := _encoders_of(modality, entry, model, paths, llm):
+            return named
+    return []
+
+
+def _encoders_of(modality: str, entry: str, model: Any, paths: Mapping[nn.Module, str], llm: str) -> list[str]:
     try:
-        found = model.get_encoder(modality="image")
+        found = model.get_encoder(modality=modality)
     except (AttributeError, NotImplementedError, ValueError, TypeError):
         found = model
     first = paths.get(found, "")
@@ -249,15 +257,15 @@ def _encoders(model: Any, paths: Mapping[nn.Module, str], llm: str) -> list[str]
     others = [
         name
         for name, module in model.named_modules()
-        if name and _takes_pixels(module) and not _is_below(name, llm) and not _is_below(llm, name)
+        if name and _takes(entry, module) and not _is_below(name, llm) and not _is_below(llm, name)
     ]
     beside = [name for name in others if not any(_is_below(name, one) or _is_below(one, name) for one in named)]
     return named + [name for name in beside if not _is_inside_any(name, beside)]
 
 
-def _takes_pixels(module: nn.Module) -> bool:
+def _takes(entry: str, module: nn.Module) -> bool:
     has_blocks = any(isinstance(part, nn.ModuleList) and _linear_count(part) for part in module.modules())
-    return has_blocks and getattr(module, "main_input_name", None) == "pixel_values"
+    return has_blocks and getattr(module, "main_input_name", None) == entry
 
 
 def _rest(model: Any, known: Collection[str]) -> Iterator[str]:

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig
+from transformers import AutoConfig, BitsAndBytesConfig
 from transformers.utils import is_bitsandbytes_available
 from transformers.utils.hub import cached_file, extract_commit_hash
 
+from mars_core.models.auto import auto_class
 from mars_core.models.families import Family
 from mars_core.models.load_options import AS_IT_IS, Loading
 from mars_core.models.partition import Partition, partition_of
@@ -60,7 +61,7 @@ def load_base(
     family = family or recognise(model, model_type, trust_remote_code=loading.trust_remote_code)
     processor = read_processor(model, trust_remote_code=loading.trust_remote_code)
     try:
-        network, loaded = AutoModelForImageTextToText.from_pretrained(
+        network, loaded = auto_class(model_type).from_pretrained(
             model,
             dtype=dtype,
             trust_remote_code=loading.trust_remote_code,
@@ -138,7 +139,7 @@ def skeleton(
     config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
     try:
         with torch.device("meta"):
-            network = AutoModelForImageTextToText.from_config(config, trust_remote_code=trust_remote_code)
+            network = auto_class(model_type).from_config(config, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise ValueError(f"model {model!r} could not be built from its configuration: {_first_line(error)}") from error
     return network, partition_of(network, family)

@@ -9,10 +9,12 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoConfig
 
+from mars_core.models.auto import auto_class, hears_only
 from mars_core.models.families import FAMILIES, Family, not_known
 from mars_core.models.finding import Batch, Undecided, find_family, guess_family
 from mars_core.models.narrow import narrow
@@ -21,6 +23,8 @@ from mars_core.models.processor import load_processor
 PICTURE = (96, 64)
 LARGEST_COPY = 500_000_000
 QUESTION = "What does this picture show?"
+SECONDS = 0.5
+HEARD = "What is said?"
 _FAULTS = (OSError, ValueError, RuntimeError, TypeError, KeyError, IndexError, AttributeError, ImportError)
 
 
@@ -52,7 +56,8 @@ def _found(model: str, settings: str, trust_remote_code: bool) -> Family:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
             copy = _built(narrow(config), "cpu", trust_remote_code)
-        return find_family(copy, question_about_a_picture(processor))
+        ask = question_about_a_sound if hears_only(config.model_type) else question_about_a_picture
+        return find_family(copy, ask(processor))
     except Undecided:
         raise
     except _FAULTS as error:
@@ -68,7 +73,7 @@ def _check_size(copy: Any, guess: Family) -> None:
 def _built(config: Any, device: str, trust_remote_code: bool) -> Any:
     try:
         with torch.device(device):
-            network = AutoModelForImageTextToText.from_config(config, trust_remote_code=trust_remote_code)
+            network = auto_class(config.model_type).from_config(config, trust_remote_code=trust_remote_code)
     except _FAULTS as error:
         if "Unrecognized configuration class" in str(error):
             raise Undecided("transformers has no class for it that reads images and text", None) from error
@@ -88,6 +93,19 @@ def question_about_a_picture(processor: Any) -> Batch:
         inputs = processor(images=[picture], text=[text], return_tensors="pt")
     except (ValueError, TypeError, IndexError):
         inputs = processor(images=[[picture]], text=[text], return_tensors="pt")
+    return {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}
+
+
+def question_about_a_sound(processor: Any) -> Batch:
+    """Model inputs of one question about half a second of noise, as the processor makes them."""
+    rate = processor.feature_extractor.sampling_rate
+    noise = np.random.default_rng(0).uniform(-0.1, 0.1, int(SECONDS * rate)).astype(np.float32)
+    if getattr(processor, "chat_template", None):
+        content = [{"type": "audio"}, {"type": "text", "text": HEARD}]
+        text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    else:
+        text = f"{processor.audio_token}{HEARD}"
+    inputs = processor(audio=[noise], text=[text], sampling_rate=rate, return_tensors="pt")
     return {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mars_core.data.encode import is_seen_or_heard
 from mars_core.evaluation.objectives.measurement import Measurement
 from mars_core.evaluation.scores import LARGEST_LOSS, Score
 from mars_core.models.partition import Partition
@@ -198,7 +199,7 @@ def _structure(model: nn.Module, partition: Partition, validation: Callable[[], 
     seen = False
     for batch, _ in validation():
         seen = True
-        if "pixel_values" in batch:
+        if is_seen_or_heard(batch):
             return examined(model, partition, batch)
     if not seen:
         raise ValueError("the validation set is empty: give at least one batch with answer tokens")

@@ -163,9 +163,9 @@ def _save_and_compare(inputs: Inputs, baseline: Baseline, wrapped: nn.Module, fo
 
 
 def _one_sample(inputs: Inputs, base: Base) -> Mapping[str, Tensor]:
-    """A validation sample as a batch of one, which fits wherever training did; with an image, to reach every layer."""
+    """A validation sample as a batch of one, which fits wherever training did; it reaches the modality encoder too."""
     validation = inputs.validation_set
-    number = next((number for number, sample in enumerate(validation.samples) if sample.images), 0)
+    number = next((number for number, sample in enumerate(validation.samples) if sample.media), 0)
     batch, _ = next(islice(scored_batches(validation, base, 1)(), number, None))
     return batch
 

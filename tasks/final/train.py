@@ -189,7 +189,7 @@ def _job(
 
 def _require_alike(inputs: Inputs) -> None:
     # Without an image a process would not reach the vision encoder's shards, and the others would wait for ever.
-    kinds = {bool(sample.images) for split in ("train", "validation") for sample in inputs.usable(split)}
+    kinds = {bool(sample.media) for split in ("train", "validation") for sample in inputs.usable(split)}
     if len(kinds) > 1:
         raise ValueError(
             "some samples have images and some have none: with FSDP all must be alike; use DDP (distributed_type "

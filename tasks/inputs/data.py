@@ -22,6 +22,7 @@ from mars_core.data.near import near_duplicates
 from mars_core.data.readers import read_rows, read_samples
 from mars_core.data.records import BadRow, ImageRef, Sample
 from mars_core.data.shared import SharedImage, shared_images
+from mars_core.data.sounds import sound_hashes
 from mars_core.data.splits import TEST_SIZE, Splits, join_splits, split_samples
 from mars_core.data.subsets import nested_order
 from mars_core.evaluation.answer_loss import IGNORE
@@ -77,9 +78,11 @@ def load_data(data: DataConfig) -> StudyData:
     """
     data = local_data(data)
     given = {part: _read(data, part) for part in PARTS if getattr(data, part)}
-    fingerprints = fingerprint_all(distinct_images(sample for samples in given.values() for sample in samples))
-    hashes = content_of(fingerprints)
-    together = find_near_labels(fingerprints) if data.near_duplicates == "together" else hashes
+    every = [sample for samples in given.values() for sample in samples]
+    fingerprints = fingerprint_all(distinct_images(every))
+    heard = sound_hashes(every)
+    hashes = content_of(fingerprints) | heard
+    together = find_near_labels(fingerprints) | heard if data.near_duplicates == "together" else hashes
     splits = _split(given, data, hashes, together)
     parts = parts_of(splits)
     notes = (

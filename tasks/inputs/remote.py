@@ -131,4 +131,4 @@ def _path_images(data: DataConfig, part: str, folder: Path | None) -> Iterator[P
         return
     for row in read_rows(dataset, folder, data.format, getattr(data, f"{part}_split")):
         if isinstance(row, Sample):
-            yield from (image for image in row.images if isinstance(image, PathImage))
+            yield from (image for image in row.media if isinstance(image, PathImage))

@@ -10,6 +10,7 @@ from mars_core.data.image_fingerprints import content_of, distinct_images
 from mars_core.data.lengths import TokenCounter
 from mars_core.data.readers import read_samples
 from mars_core.data.records import Sample
+from mars_core.data.sounds import sound_hashes
 from mars_core.data.subsets import nested_order
 from mars_core.metrics.identity import content_hash
 from tasks.inputs.image_cache import fingerprint_all
@@ -47,6 +48,6 @@ def upstream_hash(asked: Mapping[UpstreamTask, Sequence[Sample]]) -> str:
     """Hash of everything that upstream scores depend on but the model: samples, metrics, and how they are cut."""
     parts = []
     for task, samples in asked.items():
-        hashes = content_of(fingerprint_all(distinct_images(samples)))
+        hashes = content_of(fingerprint_all(distinct_images(samples))) | sound_hashes(samples)
         parts.append([task.name, task.metric, data_hash(samples, hashes)])
     return content_hash(parts)

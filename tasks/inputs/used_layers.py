@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mars_core.data.encode import is_seen_or_heard
 from mars_core.models.loading import Base
 from mars_core.models.partition import check_against_forward, layers_used_by_forward
 from tasks.inputs.data import scored_batches
@@ -16,6 +17,6 @@ def check_layers_are_used(inputs: Inputs, base: Base) -> None:
     """
     for batch, _ in scored_batches(inputs.validation_set, base, 1)():
         given = {key: value for key, value in batch.items() if key != "labels"}
-        if "pixel_values" in given:
+        if is_seen_or_heard(given):
             check_against_forward(base.partition, layers_used_by_forward(base.model, given))
             return

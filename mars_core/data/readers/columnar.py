@@ -9,11 +9,13 @@ from typing import Any, TypeAlias
 
 from mars_core.data.readers.conversation import (
     OTHER_MEDIA,
+    SOUNDS,
     RowError,
     build_sample,
     parse_conversation,
     question_and_answer,
     refuse_other_media,
+    refuse_sounds,
     require_local,
     task_of,
     with_markers,
@@ -40,11 +42,12 @@ def _read_table(table: DatasetFile, image_folder: Path) -> Iterator[Sample | Bad
     names = column_names(table)
     required, parse = _text_columns(table.path, names)
     texts = (*required, *(name for name in _OPTIONAL if name in names))
-    others = [name for name in (*_IMAGES, *OTHER_MEDIA, "id", "task", "task_type", "subject") if name in names]
+    others = [name for name in (*_IMAGES, *OTHER_MEDIA, *SOUNDS, "id", "task", "task_type", "subject") if name in names]
     for number, (block, row, values) in enumerate(iterate(table, [*texts, *others]), start=1):
         source = Source(table.path, number)
         try:
             refuse_other_media(values)
+            refuse_sounds(values)
             images = tuple(_images(values, _Cell(table, block, row, source), image_folder))
             turns = parse(values, len(images))
             named = build_sample(values.get("id"), images, turns, _task(values), source)

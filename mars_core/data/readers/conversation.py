@@ -8,7 +8,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from mars_core.data.records import IMAGE_MARKER, ImageRef, PathImage, Role, Sample, Source, Turn
+from mars_core.data.records import (
+    AUDIO_MARKER,
+    IMAGE_MARKER,
+    ImageRef,
+    PathImage,
+    PathSound,
+    Role,
+    Sample,
+    Source,
+    Turn,
+)
 
 _ROLES: Mapping[Any, Role] = MappingProxyType(
     {
@@ -21,7 +31,8 @@ _ROLES: Mapping[Any, Role] = MappingProxyType(
     }
 )
 _TASKS = ("task", "task_type")
-OTHER_MEDIA = ("video", "videos", "audio", "audios")
+OTHER_MEDIA = ("video", "videos")
+SOUNDS = ("audio", "audios")
 
 
 class RowError(ValueError):
@@ -79,15 +90,21 @@ def with_markers(turns: tuple[Turn, ...], n_images: int) -> tuple[Turn, ...]:
 
 
 def build_sample(
-    name: Any, images: tuple[ImageRef, ...], conversation: Sequence[Turn], task: Any, source: Source
+    name: Any,
+    images: tuple[ImageRef, ...],
+    conversation: Sequence[Turn],
+    task: Any,
+    source: Source,
+    sounds: tuple[PathSound, ...] = (),
 ) -> Sample:
     """Assemble a sample; without an id it is named by its row, without a task type by its form."""
     return Sample(
         id=f"{source.file.stem}-{source.row}" if name is None else str(name),
         images=images,
         turns=conversation,
-        task=str(task) if task else _form(images, conversation),
+        task=str(task) if task else _form((*images, *sounds), conversation),
         source=source,
+        sounds=sounds,
     )
 
 
@@ -104,6 +121,27 @@ def image_paths(value: Any, column: str, folder: Path) -> tuple[PathImage, ...]:
     """
     values = [] if value is None or value == "" else value if isinstance(value, list) else [value]
     return tuple(PathImage(_path(item, column), folder) for item in values)
+
+
+def sounds_of(record: Mapping[str, Any], folder: Path) -> tuple[PathSound, ...]:
+    """Sounds that a record names in `audio` or `audios`, as images are named.
+
+    Raises:
+        RowError: anything else, URLs and inline data too.
+    """
+    column = next((name for name in SOUNDS if record.get(name) not in (None, "", [], {})), None)
+    return (
+        tuple(PathSound(image.path, folder) for image in image_paths(record[column], column, folder)) if column else ()
+    )
+
+
+def with_sound_markers(turns: tuple[Turn, ...], n_sounds: int) -> tuple[Turn, ...]:
+    """The turns; where no text has an audio marker, one per sound is put in front of the first question."""
+    first = next((place for place, turn in enumerate(turns) if turn.role == "user"), None)
+    if not n_sounds or first is None or any(AUDIO_MARKER in turn.text for turn in turns):
+        return turns
+    marked = replace(turns[first], text=f"{AUDIO_MARKER}\n" * n_sounds + turns[first].text)
+    return (*turns[:first], marked, *turns[first + 1 :])
 
 
 def require_characters(text: str) -> str:
@@ -123,12 +161,24 @@ def require_characters(text: str) -> str:
 
 
 def refuse_other_media(record: Mapping[str, Any]) -> None:
-    """Raise RowError where a record names videos or sounds: read without them it would say something else."""
-    for key in OTHER_MEDIA:
+    """Raise RowError where a record names what MARS does not read there: without it, it would say something else."""
+    _refuse(record, OTHER_MEDIA)
+
+
+def refuse_sounds(record: Mapping[str, Any]) -> None:
+    """Raise RowError where a row of a table names sounds."""
+    _refuse(record, SOUNDS)
+
+
+def _refuse(record: Mapping[str, Any], keys: Sequence[str]) -> None:
+    for key in keys:
         if record.get(key) not in (None, "", [], {}):
+            remedy = (
+                "give it in a JSON file, as the path of a WAV file" if key in SOUNDS else "give single frames as images"
+            )
             raise RowError(
-                f"the row has `{key}`, and MARS trains on images and text: remove the row, or give single frames as "
-                "images"
+                f"the row has `{key}`, and MARS trains on images, sounds of JSON files and text: remove the row, or "
+                f"{remedy}"
             )
 
 
@@ -184,6 +234,8 @@ def _text(content: Any, paths: list[str]) -> str:
 
 def _block(block: Any, paths: list[str]) -> str:
     kind = block.get("type") if isinstance(block, Mapping) else None
+    if kind == "audio" and not any(block.get(key) is not None for key in ("audio", "audio_url", "path", "url")):
+        return AUDIO_MARKER
     if kind in ("image", "image_url"):
         paths.extend(_block_paths(block))
         return IMAGE_MARKER

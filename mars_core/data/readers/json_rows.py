@@ -9,7 +9,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from mars_core.data.readers.conversation import RowError, build_sample, refuse_other_media, task_of
+from mars_core.data.readers.conversation import (
+    RowError,
+    build_sample,
+    refuse_other_media,
+    sounds_of,
+    task_of,
+    with_sound_markers,
+)
 from mars_core.data.readers.json_records import Record, is_json, records
 from mars_core.data.records import BadRow, DatasetFile, ImageRef, Sample, Source, Turn
 from mars_core.data.stored import StoredTurns
@@ -53,9 +60,11 @@ def _sample(record: Record, source: Source, file: DatasetFile, image_folder: Pat
         raise RowError(f"expected a record with `conversations` or `messages`, got {type(record.value).__name__}")
     refuse_other_media(record.value)
     images, turns = parse(record.value, image_folder)
-    sample = build_sample(record.value.get("id"), images, turns, task_of(record.value), source)
+    sounds = sounds_of(record.value, image_folder)
+    marked = with_sound_markers(turns, len(sounds))
+    sample = build_sample(record.value.get("id"), images, marked, task_of(record.value), source, sounds)
     kept = _RecordTurns(file, record.start, record.length, image_folder, parse)
-    return Sample(sample.id, images, kept, sample.task, source)
+    return Sample(sample.id, images, kept, sample.task, source, sounds)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -71,4 +80,4 @@ class _RecordTurns(StoredTurns):
         with self.file.path.open("rb") as stream:
             stream.seek(self.start)
             record = json.loads(stream.read(self.length))
-        return self.parse(record, self.image_folder)[1]
+        return with_sound_markers(self.parse(record, self.image_folder)[1], len(sounds_of(record, self.image_folder)))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mars_core.data.lengths import TokenCounter
-from mars_core.data.records import IMAGE_MARKER, Sample
+from mars_core.data.records import AUDIO_MARKER, IMAGE_MARKER, Sample
 from mars_core.evaluation.choices import offered_letters
 
 
@@ -70,8 +70,8 @@ def _up_to_each_answer(sample: Sample) -> Iterator[Sample]:
             yield sample
         else:
             before = turns[: place + 1]
-            shown = sum(turn.text.count(IMAGE_MARKER) for turn in before)
-            yield replace(sample, turns=before, images=sample.images[:shown])
+            shown, heard = (sum(turn.text.count(one) for turn in before) for one in (IMAGE_MARKER, AUDIO_MARKER))
+            yield replace(sample, turns=before, images=sample.images[:shown], sounds=sample.sounds[:heard])
 
 
 def _question(cut: Sample, number: int, prompt_tokens: int) -> Question:
