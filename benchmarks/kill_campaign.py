@@ -21,6 +21,7 @@ import random
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -88,6 +89,8 @@ class Campaign:
     def __init__(self, folder: Path) -> None:
         self.folder, self.materials = folder, folder / "materials"
         self.log = folder / "log.txt"
+        asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+        self.commit = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
 
     def prepare(self) -> None:
         """Build what studies start from, run one undisturbed, and have this process know all that it needed."""
@@ -200,13 +203,14 @@ class Campaign:
             loss = json.dumps(differences(self.expected, found)) if found != self.expected else None
         if loss is None:
             shutil.rmtree(folder)
-        return {"study": number, "seed": seed, "kills": kills, "loss": loss}
+        return {"study": number, "seed": seed, "commit": self.commit, "kills": kills, "loss": loss}
 
     def _wanted(self, chance: random.Random, hits: Counter[str]) -> dict[str, int]:
-        """Points to die at, and at which time of coming by: all that were hit too seldom, and some of the others."""
-        chosen = [point for point in self.points if hits[point] < ENOUGH and chance.random() < POINTS_OF_A_STUDY]
+        """Points to die at, and at which time of coming by: most of those hit too seldom, else some of all."""
+        rare = [point for point in self.points if hits[point] < ENOUGH]
+        chosen = [point for point in rare if not hits[point] or chance.random() < POINTS_OF_A_STUDY]
         chosen = chosen or [point for point in self.points if chance.random() < POINTS_OF_A_STUDY]
-        return {point: chance.randint(1, min(2, self.points[point])) for point in chosen}
+        return {point: chance.randint(1, min(2, self.points[point])) if hits[point] else 1 for point in chosen}
 
     def _stage(self, folder: Path) -> str:
         """The stage that a study is in: the first whose manifest is missing."""
@@ -233,10 +237,24 @@ def summary(records: list[dict[str, Any]], points: dict[str, int], seconds: floa
         "by_signal": dict(sorted(Counter(kill["signal"] for kill in kills).items())),
         "by_point": {name: by_point[name] for name in [*points, "random time"]},
         "least_hit_point": min((by_point[name] for name in points), default=0),
+        "by_commit": {
+            commit: {
+                "kills": sum(len(one["kills"]) for one in found),
+                "losses": sum(one["loss"] is not None for one in found),
+            }
+            for commit, found in _by_commit(records).items()
+        },
         "by_stage": dict(sorted(Counter(kill["stage"] for kill in kills).items())),
         "seconds_of_an_undisturbed_study": round(seconds, 1),
         "seeds": sorted({record["seed"] for record in records}),
     }
+
+
+def _by_commit(records: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        found.setdefault(record.get("commit", "not noted"), []).append(record)
+    return found
 
 
 def bound(losses: int, kills: int) -> float | None:
