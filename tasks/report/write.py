@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -218,11 +219,12 @@ def publish_to_mlflow(revision: Revision, evaluated: bool, parent: str) -> None:
         values: dict[str, float] = {"chosen_r_me": choice.pair[0], "chosen_r_llm": choice.pair[1]}
         stated = {"regret": choice.regret, "regret_bound": choice.regret_bound}
         values |= {name: value for name, value in stated.items() if value is not None}
-        tracking.tag(parent, {"mars.verdict": choice.verdict, "mars.reason": choice.reason})
+        tracking.tag(parent, _comparable_tags(choice))
         tracking.tag(parent, {"mlflow.note.content": choice_markdown(choice)})  # what its page shows first
         tracking.log_values(parent, values)
     if evaluated:
         scores = read_evaluation(revision)
+        tracking.log_values(parent, _against_uniform(scores))
         tracking.log_values(
             parent,
             {
@@ -242,6 +244,28 @@ def publish_to_mlflow(revision: Revision, evaluated: bool, parent: str) -> None:
     if figures_path(revision).is_dir():
         tracking.log_file(parent, figures_path(revision), "figures")
     tracking.log_values(parent, revision_hours(revision))
+
+
+def _comparable_tags(choice: Choice) -> dict[str, str]:
+    """What tells studies apart in MLflow's table of runs: tags, since a later choice of the revision may be another."""
+    best = min(choice.candidates, key=lambda one: math.inf if one.loss is None else one.loss, default=None)
+    uniform = next((rival.pair for rival in choice.rivals if rival.name == "uniform"), None)
+    return {
+        "mars.choice": str(choice.pair),
+        "mars.verdict": choice.verdict,
+        "mars.predicted_best": "" if best is None else str(best.pair),
+        "mars.uniform": "" if uniform is None else str(uniform),
+        "mars.learning_rate": "" if choice.rates is None else str(choice.rates.learning_rates),
+        "mars.reason": choice.reason,
+    }
+
+
+def _against_uniform(scores: Mapping[str, ModelScores]) -> dict[str, float]:
+    """Relative test perplexity of the chosen pair over the uniform one, below 0 where it is better."""
+    if "chosen" not in scores or "uniform" not in scores:
+        return {}
+    chosen, uniform = (scores[role].overall.perplexity for role in ("chosen", "uniform"))
+    return {"test_perplexity_over_uniform": chosen / uniform - 1.0}
 
 
 @task(name="publish-artifacts", cache_policy=NO_CACHE, persist_result=False, **REQUESTS)
