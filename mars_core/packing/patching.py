@@ -220,17 +220,11 @@ def _gated(mlp: Any, x: Tensor) -> Tensor:
     return y
 
 
-def _rotary(
-    original: Callable[..., tuple[Tensor, Tensor]],
-    q: Tensor,
-    k: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    *arguments: Any,
-    **named: Any,
-) -> tuple[Tensor, Tensor]:
-    if current_pass() is None or arguments or named or not fits(q, cos):
-        return original(q, k, cos, sin, *arguments, **named)
+def _rotary(original: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    """Queries, keys, cosines and sines as most sources pass them; any other call stays the source's own."""
+    if current_pass() is None or named or len(arguments) != 4 or not fits(arguments[0], arguments[2]):
+        return original(*arguments, **named)
+    q, k, cos, sin = arguments
     cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
     return rotate(q, cos, sin), rotate(k, cos, sin)
 

@@ -5,7 +5,7 @@ import torch
 from transformers.models.qwen2 import modeling_qwen2
 
 from mars_core.packing.kernels.rotary import FUNCTION, fits, rotate
-from mars_core.packing.patching import _rotary_of
+from mars_core.packing.patching import _rotary, _rotary_of
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -67,3 +67,8 @@ def test_outside_of_a_pass_a_wired_source_does_what_it_did():
     with _rotary_of(modeling_qwen2):
         found = modeling_qwen2.apply_rotary_pos_emb(*arguments, unsqueeze_dim=1)
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+def test_a_call_of_another_form_stays_the_sources_own():
+    """Qwen4's source rotates queries alone, and names what follows."""
+    assert _rotary(lambda *given, **named: (given, named), "q", cos="c", sin="s") == (("q",), {"cos": "c", "sin": "s"})
