@@ -1,7 +1,7 @@
 """Core time per pair and optimizer step: packs of MARS beside TRL's SFTTrainer, on the same work, in turns in one run.
 
     python benchmarks/exports_run.py install --only trl    # TRL's own environment, once
-    python benchmarks/peer_speed.py                        # writes benchmarks/results/peer_speed.json and the table
+    python benchmarks/peer_speed.py                        # writes benchmarks/results/peer_speed.json
 
 Same work: the demo's backbone and data, fp32, batch 8, one thread, loss on answer tokens alone, Adam, clipping, an
 evaluation of 64 samples every 8 steps. MARS trains its 16 pairs as a pack; TRL trains one of them, the largest but one,
@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from doc_table import DOCS, markdown, with_table
+from doc_table import markdown
 from exports_run import PACKAGES, python_of
 
 from mars_core.data.collate import collate
@@ -49,7 +49,6 @@ from mars_core.ranks import RankPair
 from mars_core.training.recipe import Recipe
 
 RECORD = Path(__file__).parent / "results" / "peer_speed.json"
-PAGE, MARK = DOCS / "packed-calibration.md", "speed beside TRL"
 RANKS = (2, 4, 8, 16)
 PAIRS = [RankPair(r_me, r_llm) for r_me in RANKS for r_llm in RANKS]
 PAIR = RankPair(16, 8)
@@ -57,12 +56,12 @@ BATCH, STEPS, SCORED = 8, 8, 64
 SHORT, LONG = 1, 3
 """Epochs of 8 steps, each with an evaluation."""
 LIMIT = 1.2
-"""The table fails below it: packs must be faster than the peer by more than chance."""
+"""Of the ratio's median: below it packs save less than chance may move, and the command ends with 1."""
 RECIPE = Recipe(learning_rate=2e-3, batch_size=BATCH)
 
 
 def main() -> None:
-    """Measure, write the record and the table."""
+    """Measure, write the record, print it as a table; ends with 1 below the limit."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--pack", metavar="DATA", help=argparse.SUPPRESS)
@@ -73,8 +72,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         result = measure(Path(folder), options.rounds)
     RECORD.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), MARK, table(result)), encoding="utf-8")
     print(table(result))
+    if result["times_less_core_time"]["median"] < LIMIT:
+        sys.exit(1)
 
 
 def measure(folder: Path, rounds: int) -> dict[str, Any]:

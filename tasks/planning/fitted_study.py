@@ -28,6 +28,7 @@ MOST_TOKENS = 4096
 LEARNING_RATE = 2e-4
 ROOM_OF_CPU = 0.8
 """Share of the free memory that training may take on a CPU, where other programs live too."""
+SCORED: int = StudyConfig.model_fields["evaluation_batch_size"].default
 CPU_FLOPS = 5e10
 """Of a core or two; time is not what is looked at here."""
 
@@ -145,10 +146,10 @@ def _within_memory(named: Mapping[str, Any], fitted: Fitted) -> tuple[StudyConfi
     device = device_here()
     batch = fitted.settings["recipe"]["batch_size"]
     passes = [batch >> halvings for halvings in range(batch.bit_length())]
-    ways: list[dict[str, Any]] = [{"micro_batch_size": size} if size < batch else {} for size in passes]
-    ways.append({"micro_batch_size": 1, "loading": {"gradient_checkpointing": True}})
+    ways = [_smaller(size, batch) if size < batch else {} for size in passes]
+    ways.append(_smaller(1, batch) | {"loading": {"gradient_checkpointing": True}})
     if device.bf16_flops is not None:
-        ways.append({"micro_batch_size": 1, "loading": {"gradient_checkpointing": True, "four_bit": True}})
+        ways.append(_smaller(1, batch) | {"loading": {"gradient_checkpointing": True, "four_bit": True}})
     needed = 0
     for way in ways:
         settings = _merged([fitted.settings, way])
@@ -167,6 +168,11 @@ def _within_memory(named: Mapping[str, Any], fitted: Fitted) -> tuple[StudyConfi
         f"at a time takes {needed / 2**30:.0f} GiB; take a smaller model, or a machine with more memory (`mars "
         "calibrate --dry-run --device NAME` counts for others)"
     )
+
+
+def _smaller(size: int, batch: int) -> dict[str, Any]:
+    """Fewer samples per pass, in training and in scoring alike; neither changes a result."""
+    return {"micro_batch_size": size, "evaluation_batch_size": max(1, SCORED * size // batch)}
 
 
 def _merged(parts: list[Mapping[str, Any]]) -> dict[str, Any]:
@@ -188,10 +194,9 @@ _Lists.add_representer(
 
 
 def _commented(values: Mapping[str, Any], reasons: Mapping[str, str]) -> str:
+    text = yaml.dump(dict(values), Dumper=_Lists, sort_keys=False, allow_unicode=True, width=1000)
     lines = []
-    for line in yaml.safe_dump(
-        _merged([values]), sort_keys=False, allow_unicode=True, default_flow_style=None
-    ).splitlines():
+    for line in text.splitlines():
         name = line.strip().partition(":")[0]
         lines.append(f"{line}  # {reasons[name]}" if name in reasons else line)
     return "\n".join(lines) + "\n"
