@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,18 +145,20 @@ def finetune(
     """
     trainer = _trainer(wrapped, samples, settings, method, partition, listeners)
     last = _last_checkpoint(settings.checkpoints, settings.steps)
+    started = time.perf_counter()  # the Trainer's own time is the clock's, which may be set meanwhile
     try:
-        output = trainer.train(resume_from_checkpoint=last)
+        trainer.train(resume_from_checkpoint=last)
     finally:
         if settings.gradient_checkpointing:
             wrapped.gradient_checkpointing_disable()  # type: ignore[operator]
+    seconds = time.perf_counter() - started
     if listeners.on_state is not None:
         state = trainer.trained_state()  # of all processes together
         if trainer.is_world_process_zero():
             listeners.on_state(state)
     done = step_of(Path(last)) if last else 0
     trained = (settings.steps - done) * settings.recipe.batch_size
-    return _final_run(trainer, trained, float(output.metrics["train_runtime"]), _devices_of(wrapped))
+    return _final_run(trainer, trained, seconds, _devices_of(wrapped))
 
 
 def _trainer(

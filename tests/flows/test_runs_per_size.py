@@ -25,6 +25,8 @@ from tasks.study.revision import newest_revision
 from tests.flows.conftest import write_small_study
 from tests.report_figures import figures_drawn
 
+# tests/tasks/calibration/test_runs_per_size.py has the rules of such runs in the default tier.
+pytestmark = pytest.mark.slow
 SIZES = (16, 32)
 BATCH = 2
 

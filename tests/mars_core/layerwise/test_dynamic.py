@@ -100,6 +100,7 @@ def test_a_run_moves_rank_within_the_pairs_parameters_and_saves_a_plain_lora(tun
     assert sum(tensor.numel() for tensor in tensors) <= trainable_parameters(shared_base.partition, PAIR)
 
 
+@pytest.mark.slow
 def test_until_ranks_move_it_is_lora(tuned, shared_base):
     """The room behind the rows in use changes nothing: from the same weights the same ones, to rounding in fp64."""
     fresh = Lora(PAIR).wrap(copy.deepcopy(shared_base.model), shared_base.partition, seed=3, recipe=RECIPE, steps=8)

@@ -45,6 +45,7 @@ def test_the_file_reads_back_with_every_reason_beside_its_setting(given, tmp_pat
         fitted_study.write_fitted(given, output, replace=False)
 
 
+@pytest.mark.slow
 def test_memory_that_is_short_makes_passes_smaller_and_says_so(given, monkeypatch):
     """On a device with just less than the whole batch takes, half of it is taken at a time, and that does fit."""
     config, _ = fitted_study.fit_study(given)
@@ -61,6 +62,7 @@ def test_memory_that_is_short_makes_passes_smaller_and_says_so(given, monkeypatc
     assert cost["calibration"]["fits"]
 
 
+@pytest.mark.slow
 def test_a_model_that_fits_in_no_way_is_refused_with_what_it_takes(given, monkeypatch):
     monkeypatch.setattr(fitted_study, "device_here", lambda: Device("a toy", 1_000_000, None, 1e12))
     with pytest.raises(ValueError, match="does not fit into the 0 GiB of a toy"):
