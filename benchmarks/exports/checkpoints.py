@@ -151,6 +151,12 @@ def _idefics(kind: str, template: str, special: dict[str, int], **of_tokenizer: 
     return getattr(hf, f"{kind}ForConditionalGeneration")(config), processor
 
 
+_IDEFICS_TOKENS = {
+    "image_token": "<image>",
+    "fake_image_token": "<fake_token_around_image>",
+    "global_image_token": "<global-img>",
+    "end_of_utterance_token": "<end_of_utterance>",
+}
 _GRID = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
 
 
@@ -167,10 +173,7 @@ def smolvlm() -> tuple[Any, Any]:
         end="<end_of_utterance>",
         pad="<|im_end|>",
         bos="<|im_start|>",
-        image_token="<image>",
-        fake_image_token="<fake_token_around_image>",
-        global_image_token="<global-img>",
-        end_of_utterance_token="<end_of_utterance>",
+        **_IDEFICS_TOKENS,
     )
 
 
@@ -186,10 +189,7 @@ def idefics3() -> tuple[Any, Any]:
         end="<|end_of_text|>",
         pad="<|eot_id|>",
         bos="<|begin_of_text|>",
-        image_token="<image>",
-        fake_image_token="<fake_token_around_image>",
-        global_image_token="<global-img>",
-        end_of_utterance_token="<end_of_utterance>",
+        **_IDEFICS_TOKENS,
     )
 
 

@@ -31,7 +31,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor{quantized}
 
 adapter = "."  # this folder, or its id on the Hub
-processor = AutoProcessor.from_pretrained(adapter{_trust(trust_remote_code)})
+processor = AutoProcessor.from_pretrained(adapter{trust_argument(trust_remote_code)})
 base = AutoModelForImageTextToText.from_pretrained({_base_arguments(model, dtype, four_bit, trust_remote_code)})
 model = PeftModel.from_pretrained(base, adapter).eval()
 
@@ -47,7 +47,7 @@ model = PeftModel.from_pretrained(base, adapter).eval()
 
 def load_merged(dtype: str, trust_remote_code: bool) -> str:
     """The section of a merged checkpoint's card."""
-    trust = _trust(trust_remote_code)
+    trust = trust_argument(trust_remote_code)
     code = f"""\
 import torch
 from PIL import Image
@@ -79,10 +79,11 @@ def _base_arguments(model: str, dtype: str, four_bit: bool, trust_remote_code: b
             '    load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, '
             f"bnb_4bit_compute_dtype=torch.{dtype}\n)"
         )
-    return arguments + _trust(trust_remote_code)
+    return arguments + trust_argument(trust_remote_code)
 
 
-def _trust(trust_remote_code: bool) -> str:
+def trust_argument(trust_remote_code: bool) -> str:
+    """The argument that lets a checkpoint's own code run; only the study's file can allow it."""
     return ", trust_remote_code=True" if trust_remote_code else ""
 
 

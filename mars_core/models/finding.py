@@ -87,6 +87,8 @@ def find_family(model: Any, batch: Batch) -> Family:
     try:
         seen = _watch(model, guess, batch)
         of_text = _watch(model, guess, _text_alone(batch, seen.length))
+    except torch.OutOfMemoryError:
+        raise  # it says nothing of the model
     except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError) as error:
         raise Undecided(f"a forward pass with a picture fails ({_first_line(error)})", guess) from error
     return _proved(model, guess, seen, of_text)

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from hashlib import blake2b
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -241,14 +242,23 @@ def _plain_adapter_batch(model: nn.Module) -> AdapterBatch:
 def _works_unpadded(model: nn.Module, partition: Partition, batch: Mapping[str, Tensor]) -> bool:
     expected, _ = answer_logits(model, batch)
     this = Pass(_plain_adapter_batch(model), pack_batch(batch, unpadded=True))
-    try:
+
+    def unpadded() -> Tensor:
         with patched(model, partition, Structure(unpadded=True)):
-            found = adapter_batch_logits(model, this)[0]
+            return adapter_batch_logits(model, this)[0]
+
+    # It fails under attention of another kind, or with arguments of another shape: then padding stays.
+    return _gives(unpadded, expected)
+
+
+def _gives(tried: Callable[[], Tensor], expected: Tensor) -> bool:
+    """Whether a pass that a model may not be made for works, and gives the expected logits."""
+    try:
+        return _close(tried(), expected)
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
-        return False  # attention of another kind, or arguments of another shape: padding stays
-    return _close(found, expected)
+        return False
 
 
 @torch.no_grad()
@@ -257,13 +267,8 @@ def _runs_stay_apart(model: nn.Module, partition: Partition, structure: Structur
     for pair in (RankPair(1, 1), RankPair(0, 1)):
         alone = [_random_adapter_batch(model, partition, pair, runs=(run,)) for run in range(2)]
         expected = torch.cat([_logits(model, partition, structure, one, batch) for one in alone])
-        try:
-            found = _logits(model, partition, structure, _random_adapter_batch(model, partition, pair), batch)
-        except torch.OutOfMemoryError:
-            raise
-        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
-            return False
-        if not _close(found, expected):
+        together = _random_adapter_batch(model, partition, pair)
+        if not _gives(partial(_logits, model, partition, structure, together, batch), expected):
             return False
     return True
 
@@ -309,13 +314,9 @@ def _encoder_can_be_shared(
     packed = pack_batch(batch, unpadded=structure.unpadded)
     with patched(model, partition, structure):
         expected = adapter_batch_logits(model, Pass(replace(adapter_batch, frozen_me=False), packed))
-        try:
-            found = [adapter_batch_logits(model, Pass(adapter_batch, packed)) for _ in range(2)]
-        except torch.OutOfMemoryError:
-            raise
-        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
-            return False  # something between the blocks and the projector counts rows
-    return all(_close(logits, expected) for logits in found)
+        # It fails where something between the blocks and the projector counts rows.
+        shared = partial(adapter_batch_logits, model, Pass(adapter_batch, packed))
+        return all(_gives(shared, expected) for _ in range(2))
 
 
 @torch.no_grad()
@@ -330,16 +331,10 @@ def _pictures_can_be_seen_once(
     changed[1] = changed[0]
     for pair in (RankPair(1, 1), RankPair(0, 1)):
         adapter_batch = _random_adapter_batch(model, partition, pair)
-        try:
-            expected, found = (
-                _logits(model, partition, tried, adapter_batch, dict(batch) | {"pixel_values": changed})
-                for tried in (structure, replace(structure, distinct_pictures=True))
-            )
-        except torch.OutOfMemoryError:
-            raise
-        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
-            return False
-        if not _close(found, expected):
+        inputs = dict(batch) | {"pixel_values": changed}
+        expected = _logits(model, partition, structure, adapter_batch, inputs)
+        once = replace(structure, distinct_pictures=True)
+        if not _gives(partial(_logits, model, partition, once, adapter_batch, inputs), expected):
             return False
     return True
 

@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mars_core.export.rows import RowWriter
+from mars_core.export.snippets import trust_argument
 from mars_core.export.tool import Rendered, Tool, ToolRun, header, scheduler
 
 TEMPLATE = "trl.py.j2"
@@ -34,7 +35,7 @@ def render(run: ToolRun, *, unsloth: bool) -> Rendered:
         header=header(run, name, "python THIS_FILE", notes).rstrip("\n"),
         settings={name: repr(value) for name, value in _settings(run).items()},
         groups=_groups(run),
-        trust=", trust_remote_code=True" if run.trust_remote_code else "",
+        trust=trust_argument(run.trust_remote_code),
         quoted=lambda value: repr(str(value)),
     )
     return Rendered(text + "\n", {}, notes)
@@ -47,6 +48,8 @@ def _notes(run: ToolRun, unsloth: bool) -> tuple[str, ...]:
         "script stops where a row has another number of tokens than where it was written.",
         "AutoProcessor needs torchvision for models that also take videos.",
     ]
+    if run.trust_remote_code:
+        notes.append("The script runs code that lies in the checkpoint's folder, as the study allows: read it first.")
     if unsloth:
         notes.append(
             "Unsloth runs on a GPU only and was not run with this script; it hands rank_pattern and alpha_pattern on "
