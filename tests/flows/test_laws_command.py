@@ -124,6 +124,7 @@ def test_fit_of_a_law_of_fine_tuning_shows_the_best_independent_fits_and_noise(s
     assert result.exit_code == 0
     data = json.loads(result.stdout)
     assert len(data["best_fits"]) == 5
+    assert data["at_least"] == {"P_max": 60}
     assert data["coefficients"]["P_max"] == pytest.approx(70, rel=1e-2)
     assert data["noise"]["sigma"] < 0.1
     shown = run(*arguments, "--noise", "--starts", 20)
