@@ -17,9 +17,9 @@ from tasks.running.memory import out_of_memory
     ],
 )
 def test_an_allocation_that_fails_says_where_and_what_to_lower(error):
-    with pytest.raises(MemoryError, match="the evaluation ran out of memory: lower it") as caught:
-        with out_of_memory("the evaluation", "lower it"):
-            raise error
+    expected = pytest.raises(MemoryError, match="the evaluation ran out of memory: lower it")
+    with expected as caught, out_of_memory("the evaluation", "lower it"):
+        raise error
     assert caught.value.__cause__ is error
 
 
