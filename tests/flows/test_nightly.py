@@ -163,6 +163,19 @@ def test_an_image_that_broke_with_equal_size_and_time_is_named(own, monkeypatch)
         night_of(own)
 
 
+@pytest.mark.parametrize("days", [-400, 400], ids=["was set forward", "was set back"])
+def test_a_clock_that_was_set_makes_no_night_loud_and_hides_no_change(own, days):
+    """All files lie `days` ahead of the clock, as those do that were written before it was set."""
+    night_of(own)
+    for file in [*Path(own.study).rglob("*"), *Path(own.data.train).parent.rglob("*")]:
+        shifted = file.stat().st_mtime + days * 24 * 3600
+        os.utime(file, (shifted, shifted))
+    quiet = night_of(own)
+    assert (quiet["changes"], quiet["outcome"], quiet["trained_runs"]) == ([], "kept", 0)
+    rewrite(own.data.train, lambda rows: rows[1:])
+    assert look.fn(own).opens_revision
+
+
 def test_a_lost_output_is_no_quiet_night(own):
     night_of(own)
     Path(own.study, "revisions/001/laws.json").unlink()
