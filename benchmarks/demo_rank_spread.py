@@ -21,10 +21,10 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 
@@ -87,6 +87,29 @@ def load_bench(data: DemoData, settings: Settings) -> Bench:
         for path in (data.train, data.validation)
     )
     return Bench(base, train, validation)
+
+
+class Stored(Protocol):
+    """What a benchmark trains and keeps in a file of its own."""
+
+    @property
+    def file(self) -> Path:
+        """Where it is kept."""
+
+
+Cell = TypeVar("Cell", bound=Stored)
+
+
+def train_missing(missing: Sequence[Cell], settings: Settings, train: Callable[[Bench, Cell], None]) -> None:
+    """Train cells on the demo's data, in order; `train` stores each."""
+    with tempfile.TemporaryDirectory() as folder:
+        samples = {"n_train": settings.n_train, "n_validation": settings.n_validation}
+        bench = load_bench(build_demo_data(Path(folder), **samples, n_test=512), settings)
+        for cell in missing:
+            started = time.perf_counter()
+            cell.file.parent.mkdir(parents=True, exist_ok=True)
+            train(bench, cell)
+            print(f"{cell.file.name}: {time.perf_counter() - started:.0f} s", flush=True)
 
 
 def measure(bench: Bench, settings: Settings, pair: RankPair, seed: int) -> dict[str, Any]:

@@ -24,7 +24,6 @@ import json
 import math
 import platform
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -35,13 +34,12 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import torch
-from demo_rank_spread import Bench, Settings, load_bench
+from demo_rank_spread import Bench, Settings, train_missing
 from doc_table import DOCS, markdown, with_table
 from scipy import stats
 
 from mars_core import __version__
 from mars_core.data.collate import collate
-from mars_core.demo import build_demo_data
 from mars_core.layerwise.budget import Budget
 from mars_core.layerwise.measure_importance import weight_importance
 from mars_core.layerwise.measure_variance import explained_variance
@@ -370,20 +368,9 @@ def main() -> None:
             print("stored " if cell.file.exists() else "missing", cell.file.name)
         return
     if not options.report:
-        train_missing([cell for cell in cells(options.only) if not cell.file.exists()][: options.most])
+        missing = [cell for cell in cells(options.only) if not cell.file.exists()][: options.most]
+        train_missing(missing, Settings(RECIPE, STEPS, 4096, 256), train_cell)
     report()
-
-
-def train_missing(missing: Sequence[Cell]) -> None:
-    """Train these cells in order, each stored as soon as it is done."""
-    RUNS.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        data = build_demo_data(Path(folder), n_train=4096, n_validation=256, n_test=512)
-        bench = load_bench(data, Settings(RECIPE, STEPS, 4096, 256))
-        for cell in missing:
-            started = time.perf_counter()
-            train_cell(bench, cell)
-            print(f"{cell.file.name}: {time.perf_counter() - started:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,7 @@ import argparse
 import json
 import math
 import platform
-import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,12 +23,11 @@ from typing import Any
 
 import pandas as pd
 import torch
-from demo_rank_spread import Bench, Settings, load_bench
+from demo_rank_spread import Bench, Settings, train_missing
 from doc_table import DOCS, with_table
 from rank_and_rate_summary import markdown, summarise
 
 from mars_core import __version__
-from mars_core.demo import build_demo_data
 from mars_core.models.lora import trainable_parameters
 from mars_core.packing.adapter_batches import AdapterBatches
 from mars_core.packing.run import PackRun
@@ -141,7 +138,7 @@ def main() -> None:
     elif options.report:
         report()
     else:
-        train_missing(missing)
+        train_missing(missing, Settings(RECIPE, STEPS, 4096, 256), train_cell)
         report()
 
 
@@ -166,19 +163,12 @@ def table(record: dict[str, Any]) -> str:
     return markdown(record["results"])
 
 
-def train_missing(missing: Sequence[Cell]) -> None:
-    """Train the packs of these cells, each stored as soon as it is done."""
-    RUNS.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        data = build_demo_data(Path(folder), n_train=4096, n_validation=256, n_test=512)
-        bench = load_bench(data, Settings(RECIPE, STEPS, 4096, 256))
-        for cell in missing:
-            started = time.perf_counter()
-            table = rows_of(bench, cell, train(bench, cell))
-            temporary = cell.file.with_suffix(".part")
-            table.to_parquet(temporary, index=False)
-            temporary.replace(cell.file)
-            print(f"{cell.file.name}: {len(cell.runs)} runs, {time.perf_counter() - started:.0f} s", flush=True)
+def train_cell(bench: Bench, cell: Cell) -> None:
+    """Train the pack of a cell and store its table."""
+    table = rows_of(bench, cell, train(bench, cell))
+    temporary = cell.file.with_suffix(".part")
+    table.to_parquet(temporary, index=False)
+    temporary.replace(cell.file)
 
 
 if __name__ == "__main__":

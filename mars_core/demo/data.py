@@ -169,9 +169,9 @@ def _write(data: DemoData, key: _Key, progress: Progress | None) -> None:
             done += 1
             if progress is not None:
                 progress(done, key.total)
-        _write_json(data.folder / f"{split}.json", records)
+        write_records(data.folder / f"{split}.json", records)
     (data.folder / "ATTRIBUTION.md").write_text(_attribution(), encoding="utf-8")
-    _write_json(data.folder / _MANIFEST, asdict(key))
+    write_records(data.folder / _MANIFEST, asdict(key))
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,8 @@ def llava_record(name: str, task: str, turns: list[tuple[str, str]]) -> dict[str
     return {"id": name, "image": f"{name}.png", "task": task, "conversations": conversations}
 
 
-def _write_json(path: Path, content: object) -> None:
+def write_records(path: Path, content: object) -> None:
+    """Write what a data set holds so that equal content gives equal bytes."""
     path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from mars_core.demo.data import write_records
 from mars_core.demo.drawings import draw_unasked, openmoji_version
 from mars_core.demo.pretrain import describe_looks, grey_views
 from mars_core.demo.text import Document, asked_about, sample_reading
@@ -71,9 +72,9 @@ def build_upstream_data(folder: Path, *, n_samples: int = 200, seed: int = 0) ->
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
         new = UpstreamData(Path(temporary) / "data")
         new.images.mkdir(parents=True)
-        _write(new.reading, _reading_records(n_samples, seed))
-        _write(new.looks, _looks_records(new, n_samples, seed))
-        _write(new.folder / "manifest.json", manifest)
+        write_records(new.reading, _reading_records(n_samples, seed))
+        write_records(new.looks, _looks_records(new, n_samples, seed))
+        write_records(new.folder / "manifest.json", manifest)
         if folder.exists():
             shutil.rmtree(folder)
         new.folder.rename(folder)
@@ -103,7 +104,3 @@ def _looks_records(data: UpstreamData, n: int, seed: int) -> list[dict[str, Any]
 def _record(name: str, task: str, document: Document) -> dict[str, Any]:
     turns = [{"from": _ROLES[message["role"]], "value": message["content"]} for message in document]
     return {"id": name, "task": task, "conversations": turns}
-
-
-def _write(path: Path, content: object) -> None:
-    path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -20,15 +20,7 @@ from mars_core.models.processor import without_video
 # As published with llava-hf/llava-onevision-qwen2-0.5b-ov-hf: its header before an answer differs in white
 # space from its generation prompt.
 LLAVA_ONEVISION_TEMPLATE = (
-    "{% for message in messages %}{{'<|im_start|>' + message['role'] + ' '}}"
-    "{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>' }}{% endfor %}"
-    "{% for content in message['content'] | selectattr('type', 'equalto', 'video') %}{{ '<video>' }}{% endfor %}"
-    "{% if message['role'] != 'assistant' %}"
-    "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}"
-    "{{ '\n' + content['text'] }}{% endfor %}{% else %}"
-    "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}"
-    "{% generation %}{{ '\n' + content['text'] }}{% endgeneration %}{% endfor %}{% endif %}"
-    "{{'<|im_end|>'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    (Path(__file__).with_name("chat_templates") / "llava_onevision.jinja").read_text("utf-8").removesuffix("\n")
 )
 # As published with Qwen/Qwen2-VL-2B-Instruct, less its video and vision-numbering branches.
 QWEN2_VL_TEMPLATE = (
