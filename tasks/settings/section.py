@@ -14,8 +14,14 @@ BOTH, EACH = "(both modules)", "(each module)"
 """Marks of the two ways to give ranks; errors leave them out."""
 
 
+TERMS = {"me": "Vision encoder", "llm": "LLM", "lora": "LoRA"}
+"""Parts of names as people write them."""
+
+
 def _title(name: str, info: Any) -> str:
-    return name.replace("_", " ").capitalize()
+    words = [TERMS.get(word, word) for word in name.split("_")]
+    title = " ".join(words)
+    return title[0].upper() + title[1:]
 
 
 FIRST = {
@@ -35,9 +41,14 @@ def _for_the_form(schema: dict[str, Any], section: type[BaseModel]) -> None:
     _merge_optional(schema)
     for name in FOLDED.get(section.__name__, ()):
         field = schema["properties"][name]
-        field["anyOf"] = [{"$ref": field.pop("$ref")}, {"type": "null"}]
+        # The first is chosen when the form opens, whatever the default.
+        field["anyOf"] = [{"type": "null"}, {"$ref": field.pop("$ref")}]
         field["default"] = None
         field["description"] = (section.model_fields[name].annotation.__doc__ or "").partition("\n")[0]
+    for name, field in schema.get("properties", {}).items():
+        if isinstance(field.get("default"), dict):  # an object here would open what is folded below
+            kind = getattr(section.model_fields[name].annotation, "__name__", "")
+            field["default"] |= dict.fromkeys(set(FOLDED.get(kind, ())) & field["default"].keys())
     first = [name for name in FIRST.get(section.__name__, ()) if name in schema["properties"]]
     folded = [name for name, field in schema.get("properties", {}).items() if _is_folded(field)]
     middle = [name for name in schema.get("properties", {}) if name not in (*first, *folded)]

@@ -314,6 +314,12 @@ def test_a_form_shows_what_most_people_set_first_and_folds_the_rest():
     folded = {name for name in study if {"type": "null"} in fields[name].get("anyOf", [])}
     assert folded == {"loading", "fit", "evaluation", "retention", "timeouts", "family"}
     assert set(study[-6:]) == folded
+    # What holds a folded section says null for it too: Prefect's form opens what has a value.
+    recipe = fields["recipe"]["default"]
+    assert (recipe["module_learning_rates"], recipe["module_lora_alpha"]) == (None, None)
+    rates = sections["ModuleRates"]["properties"]
+    assert [rates[name]["title"] for name in ("me", "projector", "llm")] == ["Vision encoder", "Projector", "LLM"]
+    assert sections["RecipeConfig"]["properties"]["lora_alpha"]["title"] == "LoRA alpha"
 
 
 def test_a_folded_section_that_is_left_alone_is_the_default_one():
