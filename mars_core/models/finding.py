@@ -44,6 +44,13 @@ class Undecided(ValueError):  # noqa: N818 - reads as the fact it states
         self.guess = guess
 
 
+class Unusable(Undecided):
+    """The modules are known, and no description of them would make the model usable."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, None)
+
+
 def guess_family(model: Any) -> Family:
     """Where the modules should be, from the model's structure alone.
 
@@ -131,10 +138,9 @@ def _proved(model: Any, guess: Family, seen: _Seen, of_text: _Seen) -> Family:
     if not seen.used & llm:
         raise Undecided(f"no logit depends on a linear layer of the LLM ({guess.llm})", guess)
     if all(refused.get(name) == LOST for name in seen.used & llm):
-        raise Undecided(
+        raise Unusable(
             f"PEFT {peft.__version__} gives the saved adapters of its LLM other names when it loads them, so that a "
-            "final run could not be used: try another version of PEFT or of transformers",
-            None,
+            "final run could not be used: try another version of PEFT or of transformers"
         )
     blocks = _block_paths(model, guess)
     pictures = [name for name in linear if name in seen.used and name not in llm and name not in refused]

@@ -16,7 +16,7 @@ from transformers import AutoConfig
 
 from mars_core.models.auto import auto_class, hears_only
 from mars_core.models.families import FAMILIES, Family, not_known
-from mars_core.models.finding import Batch, Undecided, find_family, guess_family
+from mars_core.models.finding import Batch, Undecided, Unusable, find_family, guess_family
 from mars_core.models.narrow import narrow
 from mars_core.models.processor import load_processor
 
@@ -40,6 +40,8 @@ def recognise(model: str, model_type: str, *, trust_remote_code: bool = False) -
     try:
         config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
         return _found(model, config.to_json_string(), trust_remote_code)
+    except Unusable as unusable:
+        raise ValueError(f"model type {model_type!r} cannot be fine-tuned with LoRA here: {unusable}") from unusable
     except Undecided as undecided:
         raise ValueError(not_known(model_type, str(undecided), undecided.guess)) from undecided
 

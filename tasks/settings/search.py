@@ -47,7 +47,7 @@ class SearchConfig(Section):
     max_forgetting: float | None = Field(
         None,
         ge=0,
-        description="Most points that a final run may lose on the upstream tasks (F) to become the standing one; needs "
+        description="Most points that a final run may lose on the upstream tasks (F) to become champion; needs "
         "the `upstream` section (default: no limit)",
     )
     forgetting_weight: float | None = Field(

@@ -8,7 +8,8 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
-from mars_core.models.finding import LOST, Undecided, find_family, unadaptable
+from mars_core.models import recognise
+from mars_core.models.finding import LOST, Unusable, find_family, unadaptable
 from mars_core.models.partition import partition_of
 from mars_core.models.reloading import check_reload, lost_on_reload
 from tests.mars_core.models.any_type import question, small_instance
@@ -43,7 +44,16 @@ def test_layers_that_would_be_lost_have_no_adapter():
         check_reload(model, partition_of(model, described))
 
 
-def test_a_model_whose_whole_llm_would_be_lost_is_refused():
+def test_a_model_whose_whole_llm_would_be_lost_is_refused(monkeypatch):
     model = small_instance("deepseek_ocr2")
-    with pytest.raises(Undecided, match="saved adapters of its LLM other names"):
+    with pytest.raises(Unusable, match="saved adapters of its LLM other names") as caught:
         find_family(model, inputs_of(model))
+
+    def found(*_: object) -> None:
+        raise caught.value
+
+    monkeypatch.setattr(recognise, "_found", found)
+    monkeypatch.setattr(recognise.AutoConfig, "from_pretrained", lambda *_, **__: model.config)
+    with pytest.raises(ValueError, match="'deepseek_ocr2' cannot be fine-tuned with LoRA here: PEFT") as said:
+        recognise.recognise("somewhere", "deepseek_ocr2")
+    assert "describe it" not in str(said.value)  # that would not help
