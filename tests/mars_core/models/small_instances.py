@@ -62,17 +62,22 @@ def llava_onevision(*, pooling_head: bool = False, vision_layers: int = 2, llm_l
         tie_word_embeddings=True,
         **TOKENS,
     )
+    return llava_of(vision, text).eval()
+
+
+def llava_of(vision: SiglipVisionConfig, text: Qwen2Config) -> Any:
+    """A tower and an LLM as one model, for pictures of one tile and the whole."""
     config = LlavaOnevisionConfig(
         vision_config=vision.to_dict(),
         text_config=text.to_dict(),
         image_token_index=IMAGE,
         video_token_index=4,
-        image_grid_pinpoints=[[8, 8]],
+        image_grid_pinpoints=[[vision.image_size, vision.image_size]],
         vision_feature_layer=-1,
         vision_feature_select_strategy="full",
         tie_word_embeddings=True,
     )
-    return LlavaOnevisionForConditionalGeneration(config).eval()
+    return LlavaOnevisionForConditionalGeneration(config)
 
 
 def llava_batch() -> Batch:

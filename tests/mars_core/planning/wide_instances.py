@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import torch
 from transformers import (
-    LlavaOnevisionConfig,
-    LlavaOnevisionForConditionalGeneration,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2Config,
     SiglipVisionConfig,
 )
 
-TOKENS = {"bos_token_id": None, "eos_token_id": 2, "pad_token_id": 0}
+from tests.mars_core.models.small_instances import TOKENS, llava_of
+
 ANSWERS = 40
 
 
@@ -37,20 +36,10 @@ def llava_onevision():
         tie_word_embeddings=True,
         **TOKENS,
     )
-    config = LlavaOnevisionConfig(
-        vision_config=vision.to_dict(),
-        text_config=text.to_dict(),
-        image_token_index=3,
-        video_token_index=4,
-        image_grid_pinpoints=[[112, 112]],
-        vision_feature_layer=-1,
-        vision_feature_select_strategy="full",
-        tie_word_embeddings=True,
-    )
     ids = torch.cat([torch.full((136,), 3), torch.arange(5, 105)])[None]
     pixels = torch.randn(1, 2, 3, 112, 112, generator=torch.Generator().manual_seed(0))
     batch = {"input_ids": ids, "pixel_values": pixels, "image_sizes": torch.tensor([[112, 112]])}
-    return LlavaOnevisionForConditionalGeneration(config), batch
+    return llava_of(vision, text), batch
 
 
 def qwen2_5_vl():
