@@ -31,9 +31,9 @@ from mars_core.rates import one_rate
 from mars_core.training.recipe import Recipe
 from mars_core.training.schedule import geometric_steps
 
-FIRST_CHECKPOINT = 8
+FIRST_CHECKPOINT = 4
 EVALUATION_BATCH = 64
-WIDTH = 8
+WIDTH = 10
 Batches = list[tuple[dict[str, Tensor], Sequence[str]]]
 Snapshots = list[tuple[int, dict[int, Tensor]]]
 """Step, and flat weights by number of the run."""
@@ -76,13 +76,14 @@ def train_block(
 
     Columns: rule, kind, schedule, horizon, seed, r_me, r_llm, peak_lr, trainable_parameters, step, train_loss,
     val_loss, val_accuracy, lr, grad_norm_me, grad_norm_llm, clipped_share; in last rows test_loss and test_accuracy of
-    full runs, and rewind_me and rewind_llm of those of `judge`. A run that diverged ends with a row without losses.
+    full runs, and rewind_me and rewind_llm where the block is timed. A run that diverged ends with a row without
+    losses.
     """
     recipe = Recipe(batch_size=BATCH, max_tokens=512, lora_alpha=RULES[block.rule], schedule=block.schedule)
     runs = [PackRun(pair, block.seed, one_rate(rate)) for pair, rate in runs_of(block, best)]
     snapshots: Snapshots = []
     validation = bench.batches(bench.data.validation)
-    keep = block.kind == "judge"
+    keep = block.timed
     trained = train_pack(
         bench.base.model,
         bench.base.partition,

@@ -13,7 +13,7 @@ from mars_core.rankbench.methods import METHODS
 from mars_core.rankbench.replay import Replay
 from mars_core.rankbench.truth import Truth, main_effect, truth_of
 
-SEED_SETS = tuple((seed,) for seed in CALIBRATION_SEEDS)
+SEED_SETS = {rule: tuple((seed,) for seed in seeds) for rule, seeds in CALIBRATION_SEEDS.items()}
 
 
 def is_whole(cell: Cell, rows: pd.DataFrame, rule: str) -> bool:
@@ -21,7 +21,7 @@ def is_whole(cell: Cell, rows: pd.DataFrame, rule: str) -> bool:
     if rows.empty or cell.ranks == MANY_RANKS:
         return False
     own = rows[rows["rule"] == rule]
-    return {"calibration", "rates", "judge"} <= set(own["kind"]) and set(CALIBRATION_SEEDS) <= set(
+    return {"calibration", "rates", "judge"} <= set(own["kind"]) and set(CALIBRATION_SEEDS[rule]) <= set(
         own.loc[own["kind"] == "calibration", "seed"]
     )
 
@@ -35,7 +35,7 @@ def replay_cell(cell: Cell, rows: pd.DataFrame) -> list[dict[str, object]]:
     """One record per alpha rule, calibration seed and method: what it chose, its regret and its cost."""
     found: list[dict[str, object]] = []
     for rule, truth in _truths(cell, rows):
-        for seeds in SEED_SETS:
+        for seeds in SEED_SETS[rule]:
             replay = Replay(cell, rows, rule, seeds)
             found += [_record(replay, truth, name) for name in METHODS]
     return found
