@@ -16,8 +16,8 @@ from mars_core.search.choice import Choice
 from mars_core.search.choose import Rule, choose_ranks
 
 Method = Callable[[Replay], Decision]
-UNIFORM_RATE = 2e-3
-"""What a user of these small models takes who does not search: the middle of the rates that were tried."""
+UNIFORM_RATE = 5e-3
+"""What a user of these small models takes who does not search: one of the middle rates."""
 HALVINGS = (1 / 8, 1 / 4, 1 / 2)
 """Shares of a full run after which successive halving drops half of what is left."""
 
@@ -58,6 +58,15 @@ def uniform(rank: int) -> Method:
 
     def choose(replay: Replay) -> Decision:
         return _lowest(replay.of([RankPair(rank, rank)]))
+
+    return choose
+
+
+def fixed(r_me: int, r_llm: int) -> Method:
+    """A pair by a rule of thumb, its rate tuned."""
+
+    def choose(replay: Replay) -> Decision:
+        return _lowest(replay.of([RankPair(r_me, r_llm)]))
 
     return choose
 
@@ -114,6 +123,9 @@ METHODS: Mapping[str, Method] = {
     "uniform 4, rate tuned": uniform(4),
     "uniform 8, rate tuned": uniform(8),
     "uniform 16, rate tuned": uniform(16),
+    "fixed (4, 16), rate tuned": fixed(4, 16),
+    "fixed (16, 4), rate tuned": fixed(16, 4),
+    "frozen LLM, rate tuned": fixed(16, 0),
     "uniform 8, one rate": uniform_one_rate,
     "frozen vision encoder, rate tuned": frozen_tower,
     "largest, rate tuned": largest,
@@ -141,7 +153,7 @@ def _mars(replay: Replay, table: pd.DataFrame, *, margin: float = 0.0025, rule: 
         rule=rule,
         bootstrap=20,
     )
-    return Decision(RankPair(*choice.pair), _rate(choice, table), steps_of(table), verdict=choice.verdict)
+    return Decision(RankPair(*choice.pair), _rate(choice, table), steps_of(table), choice=choice)
 
 
 def _rate(choice: Choice, table: pd.DataFrame) -> float:

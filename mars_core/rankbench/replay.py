@@ -11,20 +11,24 @@ import pandas as pd
 
 from mars_core.rankbench.cells import BATCH, Cell
 from mars_core.ranks import RankPair
+from mars_core.search.choice import Choice
 
 COLUMNS = ["r_me", "r_llm", "seed", "run_id", "step", "unique_samples", "val_loss", "lr", "peak_lr"]
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What a method came to. rate: None where the method says none, then the pair's best rate is taken. pair_steps: of
-    all its calibration runs; full_runs: runs of full length it needed before the final one."""
+    """What a method came to.
+
+    rate: None where the method says none, then the pair's best rate is taken. pair_steps: of all its calibration runs.
+    full_runs: runs of full length it needed before the final one. choice: of MARS, with its predictions.
+    """
 
     pair: RankPair
     rate: float | None
     pair_steps: int
     full_runs: float = 0.0
-    verdict: str = ""
+    choice: Choice | None = None
 
 
 @dataclass(frozen=True, eq=False)
