@@ -222,9 +222,8 @@ def ablation(records: pd.DataFrame, methods: Sequence[str] = ()) -> pd.DataFrame
     found = []
     for name in names:
         own = default[default["method"] == name].set_index(["cell", "seed"])["regret"]
-        found.append(
-            {"variant": name, "mean_regret": own.mean(), "difference": (own - base).mean(), "choices": len(own)}
-        )
+        gain = (own - base).mean()
+        found.append({"variant": name, "mean_regret": own.mean(), "difference": gain, "choices": len(own)})
     found.append(_other_rule(records))
     return pd.DataFrame([line for line in found if line["choices"]]).set_index("variant")
 
@@ -233,11 +232,7 @@ def _other_rule(records: pd.DataFrame) -> dict[str, object]:
     own = records[(records["method"] == PRODUCT) & records["signal"]]
     over_all = np.expm1(own["loss"] - own["least"])
     table = own.assign(over_all=over_all).pivot_table(index=["cell", "seed"], columns="rule", values="over_all")
-    both = (
-        table.dropna()
-        if {"constant", "2r"} <= set(table.columns)
-        else table.iloc[:0].assign(**{"2r": [], "constant": []})
-    )
+    both = table.reindex(columns=["constant", "2r"]).dropna()
     return {
         "variant": "MARS under alpha = 2 r",
         "mean_regret": both["2r"].mean(),

@@ -27,7 +27,7 @@ def test_two_pairs_are_told_apart_as_by_a_paired_t_test():
 
 
 def test_a_level_that_seeds_share_is_no_noise_and_equal_pairs_are_no_signal():
-    assert signal_of(ends(0.01)).tells_pairs_apart  # seeds differ by 0.3, pairs by 0.02, noise 0.01
+    assert signal_of(ends(0.02)).tells_pairs_apart  # seeds differ by 0.3, pairs by 0.04, noise 0.01
     told = [signal_of(ends(0.0, seed=seed)).tells_pairs_apart for seed in range(100)]
     assert sum(told) <= 5  # 1% expected; more than 5 of 100 has probability 5e-4
 
