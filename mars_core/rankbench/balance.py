@@ -34,7 +34,8 @@ def balance_record(ends: pd.DataFrame, truth: Truth, predicted: Mapping[Pair, fl
     """
     if "rewind_me" not in ends:
         return None
-    timed = ends[(ends["rewind_me"] > 0) & (ends["rewind_llm"] > 0)]
+    adapted = (ends["r_me"] > 0) & (ends["r_llm"] > 0)
+    timed = ends[adapted & (ends["rewind_me"] > 0) & (ends["rewind_llm"] > 0)]
     keys = [(int(a), int(b)) for a, b in zip(timed["r_me"], timed["r_llm"], strict=True)]
     kept = np.array([key in predicted for key in keys], dtype=bool)
     if kept.sum() < FEWEST:

@@ -6,6 +6,7 @@ Each takes a `Replay` and returns a `Decision`; none looks at runs that judge.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ import pandas as pd
 from mars_core.rankbench.replay import Decision, Replay, lowest, steps_of
 from mars_core.ranks import RankPair
 from mars_core.search.choice import Choice
-from mars_core.search.choose import Rule, choose_ranks
+from mars_core.search.choose import Rule
 
 Method = Callable[[Replay], Decision]
 UNIFORM_RATE = 5e-3
@@ -24,12 +25,13 @@ HALVINGS = (1 / 8, 1 / 4, 1 / 2)
 
 def mars(replay: Replay) -> Decision:
     """The product: every pair and rate of the calibration, default margin."""
-    return _mars(replay, replay.calibration)
+    return _decision(replay.choice, replay.calibration, RankPair(*replay.choice.pair))
 
 
 def mars_without_margin(replay: Replay) -> Decision:
-    """The same, the best pair whatever it costs."""
-    return _mars(replay, replay.calibration, margin=0.0)
+    """The same, the pair of the smallest expected regret whatever it costs."""
+    best = replay.choice.preferred_over or replay.choice.pair
+    return replace(_decision(replay.choice, replay.calibration, RankPair(*best)), choice=None)
 
 
 def mars_one_rate(replay: Replay) -> Decision:
@@ -143,21 +145,16 @@ def _lowest(table: pd.DataFrame) -> Decision:
     return Decision(*lowest(table), steps_of(table))
 
 
-def _mars(replay: Replay, table: pd.DataFrame, *, margin: float = 0.0025, rule: Rule = "mars") -> Decision:
-    choice = choose_ranks(
-        table,
-        target_samples=float(replay.cell.samples),
-        trainable_parameters={(pair.r_me, pair.r_llm): count for pair, count in replay.parameters.items()},
-        reference=(8, 8),
-        margin=margin,
-        rule=rule,
-        bootstrap=20,
-    )
-    return Decision(RankPair(*choice.pair), _rate(choice, table), steps_of(table), choice=choice)
+def _mars(replay: Replay, table: pd.DataFrame, rule: Rule = "mars") -> Decision:
+    choice = replay.choose(table, rule)
+    return replace(_decision(choice, table, RankPair(*choice.pair)), choice=None)
 
 
-def _rate(choice: Choice, table: pd.DataFrame) -> float:
+def _decision(choice: Choice, table: pd.DataFrame, pair: RankPair) -> Decision:
+    return Decision(pair, _rate(choice, table, pair), steps_of(table), choice=choice)
+
+
+def _rate(choice: Choice, table: pd.DataFrame, pair: RankPair) -> float:
     if choice.rates is None:
         return float(table["peak_lr"].iloc[0])
-    (best,) = choice.rates.chosen
-    return best.rate
+    return next(best.rate for best in choice.rates.pairs if best.pair == tuple(pair))

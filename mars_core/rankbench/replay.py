@@ -12,7 +12,10 @@ import pandas as pd
 from mars_core.rankbench.cells import BATCH, Cell
 from mars_core.ranks import RankPair
 from mars_core.search.choice import Choice
+from mars_core.search.choose import Rule, choose_ranks
 
+BOOTSTRAP = 20
+"""Draws of the laws' intervals: no decision depends on them."""
 COLUMNS = ["r_me", "r_llm", "seed", "run_id", "step", "unique_samples", "val_loss", "lr", "peak_lr"]
 
 
@@ -61,6 +64,22 @@ class Replay:
         one = self.rows.drop_duplicates(["r_me", "r_llm"])
         keys = zip(one["r_me"], one["r_llm"], one["trainable_parameters"], strict=True)
         return {RankPair(int(a), int(b)): int(count) for a, b, count in keys}
+
+    @cached_property
+    def choice(self) -> Choice:
+        """What MARS chooses from the whole calibration; several forms of it are read off this one."""
+        return self.choose(self.calibration)
+
+    def choose(self, table: pd.DataFrame, rule: Rule = "mars") -> Choice:
+        """What MARS chooses from a part of the calibration."""
+        return choose_ranks(
+            table,
+            target_samples=float(self.cell.samples),
+            trainable_parameters={(pair.r_me, pair.r_llm): count for pair, count in self.parameters.items()},
+            reference=(8, 8),
+            rule=rule,
+            bootstrap=BOOTSTRAP,
+        )
 
     @cached_property
     def rates(self) -> tuple[float, ...]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from scipy.stats import kendalltau
 
+from mars_core.rankbench.balance import balance_record
 from mars_core.rankbench.blocks import CALIBRATION_SEEDS
 from mars_core.rankbench.cells import MANY_RANKS, RULES, Cell
 from mars_core.rankbench.methods import METHODS
@@ -35,22 +37,46 @@ def truths_of(cell: Cell, rows: pd.DataFrame) -> Iterator[tuple[str, Truth]]:
     return ((rule, truth_of(rows, rule)) for rule in RULES if is_whole(cell, rows, rule))
 
 
-def replay_cell(cell: Cell, rows: pd.DataFrame) -> list[dict[str, object]]:
-    """One record per alpha rule, calibration seed and method: what it chose, its regret and its cost."""
-    truths = dict(truths_of(cell, rows))
-    least = min((truth.losses[truth.best] for truth in truths.values()), default=np.nan)
-    found: list[dict[str, object]] = []
-    for rule, truth in truths.items():
-        signal = signal_of(judged(rows, rule)).tells_pairs_apart
-        stored = set(rows.loc[(rows["kind"] == "calibration") & (rows["rule"] == rule), "seed"])
-        for seeds in SEED_SETS[rule]:
-            if set(seeds) <= stored:
-                replay = Replay(cell, rows, rule, seeds)
-                found += [_record(replay, truth, name) | {"signal": signal, "least": least} for name in METHODS]
-    return found
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One alpha rule and set of calibration seeds of a cell. least: the smallest true loss under any stored rule."""
+
+    cell: Cell
+    rows: pd.DataFrame
+    rule: str
+    seeds: tuple[int, ...]
+    least: float
 
 
-def _record(replay: Replay, truth: Truth, name: str) -> dict[str, object]:
+def jobs_of(cell: Cell, rows: pd.DataFrame) -> list[Job]:
+    """What of a cell can be replayed."""
+    least = min((truth.loss(truth.best) for _, truth in truths_of(cell, rows)), default=np.nan)
+    calibrations = rows[rows["kind"] == "calibration"] if len(rows) else rows
+    return [
+        Job(cell, rows, rule, seeds, least)
+        for rule, _ in truths_of(cell, rows)
+        for seeds in SEED_SETS[rule]
+        if set(seeds) <= set(calibrations.loc[calibrations["rule"] == rule, "seed"])
+    ]
+
+
+def replay_job(job: Job) -> list[dict[str, object]]:
+    """One record per method: what it chose, its regret and its cost; that of MARS with the test of law C."""
+    truth, ends = truth_of(job.rows, job.rule), judged(job.rows, job.rule)
+    signal = signal_of(ends).tells_pairs_apart
+    replay = Replay(job.cell, job.rows, job.rule, job.seeds)
+    records = [record_of(replay, truth, name) | {"signal": signal, "least": job.least} for name in METHODS]
+    predicted = {candidate.pair: candidate.loss for candidate in replay.choice.candidates if candidate.loss is not None}
+    return _with_balance(records, balance_record(ends, truth, predicted))
+
+
+def _with_balance(records: list[dict[str, object]], found: Mapping[str, float] | None) -> list[dict[str, object]]:
+    added = {f"balance_{name}": value for name, value in (found or {}).items()}
+    return [record | added if record["method"] == PRODUCT else record for record in records]
+
+
+def record_of(replay: Replay, truth: Truth, name: str) -> dict[str, object]:
+    """What a method chose, its regret and its cost; for MARS what it said of itself as well."""
     decision = METHODS[name](replay)
     loss = truth.loss(decision.pair, decision.rate)
     record: dict[str, object] = {
@@ -89,12 +115,16 @@ def _promises(choice: Choice, replay: Replay, truth: Truth) -> dict[str, object]
     return {
         "verdict": choice.verdict,
         "excess_over_best": np.nan if over is None else float(np.expm1(truth.losses[choice.pair] - over)),  # type: ignore[index]
-        "tau": float(kendalltau([c.loss for c in predicted.values()], [truth.losses[p] for p in pairs]).statistic),
+        "tau": _tau([c.loss for c in predicted.values()], [truth.losses[pair] for pair in pairs]),
         "covered": float(np.mean(inside)) if inside else np.nan,
         "predicted": np.nan if chosen is None else chosen.loss,
         "reached": float(own.mean()),
         "seen_regret": np.nan if choice.regret is None else choice.regret,
     }
+
+
+def _tau(predicted: Sequence[float | None], true: Sequence[float]) -> float:
+    return float(kendalltau(predicted, true).statistic) if len(true) > 2 else np.nan
 
 
 def describe_cell(cell: Cell, rows: pd.DataFrame) -> list[dict[str, object]]:
@@ -209,6 +239,16 @@ def prediction_table(records: pd.DataFrame) -> pd.DataFrame:
     return table.groupby(["cell", "rule"], sort=False).agg(
         covered=("covered", "mean"), bias=("bias", "mean"), tau=("tau", "mean")
     )
+
+
+def balance_table(records: pd.DataFrame) -> pd.DataFrame:
+    """The test of law C per cell; see `balance_record`."""
+    own = records[(records["method"] == PRODUCT) & (records["rule"] == "constant")]
+    names = [name for name in own.columns if name.startswith("balance_")]
+    if not names:
+        return pd.DataFrame()
+    table = own.dropna(subset=names).groupby("cell", sort=False)[names].mean()
+    return table.rename(columns=lambda name: name.removeprefix("balance_"))
 
 
 def ablation(records: pd.DataFrame, methods: Sequence[str] = ()) -> pd.DataFrame:
