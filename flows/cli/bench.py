@@ -31,11 +31,13 @@ def run(
     folder: Folder = RESULTS,
     cell: Names = None,
     minutes: Annotated[float, typer.Option("--minutes", min=0, help="Begin no further block after this time.")] = 110,
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+    shard: Annotated[str, typer.Option("--shard", help="I/N: every Nth cell from the Ith on.")] = "1/1",
 ) -> None:
     """Train the runs that are missing; stop and start it as you like."""
     from tasks.bench.run import run_bench
 
-    done = run_bench(folder, _cells(cell), minutes, lambda text: typer.echo(text))
+    done = run_bench(folder, _shard(_cells(cell), shard), minutes, typer.echo, device)
     typer.echo(f"{done} blocks trained")
 
 
@@ -111,6 +113,13 @@ def _shown(table: TextTable) -> Table:
     for row in table.rows:
         shown.add_row(*row)
     return shown
+
+
+def _shard(cells: tuple[Cell, ...], text: str) -> tuple[Cell, ...]:
+    first, _, every = text.partition("/")
+    if not (first.isdigit() and every.isdigit() and 1 <= int(first) <= int(every)):
+        raise ValueError(f"--shard is I/N with 1 <= I <= N, such as 1/4, got {text!r}")
+    return cells[int(first) - 1 :: int(every)]
 
 
 def _cells(names: list[str] | None) -> tuple[Cell, ...]:

@@ -261,9 +261,9 @@ def _halve(folder: Path) -> None:
     save_file({name: tensor.half() for name, tensor in tensors.items()}, folder / WEIGHTS, metadata={"format": "pt"})
 
 
-def load_backbone(folder: Path) -> Base:
-    """A backbone in single precision on the CPU."""
-    return load_base(str(folder), device=torch.device("cpu"), dtype=torch.float32)
+def load_backbone(folder: Path, device: str = "cpu") -> Base:
+    """A backbone in single precision."""
+    return load_base(str(folder), device=torch.device(device), dtype=torch.float32)
 
 
 def weights_digest(folder: Path) -> str:

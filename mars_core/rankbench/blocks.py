@@ -53,6 +53,11 @@ class Block:
         return self.cell.subset if self.kind == "rates" and self.rule != "constant" else self.cell.pairs
 
     @property
+    def needed(self) -> bool:
+        """Whether replay waits for it; the other alpha rule and schedule come after all cells have that."""
+        return self.rule == "constant" and self.kind != "stable"
+
+    @property
     def timed(self) -> bool:
         """Whether rewind times are measured: in the first runs that judge."""
         return self.kind == "judge" and self.seed == JUDGE_SEEDS[self.rule][0]

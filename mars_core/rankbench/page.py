@@ -34,11 +34,12 @@ def render_page(cells: pd.DataFrame, records: pd.DataFrame, truths: Mapping[str,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    default = of_default(records)
+    shown = of_default(records)
+    shown = shown if len(shown) else records[records["rule"] == "constant"]
     return environment.get_template("page.html.j2").render(
         css=Markup(files("mars_core.report").joinpath("report.css").read_text(encoding="utf-8")),
         tables=tables_of(cells, records),
         n_cells=len(truths),
-        frontier=inline_svg(frontier_figure(default), "frontier", FRONTIER) if len(default) else None,
+        frontier=inline_svg(frontier_figure(shown), "frontier", FRONTIER),
         heatmaps=inline_svg(heatmaps_figure(truths, records), "heatmaps", HEATMAPS),
     )
