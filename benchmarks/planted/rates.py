@@ -4,7 +4,9 @@
     g(z) = 2 (e^(k z) - 1 - k z) / k^2
 
 g is a parabola at its bottom and lopsided beyond, so that no law of the library has it exactly; a goes with the ranks;
-log best is linear in the log ranks and in log D, with an offset of every pair that no law knows.
+log best is linear in the log ranks and in log D, with an offset of every pair that no law knows. At a rate some times
+the best one a run falls off a cliff: it ends at several times the loss, as runs of the demo do (0.75 at 0.023, 3.13 at
+0.047); where the edge is differs a little from run to run.
 """
 
 from __future__ import annotations
@@ -14,12 +16,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
+from scipy.special import expit
 
 from planted.ground import LARGEST, Floats, Pair
 from planted.study import Study, make_study
 
 Run = tuple[Pair, int, float]
 REFERENCE = (16, 16)
+CLIFF = (1.0, 3.0)  # log rate beyond the best one at which runs fall off
+STEEP, EDGE = 0.12, 0.15  # width of the fall, and how far its place differs between runs, in log rates
 OFFSET = 0.08  # standard deviation of a pair's own offset of the log of its best rate
 
 
@@ -28,18 +33,22 @@ class Rates:
     """What the learning rate does.
 
     best: log best rate of each pair at 2,048 samples. slope: in log D. curvature: a of each pair, nats. skew: k.
+    edge: log rate beyond the best at which runs fall off the cliff. fall: how deep, nats.
     """
 
     best: Mapping[Pair, float]
     slope: float
     curvature: Mapping[Pair, float]
     skew: float
+    edge: float
+    fall: float
 
-    def cost(self, pair: Pair, log_rate: float, D: float = LARGEST) -> float:
-        """What a rate costs over the best one, nats."""
+    def cost(self, pair: Pair, log_rate: float, D: float = LARGEST, luck: float = 0.0) -> float:
+        """What a rate costs over the best one, nats. luck: how much farther out a run's edge lies."""
         z = log_rate - self.best[pair] - self.slope * np.log(D / LARGEST)
         k = self.skew
-        return float(self.curvature[pair] * 2.0 * (np.exp(k * z) - 1.0 - k * z) / k**2)
+        valley = self.curvature[pair] * 2.0 * (np.exp(k * z) - 1.0 - k * z) / k**2
+        return float(valley + self.fall * expit((z - self.edge - luck) / STEEP))
 
 
 def draw_rates(rng: np.random.Generator, pairs: Sequence[Pair], level: float) -> Rates:
@@ -51,7 +60,8 @@ def draw_rates(rng: np.random.Generator, pairs: Sequence[Pair], level: float) ->
     curvature = level * np.exp(rng.uniform(np.log(0.05), np.log(0.2)) + logs @ bends)
     skew = rng.choice([-1, 1]) * rng.uniform(0.1, 0.5)
     table = (dict(zip(pairs, values.tolist(), strict=True)) for values in (best, curvature))
-    return Rates(next(table), rng.uniform(-0.2, 0.0), next(table), skew)
+    slope = rng.uniform(-0.2, 0.0)
+    return Rates(next(table), slope, next(table), skew, rng.uniform(*CLIFF), level * rng.uniform(1.0, 4.0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +107,8 @@ class RateStudy:
         for number, rate in enumerate(rates):
             luck = 0.0 if number == 0 else self._luck(rng, own)
             heat = own["lr"] / own["lr"].max()
-            cost = self.rates.cost(pair, float(np.log(rate)), LARGEST)
+            edge = EDGE * float(rng.standard_normal())
+            cost = self.rates.cost(pair, float(np.log(rate)), LARGEST, edge)
             parts.append(
                 own.assign(
                     val_loss=own["val_loss"] * np.exp(luck) + cost,

@@ -32,7 +32,8 @@ CURVATURE = (0.1, 1.2)  # median as a share of the value's level, standard devia
 BEND = 0.3  # standard deviation of how log a goes with a log rank
 CROSSED = 0.5  # standard deviation of q
 LOPSIDED = 0.2  # standard deviation of k
-DOUBT = 0.15  # of a run's penalty: how far the valley is off
+DOUBT = 0.15  # of a run's penalty: how far the valley is off near its bottom
+CLIFF, CLIFF_DOUBT = 0.25, 0.7  # of the level: a run that lost so much has left the valley; of its log, how far off
 OFFSET, OFFSET_FREEDOM = 0.1, 4.0  # of a pair's best rate, a standard deviation of its log, known as if by so many
 USUAL_SHARE, PRIOR_FREEDOM = 0.003, 4.0  # of the level: scatter of a run, known as if by so many runs
 ROUNDS = 6  # of weighting by doubt
@@ -48,9 +49,9 @@ class RateFit:
     """The fitted law.
 
     phi: (p,). covariance: (p, p). prior_mean, prior_sd: (p,). scatter: standard deviation of a run's value. rates: log
-    rates that were tried on each axis, sorted. n_groups: groups of runs (pair, seed, size) with several rates. held:
-    log rate of a module whose rate does not vary beside one that does. ratio: log rate of the vision encoder less that
-    of the LLM, where both go together.
+    rates that were tried on each axis, sorted. level: of the ends of runs. n_groups: groups of runs (pair, seed, size)
+    with several rates. held: log rate of a module whose rate does not vary beside one that does. ratio: log rate of the
+    vision encoder less that of the LLM, where both go together.
     """
 
     law: LearningRateLaw
@@ -60,6 +61,7 @@ class RateFit:
     prior_sd: Floats
     scatter: float
     rates: tuple[Floats, ...]
+    level: float
     n_groups: int
     held: Mapping[str, float] = field(default_factory=dict)
     ratio: float = 0.0
@@ -117,7 +119,7 @@ def fit_learning_rates(ends: pd.DataFrame, level: float) -> RateFit | None:
 
     Args:
         ends: one row per run: r_me, r_llm, seed, D (samples), log_me, log_llm (log peak rates), value.
-        level: of values, what scatter and curvature are a share of.
+        level: of their values, what scatter and curvature are a share of.
     """
     pairs = [(int(a), int(b)) for a, b in zip(ends["r_me"], ends["r_llm"], strict=True)]
     log_me, log_llm = (ends[name].to_numpy(dtype=np.float64) for name in ("log_me", "log_llm"))
@@ -135,11 +137,44 @@ def fit_learning_rates(ends: pd.DataFrame, level: float) -> RateFit | None:
     mean, sd = _prior(law, tried, level)
     effects = _effects(ends[several], group[several], across[several])
     noisier = np.where(across[several], SEEDS_APART, 1.0)
-    problem = _Problem(law, ends[several], rates[several], effects, noisier, mean, sd, level)
+    seen = above_best(ends["value"][several], group[several])
+    problem = _Problem(law, ends[several], rates[several], effects, noisier, seen, mean, sd, level)
     starts = [problem.solve(_start(mean, shift, law)) for shift in _shifts(tried)]
     phi = min(starts, key=problem.cost)
     covariance, scatter = problem.laplace(phi)
-    return RateFit(law, phi, covariance, mean, problem.sd, scatter, tuple(tried), int(group.max()) + 1, held, ratio)
+    n_groups = int(group.max()) + 1
+    return RateFit(law, phi, covariance, mean, problem.sd, scatter, tuple(tried), level, n_groups, held, ratio)
+
+
+def doubt_of(paid: Floats, seen: Floats, level: float) -> Floats:
+    """How far the law may be off for each run, a standard deviation in units of the value.
+
+    Near the bottom it is a share of what a run pays. A run at too high a rate does not climb the valley's wall, it
+    falls off a cliff: its loss is then many times what a valley says, or not far from untrained. Of such runs only the
+    order of magnitude counts: the law's cost and the seen one are compared by their logarithms.
+
+    Args:
+        paid: what the law says that each run pays, (n,).
+        seen: how far each run ended above the best one of its pair, (n,).
+        level: of values.
+    """
+    least = 1e-6 * level
+    paid, seen = np.maximum(paid, least), np.maximum(seen, least)
+    steep = 1.0 / (1.0 + (CLIFF * level / np.maximum(paid, seen)) ** 2)
+    share = DOUBT + (CLIFF_DOUBT - DOUBT) * steep
+    return np.asarray(np.maximum(DOUBT * paid, share * _logarithmic_mean(paid, seen)))
+
+
+def _logarithmic_mean(a: Floats, b: Floats) -> Floats:
+    """(a - b) / log(a / b): what turns an error of a logarithm into one of the number."""
+    gap = np.log(a / b)
+    near = np.abs(gap) < 1e-4
+    return np.asarray(np.where(near, np.sqrt(a * b), (a - b) / np.where(near, 1.0, gap)))
+
+
+def above_best(values: pd.Series[float], group: object) -> Floats:
+    """How far each value lies above the smallest of its group, (n,)."""
+    return np.asarray(values - values.groupby(group).transform("min"), dtype=np.float64)
 
 
 def _constant(
@@ -248,6 +283,7 @@ class _Problem:
         rates: Floats,
         effects: Floats,
         noisier: Floats,
+        seen: Floats,
         mean: Floats,
         sd: Floats,
         level: float,
@@ -256,7 +292,7 @@ class _Problem:
         self.pairs = [(int(a), int(b)) for a, b in zip(ends["r_me"], ends["r_llm"], strict=True)]
         self.size = ends["D"].to_numpy(dtype=np.float64)
         self.value = ends["value"].to_numpy(dtype=np.float64)
-        self.effects, self.noisier = effects, noisier
+        self.effects, self.noisier, self.seen, self.level = effects, noisier, seen, level
         self.usual = USUAL_SHARE * level
         told = [pair in set(self.pairs) for pair in law.pairs] * len(law.axes)  # by several rates
         self.told = np.arange(len(mean))[law.offsets][told]
@@ -296,7 +332,8 @@ class _Problem:
 
     def _weigh(self, phi: Floats) -> None:
         cost = self.law.penalty(phi, self.rates, self.pairs, self.size)
-        self.weight = 1.0 / np.sqrt(self.noisier * self.scatter**2 + (DOUBT * cost) ** 2)
+        doubt = doubt_of(cost, self.seen, self.level)
+        self.weight = 1.0 / np.sqrt(self.noisier * self.scatter**2 + doubt**2)
         self.free = np.linalg.qr(self.weight[:, None] * self.effects)[0]
 
     def _scatter(self, phi: Floats) -> float:

@@ -145,9 +145,11 @@ def last_per_size(metrics: pd.DataFrame) -> pd.DataFrame:
 
 
 def mean_per_pair(rows: pd.DataFrame) -> dict[Pair, float]:
-    """Perplexity of each pair at one size: exp of the mean validation loss over seeds."""
-    means = rows.groupby(["r_me", "r_llm"])["val_loss"].mean()
-    return {_as_pair(key): float(np.exp(loss)) for key, loss in means.items()}
+    """Perplexity of each pair at one size: exp of the mean validation loss over seeds, at the learning rate where that
+    is lowest."""
+    rates = [name for name in PEAKS if name in rows.columns]
+    means = rows.groupby(["r_me", "r_llm", *rates], dropna=False)["val_loss"].mean()
+    return {_as_pair(key): float(np.exp(loss)) for key, loss in means.groupby(level=[0, 1]).min().items()}
 
 
 def _as_pair(key: Any) -> Pair:

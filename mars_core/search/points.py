@@ -124,7 +124,7 @@ def _fit_rates(runs: pd.DataFrame, objective: Objective) -> RateFit | None:
     if "log_llm" not in runs.columns:
         return None
     ends = runs[runs["step"] == runs.groupby("run_id")["step"].transform("max")]
-    return fit_learning_rates(ends, objective.level(runs["value"].to_numpy(dtype=np.float64)))
+    return fit_learning_rates(ends, objective.level(ends["value"].to_numpy(dtype=np.float64)))
 
 
 def _nearest(runs: pd.DataFrame, fit: RateFit) -> pd.DataFrame:
@@ -142,8 +142,7 @@ def _nearest(runs: pd.DataFrame, fit: RateFit) -> pd.DataFrame:
 def _at_best_rates(runs: pd.DataFrame, fit: RateFit, objective: Objective) -> pd.DataFrame:
     """The nearest runs, less what they pay."""
     rows = _nearest(runs, fit)
-    level = objective.level(runs["value"].to_numpy(dtype=np.float64))
-    paid = within(rows["paid"].to_numpy(dtype=np.float64), level)
+    paid = within(rows["paid"].to_numpy(dtype=np.float64), fit.level)
     rows = rows.assign(value=rows["value"] - paid).drop(columns=["paid", *LOG_RATES])
     rows["loss"] = objective.quantity_of(rows["value"].to_numpy(dtype=np.float64))
     return rows[rows["loss"] > 0].reset_index(drop=True)

@@ -98,7 +98,7 @@ def read_curves(
     pieces = [_effective(run, knows_rates) for _, run in rows.groupby("run_id", sort=True)]
     table = pd.concat(pieces, ignore_index=True)
     if rates is not None:
-        table = at_best_rates(table, rates, level)
+        table = at_best_rates(table, rates)
     largest = float(table["size"].max())
     annealed = bool(table["heat"].min() < 0.5 * table["heat"].max())
     window = WINDOW if annealed else WINDOW_AT_CONSTANT_RATE

@@ -154,26 +154,19 @@ def build_equations(curves: Curves, scatter: Scatter, common: Floats, own: Float
 def _guessed(curves: Curves, scatter: Scatter) -> tuple[Floats, Floats, Floats]:
     """Effects of which mean and standard deviation are known: columns (n_rows, n), means and deviations (n,).
 
-    Doubts about a row's common effect; where runs differ in their rate, the coefficients of the learning-rate law, what
-    that law misses of each run, and what the runs of a pair and seed have in common of their scatter: they saw the same
-    samples in the same order, so that many rates of one seed say no more of a pair than one run does.
+    Doubts about a row's common effect; where runs differ in their rate, the coefficients of the learning-rate law, and
+    what that law misses of each run. What the runs of a pair and seed have in common of their luck is their level: in
+    `benchmarks/rank_and_rate.py` luck at neighbouring rates of one seed is correlated by about 0.2 only.
     """
     doubtful = np.flatnonzero(curves.common.doubt)
     columns = [np.eye(len(curves.value))[:, doubtful]]
     mean, sd = [np.zeros(len(doubtful))], [curves.level * curves.common.doubt[doubtful]]
     if (rates := curves.rates) is not None:
         runs = np.eye(curves.n_runs)[curves.run]
-        missed = np.flatnonzero(rates.doubt > LEAST_DOUBT * scatter.sigma)
-        several = np.flatnonzero(np.bincount(rates.cell) > 1)
-        cells = np.eye(int(rates.cell.max()) + 1)[rates.cell[curves.run]]
-        columns += [rates.columns, runs[:, missed], cells[:, several]]
-        mean += [rates.mean, np.zeros(len(missed) + len(several))]
-        sd += [rates.sd, rates.doubt[missed], np.full(len(several), _left_by_scatter(curves, scatter))]
+        beside = max(rates.scatter**2 - scatter.sigma**2, 0.0)  # a run's last checkpoint scatters by sigma already
+        doubt = np.sqrt(rates.doubt**2 + beside)
+        missed = np.flatnonzero(doubt > LEAST_DOUBT * scatter.sigma)
+        columns += [rates.columns, runs[:, missed]]
+        mean += [rates.mean, np.zeros(len(missed))]
+        sd += [rates.sd, doubt[missed]]
     return np.column_stack(columns), np.concatenate(mean), np.concatenate(sd)
-
-
-def _left_by_scatter(curves: Curves, scatter: Scatter) -> float:
-    """What the scatter of one run's checkpoints leaves in its level, a standard deviation: of a mean of an AR(1)."""
-    checkpoints = len(curves.run) / curves.n_runs
-    share = (1.0 + scatter.phi) / ((1.0 - scatter.phi) * checkpoints)
-    return scatter.sigma * min(1.0, float(np.sqrt(share)))

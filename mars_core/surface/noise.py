@@ -21,7 +21,7 @@ from mars_core.surface.common import Common, common_columns
 from mars_core.surface.curves import Curves, Floats
 
 PHIS = (0.0, 0.3, 0.6, 0.8)
-GROWTHS = (0.0, 0.4)
+GROWTHS = (0.0, 0.4, 0.8, 1.2)
 USUAL_SHARE = 0.003  # of the level: what one checkpoint of one run usually scatters
 PRIOR_FREEDOM = 4.0
 

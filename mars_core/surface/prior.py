@@ -27,7 +27,7 @@ from mars_core.surface.curves import Floats
 JITTER = 1e-6
 APART = (0.5, 0.2)  # standard deviations of the effect of no adapter: what stays, and what goes with data
 OWN = 0.02  # largest offset of a single pair that its ranks do not explain
-SMALLEST = 2e-5  # amplitude that is as good as none; its distance from 0.1% is the prior weight of no effect
+SMALLEST = 5e-4  # amplitude that is as good as none; its distance from 0.1% is the prior weight of no effect
 
 NAMES = (
     "me", "llm", "shrinking_me", "shrinking_llm", "together", "drift", "early", "own", "heat", "length", "tau",

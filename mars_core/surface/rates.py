@@ -19,12 +19,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mars_core.fitting.learning_rate import DOUBT, RateFit
+from mars_core.fitting.learning_rate import RateFit, above_best, doubt_of
 
 Floats = NDArray[np.float64]
 FAR = 0.2  # of the level: a run that pays more is near nothing, even if no run of its pair is nearer
 MOST = 0.8  # of the level
-NEAR = 0.02  # of the level: a run that pays less is near its pair's best rate
+NEAR = 0.005  # of the level: a run that pays less is near its pair's best rate
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,8 @@ class RateEffect:
     """The law's part in the equations.
 
     columns: derivatives of the penalty by phi, (n_rows, p). mean, sd: prior of phi less the fit's, (p,). doubt: what
-    the law misses of a run, and its scatter beside other rates, a standard deviation, (n_runs,). near: whether a run is
+    the law misses of a run, a standard deviation, (n_runs,). scatter: of runs about the law, their checkpoint's own
+    scatter among it. near: whether a run is
     near its best rate, (n_runs,). cell: index of pair, seed and size of each run, (n_runs,).
     """
 
@@ -40,28 +41,31 @@ class RateEffect:
     mean: Floats
     sd: Floats
     doubt: Floats
+    scatter: float
     near: NDArray[np.bool_]
     cell: NDArray[np.int64]
 
 
-def at_best_rates(table: pd.DataFrame, fit: RateFit, level: float) -> pd.DataFrame:
+def at_best_rates(table: pd.DataFrame, fit: RateFit) -> pd.DataFrame:
     """Checkpoints brought to the best rate of their pair; of runs far from it the last alone.
 
     Args:
         table: one row per run and step: r_me, r_llm, seed, run_id, step, D, value, log_me, log_llm, sorted by run and
             step.
         fit: the law.
-        level: of values.
 
     Returns:
-        The table with value less `penalty`, and `near`, whether the run is near its best rate.
+        The table with value less `penalty`, and of each row's run `doubt`, how far the law may be off for it, and
+        `near`, whether it is near its best rate.
     """
-    run, (cost, ends) = table["run_id"], paid_by_runs(table, fit)
+    run, (cost, ends), level = table["run_id"], paid_by_runs(table, fit), fit.level
     cell = [table[name] for name in ("r_me", "r_llm", "seed")]
     least = pd.Series(cost, table.index).groupby(cell).transform("min").to_numpy()
     near = (cost <= NEAR * level) | ((cost <= least) & (cost <= FAR * level)) | (cost <= cost.min())
     last = (table["step"] == table["step"].groupby(run).transform("max")).to_numpy()
-    brought = table.assign(value=table["value"] - within(cost, level), penalty=cost, near=near, end_size=ends)
+    doubt = doubt_of(cost, _seen(table, ends), level)
+    value = table["value"] - within(cost, level)
+    brought = table.assign(value=value, penalty=cost, doubt=doubt, near=near, end_size=ends)
     kept: pd.DataFrame = brought[near | last].reset_index(drop=True)
     return kept
 
@@ -94,9 +98,15 @@ def rate_effect(table: pd.DataFrame, fit: RateFit, run: NDArray[np.int64]) -> Ra
     columns = fit.law.jacobian(fit.phi, fit.log_rates(table), _pairs(table), sizes)
     first = table.iloc[np.unique(run, return_index=True)[1]]
     cell = np.asarray(first.groupby(["r_me", "r_llm", "seed", "end_size"]).ngroup(), dtype=np.int64)
-    doubt = np.hypot(DOUBT * first["penalty"].to_numpy(dtype=np.float64), fit.scatter)
+    doubt = first["doubt"].to_numpy(dtype=np.float64)
     near = first["near"].to_numpy(dtype=np.bool_)
-    return RateEffect(columns, fit.prior_mean - fit.phi, fit.prior_sd, doubt, near, cell)
+    return RateEffect(columns, fit.prior_mean - fit.phi, fit.prior_sd, doubt, fit.scatter, near, cell)
+
+
+def _seen(table: pd.DataFrame, ends: Floats) -> Floats:
+    """How far the run of each row ended above the best one of its pair, seed and size, (n_rows,)."""
+    last = table.groupby("run_id")["value"].transform("last")
+    return above_best(last, [table[name] for name in ("r_me", "r_llm", "seed")] + [pd.Series(ends, table.index)])
 
 
 def _pairs(table: pd.DataFrame) -> list[tuple[int, int]]:

@@ -39,8 +39,8 @@ def earlier_sizes_figure(results: StudyResults) -> Figure | None:
 
 
 def measured_grid(results: StudyResults, size: int) -> RankGrid:
-    """Perplexity of every calibrated pair at one size, mean over seeds."""
-    rows = last_per_size(results.metrics)
+    """Perplexity of every calibrated pair at one size, mean over seeds, at the best rate that it was trained at."""
+    rows = last_per_size(results.all_runs)
     values = mean_per_pair(rows[rows["unique_samples"] == size])
     return RankGrid(results.ranks_me, results.ranks_llm, values, {})
 

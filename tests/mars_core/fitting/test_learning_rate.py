@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mars_core.fitting.learning_rate import axes_of, fit_learning_rates
+from mars_core.fitting.learning_rate import DOUBT, axes_of, doubt_of, fit_learning_rates
 from mars_core.laws.learning_rate import Centre, LearningRateLaw
 
 PAIRS = [(2, 2), (2, 16), (4, 4), (8, 8), (16, 2), (16, 16)]
@@ -184,3 +184,31 @@ def test_rates_that_vary_together_keep_their_ratio():
 def test_one_setting_of_two_rates_does_not_vary_because_a_module_has_no_adapter():
     me, llm = np.log([1e-5, 1e-4, 1e-5]), np.log([1e-4, 1e-4, 1e-5])  # a module without adapter has the other's rate
     assert axes_of(me, llm, [(8, 8), (0, 8), (8, 0)]) == ()
+
+
+def test_a_cliff_beyond_the_valley_does_not_bend_it():
+    """Runs at three times the best rate and more end at several times the loss: the valley is found as without them,
+    and that they ended so high still says that the best rate is below."""
+    rng = np.random.default_rng(4)
+
+    def falls(pair, _, x, seed):
+        best = np.log(2e-3) - 0.15 * np.log(pair[0] / 4) - 0.3 * np.log(pair[1] / 4)
+        return planted(pair, x) + 0.002 * rng.standard_normal() + (2.0 if x - best > 1.2 else 0.0)
+
+    table = ends(falls, rates=(1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2))
+    fit = fit_learning_rates(table, 0.6)
+    assert fit.scatter < 0.01
+    for pair in PAIRS:
+        true = np.log(2e-3) - 0.15 * np.log(pair[0] / 4) - 0.3 * np.log(pair[1] / 4)
+        assert fit.best(pair, 2048.0)[0] == pytest.approx(true, abs=0.2)
+
+
+def test_far_from_the_valley_orders_of_magnitude_are_compared():
+    """Near the bottom a share of the penalty; far off, what is wrong by the same factor is as far from the law."""
+    level = 1.0
+    assert doubt_of(np.array([0.01]), np.array([0.01]), level)[0] == pytest.approx(DOUBT * 0.01, rel=0.1)
+    paid, seen = np.array([1.0, 2.0]), np.array([3.0, 6.0])
+    off = (seen - paid) / doubt_of(paid, seen, level)
+    assert off[0] == pytest.approx(off[1], rel=0.02)
+    low = np.array([1e-3])  # said to be at the bottom, seen far above
+    assert (3.0 - low[0]) / doubt_of(low, np.array([3.0]), level)[0] > 5.0
