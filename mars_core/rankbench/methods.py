@@ -55,6 +55,16 @@ def best_pair_one_rate(replay: Replay) -> Decision:
     return _lowest(_one_rate(replay))
 
 
+def main_effects(replay: Replay) -> Decision:
+    """Each module's rank by its mean over the other's, at the rate of the lowest mean over pairs: no law, less noise."""
+    table = replay.calibration[(replay.calibration["r_me"] > 0) & (replay.calibration["r_llm"] > 0)]
+    last = table[table["step"] == table["step"].max()]
+    rate = last.groupby("peak_lr")["val_loss"].mean().idxmin()
+    at = last[last["peak_lr"] == rate]
+    pair = RankPair(*(int(at.groupby(module)["val_loss"].mean().idxmin()) for module in ("r_me", "r_llm")))
+    return Decision(pair, float(rate), steps_of(table))
+
+
 def uniform(rank: int) -> Method:
     """The same rank in both modules, its rate tuned."""
 
@@ -122,6 +132,7 @@ METHODS: Mapping[str, Method] = {
     "MARS as printed": paper,
     "best cell of the same calibration": best_cell,
     "best pair at one rate": best_pair_one_rate,
+    "main effects of the same calibration": main_effects,
     "uniform 4, rate tuned": uniform(4),
     "uniform 8, rate tuned": uniform(8),
     "uniform 16, rate tuned": uniform(16),

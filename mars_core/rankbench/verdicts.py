@@ -256,7 +256,7 @@ def ablation(records: pd.DataFrame, methods: Sequence[str] = ()) -> pd.DataFrame
 
     The last line gives MARS under the other alpha rule, both against the best pair under any rule.
     """
-    names = methods or [name for name in METHODS if name.startswith(("MARS", "best"))]
+    names = methods or [name for name in METHODS if name.startswith(("MARS", "best", "main"))]
     default = of_default(records)
     base = default[default["method"] == PRODUCT].set_index(["cell", "seed"])["regret"]
     found = []

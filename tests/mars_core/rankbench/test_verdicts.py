@@ -50,6 +50,7 @@ def test_methods_pay_for_what_they_looked_at(rivals):
 def test_the_grid_finds_the_best_pair_and_small_ranks_do_not(rivals):
     assert rivals.loc["naive grid of full runs", "regret"] <= rivals.loc["uniform 4, rate tuned", "regret"]
     assert rivals.loc["frozen vision encoder, rate tuned", "regret"] > 0.1
+    assert tuple(rivals.loc["main effects of the same calibration", ["r_me", "r_llm"]]) == (16, 16)
 
 
 @pytest.mark.slow  # choose_ranks four times
