@@ -56,7 +56,7 @@ def best_pair_one_rate(replay: Replay) -> Decision:
 
 
 def main_effects(replay: Replay) -> Decision:
-    """Each module's rank by its mean over the other's, at the rate of the lowest mean over pairs: no law, less noise."""
+    """Each module's rank by its mean over the other's, at the rate of the lowest mean over pairs."""
     table = replay.calibration[(replay.calibration["r_me"] > 0) & (replay.calibration["r_llm"] > 0)]
     last = table[table["step"] == table["step"].max()]
     rate = last.groupby("peak_lr")["val_loss"].mean().idxmin()
