@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from mars_core.rankbench.truth import Truth
 from mars_core.rankbench.verdicts import PRODUCT, summary
@@ -19,6 +20,8 @@ from mars_core.report.figures.rank_grid import RankGrid
 COLUMNS = 3
 FREE = 0.002
 """Where methods without a search stand on the axis of cost, a share of the naive grid."""
+SIDE_BY_SIDE = 1.13
+"""Factor of cost by which methods of equal cost are drawn apart."""
 
 
 def frontier_figure(default: pd.DataFrame) -> Figure:
@@ -28,29 +31,32 @@ def frontier_figure(default: pd.DataFrame) -> Figure:
         default: records that tables of regret are made from.
     """
     table = summary(default)
-    table = table.assign(cost=table["cost"].clip(lower=FREE)).sort_values(["cost", "mean_regret"])
-    figure = style.new_figure(5.2)
+    table = table.assign(cost=table["cost"].clip(lower=FREE), number=range(1, len(table) + 1))
+    table = table.sort_values(["cost", "mean_regret"])
+    figure = style.new_figure(5.4)
     axes = figure.subplots()
     style.dress(axes)
-    best = table["mean_regret"].cummin()
-    frontier = table[table["mean_regret"] <= best]
+    frontier = table[table["mean_regret"] <= table["mean_regret"].cummin()]
     axes.step(frontier["cost"], 100 * frontier["mean_regret"], where="post", color=style.MUTED, linewidth=1.2)
-    for number, (name, row) in enumerate(table.iterrows()):
-        own = str(name).startswith("MARS")
-        colour = style.ACCENT if own else style.LLM
+    beside = table["cost"] * SIDE_BY_SIDE ** table.groupby(table["cost"].round(6)).cumcount()
+    handles = {}
+    for (name, row), x in zip(table.iterrows(), beside, strict=True):
+        colour = style.ACCENT if str(name).startswith("MARS") else style.LLM
         y, low, high = (100 * row[key] for key in ("mean_regret", "low", "high"))
-        axes.plot([row["cost"]] * 2, [low, high], color=colour, linewidth=1, alpha=0.45)
-        axes.plot(row["cost"], y, marker="s" if own else "o", color=colour, markersize=6 if name == PRODUCT else 4.5)
-        above = number % 2 == 0
-        axes.annotate(
-            str(name), (row["cost"], y), xytext=(5, 4 if above else -9), textcoords="offset points",
-            fontsize=style.SMALL - 1, color=style.INK, fontweight="bold" if name == PRODUCT else "normal",
-        )  # fmt: skip
+        axes.plot([x, x], [low, high], color=colour, linewidth=1, alpha=0.45)
+        look: dict[str, Any] = {"marker": "o", "linestyle": "", "color": colour, "markersize": 11}
+        axes.plot(x, y, **look)
+        axes.text(x, y, f"{row['number']:.0f}", ha="center", va="center", color=style.CARD, fontsize=style.SMALL - 1.5)
+        handles[row["number"]] = Line2D(
+            [], [], label=f"{row['number']:.0f}  {name}: {y:.2f}%", **{**look, "markersize": 5}
+        )
+    style.side_legend(figure, [handles[number] for number in sorted(handles)])
     axes.set_xscale("log")
     axes.set_xlim(FREE / 1.4, 4.0)
     axes.set_yscale("symlog", linthresh=1.0)
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: "0" if value <= FREE else f"{value:g}"))
+    axes.yaxis.set_major_locator(FixedLocator([0, 0.5, 1, 2, 5, 10, 20, 50, 100, 200]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}%"))
     style.label(axes, x="search cost, share of the naive grid's pair-steps", y="mean regret, test perplexity")
     return figure
