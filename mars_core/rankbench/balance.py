@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mars_core.rankbench.truth import Truth
-from mars_core.ranks import Pair
+from mars_core.ranks import Pair, RankPair
 
 Floats = NDArray[np.float64]
 FEWEST = 8
@@ -41,7 +41,7 @@ def balance_record(ends: pd.DataFrame, truth: Truth, predicted: Mapping[Pair, fl
     if kept.sum() < FEWEST:
         return None
     timed, keys = timed[kept], [key for key in keys if key in predicted]
-    loss = np.array([truth.losses[key] for key in keys])  # type: ignore[index]
+    loss = np.array([truth.losses[RankPair(*key)] for key in keys])
     law = np.array([predicted[key] for key in keys])
     logs = {name: np.log(timed[f"rewind_{name}"].to_numpy(dtype=float)) for name in ("me", "llm")}
     apart = (logs["me"] - logs["llm"]) ** 2

@@ -14,6 +14,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from mars_core.rankbench.truth import Truth
 from mars_core.rankbench.verdicts import PRODUCT, summary
+from mars_core.ranks import Pair
 from mars_core.report.figures import style
 from mars_core.report.figures.rank_grid import RankGrid
 
@@ -82,11 +83,11 @@ def heatmaps_figure(truths: Mapping[str, Truth], records: pd.DataFrame) -> Figur
 def _heatmap(axes: Any, name: str, truth: Truth, records: pd.DataFrame) -> None:
     ranks_me = sorted({pair.r_me for pair in truth.losses})
     ranks_llm = sorted({pair.r_llm for pair in truth.losses})
-    values = {tuple(pair): float(np.exp(loss)) for pair, loss in truth.losses.items()}
-    grid = RankGrid(ranks_me, ranks_llm, values, {})  # type: ignore[arg-type]
+    values: dict[Pair, float] = {pair: float(np.exp(loss)) for pair, loss in truth.losses.items()}
+    grid = RankGrid(ranks_me, ranks_llm, values, {})
     grid.draw(axes, digits=3, size=style.SMALL - 1)
     style.label(axes, title=name, x="r_llm", y="r_me")
-    _mark(axes, grid.position(tuple(truth.best)), 0.47, style.INK, ":")
+    _mark(axes, grid.position(truth.best), 0.47, style.INK, ":")
     own = records[(records["cell"] == name) & (records["method"] == PRODUCT) & (records["rule"] == "constant")]
     for at, (r_me, r_llm) in enumerate(zip(own["r_me"], own["r_llm"], strict=True)):
         _mark(axes, grid.position((int(r_me), int(r_llm))), 0.44 - 0.05 * at, style.ACCENT, "-")

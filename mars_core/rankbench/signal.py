@@ -59,7 +59,7 @@ def run_variance(values: NDArray[np.float64]) -> float:
     if n_pairs < 2 or n_seeds < 2:
         raise ValueError(f"{n_pairs} pairs with {n_seeds} seeds do not tell a signal: train the runs that judge")
     residual = values - values.mean(axis=1)[:, None] - values.mean(axis=0)[None, :] + values.mean()
-    return float((residual**2).sum()) / ((n_pairs - 1) * (n_seeds - 1))
+    return float(np.sum(residual**2) / ((n_pairs - 1) * (n_seeds - 1)))
 
 
 def _effect(ends: pd.DataFrame, module: str, other: str, variance: float) -> float:

@@ -16,6 +16,7 @@ from mars_core.rankbench.methods import METHODS
 from mars_core.rankbench.replay import Replay
 from mars_core.rankbench.signal import MATTERS, signal_of
 from mars_core.rankbench.truth import Truth, judged, truth_of
+from mars_core.ranks import RankPair
 from mars_core.search.choice import Choice
 
 GRID, LARGEST, PRODUCT = "naive grid of full runs", "largest, rate tuned", "MARS"
@@ -100,27 +101,30 @@ def record_of(replay: Replay, truth: Truth, name: str) -> dict[str, object]:
 def _promises(choice: Choice, replay: Replay, truth: Truth) -> dict[str, object]:
     """What the choice said of itself, and whether it came true: verdict, order of pairs, predicted final loss."""
     ends = judged(replay.rows, replay.rule)
-    known = {candidate.pair: candidate for candidate in choice.candidates if candidate.loss is not None}
-    pairs = [pair for pair in truth.losses if tuple(pair) in known]
-    predicted = {pair: known[tuple(pair)] for pair in pairs}
+    known = {RankPair(*one.pair): one for one in choice.candidates if one.loss is not None}
+    predicted = {pair: known[pair] for pair in truth.losses if pair in known}
     inside = [
         candidate.loss_interval[0] <= value <= candidate.loss_interval[1]
         for pair, candidate in predicted.items()
         if candidate.loss_interval is not None
-        for value in ends.loc[(ends["r_me"] == pair.r_me) & (ends["r_llm"] == pair.r_llm), "val_loss"]
+        for value in _reached(ends, pair)
     ]
-    chosen = known.get(tuple(choice.pair))
-    own = ends.loc[(ends["r_me"] == choice.pair[0]) & (ends["r_llm"] == choice.pair[1]), "val_loss"]
-    over = truth.loss(truth.best) if choice.preferred_over is None else truth.losses.get(choice.preferred_over)  # type: ignore[call-overload]
+    pair = RankPair(*choice.pair)
+    over = truth.best if choice.preferred_over is None else RankPair(*choice.preferred_over)
     return {
         "verdict": choice.verdict,
-        "excess_over_best": np.nan if over is None else float(np.expm1(truth.losses[choice.pair] - over)),  # type: ignore[index]
-        "tau": _tau([c.loss for c in predicted.values()], [truth.losses[pair] for pair in pairs]),
+        "excess_over_best": float(np.expm1(truth.losses[pair] - truth.losses[over])),
+        "tau": _tau([one.loss for one in predicted.values()], [truth.losses[one] for one in predicted]),
         "covered": float(np.mean(inside)) if inside else np.nan,
-        "predicted": np.nan if chosen is None else chosen.loss,
-        "reached": float(own.mean()),
+        "predicted": known[pair].loss if pair in known else np.nan,
+        "reached": float(_reached(ends, pair).mean()),
         "seen_regret": np.nan if choice.regret is None else choice.regret,
     }
+
+
+def _reached(ends: pd.DataFrame, pair: RankPair) -> pd.Series[float]:
+    """Final validation losses of a pair's runs that judge."""
+    return ends.loc[(ends["r_me"] == pair.r_me) & (ends["r_llm"] == pair.r_llm), "val_loss"]
 
 
 def _tau(predicted: Sequence[float | None], true: Sequence[float]) -> float:
