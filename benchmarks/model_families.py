@@ -53,7 +53,7 @@ from mars_core.training.recipe import Recipe
 from tasks.settings.model import FamilyConfig
 
 sys.path.append(str(Path(__file__).parents[1]))  # the small instances lie with the tests
-from tests.mars_core.models.any_type import LEFT_OUT, question, small_instance, with_plain_experts
+from tests.mars_core.models.any_type import FAILS, LEFT_OUT, question, small_instance, with_plain_experts
 from tests.mars_core.models.small_instances import (
     DESCRIBED,
     DESCRIBED_CODE,
@@ -66,6 +66,7 @@ from tests.mars_core.models.small_instances import (
 RECORD = Path(__file__).parent / "results" / "model_families.json"
 PAGE, MARK, REASONS_MARK = DOCS / "models.md", "model families", "other types"
 DESCRIBED_NAME = "described in YAML"
+NOT_TRIED = "not tried: the rules that make small instances here do not suffice for it"
 STEPS = 4
 RECIPE = Recipe(learning_rate=1e-2, batch_size=1, dtype="float64")
 PAIRS = (RankPair(2, 4), RankPair(4, 1), RankPair(0, 3), RankPair(3, 0))
@@ -79,13 +80,17 @@ TOLERANCE = {"packed = separate": 1e-9, "reload": 1e-6, "merge": 1e-5}
 
 @dataclass(frozen=True)
 class Subject:
-    """A family's small instance as a checkpoint on disk."""
+    """A family's small instance as a checkpoint on disk.
+
+    precise: what packed and separate runs are compared in: double precision, single where the type knows no other.
+    """
 
     folder: Path
     batch: Batch
     family: Family
     own_code: bool = False
     is_found: bool = False
+    precise: torch.dtype = torch.float64
 
     def load(self, dtype: torch.dtype, folder: Path | None = None) -> Any:
         """The frozen model, read from its checkpoint (or from another of the same class)."""
@@ -98,7 +103,7 @@ class Subject:
     @property
     def single(self) -> Batch:
         """The batch in single precision."""
-        return {name: value.float() if value.is_floating_point() else value for name, value in self.batch.items()}
+        return _as(self.batch, torch.float32)
 
 
 @dataclass(frozen=True)
@@ -168,9 +173,11 @@ def measure_family(name: str, folder: Path) -> dict[str, Any]:
     try:
         subject = _subject(name, folder / "base")
     except Undecided as undecided:
+        if name in FAILS:
+            return {"reason": f"refused: {FAILS[name]}", "error": str(undecided)}
         return {"reason": f"refused: {undecided}"}
     except Exception as error:  # noqa: BLE001 - a type that fails is a result
-        return {"reason": f"not tried, since no small instance could be made here: {_said(error)}"}
+        return {"reason": FAILS.get(name, NOT_TRIED), "error": _said(error)}
     return {capability: asdict(_tried(check, subject, folder)) for capability, check in CAPABILITIES.items()}
 
 
@@ -228,11 +235,23 @@ def _found(name: str, folder: Path) -> Subject:
     """Any other type: its modules are found by a forward and backward pass of the small instance."""
     model = small_instance(name)
     guess_family(model)
-    batch = {key: value.double() if value.is_floating_point() else value for key, value in question(model).items()}
-    model.double().config.use_cache = False
-    family = find_family(model, {key: value for key, value in batch.items() if key != "labels"})
+    batch, precise = question(model), torch.float64
+    model.config.use_cache = False
+    try:
+        family = find_family(model.double(), _inputs(_as(batch, precise)))
+    except Undecided:
+        precise = torch.float32
+        family = find_family(model.float(), _inputs(batch))
     model.save_pretrained(folder)
-    return Subject(folder, batch, family, is_found=True)
+    return Subject(folder, _as(batch, precise), family, is_found=True, precise=precise)
+
+
+def _as(batch: Batch, dtype: torch.dtype) -> Batch:
+    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in batch.items()}
+
+
+def _inputs(batch: Batch) -> Batch:
+    return {name: value for name, value in batch.items() if name != "labels"}
 
 
 def _known(name: str, folder: Path) -> Subject:
@@ -259,11 +278,10 @@ def _described(folder: Path) -> Subject:
 
 def partition(subject: Subject, folder: Path) -> Cell:
     """Whether every linear layer that a logit depends on is in one group, and the others are heads."""
-    model = subject.load(torch.float64)
+    model = subject.load(subject.precise)
     found = partition_of(model, subject.family)
     placed = [layer.name for group in GROUPS for layer in found.group(group)]
-    inputs = {name: value for name, value in subject.batch.items() if name != "labels"}
-    used = layers_used_by_forward(model, inputs)
+    used = layers_used_by_forward(model, _inputs(subject.batch))
     check_against_forward(found, used)
     linear = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     heads = {name for name, module in model.named_modules() if module is model.get_output_embeddings()}
@@ -274,7 +292,7 @@ def partition(subject: Subject, folder: Path) -> Cell:
 
 def packed(subject: Subject, folder: Path) -> Cell:
     """The largest difference of an adapter weight between runs trained as one pack and each alone with PEFT."""
-    model = subject.load(torch.float64)
+    model = subject.load(subject.precise)
     found = partition_of(model, subject.family)
     states: list[PackState] = []
     trained = train_pack(
@@ -283,7 +301,7 @@ def packed(subject: Subject, folder: Path) -> Cell:
         [PackRun(pair, seed) for seed, pair in enumerate(PAIRS)],
         train_steps=lambda done: [[subject.batch]] * (STEPS - done),
         validation=lambda: [(subject.batch, ["any"] * 2)],
-        recipe=RECIPE,
+        recipe=_recipe(subject),
         horizon=STEPS,
         checkpoint_steps=[STEPS],
         adapter_batches=AdapterBatches(len(PAIRS), 1),
@@ -299,6 +317,10 @@ def packed(subject: Subject, folder: Path) -> Cell:
         return _within("packed = separate", largest)
     rounding = _own_rounding(model, subject)
     return Cell(largest <= 10 * rounding, f"{largest:.1e} (alone, rows exchanged: {rounding:.1e})", largest)
+
+
+def _recipe(subject: Subject) -> Recipe:
+    return replace(RECIPE, dtype=str(subject.precise).removeprefix("torch."))
 
 
 def _own_rounding(model: nn.Module, subject: Subject) -> float:
@@ -318,8 +340,8 @@ def _alone(model: nn.Module, subject: Subject, pair: RankPair, seed: int) -> tup
     wrapped = add_adapters(model, partition_of(model, subject.family), pair, seed=seed)
     try:
         trained = {name: weight for name, weight in wrapped.named_parameters() if weight.requires_grad}
-        optimizer = make_optimizer([{"params": list(trained.values())}], RECIPE)
-        schedule = make_schedule(optimizer, RECIPE, STEPS)
+        optimizer = make_optimizer([{"params": list(trained.values())}], _recipe(subject))
+        schedule = make_schedule(optimizer, _recipe(subject), STEPS)
         for _ in range(STEPS):
             token_losses(wrapped, subject.batch).mean().backward()
             nn.utils.clip_grad_norm_(trained.values(), RECIPE.max_grad_norm)
@@ -334,10 +356,11 @@ def _alone(model: nn.Module, subject: Subject, pair: RankPair, seed: int) -> tup
 
 def shared(subject: Subject, folder: Path) -> Cell:
     """What packing need not compute for every run, tried on the batch (`mars_core.packing.examine`)."""
-    model = subject.load(torch.float64)
+    model = subject.load(subject.precise)
     structure = examine(model, partition_of(model, subject.family), subject.batch)
     found = [words for words, holds in _savings(structure).items() if holds]
-    return Cell(structure.side_by_side, ", ".join(found) if structure.side_by_side else "one run at a time")
+    shown = ", ".join(found) or "nothing"
+    return Cell(structure.side_by_side, shown if structure.side_by_side else "one run at a time")
 
 
 def _savings(structure: Structure) -> dict[str, bool]:

@@ -34,6 +34,9 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
+# Nearly all that the tests import stays to the end: looking for garbage among it takes a fifth of the imports' time.
+gc.disable()
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Before any test and any other process: a folder for what is shared, Prefect's database in it."""
@@ -44,8 +47,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_finish() -> None:
     """What the tests import stays: taken off the garbage collector, which torch's and Prefect's modules keep busy."""
-    gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 10)  # passes of small models make many small objects: a twentieth of their time
+    gc.enable()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -97,17 +101,20 @@ def image_looks(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(scope="session")
 def quick_services() -> Iterator[None]:
     """One temporary Prefect server for all test processes, MLflow's empty tables made once, no wait for heartbeats."""
-    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+    from prefect.settings import (
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+        PREFECT_LOGGING_TO_API_ENABLED,
+        temporary_settings,
+    )
 
     with pytest.MonkeyPatch.context() as patch:
         _share_prefects_server(patch)
         _copy_mlflows_tables(patch)
-        # The end of every flow would wait for its thread of heartbeats, which looks up once a second.
-        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        # Nobody reads this server's events; to a real one (`prefect_server`) they are still sent.
+        patch.setattr("prefect.events.worker.should_emit_events_to_ephemeral_server", lambda: False)
+        # Nor its logs. The end of every flow would wait for its thread of heartbeats, which looks up once a second.
+        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_LOGGING_TO_API_ENABLED: False}):
             yield
-        from prefect.logging.handlers import APILogHandler
-
-        APILogHandler().flush()  # at Python's end the server has gone
 
 
 @pytest.fixture
@@ -124,7 +131,10 @@ def _share_prefects_server(patch: pytest.MonkeyPatch) -> None:
     from prefect.server.api.server import SubprocessASGIServer
 
     start = SubprocessASGIServer.start
-    services = ("TRIGGERS", "EVENT_PERSISTER", "EVENT_LOGGER", "TASK_RUN_RECORDER")
+    services = (
+        *("TRIGGERS", "EVENT_PERSISTER", "EVENT_LOGGER", "TASK_RUN_RECORDER", "SCHEDULER", "LATE_RUNS"),
+        *("CANCELLATION_CLEANUP", "FOREMAN", "PAUSE_EXPIRATIONS"),
+    )
     unused = {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in services}
     unused["PREFECT_API_BLOCKS_REGISTER_ON_START"] = "false"
 

@@ -101,7 +101,8 @@ def fit(
     from mars_core.fitting.table import DEFAULT_GROUP
     from mars_core.laws import get_law
 
-    form = get_law(law).at_least(_limits(at_least or []))
+    limits = _limits(at_least or [])
+    form = get_law(law).at_least(limits)
     points = _prepared(read_points(data), base or [], window)
     n_starts = form.n_starts if starts is None else starts
     fitted = fit_law(
@@ -121,9 +122,13 @@ def fit(
         save_plots(fitted, points, plots)
     added = _added(form, fitted, points, n_starts, seed, noise=noise)
     if as_json:
-        print_json({key: value for key, value in fitted.to_json().items() if key != "draws"} | added)
+        shown = {key: value for key, value in fitted.to_json().items() if key != "draws"}
+        print_json(shown | {"at_least": limits} | added)
     else:
         print_fit(fitted)
+        if limits:
+            held = ", ".join(f"{symbol} at {value:g} or more" for symbol, value in limits.items())
+            console.print(f"held by --at-least: {held}", markup=False, highlight=False)
         _print_added(added, form)
 
 

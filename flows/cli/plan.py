@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,6 +25,13 @@ PMax = Annotated[
     float | None,
     typer.Option("--p-max", help="Least score at a loss of 0, in points (the MLLM-SFT paper: 80; default: as fitted)."),
 ]
+
+
+class LossWindow(StrEnum):
+    """Steps over which a training loss is averaged."""
+
+    interval = "interval"
+    cumulative = "cumulative"
 
 
 @app.callback()
@@ -58,6 +66,14 @@ def score(
         float | None,
         typer.Option("--loss", help="Instead of a size: the validation loss of a model, in nats per answer token."),
     ] = None,
+    window: Annotated[
+        LossWindow | None,
+        typer.Option(
+            "--window",
+            help="--loss is a training loss, as in the MLLM-SFT paper: its mean since the last evaluation (`interval`) "
+            "or since the start (`cumulative`).",
+        ),
+    ] = None,
     pair: Ranks = None,
     p_max: PMax = None,
     as_json: AsJson = False,
@@ -65,7 +81,9 @@ def score(
     """The score that a fine-tune on so many samples will reach, or that a model with this loss has."""
     if (size is None) == (loss is None):
         raise ValueError("give --size or --loss: one of the two")
-    asked = _asked(study, pair, p_max)
+    if window is not None and loss is None:
+        raise ValueError("--window says which training loss --loss is: a size is asked about by the validation loss")
+    asked = _asked(study, pair, p_max, window)
     found = asked.score_at(loss) if size is None else asked.score(size)  # type: ignore[arg-type]
     if as_json:
         print_json(found.to_json())
@@ -75,11 +93,11 @@ def score(
     _print_statuses(found)
 
 
-def _asked(study: str, pair: str | None, p_max: float | None) -> Forecaster:
+def _asked(study: str, pair: str | None, p_max: float | None, window: LossWindow | None = None) -> Forecaster:
     from tasks.planning.scores import forecaster
     from tasks.settings.find import find_study
 
-    return forecaster(find_study(study), _pair(pair), p_max)
+    return forecaster(find_study(study), _pair(pair), p_max, None if window is None else window.value)
 
 
 def _pair(text: str | None) -> tuple[int, int] | None:

@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from mars_core.export.snippets import HEARING_CLASS, about_sound, load_adapter, load_merged
 from mars_core.laws import get_law
 from mars_core.markdown import code, plain
-from mars_core.models.auto import hears_only
+from mars_core.models.auto import hears_only, of_its_tower
 from mars_core.report import formatting
 
 TEMPLATE = "card.md.j2"
@@ -100,9 +100,10 @@ class CardFacts:
 
 def adapter_card(facts: CardFacts) -> str:
     """The card of an adapter folder."""
+    kind = of_its_tower("vision-language-model", facts.model_type)
     data = ModelCardData(
         library_name="peft",
-        tags=["lora", "peft", "mars", "transformers", "vision-language-model", *_base_tag(facts)],
+        tags=["lora", "peft", "mars", "transformers", kind, *_base_tag(facts)],
         **_metadata(facts),
     )
     load = load_adapter(facts.model, facts.dtype, facts.four_bit, facts.trust_remote_code)
@@ -114,7 +115,8 @@ def adapter_card(facts: CardFacts) -> str:
         laws=_law_tables(facts.laws),
         f=formatting,
     )
-    return _tidy(str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")))
+    card = f"---\n{data.to_yaml()}\n---\n\n{of_its_tower(text, facts.model_type)}"
+    return _tidy(str(ModelCard(card)))
 
 
 def merged_card(adapter: str, dtype: str, trust_remote_code: bool) -> str:
@@ -134,7 +136,7 @@ def _metadata(facts: CardFacts) -> dict[str, Any]:
     return {
         # The Hub takes ids only; a folder is named in the text.
         "base_model": None if facts.is_folder else facts.model,
-        "pipeline_tag": PIPELINE,
+        "pipeline_tag": of_its_tower(PIPELINE, facts.model_type),
         "datasets": list(facts.datasets) or None,
         "metrics": ["perplexity", "exact_match"],
         "model_name": facts.title,
@@ -153,7 +155,7 @@ def _eval_results(facts: CardFacts) -> list[EvalResult]:
     found += [("test", metric, score[key]) for key, metric in named if score.get(key) is not None]
     return [
         EvalResult(
-            task_type=PIPELINE,
+            task_type=of_its_tower(PIPELINE, facts.model_type),
             dataset_type=facts.datasets[0] if facts.datasets else facts.study,
             dataset_name=f"{facts.study}, {split} split",
             dataset_split=split,

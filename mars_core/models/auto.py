@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from transformers import AutoModelForImageTextToText, AutoModelForMultimodalLM
@@ -20,3 +21,15 @@ def hears_only(model_type: str) -> bool:
 def auto_class(model_type: str) -> Any:
     """`AutoModelForImageTextToText`; for a type that only hears, `AutoModelForMultimodalLM`."""
     return AutoModelForMultimodalLM if hears_only(model_type) else AutoModelForImageTextToText
+
+
+def of_its_tower(text: str, model_type: str) -> str:
+    """A text about a model's vision encoder in words that fit the model: about the audio encoder if it only hears."""
+    if not hears_only(model_type):
+        return text
+    text = re.sub(r"\b(v|V)ision(\s+)(encoder|rank)", lambda found: _audio(found[1]) + found[2] + found[3], text)
+    return text.replace("vision-language", "audio-language").replace("image-text-to-text", "audio-text-to-text")
+
+
+def _audio(initial: str) -> str:
+    return "Audio" if initial == "V" else "audio"

@@ -7,8 +7,8 @@ The proof is one forward and backward pass with a picture, and one with text alo
 - The encoder's are those that its blocks consist of, or that the last of its blocks depends on.
 - The projector's are the others that the logits depend on: they stand between the encoder's blocks and the LLM.
 - What no logit depends on is left out (`unused`): pooling heads, blocks after the layer whose features are read, towers
-  of other modalities. So is what LoRA cannot adapt (`unadaptable`): layers that give a single number, and those whose
-  names PEFT takes for experts of a mixture.
+  of other modalities. So is what LoRA cannot adapt (`unadaptable`): layers that give a single number, those whose
+  names PEFT takes for experts of a mixture, and those whose saved adapters it does not find again.
 
 Names of modules decide nothing but which of several decoders or encoders transformers means.
 """
@@ -21,15 +21,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import peft
 import torch
 from peft import LoraConfig
 from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from torch import Tensor, nn
 
 from mars_core.models.families import Family
+from mars_core.models.reloading import lost_on_reload
 
 Batch = Mapping[str, Tensor]
 
+LOST = "PEFT gives its saved adapter another name when it loads it"
 TEXT_INPUTS = ("input_ids", "attention_mask")
 
 
@@ -105,7 +108,9 @@ def unadaptable(model: Any) -> dict[str, str]:
     config = LoraConfig(r=1, target_modules=list(linear))
     convert_peft_config_for_transformers(config, model=model, conversions=None)
     taken = linear.keys() - set(config.target_modules or ())
-    return single | dict.fromkeys(sorted(taken - single.keys()), "PEFT takes its name for an expert's")
+    refused = single | dict.fromkeys(sorted(taken - single.keys()), "PEFT takes its name for an expert's")
+    lost = lost_on_reload(model, [name for name in linear if name not in refused])
+    return refused | dict.fromkeys(lost, LOST)
 
 
 @dataclass
@@ -120,13 +125,18 @@ class _Seen:
 def _proved(model: Any, guess: Family, seen: _Seen, of_text: _Seen) -> Family:
     head = {name for name, module in model.named_modules() if module is model.get_output_embeddings()}
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name not in head]
-    llm = {name for name in linear if _is_below(name, guess.llm)}
+    llm, refused = {name for name in linear if _is_below(name, guess.llm)}, unadaptable(model)
     if outside := sorted(of_text.used - llm - head):
         raise Undecided(f"text alone passes through {outside[0]}, which lies outside of the LLM ({guess.llm})", guess)
     if not seen.used & llm:
         raise Undecided(f"no logit depends on a linear layer of the LLM ({guess.llm})", guess)
+    if all(refused.get(name) == LOST for name in seen.used & llm):
+        raise Undecided(
+            f"PEFT {peft.__version__} gives the saved adapters of its LLM other names when it loads them, so that a "
+            "final run could not be used: try another version of PEFT or of transformers",
+            None,
+        )
     blocks = _block_paths(model, guess)
-    refused = unadaptable(model)
     pictures = [name for name in linear if name in seen.used and name not in llm and name not in refused]
     me = [name for name in pictures if name in seen.before_last_block or _is_below_any(name, blocks)]
     if not me:

@@ -19,7 +19,7 @@ VISION_SECTIONS = ("vision", "visual", "vit", "image", "sam", "high_res", "low_r
 
 NAMES: dict[str, str] = {
     **dict.fromkeys(("hidden_size", "d_model", "embed_dim", "decoder_hidden_size", "word_embed_proj_dim"), "width"),
-    **dict.fromkeys(("patch_embed_hidden_size", "hidden_dim"), "width"),
+    **dict.fromkeys(("patch_embed_hidden_size", "hidden_dim", "adapter_in_dim", "adapter_input_size"), "width"),
     **dict.fromkeys(
         (
             "intermediate_size",
@@ -104,11 +104,15 @@ COUNTS: dict[str, Any] = {
     "topk_group": 1,
     "n_groups": 2,
 }
-TO_TEXT = ("out_hidden_size", "text_hidden_size", "projector_output_dim", "image_token_embed_dim", "projection_dim")
+TO_TEXT = (
+    *("out_hidden_size", "adapter_out_dim", "text_hidden_size", "projector_output_dim"),
+    *("image_token_embed_dim", "projection_dim"),
+)
 """Widths of an encoder's section that are the language model's."""
 
 SMALLER: dict[str, Any] = {
     "vocab_size": 128,
+    "unpadded_vocab_size": 128,
     "vocab_size_per_layer_input": 128,
     "image_size": 16,
     "patch_size": 4,
@@ -161,12 +165,20 @@ def _narrowed(settings: Settings, sizes: Mapping[str, int], smaller: Mapping[str
     found = {name: _setting(str(name), value, sizes, cut, smaller) for name, value in settings.items()}
     if settings.get("num_key_value_heads") == settings.get("num_attention_heads") is not None:
         found["num_key_value_heads"] = found["num_attention_heads"]  # some architectures demand it
+    layers = [settings, *({**settings, **layer} for layer in (settings.get("per_layer_config") or {}).values())]
+    if any(layer.get("head_dim") == sum(_head_parts(layer)) for layer in layers):
+        found["head_dim"] = sum(_head_parts(found))
     if kept is not None:
         long = _longest(settings)
         found |= {name: _at(value, kept) for name, value in found.items() if _is_by_layer(name, value, long)}
         if "per_layer_config" in found:
             found["per_layer_config"] = _renamed(found["per_layer_config"], kept)
     return found
+
+
+def _head_parts(settings: Settings) -> list[int]:
+    """Widths of a latent head's parts, without and with rotary positions."""
+    return [settings.get(name) or 0 for name in ("qk_nope_head_dim", "qk_rope_head_dim")]
 
 
 def _setting(

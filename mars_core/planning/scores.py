@@ -26,6 +26,7 @@ from mars_core.fitting.noise_term import NoiseTerm, noise_term
 from mars_core.fitting.result import Severity
 from mars_core.laws import get_law
 from mars_core.laws.law import Floats
+from mars_core.metrics.loss_windows import Window, with_window
 from mars_core.ranks import Pair
 from mars_core.records import Float, Record
 from mars_core.search.outlook import Calibration
@@ -104,7 +105,12 @@ class DataForecast(Record):
 
 
 def fit_score_law(
-    metrics: pd.DataFrame, *, n_answers: int | None = None, p_max_at_least: float | None = None, bootstrap: int = 200
+    metrics: pd.DataFrame,
+    *,
+    n_answers: int | None = None,
+    p_max_at_least: float | None = None,
+    window: Window | None = None,
+    bootstrap: int = 200,
 ) -> ScoreLaw:
     """Fit Eq. 4 to the checkpoints of calibration runs.
 
@@ -113,6 +119,8 @@ def fit_score_law(
             every run.
         n_answers: answers behind each accuracy.
         p_max_at_least: least score at a loss of 0; the MLLM-SFT paper holds it at 80 (appendix G).
+        window: fit to the training loss in this window of steps, as that paper does, in place of the validation loss;
+            `metrics` then have columns step and train_loss too.
         bootstrap: draws of the law, over runs.
 
     Raises:
@@ -121,7 +129,7 @@ def fit_score_law(
     law = get_law("loss-to-score")
     if p_max_at_least is not None:
         law = law.at_least({"P_max": p_max_at_least})
-    points = score_points(metrics)
+    points = score_points(metrics) if window is None else windowed_points(metrics, window)
     if len(points) <= law.n_params + 2:
         raise ValueError(
             f"{len(points)} checkpoints have an accuracy above 0, and the loss-to-score law needs more than "
@@ -144,6 +152,13 @@ def score_points(metrics: pd.DataFrame) -> pd.DataFrame:
     kept = metrics[(metrics["val_accuracy"] > 0) & np.isfinite(metrics["val_loss"])]
     scores = {"run_id": kept["run_id"].astype(str), "loss": kept["val_loss"], "score": POINTS * kept["val_accuracy"]}
     return pd.DataFrame(scores).reset_index(drop=True)
+
+
+def windowed_points(metrics: pd.DataFrame, window: Window) -> pd.DataFrame:
+    """The same with the training loss in a window of steps: columns run_id, loss, score."""
+    scores = (POINTS * metrics["val_accuracy"]).where(metrics["val_accuracy"] > 0)
+    runs = metrics[["step", "train_loss"]].assign(run_id=metrics["run_id"].astype(str), score=scores)
+    return with_window(runs[np.isfinite(runs["train_loss"])], window)[["run_id", "loss", "score"]]
 
 
 def forecast_score(
@@ -218,9 +233,9 @@ def forecast_data(
 
 
 def score_at_loss(law: ScoreLaw, loss: float, n_asked: int | None = None, seed: int = 0) -> ScoreForecast:
-    """The score of a model with this validation loss, without asking it anything."""
+    """The score of a model with this loss, of the kind that the law was fitted to, without asking it anything."""
     if not loss > 0:
-        raise ValueError(f"a validation loss is above 0 nats per answer token, got {loss:g}")
+        raise ValueError(f"a loss is above 0 nats per answer token, got {loss:g}")
     losses = np.full((2000, 1), loss)
     scores = _scores(law, losses, n_asked, seed)
     statuses = (*_law_statuses(law), *_loss_statuses(law, loss))

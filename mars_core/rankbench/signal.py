@@ -40,13 +40,27 @@ def signal_of(ends: pd.DataFrame) -> Signal:
         ValueError: there are fewer than two seeds or pairs.
     """
     positive = ends[(ends["r_me"] > 0) & (ends["r_llm"] > 0)]
-    table = positive.pivot(index=["r_me", "r_llm"], columns="seed", values="test_loss").dropna()
-    values = table.to_numpy(dtype=float)
+    values = by_seed(positive).to_numpy(dtype=float)
     n_pairs, n_seeds = values.shape
-    error = run_variance(values)
     between = n_seeds * float(values.mean(axis=1).var(ddof=1))
-    p_value = float(f_distribution.sf(between / error, n_pairs - 1, (n_pairs - 1) * (n_seeds - 1)))
-    return Signal(p_value, _effect(ends, "r_me", "r_llm", error), _effect(ends, "r_llm", "r_me", error))
+    p_value = float(f_distribution.sf(between / run_variance(values), n_pairs - 1, (n_pairs - 1) * (n_seeds - 1)))
+    deviation = run_deviation(ends)
+    return Signal(p_value, _effect(ends, "r_me", "r_llm") / deviation, _effect(ends, "r_llm", "r_me") / deviation)
+
+
+def by_seed(ends: pd.DataFrame) -> pd.DataFrame:
+    """Test losses of pairs (rows) by seed (columns); pairs of which a run diverged are left out."""
+    return ends.pivot(index=["r_me", "r_llm"], columns="seed", values="test_loss").dropna()
+
+
+def run_deviation(ends: pd.DataFrame) -> float:
+    """Standard deviation of a run about the levels of its pair and its seed, over the better half of all pairs.
+
+    Pairs far from the best are noisier (a rank of 1 may or may not take off), and nobody chooses among those.
+    """
+    table = by_seed(ends)
+    better = table.mean(axis=1).nsmallest(max(2, len(table) // 2)).index
+    return float(np.sqrt(run_variance(table.loc[better].to_numpy(dtype=float))))
 
 
 def run_variance(values: NDArray[np.float64]) -> float:
@@ -62,8 +76,7 @@ def run_variance(values: NDArray[np.float64]) -> float:
     return float(np.sum(residual**2) / ((n_pairs - 1) * (n_seeds - 1)))
 
 
-def _effect(ends: pd.DataFrame, module: str, other: str, variance: float) -> float:
+def _effect(ends: pd.DataFrame, module: str, other: str) -> float:
     """Range over one module's ranks, at those ranks of the other that all of them have."""
     means = ends.groupby([module, other])["test_loss"].mean().unstack(other)
-    common = means.dropna(axis=1)
-    return float(np.ptp(common.mean(axis=1)) / np.sqrt(variance))
+    return float(np.ptp(means.dropna(axis=1).mean(axis=1)))

@@ -15,14 +15,14 @@ import pandas as pd
 from mars_core.fitting.learning_rate import RateFit
 from mars_core.rankbench.cells import BATCH
 from mars_core.rankbench.rates import rate_law
-from mars_core.rankbench.signal import run_variance
+from mars_core.rankbench.signal import run_deviation
 from mars_core.ranks import RankPair
 
 
 @dataclass(frozen=True, eq=False)
 class Truth:
     """losses: mean test loss of each pair, nats. deviation: of one run about the levels of its
-    pair and its seed. seeds: runs of a pair."""
+    pair and its seed (`run_deviation`). seeds: runs of a pair."""
 
     losses: Mapping[RankPair, float]
     deviation: float
@@ -80,8 +80,7 @@ def truth_of(rows: pd.DataFrame, rule: str) -> Truth:
     means = groups.mean().reset_index()
     keys = zip(means["r_me"], means["r_llm"], means["test_loss"], strict=True)
     losses = {RankPair(int(a), int(b)): float(mean) for a, b, mean in keys}
-    every = ends.pivot(index=["r_me", "r_llm"], columns="seed", values="test_loss").dropna()
-    deviation = float(np.sqrt(run_variance(every.to_numpy(dtype=float))))
+    deviation = run_deviation(ends)
     samples = int(ends["horizon"].iloc[0]) * BATCH
     several = own[own["kind"] == "rates"] if (own["kind"] == "rates").any() else own[own["kind"] == "calibration"]
     return Truth(losses, deviation, int(groups.count().min()), rate_law(several), samples)

@@ -11,8 +11,8 @@ from mars_core.report import formatting as f
 from mars_core.report.answer import final_of, overall, stage_seconds
 from mars_core.report.data import ReportData
 from mars_core.report.study_results import PEAKS, StudyResults
+from mars_core.search import Choice
 
-TOLD = ("best", "as good and cheaper")
 RATES_TRIED = 3
 
 
@@ -31,9 +31,9 @@ def next_steps(data: ReportData, results: StudyResults) -> tuple[Step, ...]:
         return (unfinished,)
     options = [_more_seeds(data, results), _other_rate(data, results), _more_data(data, results)]
     possible = [step for step in options if step is not None]
-    choice = results.choice
-    if choice is not None and choice.verdict == "cannot tell" and choice.seeds_needed is not None:
-        return (*possible, _stop(results))
+    if results.choice is not None and results.choice.verdict == "cannot tell":
+        guess = _take_the_guess(results.choice)
+        return (guess, *possible) if results.choice.seeds_needed is None else (*possible, guess)
     return (_stop(results), *possible)
 
 
@@ -51,12 +51,23 @@ def _unfinished(data: ReportData, results: StudyResults) -> Step | None:
 
 def _stop(results: StudyResults) -> Step:
     choice = results.choice
-    if choice is None or choice.regret is None:
-        return Step("Stop here: take the adapter.")
-    lost = f"another pair is expected to gain {f.percent(choice.regret, 2)} of {choice.objective}"
+    gain = None if choice is None else _gain(choice)
+    return Step("Stop here: take the adapter." if gain is None else f"Stop here: {gain}.")
+
+
+def _take_the_guess(choice: Choice) -> Step:
+    """Where the runs do not tell which pair is best: the adapter at hand, and why that may be enough."""
+    untold = ": even a dozen seeds of each pair would not tell which is best" if choice.seeds_needed is None else ""
+    gain = _gain(choice)
+    return Step(f"Use this adapter as it is{untold}{'' if gain is None else f'; {gain}'}.")
+
+
+def _gain(choice: Choice) -> str | None:
+    """What the best pair is expected to have over the chosen one."""
+    if choice.regret is None:
+        return None
     bound = "" if choice.regret_bound is None else f", at most {f.percent(choice.regret_bound, 2)} (95%)"
-    why = "" if choice.verdict in TOLD else " Then this pair is a guess among several that may be as good."
-    return Step(f"Stop here: {lost}{bound}.{why}")
+    return f"another pair is expected to gain {f.percent(choice.regret, 2)} of {choice.objective}{bound}"
 
 
 def _more_seeds(data: ReportData, results: StudyResults) -> Step | None:

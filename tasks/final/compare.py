@@ -31,6 +31,7 @@ from tasks.final.rate_search import read_search, search_path
 from tasks.final.run import Described, run_folder, run_inputs, train_final
 from tasks.inputs.data import scored_batches
 from tasks.inputs.opened import Inputs
+from tasks.running.memory import EVALUATION, out_of_memory
 from tasks.running.progress import progress_bar
 from tasks.running.retrying import REQUESTS
 from tasks.settings.accelerate import acceleration_of
@@ -118,6 +119,7 @@ def train_baseline(study: Study, baseline: Baseline, parent: str) -> str:
 
 
 @task(name="test-baseline", task_run_name="test {baseline.name}", cache_policy=NO_CACHE, persist_result=False)
+@out_of_memory("the evaluation", EVALUATION)
 def score_baseline(study: Study, baseline: Baseline) -> str:
     """Score a trained baseline on the test split and mark its generated answers; returns the path of its scores."""
     test, folder = study.inputs.test_set(), run_folder(study.revision, baseline)

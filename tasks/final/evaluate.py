@@ -25,6 +25,7 @@ from tasks.final.pair import final_folder, finetune_stage
 from tasks.final.pairs import final_arms, untrained_arms
 from tasks.final.record import read_final
 from tasks.inputs.data import scored_batches
+from tasks.running.memory import EVALUATION, out_of_memory
 from tasks.running.progress import progress_bar
 from tasks.running.retrying import IO_RETRIES
 from tasks.storage.files import read_json, write_json
@@ -35,6 +36,7 @@ from tasks.tracking import runs as tracking
 
 
 @task(name="evaluate-on-test", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
+@out_of_memory("the evaluation", EVALUATION)
 def evaluate_finals(study: Study, finals: Mapping[str, Arm]) -> str:
     """Score the base model and each final adapter, by role, on the test split; returns the path of the scores."""
     base = study.inputs.final_base_model

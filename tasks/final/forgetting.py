@@ -7,6 +7,7 @@ STUDY/revisions/001/final/NAME/forgetting.json   the same of a baseline of `mars
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,8 @@ def adapter_scores(study: Study, adapter: Path) -> pa.Table:
 def described(base: pa.Table, tuned: pa.Table, history: Any) -> dict[str, Any]:
     """E, F, O and all tasks with intervals, and what speaks against the adapter, as JSON values."""
     found = measure(task_scores(base, tuned))
-    losses = [float(entry["loss"]) for entry in history if "loss" in entry]
+    # What was not finite is stored as none.
+    losses = [math.nan if entry["loss"] is None else float(entry["loss"]) for entry in history if "loss" in entry]
     signs = [sign.to_json() for sign in failure_signs(found, losses)]
     return found.to_json() | {"signs": signs}
 

@@ -37,6 +37,7 @@ from tasks.inputs.objective import measurement
 from tasks.inputs.opened import Inputs
 from tasks.inputs.used_layers import check_layers_are_used
 from tasks.running.child import path_safe
+from tasks.running.memory import FINAL_RUN, out_of_memory
 from tasks.running.progress import show_message
 from tasks.service.stack.processes import last_lines
 from tasks.settings.accelerate import Acceleration, acceleration_of
@@ -47,7 +48,7 @@ from tasks.storage.files import read_json, write_json
 MODULE = "tasks.final.worker"
 WEIGHTS, RUN, EVENTS, ERROR, LOG = "trained.safetensors", "run.json", "events.jsonl", "error.json", "launch.log"
 POLL_SECONDS, STOP_SECONDS = 0.2, 20.0
-ERRORS: Mapping[str, type[Exception]] = {"ValueError": ValueError, "FinetuneDiverged": FinetuneDiverged}
+ERRORS: Mapping[str, type[Exception]] = {kind.__name__: kind for kind in (FinetuneDiverged, MemoryError, ValueError)}
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ def train(
 
     Raises:
         FinetuneDiverged: the validation loss is not finite.
+        MemoryError: it does not fit; the message says what to lower.
         ValueError: the settings cannot be trained in the way that was asked for.
     """
     _drop_damaged(settings.checkpoints)
@@ -93,6 +95,7 @@ def _drop_damaged(checkpoints: Path) -> None:
         shutil.rmtree(damaged)
 
 
+@out_of_memory("the final run", FINAL_RUN)
 def _train_here(
     inputs: Inputs, baseline: Baseline, settings: FinalSettings, listeners: Listeners
 ) -> tuple[nn.Module, FinalRun]:

@@ -26,6 +26,7 @@ from mars_core.evaluation.scores import Totals, totals_of
 from mars_core.models.loading import Base
 from tasks.inputs.data import scored_batches
 from tasks.inputs.opened import Inputs
+from tasks.running.memory import EVALUATION, out_of_memory
 from tasks.running.progress import show_message
 from tasks.settings.upstream import UpstreamTask
 from tasks.storage.files import replacing
@@ -48,6 +49,7 @@ LONGEST_CAPTION = 64  # answer tokens, end of turn included
 POINTS = 100.0
 
 
+@out_of_memory("the evaluation", EVALUATION)
 def score_model(inputs: Inputs, base: Base, model: nn.Module) -> pa.Table:
     """Every sample's score under a model: the test split by task type (`target`), then each upstream task."""
     rows = list(_target_rows(inputs, base, model))

@@ -24,11 +24,12 @@ from mars_core.data.collate import collate
 from mars_core.rates import LearningRates
 from mars_core.records import json_safe
 from mars_core.training.finetune import FinalRun, FinetuneDiverged, Listeners, Samples, finetune
-from tasks.final.train import ERROR, EVENTS, RUN, WEIGHTS, Job, settings_of, wrap
+from tasks.final.train import ERROR, ERRORS, EVENTS, RUN, WEIGHTS, Job, settings_of, wrap
 from tasks.inputs.base_model import load_study_base, resolve_device, study_dtype
 from tasks.inputs.data import scored_batches
 from tasks.inputs.objective import measurement
 from tasks.inputs.opened import open_inputs
+from tasks.running.memory import FINAL_RUN, out_of_memory
 from tasks.settings.baselines import SETTINGS, Baseline
 from tasks.settings.study import StudyConfig
 from tasks.storage.files import read_json, replacing, write_json
@@ -46,10 +47,10 @@ def main() -> None:
     first = int(os.environ.get("RANK", "0")) == 0
     try:
         run = _train(job, first)
-    except (ValueError, FinetuneDiverged) as error:
+    except (ValueError, FinetuneDiverged, MemoryError) as error:
         traceback.print_exc()  # into the log, since libraries raise ValueError too
         if first:
-            kind = "FinetuneDiverged" if isinstance(error, FinetuneDiverged) else "ValueError"
+            kind = next(name for name, known in ERRORS.items() if isinstance(error, known))
             write_json(Path(job.folder) / ERROR, {"kind": kind, "message": str(error)})
         sys.exit(FAILED)
     if first:
@@ -58,6 +59,7 @@ def main() -> None:
         torch.distributed.destroy_process_group()
 
 
+@out_of_memory("the final run", FINAL_RUN)
 def _train(job: Job, first: bool) -> FinalRun:
     inputs = open_inputs(StudyConfig.model_validate(job.study))
     config, baseline = inputs.config, _baseline(job)

@@ -14,6 +14,7 @@ from mars_core.metrics.identity import content_hash
 from mars_core.models.loading import Base, load_base, read_commit, read_model_type, read_processor, skeleton
 from mars_core.models.partition import Partition
 from mars_core.models.targets import adapting
+from tasks.running.memory import LOADING, out_of_memory
 from tasks.settings.study import StudyConfig
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -24,6 +25,7 @@ def study_dtype(config: StudyConfig) -> torch.dtype:
     return DTYPES[config.recipe.dtype]
 
 
+@out_of_memory("loading the base model", LOADING)
 def load_study_base(config: StudyConfig, device: torch.device, dtype: torch.dtype, *, spread: bool = False) -> Base:
     """Load the frozen base model of a study, with the layers that its recipe adapts.
 

@@ -27,7 +27,7 @@ from tasks.final.arm import Arm
 from tasks.final.evaluate import evaluation_path, read_evaluation
 from tasks.final.forgetting import forgetting_of
 from tasks.final.pair import final_folder
-from tasks.final.record import FinalRecord, read_final
+from tasks.final.record import read_final
 from tasks.inputs.data import scored_batches
 from tasks.inputs.opened import Inputs
 from tasks.running.progress import show_message
@@ -40,6 +40,7 @@ from tasks.study.opened import Study
 from tasks.study.revision import recipe_hash
 from tasks.study.snapshot import read_snapshot
 from tasks.tracking import runs as tracking
+from tasks.tracking.outage import UNTRACKED
 from tasks.tracking.registry import model_name, move_champion, register_adapter
 
 # Fewer samples that the champion's adapter has not seen say too little, unless they are the whole validation set.
@@ -56,7 +57,8 @@ class Champion(Record):
 
     `validation_hash`: of the samples that `validation_loss` was measured on, and of how. `laws`: coefficients and
     intervals at the time (`performance`, `me`, `llm`). `evaluation`: its test scores, for people; nothing is decided
-    by them. `registered_model`, `model_version`: it in MLflow's registry. `adapter`: its folder in the study's.
+    by them. `registered_model`, `model_version`: it in MLflow's registry; no version where MLflow has no run of it.
+    `mlflow_run_id`: its run there, or what else tells it from other final runs. `adapter`: its folder in the study's.
     """
 
     revision: int
@@ -148,7 +150,8 @@ def accept_if_better(study: Study, arm: Arm) -> Acceptance:
     known = present_acceptance(study, arm, champion)
     if known is not None and not known.accepted:  # an accepted one that does not stand was lost: decide again
         return known
-    if is_remote(study.config.study) and not tracking.is_tracked(read_final(study.revision, arm).mlflow_run_id):
+    run = read_final(study.revision, arm).mlflow_run_id
+    if is_remote(study.config.study) and run != UNTRACKED and not tracking.is_tracked(run):
         return Acceptance(False, NOT_TRACKED_HERE)  # not kept: the machine that has the run decides
     return _decide(study, arm, champion, _judge(study, arm, champion))
 
@@ -166,7 +169,7 @@ def read_acceptance(revision: Revision, arm: Arm, champion: Champion | None) -> 
     if not path.is_file():
         return None
     stored = read_json(path)
-    against = {"standing": champion_hash(champion), "run": read_final(revision, arm).mlflow_run_id}
+    against = {"standing": champion_hash(champion), "run": _run_of(revision, arm)}
     return Acceptance.from_json(stored["decision"]) if stored["against"] == against else None
 
 
@@ -251,40 +254,58 @@ def _loss(inputs: Inputs, adapter: Path, samples: Sequence[Sample]) -> float:
 
 
 def _decide(study: Study, arm: Arm, champion: Champion | None, decision: Acceptance) -> Acceptance:
-    record = read_final(study.revision, arm)
-    tags = {
-        "mars.revision": str(study.revision.number),
-        "mars.pair": arm.pair.slug,
-        "mars.accepted": str(decision.accepted),
-    }
     name = champion.registered_model if champion else model_name(study.folder)  # kept where the folder moves
-    version = register_adapter(study.folder, name, record.mlflow_run_id, tags, f"{arm}: {decision.reason}")
+    version = _register(study, arm, name, decision)
     if decision.accepted:  # the file last: a crash before it repeats all of this
-        move_champion(study.folder, name, version)
-        accepted = _champion_of(study, arm, record, (name, version), decision)
+        if version:
+            move_champion(study.folder, name, version)
+        accepted = _champion_of(study, arm, (name, version), decision)
         write_json(champion_path(study.folder), accepted.to_json())
         publish_newest(study.config.study, STANDING_FILE)
-    against = {"standing": champion_hash(champion), "run": record.mlflow_run_id}
+    against = {"standing": champion_hash(champion), "run": _run_of(study.revision, arm)}
     write_json(_acceptance_path(study.revision, arm), {"decision": decision.to_json(), "against": against})
     publish_files(study.config.study, [_acceptance_path(study.revision, arm)])
     return decision
 
 
-def _champion_of(
-    study: Study,
-    arm: Arm,
-    record: FinalRecord,
-    registered: tuple[str, str],
-    decision: Acceptance,
-) -> Champion:
+def _register(study: Study, arm: Arm, name: str, decision: Acceptance) -> str:
+    """Version of the adapter in MLflow's registry; empty, which is said, where the store has no run of it."""
+    tracking.use_store(study.folder)
+    run = read_final(study.revision, arm).mlflow_run_id
+    if tracking.is_tracked(run):
+        tags = {
+            "mars.revision": str(study.revision.number),
+            "mars.pair": arm.pair.slug,
+            "mars.accepted": str(decision.accepted),
+        }
+        return register_adapter(study.folder, name, run, tags, f"{arm}: {decision.reason}")
+    if run == UNTRACKED:
+        why = "MLflow did not answer when its final run began, so there is no run to register"
+    else:
+        why = (
+            f"its MLflow run {run} is not in {tracking.shown_uri(study.folder)}. To register it, set "
+            "MLFLOW_TRACKING_URI to the store that has the run (or restore it there) and run `mars accept`"
+        )
+    folder = final_folder(study.revision, arm) / "adapter"
+    show_message(f"note: the adapter of {arm} in {folder} is not in MLflow's model registry: {why}")
+    return ""
+
+
+def _run_of(revision: Revision, arm: Arm) -> str:
+    """What tells a final run from others: its MLflow run, or what it was made from where MLflow has none."""
+    run = read_final(revision, arm).mlflow_run_id
+    return run if run != UNTRACKED else f"{UNTRACKED} {_inputs_of(revision, arm)}"
+
+
+def _champion_of(study: Study, arm: Arm, registered: tuple[str, str], decision: Acceptance) -> Champion:
     return Champion(
         revision=study.revision.number,
         pair=arm.pair,
         adapter=(final_folder(study.revision, arm) / "adapter").relative_to(study.folder).as_posix(),
         registered_model=registered[0],
         model_version=registered[1],
-        mlflow_run_id=record.mlflow_run_id,
-        validation_loss=record.best_val_loss,
+        mlflow_run_id=_run_of(study.revision, arm),
+        validation_loss=read_final(study.revision, arm).best_val_loss,
         validation_hash=validation_hash(study.inputs),
         model_fingerprint=study.inputs.fingerprint,
         recipe_hash=recipe_hash(study.config),
@@ -311,7 +332,7 @@ def _test_scores(revision: Revision, arm: Arm) -> dict[str, Any] | None:
 
 def _is(champion: Champion, revision: Revision, arm: Arm) -> bool:
     return (champion.revision, champion.pair) == (revision.number, arm.pair) and (
-        champion.mlflow_run_id == read_final(revision, arm).mlflow_run_id
+        champion.mlflow_run_id == _run_of(revision, arm)
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mars_core.metrics.loss_windows import Window
 from mars_core.models.lora import trainable_parameters
 from mars_core.planning.scores import (
     DataForecast,
@@ -55,13 +56,16 @@ class Forecaster:
         return score_at_loss(self.law, loss, self.n_test)
 
 
-def forecaster(config: StudyConfig, pair: Pair | None, p_max_at_least: float | None) -> Forecaster:
+def forecaster(
+    config: StudyConfig, pair: Pair | None, p_max_at_least: float | None, window: Window | None = None
+) -> Forecaster:
     """Read a calibrated study; nothing is trained, and no weights are read.
 
     Args:
         config: the study.
         pair: ranks to ask about; None for the chosen pair, or the calibration's reference before there is a choice.
         p_max_at_least: least score at a loss of 0.
+        window: read scores from the training loss in this window of steps; sizes cannot be asked about then.
 
     Raises:
         ValueError: the calibration has not finished, or it says nothing of the pair.
@@ -81,7 +85,7 @@ def forecaster(config: StudyConfig, pair: Pair | None, p_max_at_least: float | N
     calibration = calibrate(points, question)
     # At one loss a rate that is far too high answers worse, and no final run is trained at such a rate.
     near = metrics if points.rates is None else metrics[metrics["run_id"].isin(points.nearest)]
-    law = fit_score_law(near, n_answers=_answers(inputs, "validation"), p_max_at_least=p_max_at_least)
+    law = fit_score_law(near, n_answers=_answers(inputs, "validation"), p_max_at_least=p_max_at_least, window=window)
     asked, why = _pair(config, revision, pair)
     return Forecaster(calibration, law, asked, why, _answers(inputs, "test"))
 

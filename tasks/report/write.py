@@ -19,6 +19,7 @@ from prefect.cache_policies import NO_CACHE
 from mars_core.markdown import code, markdown_table, plain
 from mars_core.metrics.identity import content_hash
 from mars_core.metrics.schema import SCHEMA
+from mars_core.models.auto import of_its_tower
 from mars_core.models.loading import read_model_type
 from mars_core.models.partition import GROUPS, Partition
 from mars_core.ranks import RankPair
@@ -71,13 +72,15 @@ class Results:
 def write_report(results: Results, command: str) -> str:
     """Write a revision's report as one HTML file; returns its path."""
     revision = results.study.revision
-    page, figures = render_with_figures(gather(results, command))
+    data = gather(results, command)
+    page, figures = render_with_figures(data)
+    model_type = data.model["model_type"]
     with replacing_folder(figures_path(revision)) as temporary:
         for name, picture in figures.items():
-            (temporary / f"{name}.svg").write_text(picture, encoding="utf-8")
+            (temporary / f"{name}.svg").write_text(of_its_tower(picture, model_type), encoding="utf-8")
     path = report_path(revision)
     with replacing(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(of_its_tower(page, model_type), encoding="utf-8")
     return str(path)
 
 

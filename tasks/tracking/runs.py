@@ -203,18 +203,21 @@ def begin_child(parent: str, name: str, parameters: Mapping[str, Any], tags: Map
         return known
     made = client.create_run(experiment, tags=resolve_tags(tags | SOURCE | links.prefect_tags()), run_name=name)
     run_id = str(made.info.run_id)
-    _log_missing_params(run_id, parameters)
+    _log_params(run_id, flatten(parameters))
     links.link_to_mlflow(mlflow.get_tracking_uri(), experiment, run_id, name)
     return run_id
 
 
 def _log_missing_params(run_id: str, parameters: Mapping[str, Any]) -> None:
     """Log the parameters that a run does not have: a process may have been killed between making it and this."""
-    client = mlflow.MlflowClient()
-    known = client.get_run(run_id).data.params
-    missing = [Param(key, str(value)) for key, value in flatten(parameters).items() if key not in known]
-    for start in range(0, len(missing), MOST_PARAMS):
-        client.log_batch(run_id, params=missing[start : start + MOST_PARAMS])
+    known = mlflow.MlflowClient().get_run(run_id).data.params
+    _log_params(run_id, {key: value for key, value in flatten(parameters).items() if key not in known})
+
+
+def _log_params(run_id: str, parameters: Mapping[str, Any]) -> None:
+    logged = [Param(key, str(value)) for key, value in parameters.items()]
+    for start in range(0, len(logged), MOST_PARAMS):
+        mlflow.MlflowClient().log_batch(run_id, params=logged[start : start + MOST_PARAMS])
 
 
 @never_blocks(None)

@@ -76,7 +76,7 @@ def is_frozen_and_bare(model: nn.Module) -> bool:
 
 
 def write_small_study(folder: Path, data: Path) -> StudyConfig:
-    """Four pairs of eight steps each, intervals of few draws; everything else as a user would have it."""
+    """Four pairs of eight steps each, fits of few starts and draws; everything else as a user would have it."""
     config = StudyConfig(
         study=str(folder / "study"),
         model=str(demo_backbone_path()),
@@ -88,7 +88,7 @@ def write_small_study(folder: Path, data: Path) -> StudyConfig:
         ),
         recipe=RecipeConfig(learning_rate=1e-3, max_tokens=512),
         calibration=CalibrationConfig(ranks=(2, 4), samples=64, smallest_size=8, parallel=2),
-        fit=FitConfig(bootstrap=20),
+        fit=FitConfig(starts=8, bootstrap=20),
         device="cpu",
     )
     write_study(config, folder / "study.yaml")

@@ -36,7 +36,9 @@ def test_a_study_of_sounds_ends_with_a_report_and_an_adapter_of_both_modules(tmp
         device="cpu",
     )
     study_flow(config, command="mars run study.yaml")
-    assert list((tmp_path / "study").rglob("report.html"))
+    (report,) = (tmp_path / "study").rglob("report.html")
+    assert "audio encoder" in report.read_text()
+    assert "vision encoder" not in report.read_text().lower()
     adapter = next((tmp_path / "study").rglob("adapter_model.safetensors")).parent
     trained = load_file(adapter / "adapter_model.safetensors")
     for module in ("audio_tower", "language_model"):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 
 import mlflow
 import pandas as pd
@@ -32,21 +33,23 @@ def before(tmp_path_factory):
     return build_upstream_data(tmp_path_factory.mktemp("upstream") / "data", n_samples=12)
 
 
-@pytest.fixture
-def asked(copied, before, tmp_path):
-    """A finished study that now names upstream tasks, evaluated again."""
+@pytest.fixture(scope="module")
+def asked(finished, before, tmp_path_factory):
+    """A copy of the finished study that now names upstream tasks, evaluated again; and the file with its settings."""
+    folder = tmp_path_factory.mktemp("asked")
     tasks = (
         UpstreamTask(name="reading", data=str(before.reading)),
         UpstreamTask(name="looks", data=str(before.looks), images=str(before.images)),
         UpstreamTask(name="told", data=str(before.reading), metric="cider-d", samples=6),
     )
-    config = copied.model_copy(update={"upstream": tasks})
-    write_study(config, tmp_path / "asked.yaml")
+    config = finished.model_copy(update={"study": str(folder / "study"), "upstream": tasks})
+    shutil.copytree(finished.study, config.study)
+    write_study(config, folder / "asked.yaml")
     evaluate_flow(config)
-    return config, tmp_path / "asked.yaml"
+    return config, folder / "asked.yaml"
 
 
-def test_evaluation_report_command_and_acceptance_know_what_was_forgotten(asked):
+def test_evaluation_report_command_and_acceptance_know_what_was_forgotten(asked, one_figure):
     config, file = asked
     study = begun_study(config)
     table = forgetting_table(study)
@@ -101,9 +104,10 @@ def _limited(config, limit):
     return config.model_copy(update={"search": config.search.model_copy(update={"max_forgetting": limit})})
 
 
-def test_mistakes_are_one_message(copied, asked, tmp_path):
-    _, file = asked
-    write_study(copied, tmp_path / "unasked.yaml")  # the study's folder has the settings that it was evaluated with
+def test_mistakes_are_one_message(asked, tmp_path):
+    config, file = asked
+    # The study's folder has the settings that it was evaluated with.
+    write_study(config.model_copy(update={"upstream": ()}), tmp_path / "unasked.yaml")
     for arguments, message in (
         ([str(tmp_path / "unasked.yaml")], "names no upstream tasks"),
         ([str(file), "--adapter", "nowhere"], "no PEFT adapter in nowhere"),

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from functools import partial
 from pathlib import Path
 
 import mlflow
@@ -17,6 +18,7 @@ from mlflow.entities import Metric
 from typer.testing import CliRunner
 
 from flows.cli.main import app
+from mars_core import importing
 from mars_core.laws import get_law
 from tasks.storage.folder import Revision
 
@@ -106,9 +108,10 @@ def test_a_callers_mistake_is_one_message_and_exit_code_2(csv, monkeypatch, argu
     assert "Traceback" not in result.output
 
 
-def test_a_finished_study_gives_its_own_laws_and_choice_again(finished, tmp_path, one_figure):
+def test_a_finished_study_gives_its_own_laws_and_choice_again(finished, tmp_path, one_figure, monkeypatch):
     """The study's MLflow store as the source: child runs, the study's and final runs among them."""
     draws = finished.fit.bootstrap
+    monkeypatch.setattr(importing, "Question", partial(importing.Question, starts=finished.fit.starts))
     result = run(finished.study, "--out", tmp_path / "out", "--target", 64, "--bootstrap", draws, "--json")
     assert result.exit_code == 0, result.output
     revision = Revision(Path(finished.study), 1)

@@ -14,6 +14,7 @@ from flows.cli.main import app
 from mars_core.laws import LAWS, get_law
 
 runner = CliRunner()
+QUICK = ("--bootstrap", 10, "--starts", 8)  # where the fit is not what is tested
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def test_list_shows_every_law():
 
 
 def test_fit_prints_json_with_the_promised_keys(points):
-    result = run("fit", "--law", "convergence", "--data", points, "--bootstrap", 50, "--json")
+    result = run("fit", "--law", "convergence", "--data", points, "--bootstrap", 50, "--starts", 8, "--json")
     assert result.exit_code == 0
     data = json.loads(result.stdout)
     assert {"law", "coefficients", "intervals", "objective", "n_points", "statuses", "held_out"} <= set(data)
@@ -48,7 +49,7 @@ def test_fit_prints_json_with_the_promised_keys(points):
 
 
 def test_fit_prints_text(points):
-    result = run("fit", "--law", "convergence", "--data", points, "--bootstrap", 50)
+    result = run("fit", "--law", "convergence", "--data", points, "--bootstrap", 50, "--starts", 8)
     assert result.exit_code == 0
     for piece in ("gamma", "95% interval", "held out", "steps_per_rank"):
         assert piece in result.stdout
@@ -56,7 +57,7 @@ def test_fit_prints_text(points):
 
 @pytest.mark.parametrize(("rule", "held"), [("D>=1024", 12), ("D > 1024", 6), ("largest", 6), ("none", None)])
 def test_hold_out_rules(points, rule, held):
-    result = run("fit", "--law", "convergence", "--data", points, "--hold-out", rule, "--bootstrap", 10, "--json")
+    result = run("fit", "--law", "convergence", "--data", points, "--hold-out", rule, *QUICK, "--json")
     held_out = json.loads(result.stdout)["held_out"]
     assert (held_out["n_test"] if held_out else None) == held
 
@@ -93,8 +94,7 @@ def test_parquet_and_plots(points, tmp_path):
         "convergence",
         "--data",
         tmp_path / "points.parquet",
-        "--bootstrap",
-        10,
+        *QUICK,
         "--plots",
         tmp_path / "p",
     )
@@ -124,6 +124,7 @@ def test_fit_of_a_law_of_fine_tuning_shows_the_best_independent_fits_and_noise(s
     assert result.exit_code == 0
     data = json.loads(result.stdout)
     assert len(data["best_fits"]) == 5
+    assert data["at_least"] == {"P_max": 60}
     assert data["coefficients"]["P_max"] == pytest.approx(70, rel=1e-2)
     assert data["noise"]["sigma"] < 0.1
     shown = run(*arguments, "--noise", "--starts", 20)

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,11 @@ from tasks.final.arm import Arm
 from tasks.inputs import base_model as resources
 from tasks.inputs.data import scored_batches
 from tasks.inputs.opened import Inputs
-from tasks.nightly.champion import accept_if_better, read_acceptance, read_champion
+from tasks.nightly.champion import accept_by_hand, accept_if_better, read_acceptance, read_champion
 from tasks.nightly.run import look
 from tasks.settings.study import StudyConfig, write_study
 from tasks.storage.files import read_json, write_json
-from tasks.storage.folder import Revision
+from tasks.storage.folder import Revision, finish
 from tasks.study.opened import Study
 from tasks.study.revision import open_revision
 from tasks.tracking import runs as tracking
@@ -162,6 +163,19 @@ def test_an_image_that_broke_with_equal_size_and_time_is_named(own, monkeypatch)
         night_of(own)
 
 
+@pytest.mark.parametrize("days", [-400, 400], ids=["was set forward", "was set back"])
+def test_a_clock_that_was_set_makes_no_night_loud_and_hides_no_change(own, days):
+    """All files lie `days` ahead of the clock, as those do that were written before it was set."""
+    night_of(own)
+    for file in [*Path(own.study).rglob("*"), *Path(own.data.train).parent.rglob("*")]:
+        shifted = file.stat().st_mtime + days * 24 * 3600
+        os.utime(file, (shifted, shifted))
+    quiet = night_of(own)
+    assert (quiet["changes"], quiet["outcome"], quiet["trained_runs"]) == ([], "kept", 0)
+    rewrite(own.data.train, lambda rows: rows[1:])
+    assert look.fn(own).opens_revision
+
+
 def test_a_lost_output_is_no_quiet_night(own):
     night_of(own)
     Path(own.study, "revisions/001/laws.json").unlink()
@@ -246,6 +260,33 @@ def test_champion_moves_only_to_a_lower_validation_loss_on_the_same_samples(own,
     assert champion(own) == ("2" if accepted else "1")
     assert read_champion(Path(own.study)).revision == (2 if accepted else 1)
     assert accept_if_better.fn(Study(config, revision), Arm(pair)).accepted == accepted  # decided once
+
+
+@pytest.mark.parametrize(
+    ("run", "said"),
+    [("untracked", "did not answer when its final run began"), ("elsewhere", "MLFLOW_TRACKING_URI to the store")],
+)
+def test_a_final_run_that_mlflow_has_no_run_of_is_accepted_and_not_registered(own, capsys, run, said):
+    config, stood = another_recipe(own), read_champion(Path(own.study))
+    revision, pair = second_final(config, stood.validation_loss - 0.01)
+    record = revision.path("final", pair.slug, "training.json")
+    write_json(record, read_json(record) | {"mlflow_run_id": run})
+    accept = partial(accept_if_better.fn, Study(config, revision), Arm(pair))
+    assert accept().accepted
+    new = read_champion(Path(own.study))
+    assert (new.revision, new.model_version, new.registered_model) == (2, "", stood.registered_model)
+    told = " ".join(capsys.readouterr().err.split())
+    assert "is not in MLflow's model registry" in told
+    assert said in told
+    assert champion(own) == "1"  # what the registry had stays
+    assert accept().reason == new.accepted_because  # decided once
+    # Another one without a run is another one all the same.
+    finish(revision, f"finetune-{pair.slug}", "other settings", [record], {})
+    write_json(record, read_json(record) | {"best_val_loss": new.validation_loss + 1})
+    if run == "untracked":
+        assert not accept().accepted
+    accept_by_hand.fn(Study(config, revision), Arm(pair))
+    assert read_champion(Path(own.study)).validation_loss == new.validation_loss + 1
 
 
 def test_a_worse_run_of_the_standing_pair_leaves_its_weights_standing(copied):

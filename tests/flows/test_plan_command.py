@@ -22,6 +22,10 @@ def test_score_of_a_size_and_of_a_loss(finished):
     assert found["observed_interval"][1] - found["observed_interval"][0] > found["interval"][1] - found["interval"][0]
     at_loss = json.loads(plan("score", finished.study, "--loss", found["loss"], "--json").stdout)
     assert at_loss["score"] == pytest.approx(found["score"], abs=3)
+    for window in ("interval", "cumulative"):
+        of_training = plan("score", finished.study, "--loss", found["loss"], "--window", window, "--json")
+        assert of_training.exit_code == 0, of_training.output
+        assert 0 <= json.loads(of_training.stdout)["score"] <= 100
 
 
 def test_data_for_a_target_prints_size_score_and_law(finished):
@@ -36,6 +40,7 @@ def test_data_for_a_target_prints_size_score_and_law(finished):
     [
         (("data", "--target", 130), "between 0 and 100 points"),
         (("score",), "give --size or --loss"),
+        (("score", "--size", 100, "--window", "interval"), "--window says which training loss --loss is"),
         (("score", "--size", 100, "--pair", "eight"), "--pair is two ranks"),
         (("score", "--size", 100, "--pair", "3,3"), "says nothing of pair (3, 3)"),
     ],

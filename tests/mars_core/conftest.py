@@ -57,7 +57,12 @@ def samples(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def shared_base():
+def shared_base(demo_base):
+    return demo_base
+
+
+@pytest.fixture(scope="session")
+def demo_base():
     return load_base(str(demo_backbone_path()), device=CPU, dtype=torch.float64)
 
 

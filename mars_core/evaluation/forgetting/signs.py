@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ from mars_core.evaluation.forgetting.measures import Forgetting
 from mars_core.records import Record
 
 NOTABLE_DROP, SEVERE_DROP = 0.20, 0.30  # share of an upstream task's score before tuning
-ROSE = 1.5  # times the first loss: training that ends there has diverged
+ROSE, LOST_AGAIN = 1.5, 0.5  # times the lowest loss, and share of the way down that was lost again: it has diverged
+PARTS = 10  # of a training, whose mean losses are compared: the loss of a single batch is noise
 
 
 @dataclass(frozen=True)
@@ -33,15 +35,25 @@ def failure_signs(found: Forgetting, losses: Sequence[float] = ()) -> tuple[Sign
 
 
 def _diverged(losses: Sequence[float]) -> list[Sign]:
+    """Not finite, or at the end far above the lowest: falling first and rising then is as much a divergence."""
     if not losses:
         return []
     if not all(math.isfinite(loss) for loss in losses):
         message = "the training loss was not finite: lower the learning rate, or train fewer weights"
         return [Sign("diverged", message, "error")]
-    if losses[-1] > ROSE * losses[0]:
-        message = f"the training loss rose from {losses[0]:.3g} to {losses[-1]:.3g}: lower the learning rate"
+    parts = _means(losses)
+    lowest, end = min(parts), parts[-1]
+    if end > ROSE * lowest and end - lowest > LOST_AGAIN * (parts[0] - lowest):
+        message = f"the training loss rose from {lowest:.3g} to {end:.3g}: lower the learning rate"
         return [Sign("diverged", message, "error")]
     return []
+
+
+def _means(losses: Sequence[float]) -> list[float]:
+    """Mean loss of each part of a training, in order."""
+    count = min(PARTS, len(losses))
+    starts = [number * len(losses) // count for number in range(count + 1)]
+    return [math.fsum(losses[start:end]) / (end - start) for start, end in itertools.pairwise(starts)]
 
 
 def _forgot(found: Forgetting) -> list[Sign]:

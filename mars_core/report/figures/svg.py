@@ -31,6 +31,7 @@ def inline_svg(figure: Figure, name: str, description: str) -> Markup:
         FigureCanvasSVG(figure).print_svg(
             buffer, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
         )
+    figure.set_layout_engine("none")  # it is laid out: drawn again, it need not be, which takes as long as drawing
     document = buffer.getvalue()
     box = _view_box(document)
     width = float(box.split()[2]) * PIXELS_PER_POINT

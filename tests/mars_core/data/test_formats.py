@@ -171,7 +171,7 @@ json_values = st.recursive(
     ascii=st.booleans(),
     chunk=st.integers(1, 40),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 def test_records_of_a_list_are_those_of_the_json_module(tmp_path_factory, values, indent, ascii, chunk):
     """However small the window, and each record can be read again from its place."""
     path = tmp_path_factory.getbasetemp() / "records.json"

@@ -149,3 +149,12 @@ def test_a_card_names_what_modules_have_of_their_own():
     plain = adapter_card(facts())
     assert "encoder and rank **16** in projector and language model, alpha = 2 x rank everywhere." in plain
     assert "encoder and no adapter in the projector" in adapter_card(facts(recipe=recipe | {"projector_rank": 0}))
+
+
+def test_a_model_that_hears_has_no_vision_encoder():
+    card = adapter_card(facts(model_type="qwen2_audio"))
+    assert not re.search(r"\bvision", card, re.IGNORECASE)
+    assert "audio encoder" in card
+    data = ModelCard(card).data
+    assert data.pipeline_tag == "audio-text-to-text"
+    assert "audio-language-model" in data.tags

@@ -61,3 +61,9 @@ def grouped():
 def made():
     """Makes a probe."""
     return llama
+
+
+@pytest.fixture(scope="session")
+def shared_base(small_base):
+    """In place of the demo's: what is tested of ranks that move holds for any model."""
+    return small_base

@@ -108,7 +108,7 @@ def test_gora_and_fisher_are_proportional_to_what_they_measure(made):
     assert max(others) - min(others) <= 1
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.floats(0, 1e6), min_size=21, max_size=21).filter(any), st.integers(1, 24), st.integers(1, 4))
 def test_apportioned_ranks_take_the_budget_whatever_the_proportion(made, weights, rank, most):
     probe, budget = made([1.0, 2.0, 3.0], **NARROW), Budget(rank)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from types import SimpleNamespace
+from weakref import WeakKeyDictionary
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
 from mars_core.models.partition import GROUPS
+from mars_core.packing import train
 from mars_core.packing.adapter_batches import AdapterBatches
 from mars_core.packing.adapters import layout_of, to_peft
 from mars_core.packing.run import PackRun
@@ -35,6 +38,23 @@ RECIPE = Recipe(learning_rate=3e-3, batch_size=3, warmup_ratio=0.34, max_grad_no
 def shared_base(small_base):
     """In place of the demo's: a pack and its plain runs agree on any model."""
     return small_base
+
+
+@pytest.fixture(scope="session", autouse=True)
+def weights_made_once() -> Iterator[None]:
+    """PEFT makes the first weights of a run once: to wrap a model in adapters takes as long as two steps."""
+    make, known = train.initial_weights, WeakKeyDictionary()
+
+    def initial(model, partition, ranks, seed):
+        of_model = known.setdefault(model, {})
+        key = (next(model.parameters()).dtype, partition, ranks, seed)
+        if key not in of_model:
+            of_model[key] = make(model, partition, ranks, seed)
+        return of_model[key].clone()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "initial_weights", initial)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -222,3 +222,27 @@ def test_a_forecast_is_stored_and_read_again():
     again = DataForecast.from_json(found.to_json())
     assert again.size == found.size
     assert again.at_size.observed_interval == found.at_size.observed_interval
+
+
+@pytest.mark.parametrize("window", ["interval", "cumulative"])
+def test_a_law_of_the_training_loss_reads_it_in_its_window(window):
+    """Scores made from the cumulative mean are read back through it, and less well through the other window."""
+    steps = np.array([8, 16, 32, 64, 128, 256])
+    runs = []
+    for number, level in enumerate((0.0, 0.1, 0.3)):
+        means = 0.5 + level + 3.0 * steps**-0.5
+        cumulative = np.cumsum(np.diff(steps, prepend=0) * means) / steps
+        read = cumulative if window == "cumulative" else means
+        runs.append(
+            pd.DataFrame(
+                {"run_id": str(number), "step": steps, "train_loss": means, "val_loss": 9.0}
+                | {"val_accuracy": score_of(read) / 100}
+            )
+        )
+    metrics = pd.concat(runs)
+    other = {"interval": "cumulative", "cumulative": "interval"}[window]
+    fitted = {one: fit_score_law(metrics, window=one, bootstrap=50) for one in (window, other)}
+    assert fitted[window].noise.sigma < 0.05  # the scores have no noise: what is left is the fit's own tolerance
+    assert fitted[other].noise.sigma > 5 * fitted[window].noise.sigma
+    found = score_at_loss(fitted[window], 0.9)
+    assert found.score == pytest.approx(score_of(0.9), abs=0.5)

@@ -117,6 +117,8 @@ def test_a_spoiled_adapter_forgets_and_is_warned_of(inputs, base, scored):
     assert values["forgetting/reading/before"] > values["forgetting/reading/after"]
     assert shown("spoiled", found)["F"] == round(found["F"]["value"], 1)
     assert described(scored, scored, ())["F"]["value"] == 0.0
+    not_finite = {"loss": None}  # as a record stores it
+    assert "diverged" in {sign["code"] for sign in described(scored, scored, ({"loss": 1.0}, not_finite))["signs"]}
 
 
 def test_other_samples_cannot_be_compared(scored):

@@ -117,8 +117,21 @@ def test_a_target_that_got_worse_is_an_error():
     assert f"lost {base.mean():.1f} points" in sign.message
 
 
+NOISY = [0.2 if number % 2 else 0.4 for number in range(40)]
+
+
 @pytest.mark.parametrize(
-    ("losses", "codes"), [([2.0, 1.0], []), ([2.0, 3.5], ["diverged"]), ([2.0, np.nan], ["diverged"])]
+    ("losses", "codes"),
+    [
+        ([2.0, 1.0], []),
+        ([2.0, 3.5], ["diverged"]),
+        ([2.0, np.nan], ["diverged"]),
+        ([3.0, 1.0, 0.2, 0.2, 2.9, 2.9], ["diverged"]),  # below the first loss, and all that was learned is lost
+        ([3.0, 1.0, 0.2, 0.35], []),  # a little over-fitted
+        (NOISY, []),  # batches differ, and their mean does not rise
+        ([*NOISY[::-1]], []),
+        ([0.8, 1.3] * 10 + [1.0], []),  # learned nothing, lost nothing
+    ],
 )
 def test_a_rising_or_infinite_loss_is_a_sign(losses, codes):
     assert [sign.code for sign in failure_signs(measured(0.5, 0.0), losses)] == codes
