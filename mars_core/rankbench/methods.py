@@ -39,6 +39,12 @@ def mars_one_rate(replay: Replay) -> Decision:
     return _mars(replay, _one_rate(replay))
 
 
+def mars_both_adapted(replay: Replay) -> Decision:
+    """The product without pairs that leave a module frozen."""
+    table = replay.calibration
+    return _mars(replay, table[(table["r_me"] > 0) & (table["r_llm"] > 0)])
+
+
 def paper(replay: Replay) -> Decision:
     """Algorithm 1 as printed: one rate, positive ranks."""
     table = _one_rate(replay)
@@ -128,6 +134,7 @@ def naive_grid(replay: Replay) -> Decision:
 METHODS: Mapping[str, Method] = {
     "MARS": mars,
     "MARS, margin 0": mars_without_margin,
+    "MARS, no module frozen": mars_both_adapted,
     "MARS, one rate": mars_one_rate,
     "MARS as printed": paper,
     "best cell of the same calibration": best_cell,
