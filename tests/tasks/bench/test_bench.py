@@ -28,7 +28,7 @@ def folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "SIZES", {"train": 128, "validation": 16, "test": 16})
         patch.setattr(train, "FIRST_CHECKPOINT", 1)
-        patch.setattr(blocks, "RATES", (1e-3, 2e-3, 4e-3))
+        patch.setattr(blocks, "RATES", (2.5e-3, 5e-3, 1e-2))
         patch.setattr(cells, "CELLS", (CELL,))
         patch.setattr(
             run, "make_backbone", lambda _, out, __: shutil.copytree(demo_backbone_path(), out, dirs_exist_ok=True)
