@@ -21,6 +21,8 @@ from mars_core.report.figures.rank_grid import RankGrid
 COLUMNS = 3
 FREE = 0.002
 """Where methods without a search stand on the axis of cost, a share of the naive grid."""
+MOST = 30.0
+"""Percent of regret up to which methods are drawn; the legend names those above too."""
 SIDE_BY_SIDE = 1.13
 """Factor of cost by which methods of equal cost are drawn apart."""
 
@@ -55,7 +57,7 @@ def frontier_figure(default: pd.DataFrame) -> Figure:
     axes.set_xscale("log")
     axes.set_xlim(FREE / 1.4, 4.0)
     axes.set_yscale("symlog", linthresh=1.0)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, min(MOST, 110 * float(table["high"].max())))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: "0" if value <= FREE else f"{value:g}"))
     axes.yaxis.set_major_locator(FixedLocator([0, 0.5, 1, 2, 5, 10, 20, 50, 100, 200]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}%"))
