@@ -14,16 +14,12 @@ from flows.cli.output import console, print_json
 from flows.cli.stages import AsJson
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from mars_core.rankbench.cells import Cell, Role
+    from mars_core.rankbench.tables import TextTable
+    from tasks.bench.replay import Replayed
 
 bench_app = typer.Typer(help="RankBench: stored runs of rank pairs and rates, and what each method would have chosen.")
 RESULTS = Path("benchmarks/results/rankbench")
-
-_CELL_COLUMNS = (
-    "cell", "alpha", "best pair", "at rate", "perplexity", "worst pair", "noise", "ME / LLM effect", "ME / LLM frozen",
-)  # fmt: skip
 
 Folder = Annotated[Path, typer.Option("--folder", help="Where the stored runs lie.")]
 Names = Annotated[list[str] | None, typer.Option("--cell", help="A cell, once or more (default: all).")]
@@ -35,11 +31,13 @@ def run(
     folder: Folder = RESULTS,
     cell: Names = None,
     minutes: Annotated[float, typer.Option("--minutes", min=0, help="Begin no further block after this time.")] = 110,
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+    shard: Annotated[str, typer.Option("--shard", help="I/N: every Nth cell from the Ith on.")] = "1/1",
 ) -> None:
     """Train the runs that are missing; stop and start it as you like."""
     from tasks.bench.run import run_bench
 
-    done = run_bench(folder, _cells(cell), minutes, lambda text: typer.echo(text))
+    done = run_bench(folder, _shard(_cells(cell), shard), minutes, typer.echo, device)
     typer.echo(f"{done} blocks trained")
 
 
@@ -61,21 +59,40 @@ def list_cells(folder: Folder = RESULTS) -> None:
 @one_message
 def replay(
     folder: Folder = RESULTS,
-    role: Annotated[str, typer.Option("--role", help="develop, verdict or all.")] = "develop",
+    cell: Names = None,
+    role: Annotated[str, typer.Option("--role", help="develop, verdict or all.")] = "all",
     as_json: AsJson = False,
 ) -> None:
     """Let every method choose from the stored calibrations, and show its regret on the runs that judge."""
-    from mars_core.rankbench.verdicts import summary
-    from tasks.bench.replay import replay_bench
+    from mars_core.rankbench.tables import tables_of
 
-    cells, records = replay_bench(folder, _roles(role))
-    methods = summary(records)
+    replayed = _replayed(folder, cell, role)
     if as_json:
-        shown = {"cells": cells, "methods": methods.reset_index(), "choices": records}
+        shown = {"cells": replayed.cells, "choices": replayed.records}
         print_json({name: json.loads(table.to_json(orient="records")) for name, table in shown.items()})
         return
-    console.print(_cells_table(cells))
-    console.print(_methods_table(methods))
+    for table in tables_of(replayed.cells, replayed.records):
+        console.print(_shown(table))
+
+
+@bench_app.command()
+@one_message
+def report(
+    folder: Folder = RESULTS,
+    cell: Names = None,
+    out: Annotated[Path, typer.Option("--out", help="Where the page is written.")] = Path("rankbench.html"),
+) -> None:
+    """Write a page with cost against regret of all methods, every cell's losses with the choices, and all tables."""
+    from tasks.bench.report import write_page
+
+    typer.echo(f"written to {write_page(_replayed(folder, cell, 'all'), out)}")
+
+
+def _replayed(folder: Path, names: list[str] | None, role: str) -> Replayed:
+    from mars_core.packing.cores import usable_cores
+    from tasks.bench.replay import replay_bench, with_role
+
+    return replay_bench(folder, with_role(_cells(names), _roles(role)), processes=min(4, usable_cores()))
 
 
 def _roles(text: str) -> tuple[Role, ...]:
@@ -89,33 +106,20 @@ def _roles(text: str) -> tuple[Role, ...]:
     return roles[text]
 
 
-def _cells_table(cells: pd.DataFrame) -> Table:
-    table = Table(title="cells: regret is excess test perplexity over the best pair at its best rate")
-    for name in _CELL_COLUMNS:
-        table.add_column(name)
-    for row in cells.to_dict("records"):
-        edge = "" if row["interior"] else " (edge)"
-        table.add_row(
-            row["cell"], row["rule"], str(tuple(row["best"])), f"{row['best_rate']:.1e}{edge}",
-            f"{row['perplexity']:.3f}", f"{row['spread']:.1%}", f"{row['noise']:.1%}",
-            f"{row['effect_me']:.1f} / {row['effect_llm']:.1f} se",
-            f"{row['frozen_tower']:.1%} / {row['frozen_llm']:.1%}",
-        )  # fmt: skip
-    return table
+def _shown(table: TextTable) -> Table:
+    shown = Table(title=table.title, caption=table.note, caption_justify="left", title_justify="left")
+    for heading in table.headings:
+        shown.add_column(heading)
+    for row in table.rows:
+        shown.add_row(*row)
+    return shown
 
 
-def _methods_table(methods: pd.DataFrame) -> Table:
-    table = Table(
-        title="methods: cost as a share of the naive grid's pair-steps, size of the largest pair's parameters"
-    )
-    for name in ("method", "choices", "median regret", "mean", "worst", "within noise", "cost", "size"):
-        table.add_column(name)
-    for row in methods.reset_index().to_dict("records"):
-        table.add_row(
-            row["method"], str(row['choices']), f"{row['median_regret']:.2%}", f"{row['mean_regret']:.2%}",
-            f"{row['worst_regret']:.1%}", f"{row['within_noise']:.0%}", f"{row['cost']:.3f}", f"{row['size']:.2f}",
-        )  # fmt: skip
-    return table
+def _shard(cells: tuple[Cell, ...], text: str) -> tuple[Cell, ...]:
+    first, _, every = text.partition("/")
+    if not (first.isdigit() and every.isdigit() and 1 <= int(first) <= int(every)):
+        raise ValueError(f"--shard is I/N with 1 <= I <= N, such as 1/4, got {text!r}")
+    return cells[int(first) - 1 :: int(every)]
 
 
 def _cells(names: list[str] | None) -> tuple[Cell, ...]:

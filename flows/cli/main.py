@@ -86,7 +86,7 @@ app.command("accept")(nightly.accept)
 app.command("up")(stack.up)
 app.command("down")(stack.down)
 app.command("doctor")(doctor.doctor)
-app.add_typer(bench.bench_app, name="bench", hidden=True)  # until its cells are recorded
+app.add_typer(bench.bench_app, name="bench")
 app.add_typer(schedule.app, name="schedule")
 app.add_typer(model.app, name="model")
 app.add_typer(data.app, name="data")

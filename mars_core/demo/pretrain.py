@@ -73,7 +73,7 @@ def pretrain_tower(tower: Any, grey: npt.NDArray[np.float32], course: Course, re
         same = _info_nce(functional.normalize(contrast(features.mean(1)), dim=-1))
         return same + _looks_loss(looks(features), look_levels(views[:, 0]))
 
-    _train(parameters, loss_of, course, part="tower", report=report)
+    train_part(parameters, loss_of, course, part="tower", report=report)
     tower.requires_grad_(True)
 
 
@@ -90,9 +90,9 @@ def pretrain_llm(model: Any, tokenizer: Any, names: Sequence[str], course: Cours
         )
         ids, mask = encoded["input_ids"], encoded["attention_mask"]
         logits = model(input_ids=ids, attention_mask=mask).logits
-        return _answer_loss(logits, ids, tokenizer) + _TEXT_WEIGHT * _text_loss(logits, ids, mask)
+        return answer_loss(logits, ids, tokenizer) + _TEXT_WEIGHT * _text_loss(logits, ids, mask)
 
-    _train(parameters, loss_of, course, part="llm", report=report)
+    train_part(parameters, loss_of, course, part="llm", report=report)
 
 
 def pretrain_projector(model: Any, processor: Any, drawings: Sequence[Drawing], course: Course, report: Report) -> None:
@@ -118,9 +118,9 @@ def pretrain_projector(model: Any, processor: Any, drawings: Sequence[Drawing], 
             pixel_values=torch.stack([pixels, pixels], dim=1),
             image_sizes=torch.full((course.batch, 2), IMAGE_SIZE),
         ).logits
-        return _answer_loss(logits, encoded["input_ids"], processor.tokenizer)
+        return answer_loss(logits, encoded["input_ids"], processor.tokenizer)
 
-    _train(projector, loss_of, course, part="projector", report=report)
+    train_part(projector, loss_of, course, part="projector", report=report)
     model.requires_grad_(True)
 
 
@@ -208,7 +208,7 @@ def _text_loss(logits: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
     return functional.cross_entropy(logits[:, :-1][keep], ids[:, 1:][keep])
 
 
-def _answer_loss(logits: Tensor, ids: Tensor, tokenizer: Any) -> Tensor:
+def answer_loss(logits: Tensor, ids: Tensor, tokenizer: Any) -> Tensor:
     """Next-token loss over the assistant's turns, end of turn included."""
     start, end = (tokenizer.convert_tokens_to_ids(token) for token in ("<|im_start|>", "<|im_end|>"))
     turn = (ids == start).cumsum(1)
@@ -218,7 +218,7 @@ def _answer_loss(logits: Tensor, ids: Tensor, tokenizer: Any) -> Tensor:
     return functional.cross_entropy(logits[:, :-1][keep], ids[:, 1:][keep])
 
 
-def _train(
+def train_part(
     parameters: Sequence[nn.Parameter],
     loss_of: Callable[[], Tensor],
     course: Course,

@@ -16,10 +16,11 @@ from mars_core.ranks import RankPair
 
 Kind = Literal["calibration", "rates", "judge", "stable"]
 
-CALIBRATION_SEEDS = (0, 1)
+CALIBRATION_SEEDS: dict[str, tuple[int, ...]] = {"constant": (0, 1), "2r": (0,)}
 RATES_SEED = 0
-JUDGE_SEEDS = (10, 11, 12, 13)
-STABLE_CELLS = ("even-caption-1024", "vision-detail-2048")
+JUDGE_SEEDS: dict[str, tuple[int, ...]] = {"constant": (10, 11, 12, 13), "2r": (10, 11)}
+"""By alpha rule: the rule that is not the default is measured more briefly."""
+STABLE_CELLS = ("even-detail-512", "llm-attribute-512")
 
 
 @dataclass(frozen=True)
@@ -51,19 +52,29 @@ class Block:
         """Pairs that are trained."""
         return self.cell.subset if self.kind == "rates" and self.rule != "constant" else self.cell.pairs
 
+    @property
+    def needed(self) -> bool:
+        """Whether replay waits for it; the other alpha rule and schedule come after all cells have that."""
+        return self.rule == "constant" and self.kind != "stable"
+
+    @property
+    def timed(self) -> bool:
+        """Whether rewind times are measured: in the first runs that judge."""
+        return self.kind == "judge" and self.seed == JUDGE_SEEDS[self.rule][0]
+
 
 def blocks_of(cell: Cell) -> Iterator[Block]:
-    """All blocks of a cell, in the order in which they are trained."""
+    """All blocks of a cell, in the order in which they are trained: what replay needs first."""
     if cell.ranks == MANY_RANKS:
-        yield Block(cell, "calibration", "constant", CALIBRATION_SEEDS[0])
-        yield from (Block(cell, "judge", "constant", seed) for seed in JUDGE_SEEDS)
+        yield Block(cell, "calibration", "constant", CALIBRATION_SEEDS["constant"][0])
+        yield from (Block(cell, "judge", "constant", seed) for seed in JUDGE_SEEDS["constant"])
         return
     for rule in RULES:
         yield Block(cell, "rates", rule, RATES_SEED)
-        yield from (Block(cell, "calibration", rule, seed) for seed in CALIBRATION_SEEDS)
-        yield from (Block(cell, "judge", rule, seed) for seed in JUDGE_SEEDS)
+        yield from (Block(cell, "calibration", rule, seed) for seed in CALIBRATION_SEEDS[rule])
+        yield from (Block(cell, "judge", rule, seed) for seed in JUDGE_SEEDS[rule])
     if cell.name in STABLE_CELLS:
-        yield from (Block(cell, "stable", "constant", seed) for seed in CALIBRATION_SEEDS)
+        yield from (Block(cell, "stable", "constant", seed) for seed in CALIBRATION_SEEDS["constant"])
 
 
 def runs_of(block: Block, best: Mapping[RankPair, float]) -> list[tuple[RankPair, float]]:
@@ -74,5 +85,5 @@ def runs_of(block: Block, best: Mapping[RankPair, float]) -> list[tuple[RankPair
     """
     if block.kind == "judge":
         return [(pair, best[pair]) for pair in block.pairs]
-    rates: Sequence[float] = RATES if block.cell.ranks != MANY_RANKS else RATES[1:4]
+    rates: Sequence[float] = RATES if block.cell.ranks != MANY_RANKS else RATES[1:3]
     return [(pair, rate) for pair in block.pairs for rate in rates]

@@ -16,11 +16,13 @@ Task = Literal["caption", "attribute", "choice", "detail"]
 Role = Literal["develop", "verdict"]
 
 BATCH = 8
-RANKS = (2, 4, 8, 16)
+RANKS = (1, 4, 8, 16)
 MANY_RANKS = (1, 2, 3, 4, 6, 8, 12, 16)
-RATES = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)
+RATES = (2.5e-3, 5e-3, 1e-2, 2e-2)
+MODULE_ALONE = (4, 16)
+"""Ranks of a module whose partner has rank 0."""
 RULES: dict[str, AlphaRule] = {"constant": 16.0, "2r": "2r"}
-"""Alpha rules by name; 16 is alpha = 2 r at the middle rank 8."""
+"""Alpha rules by name; 16 is alpha = 2 r at rank 8."""
 CALIBRATION_SHARE = 4
 """A calibration has a fourth of the full run's steps."""
 
@@ -55,31 +57,32 @@ class Cell:
     def pairs(self) -> tuple[RankPair, ...]:
         """All pairs, those with a module at rank 0 last; (0, 0) is no fine-tuning and left out."""
         positive = [RankPair(a, b) for a in self.ranks for b in self.ranks]
-        return (*positive, *(RankPair(0, r) for r in self.ranks), *(RankPair(r, 0) for r in self.ranks))
+        return (*positive, *(RankPair(0, r) for r in MODULE_ALONE), *(RankPair(r, 0) for r in MODULE_ALONE))
 
     @property
     def subset(self) -> tuple[RankPair, ...]:
         """Pairs that are trained at every rate to the end under both alpha rules: corners, middle, rank 0."""
         low, middle, high = self.ranks[0], self.ranks[len(self.ranks) // 2], self.ranks[-1]
         corners = [RankPair(low, low), RankPair(low, high), RankPair(high, low), RankPair(high, high)]
-        return (*corners, RankPair(middle, middle), RankPair(0, middle))
+        return (*corners, RankPair(middle, middle), RankPair(0, high))
 
 
 CELLS: tuple[Cell, ...] = (
-    Cell("even", "caption", 1024, "develop"),
-    Cell("vision", "detail", 2048, "develop"),
-    Cell("llm", "attribute", 2048, "develop"),
-    Cell("even", "choice", 2048, "develop"),
-    Cell("llm", "detail", 1024, "develop"),
-    Cell("vision", "caption", 1024, "develop"),
-    Cell("even", "detail", 2048, "verdict"),
-    Cell("even", "attribute", 1024, "verdict"),
-    Cell("vision", "attribute", 2048, "verdict"),
-    Cell("vision", "choice", 1024, "verdict"),
-    Cell("llm", "caption", 2048, "verdict"),
-    Cell("llm", "choice", 1024, "verdict"),
-    Cell("even", "attribute", 1024, "develop", MANY_RANKS),
+    Cell("even", "detail", 512, "develop"),
+    Cell("even", "attribute", 512, "verdict"),
+    Cell("vision", "detail", 512, "verdict"),
+    Cell("llm", "attribute", 512, "develop"),
+    Cell("vision", "caption", 512, "develop"),
+    Cell("llm", "caption", 512, "verdict"),
+    Cell("llm", "detail", 1024, "verdict"),
+    Cell("vision", "attribute", 1024, "develop"),
+    Cell("even", "caption", 1024, "verdict"),
+    Cell("even", "choice", 1024, "develop"),
+    Cell("vision", "choice", 512, "verdict"),
+    Cell("llm", "choice", 1024, "develop"),
+    Cell("even", "detail", 512, "develop", MANY_RANKS),
 )
+"""In the order in which they are trained."""
 
 
 def cell_named(name: str) -> Cell:

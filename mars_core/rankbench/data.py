@@ -1,7 +1,9 @@
 """Pictures and conversations of one task, and their encoding. Written as users' own data are: PNG and LLaVA-style JSON.
 
-`caption`, `attribute` and `choice` are the demo's scenes. `detail` asks for a small mark on a drawing, a few pixels
-wide: words and colours of the scene do not tell it.
+All show one drawing, none of those of pre-training, on a coloured ground. `detail` asks what pre-training asked, of
+pictures whose tiles come in another order (`in_tiles`): work for the vision encoder, none for the LLM. `attribute` asks
+for less of the same pictures in other words: work for both. `caption` and `choice` ask for answers of a new form about
+pictures as pre-training had them: work for the LLM.
 """
 
 from __future__ import annotations
@@ -15,32 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from mars_core.data.encode import Encoded, encode_sample
 from mars_core.data.readers import read_samples
 from mars_core.demo.data import llava_record, split_drawings
-from mars_core.demo.drawings import Drawing, load_drawings
-from mars_core.demo.questions import ask, sample_turns
-from mars_core.demo.scenes import Placed, Scene, by_colour, render_scene, sample_scene
+from mars_core.demo.drawings import DRAWING_COLOURS, load_drawings
+from mars_core.demo.questions import Question, choice_prompt
+from mars_core.demo.scenes import GROUNDS, PLACES, Scene, by_colour, render_scene
+from mars_core.demo.scenes import SIZES as SCENE_SIZES
 from mars_core.rankbench.cells import Task
+from mars_core.rankbench.world import Turns, ask_all, list_all, row_and_column, sample_alone
 
-SIZES = {"train": 2048, "validation": 192, "test": 384}
-QUESTIONS = 3
-"""Turns of a sample of `attribute`."""
-_MARKS = {
-    "cross": ("#.....#", ".#...#.", "..#.#..", "...#...", "..#.#..", ".#...#.", "#.....#"),
-    "plus": ("...#...", "...#...", "...#...", "#######", "...#...", "...#...", "...#..."),
-    "ring": (".#####.", "#.....#", "#.....#", "#.....#", "#.....#", "#.....#", ".#####."),
-    "bar": (".......", ".......", "#######", "#######", "#######", ".......", "......."),
-    "post": ("..###..", "..###..", "..###..", "..###..", "..###..", "..###..", "..###.."),
-    "dot": (".......", "..###..", ".#####.", ".#####.", ".#####.", "..###..", "......."),
-}
-MARKS: dict[str, NDArray[np.bool_]] = {
-    name: np.array([[cell == "#" for cell in row] for row in rows]) for name, rows in _MARKS.items()
-}
-Sample = tuple[Image.Image, list[tuple[str, str]]]
+SIZES = {"train": 1024, "validation": 64, "test": 192}
+TILE = 16
 
 
 @dataclass(frozen=True)
@@ -63,10 +53,11 @@ def write_task(folder: Path, task: Task) -> None:
         groups = by_colour(drawings[split])
         records = []
         for index in range(size):
-            picture, turns = _SAMPLES[task](groups, rng)
+            scene = sample_alone(groups, rng)
+            picture = _PICTURES[task](render_scene(scene))
             name = f"{split}-{index:05d}"
             picture.save(images / f"{name}.png", format="PNG")
-            records.append(llava_record(name, task, turns))
+            records.append(llava_record(name, task, _TURNS[task](scene, rng)))
         (folder / f"{split}.json").write_text(json.dumps(records, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -89,44 +80,52 @@ def _digest(folder: Path) -> str:
     return found.hexdigest()[:16]
 
 
-def _demo_task(task: str) -> Callable[[dict[str, list[Drawing]], random.Random], Sample]:
-    def sample(groups: dict[str, list[Drawing]], rng: random.Random) -> Sample:
-        scene = sample_scene(groups, rng)
-        return render_scene(scene), sample_turns(task, scene, rng)
-
-    return sample
+def _captions(scene: Scene, rng: random.Random) -> Turns:
+    (o,) = scene.objects
+    return [("Describe the picture.", f"a {o.size} {o.colour} thing at the {o.place} on a {scene.ground} ground")]
 
 
-def _attributes(groups: dict[str, list[Drawing]], rng: random.Random) -> Sample:
-    scene = sample_scene(groups, rng)
-    return render_scene(scene), [(asked.text, asked.answer) for asked in ask(scene, rng)[:QUESTIONS]]
+def _attributes(scene: Scene, rng: random.Random) -> Turns:
+    (o,) = scene.objects
+    return [("Where?", f"row {' column '.join(row_and_column(o))}, {o.place}, {o.size}")]
 
 
-def _detail(groups: dict[str, list[Drawing]], rng: random.Random) -> Sample:
-    scene = sample_scene(groups, rng)
-    marks = [rng.choice(sorted(MARKS)) for _ in scene.objects]
-    turns = [(f"Which mark is on the {o.colour} thing?", mark) for o, mark in zip(scene.objects, marks, strict=True)]
-    return _marked(scene, marks), turns
+def _choices(scene: Scene, rng: random.Random) -> Turns:
+    options = (PLACES, tuple(SCENE_SIZES), DRAWING_COLOURS, tuple(GROUNDS))
+    (text, answer), words = rng.choice([*zip(ask_all(scene), options, strict=False)])
+    return [choice_prompt(Question(text, answer, words), rng)]
 
 
-def _marked(scene: Scene, marks: list[str]) -> Image.Image:
-    pixels = np.array(render_scene(scene))
-    for placed, mark in zip(scene.objects, marks, strict=True):
-        _paint(pixels, placed, MARKS[mark])
-    return Image.fromarray(pixels)
+def _detail(scene: Scene, rng: random.Random) -> Turns:
+    return list_all(scene)
 
 
-def _paint(pixels: NDArray[np.uint8], placed: Placed, mark: NDArray[np.bool_]) -> None:
-    """A black mark on a white label in the middle of a drawing."""
-    side = len(mark)
-    top, left = placed.top + (placed.side - side) // 2, placed.left + (placed.side - side) // 2
-    pixels[top - 1 : top + side + 1, left - 1 : left + side + 1] = 255
-    pixels[top : top + side, left : left + side][mark] = 0
+def in_tiles(picture: Image.Image) -> Image.Image:
+    """The same picture with its tiles of `TILE` pixels in an order of their own, as of another scanner.
+
+    What lies where is told by the vision encoder's positions alone, so they have to be learnt anew.
+    """
+    pixels = np.asarray(picture)
+    side = len(pixels) // TILE
+    order = random.Random("rankbench-tiles").sample(range(side * side), side * side)
+    tiles = pixels.reshape(side, TILE, side, TILE, 3).swapaxes(1, 2).reshape(-1, TILE, TILE, 3)[order]
+    return Image.fromarray(tiles.reshape(side, side, TILE, TILE, 3).swapaxes(1, 2).reshape(pixels.shape))
 
 
-_SAMPLES: dict[Task, Callable[[dict[str, list[Drawing]], random.Random], Sample]] = {
-    "caption": _demo_task("caption"),
+def as_it_is(picture: Image.Image) -> Image.Image:
+    """The picture itself."""
+    return picture
+
+
+_PICTURES: dict[Task, Callable[[Image.Image], Image.Image]] = {
+    "caption": as_it_is,
+    "attribute": in_tiles,
+    "choice": as_it_is,
+    "detail": in_tiles,
+}
+_TURNS: dict[Task, Callable[[Scene, random.Random], Turns]] = {
+    "caption": _captions,
     "attribute": _attributes,
-    "choice": _demo_task("choice"),
+    "choice": _choices,
     "detail": _detail,
 }

@@ -6,6 +6,7 @@ Each takes a `Replay` and returns a `Decision`; none looks at runs that judge.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,28 +14,35 @@ import pandas as pd
 from mars_core.rankbench.replay import Decision, Replay, lowest, steps_of
 from mars_core.ranks import RankPair
 from mars_core.search.choice import Choice
-from mars_core.search.choose import Rule, choose_ranks
+from mars_core.search.choose import Rule
 
 Method = Callable[[Replay], Decision]
-UNIFORM_RATE = 2e-3
-"""What a user of these small models takes who does not search: the middle of the rates that were tried."""
+UNIFORM_RATE = 5e-3
+"""What a user of these small models takes who does not search: one of the middle rates."""
 HALVINGS = (1 / 8, 1 / 4, 1 / 2)
 """Shares of a full run after which successive halving drops half of what is left."""
 
 
 def mars(replay: Replay) -> Decision:
     """The product: every pair and rate of the calibration, default margin."""
-    return _mars(replay, replay.calibration)
+    return _decision(replay.choice, replay.calibration, RankPair(*replay.choice.pair))
 
 
 def mars_without_margin(replay: Replay) -> Decision:
-    """The same, the best pair whatever it costs."""
-    return _mars(replay, replay.calibration, margin=0.0)
+    """The same, the pair of the smallest expected regret whatever it costs."""
+    best = replay.choice.preferred_over or replay.choice.pair
+    return replace(_decision(replay.choice, replay.calibration, RankPair(*best)), choice=None)
 
 
 def mars_one_rate(replay: Replay) -> Decision:
     """The product at one rate for all pairs."""
     return _mars(replay, _one_rate(replay))
+
+
+def mars_both_adapted(replay: Replay) -> Decision:
+    """The product without pairs that leave a module frozen."""
+    table = replay.calibration
+    return _mars(replay, table[(table["r_me"] > 0) & (table["r_llm"] > 0)])
 
 
 def paper(replay: Replay) -> Decision:
@@ -53,11 +61,30 @@ def best_pair_one_rate(replay: Replay) -> Decision:
     return _lowest(_one_rate(replay))
 
 
+def main_effects(replay: Replay) -> Decision:
+    """Each module's rank by its mean over the other's, at the rate of the lowest mean over pairs."""
+    table = replay.calibration[(replay.calibration["r_me"] > 0) & (replay.calibration["r_llm"] > 0)]
+    last = table[table["step"] == table["step"].max()]
+    rate = last.groupby("peak_lr")["val_loss"].mean().idxmin()
+    at = last[last["peak_lr"] == rate]
+    pair = RankPair(*(int(at.groupby(module)["val_loss"].mean().idxmin()) for module in ("r_me", "r_llm")))
+    return Decision(pair, float(rate), steps_of(table))
+
+
 def uniform(rank: int) -> Method:
     """The same rank in both modules, its rate tuned."""
 
     def choose(replay: Replay) -> Decision:
         return _lowest(replay.of([RankPair(rank, rank)]))
+
+    return choose
+
+
+def fixed(r_me: int, r_llm: int) -> Method:
+    """A pair by a rule of thumb, its rate tuned."""
+
+    def choose(replay: Replay) -> Decision:
+        return _lowest(replay.of([RankPair(r_me, r_llm)]))
 
     return choose
 
@@ -107,13 +134,18 @@ def naive_grid(replay: Replay) -> Decision:
 METHODS: Mapping[str, Method] = {
     "MARS": mars,
     "MARS, margin 0": mars_without_margin,
+    "MARS, no module frozen": mars_both_adapted,
     "MARS, one rate": mars_one_rate,
     "MARS as printed": paper,
     "best cell of the same calibration": best_cell,
     "best pair at one rate": best_pair_one_rate,
+    "main effects of the same calibration": main_effects,
     "uniform 4, rate tuned": uniform(4),
     "uniform 8, rate tuned": uniform(8),
     "uniform 16, rate tuned": uniform(16),
+    "fixed (4, 16), rate tuned": fixed(4, 16),
+    "fixed (16, 4), rate tuned": fixed(16, 4),
+    "frozen LLM, rate tuned": fixed(16, 0),
     "uniform 8, one rate": uniform_one_rate,
     "frozen vision encoder, rate tuned": frozen_tower,
     "largest, rate tuned": largest,
@@ -131,21 +163,16 @@ def _lowest(table: pd.DataFrame) -> Decision:
     return Decision(*lowest(table), steps_of(table))
 
 
-def _mars(replay: Replay, table: pd.DataFrame, *, margin: float = 0.0025, rule: Rule = "mars") -> Decision:
-    choice = choose_ranks(
-        table,
-        target_samples=float(replay.cell.samples),
-        trainable_parameters={(pair.r_me, pair.r_llm): count for pair, count in replay.parameters.items()},
-        reference=(8, 8),
-        margin=margin,
-        rule=rule,
-        bootstrap=20,
-    )
-    return Decision(RankPair(*choice.pair), _rate(choice, table), steps_of(table), verdict=choice.verdict)
+def _mars(replay: Replay, table: pd.DataFrame, rule: Rule = "mars") -> Decision:
+    choice = replay.choose(table, rule)
+    return replace(_decision(choice, table, RankPair(*choice.pair)), choice=None)
 
 
-def _rate(choice: Choice, table: pd.DataFrame) -> float:
+def _decision(choice: Choice, table: pd.DataFrame, pair: RankPair) -> Decision:
+    return Decision(pair, _rate(choice, table, pair), steps_of(table), choice=choice)
+
+
+def _rate(choice: Choice, table: pd.DataFrame, pair: RankPair) -> float:
     if choice.rates is None:
         return float(table["peak_lr"].iloc[0])
-    (best,) = choice.rates.chosen
-    return best.rate
+    return next(best.rate for best in choice.rates.pairs if best.pair == tuple(pair))

@@ -11,20 +11,27 @@ import pandas as pd
 
 from mars_core.rankbench.cells import BATCH, Cell
 from mars_core.ranks import RankPair
+from mars_core.search.choice import Choice
+from mars_core.search.choose import Rule, choose_ranks
 
+BOOTSTRAP = 20
+"""Draws of the laws' intervals: no decision depends on them."""
 COLUMNS = ["r_me", "r_llm", "seed", "run_id", "step", "unique_samples", "val_loss", "lr", "peak_lr"]
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What a method came to. rate: None where the method says none, then the pair's best rate is taken. pair_steps: of
-    all its calibration runs; full_runs: runs of full length it needed before the final one."""
+    """What a method came to.
+
+    rate: None where the method says none, then the pair's best rate is taken. pair_steps: of all its calibration runs.
+    full_runs: runs of full length it needed before the final one. choice: of MARS, with its predictions.
+    """
 
     pair: RankPair
     rate: float | None
     pair_steps: int
     full_runs: float = 0.0
-    verdict: str = ""
+    choice: Choice | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +64,22 @@ class Replay:
         one = self.rows.drop_duplicates(["r_me", "r_llm"])
         keys = zip(one["r_me"], one["r_llm"], one["trainable_parameters"], strict=True)
         return {RankPair(int(a), int(b)): int(count) for a, b, count in keys}
+
+    @cached_property
+    def choice(self) -> Choice:
+        """What MARS chooses from the whole calibration; several forms of it are read off this one."""
+        return self.choose(self.calibration)
+
+    def choose(self, table: pd.DataFrame, rule: Rule = "mars") -> Choice:
+        """What MARS chooses from a part of the calibration."""
+        return choose_ranks(
+            table,
+            target_samples=float(self.cell.samples),
+            trainable_parameters={(pair.r_me, pair.r_llm): count for pair, count in self.parameters.items()},
+            reference=(8, 8),
+            rule=rule,
+            bootstrap=BOOTSTRAP,
+        )
 
     @cached_property
     def rates(self) -> tuple[float, ...]:

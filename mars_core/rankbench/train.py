@@ -31,9 +31,10 @@ from mars_core.rates import one_rate
 from mars_core.training.recipe import Recipe
 from mars_core.training.schedule import geometric_steps
 
-FIRST_CHECKPOINT = 8
+FIRST_CHECKPOINT = 4
 EVALUATION_BATCH = 64
-WIDTH = 8
+WIDTHS = {"cpu": 10, "cuda": 96}
+"""Runs side by side, by kind of device."""
 Batches = list[tuple[dict[str, Tensor], Sequence[str]]]
 Snapshots = list[tuple[int, dict[int, Tensor]]]
 """Step, and flat weights by number of the run."""
@@ -46,22 +47,36 @@ class Bench:
     base: Base
     data: TaskData
 
+    @property
+    def device(self) -> torch.device:
+        """Where the backbone lies."""
+        return next(self.base.model.parameters()).device
+
+    @property
+    def width(self) -> int:
+        """Runs that are trained side by side."""
+        return WIDTHS[self.device.type]
+
     def train_steps(self, block: Block) -> Callable[[int], Iterator[list[dict[str, Tensor]]]]:
         """Batches of each step; no sample twice, the order by the block's seed."""
         order = random.Random(f"order-{block.seed}").sample(range(len(self.data.train)), block.steps * BATCH)
 
         def steps(done: int) -> Iterator[list[dict[str, Tensor]]]:
             for start in range(done * BATCH, len(order), BATCH):
-                yield [collate([self.data.train[i] for i in order[start : start + BATCH]], self.base.pad_token_id)]
+                yield [self._collated([self.data.train[i] for i in order[start : start + BATCH]])]
 
         return steps
 
     def batches(self, samples: Sequence[Encoded]) -> Batches:
         """Evaluation batches."""
         return [
-            (collate(part, self.base.pad_token_id), [item.sample.task for item in part])
+            (self._collated(part), [item.sample.task for item in part])
             for part in (samples[at : at + EVALUATION_BATCH] for at in range(0, len(samples), EVALUATION_BATCH))
         ]
+
+    def _collated(self, samples: Sequence[Encoded]) -> dict[str, Tensor]:
+        batch = collate(samples, self.base.pad_token_id)
+        return {name: value.to(self.device) for name, value in batch.items()}
 
 
 def train_block(
@@ -69,20 +84,20 @@ def train_block(
     block: Block,
     best: Mapping[RankPair, float],
     *,
-    at_once: int = 1,
     on_step: Callable[[int], object] | None = None,
 ) -> pd.DataFrame:
     """Checkpoints of every run of a block, one row each.
 
     Columns: rule, kind, schedule, horizon, seed, r_me, r_llm, peak_lr, trainable_parameters, step, train_loss,
     val_loss, val_accuracy, lr, grad_norm_me, grad_norm_llm, clipped_share; in last rows test_loss and test_accuracy of
-    full runs, and rewind_me and rewind_llm of those of `judge`. A run that diverged ends with a row without losses.
+    full runs, and rewind_me and rewind_llm where the block is timed. A run that diverged ends with a row without
+    losses.
     """
     recipe = Recipe(batch_size=BATCH, max_tokens=512, lora_alpha=RULES[block.rule], schedule=block.schedule)
     runs = [PackRun(pair, block.seed, one_rate(rate)) for pair, rate in runs_of(block, best)]
     snapshots: Snapshots = []
     validation = bench.batches(bench.data.validation)
-    keep = block.kind == "judge"
+    keep = block.timed
     trained = train_pack(
         bench.base.model,
         bench.base.partition,
@@ -92,7 +107,7 @@ def train_block(
         recipe=recipe,
         horizon=block.steps,
         checkpoint_steps=geometric_steps(FIRST_CHECKPOINT, block.steps, per_doubling=1),
-        adapter_batches=AdapterBatches(WIDTH, at_once),
+        adapter_batches=AdapterBatches(bench.width),
         on_step=on_step,
         on_checkpoint=(lambda state: snapshots.append(_snapshot(state))) if keep else None,
     )
@@ -196,4 +211,4 @@ def _mixed(bench: Bench, run: PackRun, final: Tensor, snapshot: Tensor | None, m
 def _scores(bench: Bench, runs: Sequence[tuple[PackRun, Tensor]], batches: Batches, recipe: Recipe) -> list[Score]:
     if not runs:
         return []
-    return score_adapters(bench.base.model, bench.base.partition, runs, batches, recipe, width=WIDTH)
+    return score_adapters(bench.base.model, bench.base.partition, runs, batches, recipe, width=bench.width)

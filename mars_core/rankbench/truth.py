@@ -15,12 +15,14 @@ import pandas as pd
 from mars_core.fitting.learning_rate import RateFit
 from mars_core.rankbench.cells import BATCH
 from mars_core.rankbench.rates import rate_law
+from mars_core.rankbench.signal import run_deviation
 from mars_core.ranks import RankPair
 
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """losses: mean test loss of each pair, nats. deviation: of one run about its pair's mean. seeds: runs of a pair."""
+    """losses: mean test loss of each pair, nats. deviation: of one run about the levels of its
+    pair and its seed (`run_deviation`). seeds: runs of a pair."""
 
     losses: Mapping[RankPair, float]
     deviation: float
@@ -55,6 +57,12 @@ class Truth:
         return float(np.expm1(2.0 * self.deviation * np.sqrt(2.0 / self.seeds)))
 
 
+def judged(rows: pd.DataFrame, rule: str) -> pd.DataFrame:
+    """Last rows of the runs that judge under an alpha rule, of all rows of a cell."""
+    ends: pd.DataFrame = rows[(rows["rule"] == rule) & (rows["kind"] == "judge") & (rows["step"] == rows["horizon"])]
+    return ends
+
+
 def truth_of(rows: pd.DataFrame, rule: str) -> Truth:
     """The truth of a cell under an alpha rule.
 
@@ -65,24 +73,14 @@ def truth_of(rows: pd.DataFrame, rule: str) -> Truth:
         ValueError: runs of `rates` or `judge` are missing.
     """
     own = rows[rows["rule"] == rule]
-    ends = own[(own["kind"] == "judge") & (own["step"] == own["horizon"])]
+    ends = judged(rows, rule)
     if ends.empty:
         raise ValueError(f"no runs judge pairs under alpha rule {rule!r}: train them with `mars bench run`")
     groups = ends.groupby(["r_me", "r_llm"])["test_loss"]
     means = groups.mean().reset_index()
     keys = zip(means["r_me"], means["r_llm"], means["test_loss"], strict=True)
     losses = {RankPair(int(a), int(b)): float(mean) for a, b, mean in keys}
-    deviation = float(np.sqrt(groups.var().mean()))
+    deviation = run_deviation(ends)
     samples = int(ends["horizon"].iloc[0]) * BATCH
     several = own[own["kind"] == "rates"] if (own["kind"] == "rates").any() else own[own["kind"] == "calibration"]
     return Truth(losses, deviation, int(groups.count().min()), rate_law(several), samples)
-
-
-def main_effect(truth: Truth, module: str) -> float:
-    """Range over the positive ranks of one module of the mean test loss, in standard errors of such a mean."""
-    pairs = pd.DataFrame(
-        [{"me": a, "llm": b, "loss": loss} for (a, b), loss in truth.losses.items() if a > 0 and b > 0]
-    )
-    means = pairs.groupby(module)["loss"].agg(["mean", "size"])
-    error = truth.deviation / np.sqrt(means["size"].iloc[0] * truth.seeds)
-    return float(np.ptp(means["mean"]) / error)

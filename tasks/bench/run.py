@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,8 +25,8 @@ from tasks.storage.files import replacing_folder
 Say = Callable[[str], object]
 
 
-def run_bench(folder: Path, cells: tuple[Cell, ...], minutes: float, say: Say) -> int:
-    """Train missing blocks of the cells and give their number.
+def run_bench(folder: Path, cells: Sequence[Cell], minutes: float, say: Say, device: str = "cpu") -> int:
+    """Train missing blocks of the cells and give their number: of all cells what replay needs first, then the rest.
 
     Args:
         minutes: after which no further block is begun.
@@ -34,22 +34,25 @@ def run_bench(folder: Path, cells: tuple[Cell, ...], minutes: float, say: Say) -
     Raises:
         ValueError: stored blocks of a cell were made with another backbone or other data.
     """
-    started, done = time.monotonic(), 0
-    for cell in cells:
-        missing = list(missing_blocks(folder, (cell,)))
-        if not missing or time.monotonic() - started > 60 * minutes:
-            continue
-        with TemporaryDirectory(prefix="rankbench-") as temporary:
-            bench, made = _prepared(folder, cell, Path(temporary))
-            for block in missing:
-                if time.monotonic() - started > 60 * minutes:
-                    say(f"the time is up, {len(missing)} blocks of {cell.name} stay to be trained")
-                    break
-                _require_same(folder, block, made)
-                seconds = _train(folder, bench, block, made)
-                done += 1
-                say(f"{cell.name} {block.name}: {seconds:.0f} s")
+    ends, done = time.monotonic() + 60 * minutes, 0
+    for needed in (True, False):
+        for cell in cells:
+            blocks = [block for block in missing_blocks(folder, (cell,)) if block.needed is needed]
+            if blocks and time.monotonic() < ends:
+                done += _run_blocks(folder, cell, blocks, ends, say, device)
     return done
+
+
+def _run_blocks(folder: Path, cell: Cell, blocks: Sequence[Block], ends: float, say: Say, device: str) -> int:
+    with TemporaryDirectory(prefix="rankbench-") as temporary:
+        bench, made = _prepared(folder, cell, Path(temporary), device)
+        for done, block in enumerate(blocks):
+            if time.monotonic() >= ends:
+                say(f"the time is up, {len(blocks) - done} blocks of {cell.name} stay to be trained")
+                return done
+            _require_same(folder, block, made)
+            say(f"{cell.name} {block.name}: {_train(folder, bench, block, made):.0f} s")
+    return len(blocks)
 
 
 def backbone_folder(folder: Path, name: Backbone) -> Path:
@@ -57,12 +60,12 @@ def backbone_folder(folder: Path, name: Backbone) -> Path:
     return folder / "backbones" / name
 
 
-def _prepared(folder: Path, cell: Cell, temporary: Path) -> tuple[Bench, Made]:
+def _prepared(folder: Path, cell: Cell, temporary: Path, device: str) -> tuple[Bench, Made]:
     backbone = backbone_folder(folder, cell.backbone)
     if not backbone.exists():
         with replacing_folder(backbone) as new:
             make_backbone(cell.backbone, new, lambda part, step, steps, loss: None)
-    base = load_backbone(backbone)
+    base = load_backbone(backbone, device)
     write_task(temporary, cell.task)
     data = load_task(temporary, base.processor)
     versions = {"mars": __version__, "torch": torch.__version__}
