@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -172,7 +173,7 @@ def _logarithmic_mean(a: Floats, b: Floats) -> Floats:
     return np.asarray(np.where(near, np.sqrt(a * b), (a - b) / np.where(near, 1.0, gap)))
 
 
-def above_best(values: pd.Series[float], group: object) -> Floats:
+def above_best(values: pd.Series[float], group: Floats | list[pd.Series[Any]] | NDArray[np.int64]) -> Floats:
     """How far each value lies above the smallest of its group, (n,)."""
     return np.asarray(values - values.groupby(group).transform("min"), dtype=np.float64)
 
