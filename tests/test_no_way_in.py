@@ -107,7 +107,7 @@ def test_the_search_finds_what_it_is_for(line):
     assert findings(line)
 
 
-def test_only_the_report_is_html_and_it_is_escaped():
+def test_html_is_made_in_two_places_and_escaped():
     """The card is Markdown: its own template escapes what others wrote (`plain`, `code`).
 
     The script for TRL is Python: it has values as literals (`tests/mars_core/export/test_tools.py`).
@@ -120,8 +120,9 @@ def test_only_the_report_is_html_and_it_is_escaped():
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Environment")
     ]
     others = {"mars_core/export/card.py", "mars_core/export/tools/trl.py"}
-    assert {file for file, _ in made} == {"mars_core/report/render.py"} | others
-    assert all("autoescape=True" in call for file, call in made if file == "mars_core/report/render.py")
+    pages = {"mars_core/report/render.py", "mars_core/rankbench/page.py"}
+    assert {file for file, _ in made} == pages | others
+    assert all("autoescape=True" in call for file, call in made if file in pages)
 
 
 def decorated(package: str) -> list[tuple[str, ast.Call]]:

@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from scipy.special import expit
 
 from planted.ground import LARGEST, Floats, Pair
 from planted.study import Study, make_study
@@ -24,7 +23,7 @@ from planted.study import Study, make_study
 Run = tuple[Pair, int, float]
 REFERENCE = (16, 16)
 CLIFF = (1.0, 3.0)  # log rate beyond the best one at which runs fall off
-STEEP, EDGE = 0.12, 0.15  # width of the fall, and how far its place differs between runs, in log rates
+WIDTH, EDGE = 0.5, 0.15  # of the fall, and how far its place differs between runs, in log rates
 OFFSET = 0.08  # standard deviation of a pair's own offset of the log of its best rate
 
 
@@ -48,7 +47,8 @@ class Rates:
         z = log_rate - self.best[pair] - self.slope * np.log(D / LARGEST)
         k = self.skew
         valley = self.curvature[pair] * 2.0 * (np.exp(k * z) - 1.0 - k * z) / k**2
-        return float(valley + self.fall * expit((z - self.edge - luck) / STEEP))
+        fallen = np.clip((z - self.edge - luck) / WIDTH + 0.5, 0.0, 1.0)
+        return float(valley + self.fall * fallen**2 * (3.0 - 2.0 * fallen))
 
 
 def draw_rates(rng: np.random.Generator, pairs: Sequence[Pair], level: float) -> Rates:
