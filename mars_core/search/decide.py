@@ -4,8 +4,9 @@
 - A cheaper pair is as good where its excess over the best pair stays within the margin with `SURE` probability. That
   the data show no difference is not enough: few runs show no difference between anything.
 - Otherwise the best pair is taken, where pairs that differ by less than `TIE` of the margin in expectation count as one
-  and the cheapest of them stands for all. Where it may well not be the best (`LIKELY`), the verdict says so, and how
-  many runs per pair would tell.
+  and the cheapest of them stands for all; none that freezes a module which the best pair adapts, since what adapters
+  still learn beyond the calibration shows least there (RankBench, docs/when-it-pays.md). Where the pair may well not be
+  the best (`LIKELY`), the verdict says so, and how many runs per pair would tell.
 
 docs/choosing-ranks.md has the measured error rate of each verdict.
 """
@@ -63,7 +64,7 @@ def decide(
     if as_good:
         taken = _cheapest(outlook, parameters, as_good, balanced)
         return Decision(outlook.pairs[taken], best, "as good and cheaper", float(within[taken]), None)
-    tied = [i for i in cheaper if excess[:, i].mean() <= TIE * margin]
+    tied = [i for i in cheaper if excess[:, i].mean() <= TIE * margin and not _freezes(outlook.pairs[i], best)]
     taken = _cheapest(outlook, parameters, [at_best, *tied], balanced)
     allowed = max(margin, SMALLEST_MARGIN)
     likely = float((outlook.regret[:, taken] <= allowed).mean())
@@ -87,6 +88,11 @@ def seeds_to_tell(outlook: Outlook, pair: Pair, margin: float, n_seeds: float) -
     ratio = Z * float(excess.std()) / max(float(abs(excess.mean())), margin)
     needed = max(math.ceil(n_seeds * ratio**2), math.ceil(n_seeds) + 1)
     return needed if needed <= MOST_SEEDS else None
+
+
+def _freezes(pair: Pair, other: Pair) -> bool:
+    """Whether a pair has no adapter in a module where the other has one."""
+    return any(own == 0 < rank for own, rank in zip(pair, other, strict=True))
 
 
 def _cheapest(outlook: Outlook, parameters: Sequence[int], among: Sequence[int], balanced: Collection[Pair]) -> int:

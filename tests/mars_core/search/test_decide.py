@@ -52,6 +52,17 @@ def test_of_pairs_that_cost_the_same_the_better_one_is_taken():
     assert decide(outlook([0.0005, 0.001, 0.0], 0.0001), same_cost, 0.0025, (), 1).pair == (8, 8)
 
 
+def test_a_frozen_module_wins_no_tie():
+    """Equal in expectation and nothing sure: a cheaper pair stands for all, but not one that freezes a module."""
+    found = outlook([0.0005, 0.0005, 0.0], 0.004)
+    assert decide(found, COUNTS, 0.0025, (), 1).pair == (8, 8)
+    frozen = Outlook(((0, 8), (8, 64), (64, 64)), found.value, found.quantity, 4096.0, 2048.0)
+    assert decide(frozen, COUNTS, 0.0025, (), 1).pair == (8, 64)
+    sure = outlook([0.0005, 0.0005, 0.0], 0.0002)
+    frozen = Outlook(((0, 8), (8, 64), (64, 64)), sure.value, sure.quantity, 4096.0, 2048.0)
+    assert decide(frozen, COUNTS, 0.0025, (), 1).pair == (0, 8)
+
+
 @pytest.mark.parametrize(("difference", "expected"), [(0.02, 8), (0.05, 2)])
 def test_seeds_to_tell_is_the_power_of_a_known_difference(difference, expected):
     """One run per pair, a difference with a spread of 0.02 sqrt(2): n = (1.96 * 0.0283 / difference)^2, at least 2."""
