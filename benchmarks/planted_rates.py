@@ -6,7 +6,7 @@ than 0.5% more perplexity than the best one. MARS sees a calibration by the roun
 test off by up to a factor of three, and states a pair and a rate. It is right where that pair at that rate has at most
 0.5% more perplexity than the best pair at its best rate. Beside it: the best cell of the same table.
 
-    python benchmarks/planted_rates.py               # 200 studies; those stored are not chosen again
+    python benchmarks/planted_rates.py               # 200 studies; those stored by the same code are not chosen again
     python benchmarks/planted_rates.py --studies 20  # fewer
     python benchmarks/planted_rates.py --confirm-runs 8  # up to 8 further runs for each pair and seed
 """
@@ -26,6 +26,7 @@ import pandas as pd
 from doc_table import DOCS, markdown, with_table
 from planted.ground import LARGEST, Pair
 from planted.rates import RateStudy, Run, make_rate_study
+from planted_studies import CODE, hash_of
 
 from mars_core import __version__
 from mars_core.ranks import RankPair
@@ -46,6 +47,7 @@ PAGE, MARK = DOCS / "ranks-and-learning-rates.md", "planted-rates"
 RIGHT = 0.005  # excess perplexity
 TARGETS = (LARGEST, 16_384)
 BUDGETS = (0, 1, 2, 4, 8)
+SEARCH = Path(__file__).parents[1] / "mars_core" / "rate_search"
 
 
 def fixed_rate(study: RateStudy, number: int) -> float:
@@ -201,13 +203,14 @@ def main() -> None:
     options = parser.parse_args()
     wanted, confirm_runs = options.studies, options.confirm_runs
     stored = [json.loads(line) for line in LINES.read_text(encoding="utf-8").splitlines()] if LINES.exists() else []
-    done = {row["number"]: row for row in stored if row["confirm_runs"] == confirm_runs}
+    code = hash_of((*CODE, SEARCH))
+    done = {row["number"]: row for row in stored if row["confirm_runs"] == confirm_runs and row.get("code") == code}
     rows: list[dict[str, Any]] = []
     for number, study in studies():
         if number in done:
             rows.append(done[number])
         else:
-            rows.append(score(number, study, confirm_runs))
+            rows.append(score(number, study, confirm_runs) | {"code": code})
             with LINES.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(rows[-1]) + "\n")
         if len(rows) == wanted:

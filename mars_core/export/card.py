@@ -21,7 +21,8 @@ from mars_core.models.auto import hears_only, of_its_tower
 from mars_core.report import formatting
 
 TEMPLATE = "card.md.j2"
-PIPELINE = "image-text-to-text"
+PIPELINE, KIND = "image-text-to-text", "vision-language-model"
+HEARING_PIPELINE, HEARING_KIND = "audio-text-to-text", "audio-language-model"
 LAW_NAMES = {"performance": "Law P", "me": "Law C of the vision encoder", "llm": "Law C of the language model"}
 ROLE_NAMES = {
     "base": "before fine-tuning",
@@ -100,7 +101,7 @@ class CardFacts:
 
 def adapter_card(facts: CardFacts) -> str:
     """The card of an adapter folder."""
-    kind = of_its_tower("vision-language-model", facts.model_type)
+    kind = HEARING_KIND if hears_only(facts.model_type) else KIND
     data = ModelCardData(
         library_name="peft",
         tags=["lora", "peft", "mars", "transformers", kind, *_base_tag(facts)],
@@ -132,11 +133,15 @@ def merged_card(adapter: str, dtype: str, trust_remote_code: bool) -> str:
     return _tidy(str(card))
 
 
+def _pipeline(facts: CardFacts) -> str:
+    return HEARING_PIPELINE if hears_only(facts.model_type) else PIPELINE
+
+
 def _metadata(facts: CardFacts) -> dict[str, Any]:
     return {
         # The Hub takes ids only; a folder is named in the text.
         "base_model": None if facts.is_folder else facts.model,
-        "pipeline_tag": of_its_tower(PIPELINE, facts.model_type),
+        "pipeline_tag": _pipeline(facts),
         "datasets": list(facts.datasets) or None,
         "metrics": ["perplexity", "exact_match"],
         "model_name": facts.title,
@@ -155,7 +160,7 @@ def _eval_results(facts: CardFacts) -> list[EvalResult]:
     found += [("test", metric, score[key]) for key, metric in named if score.get(key) is not None]
     return [
         EvalResult(
-            task_type=of_its_tower(PIPELINE, facts.model_type),
+            task_type=_pipeline(facts),
             dataset_type=facts.datasets[0] if facts.datasets else facts.study,
             dataset_name=f"{facts.study}, {split} split",
             dataset_split=split,

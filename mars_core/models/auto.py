@@ -24,11 +24,13 @@ def auto_class(model_type: str) -> Any:
 
 
 def of_its_tower(text: str, model_type: str) -> str:
-    """A text about a model's vision encoder in words that fit the model: about the audio encoder if it only hears."""
+    """A text about a model's vision encoder in words that fit the model: about the audio encoder if it only hears.
+
+    Names are left as they are, so that no path, id or command in the text is changed.
+    """
     if not hears_only(model_type):
         return text
-    text = re.sub(r"\b(v|V)ision(\s+)(encoder|rank)", lambda found: _audio(found[1]) + found[2] + found[3], text)
-    return text.replace("vision-language", "audio-language").replace("image-text-to-text", "audio-text-to-text")
+    return re.sub(r"\b(v|V)ision(\s+)(encoder|rank)", lambda found: _audio(found[1]) + found[2] + found[3], text)
 
 
 def _audio(initial: str) -> str:

@@ -37,10 +37,9 @@ def balance_record(ends: pd.DataFrame, truth: Truth, predicted: Mapping[Pair, fl
     adapted = (ends["r_me"] > 0) & (ends["r_llm"] > 0)
     timed = ends[adapted & (ends["rewind_me"] > 0) & (ends["rewind_llm"] > 0)]
     keys = [(int(a), int(b)) for a, b in zip(timed["r_me"], timed["r_llm"], strict=True)]
-    kept = np.array([key in predicted for key in keys], dtype=bool)
-    if kept.sum() < FEWEST:
+    timed, keys = timed[[key in predicted for key in keys]], [key for key in keys if key in predicted]
+    if len(keys) < FEWEST:
         return None
-    timed, keys = timed[kept], [key for key in keys if key in predicted]
     loss = np.array([truth.losses[RankPair(*key)] for key in keys])
     law = np.array([predicted[key] for key in keys])
     logs = {name: np.log(timed[f"rewind_{name}"].to_numpy(dtype=float)) for name in ("me", "llm")}

@@ -41,14 +41,12 @@ def mars_one_rate(replay: Replay) -> Decision:
 
 def mars_both_adapted(replay: Replay) -> Decision:
     """The product without pairs that leave a module frozen."""
-    table = replay.calibration
-    return _mars(replay, table[(table["r_me"] > 0) & (table["r_llm"] > 0)])
+    return _mars(replay, _both_adapted(replay.calibration))
 
 
 def paper(replay: Replay) -> Decision:
     """Algorithm 1 as printed: one rate, positive ranks."""
-    table = _one_rate(replay)
-    return _mars(replay, table[(table["r_me"] > 0) & (table["r_llm"] > 0)], rule="paper")
+    return _mars(replay, _both_adapted(_one_rate(replay)), rule="paper")
 
 
 def best_cell(replay: Replay) -> Decision:
@@ -63,7 +61,7 @@ def best_pair_one_rate(replay: Replay) -> Decision:
 
 def main_effects(replay: Replay) -> Decision:
     """Each module's rank by its mean over the other's, at the rate of the lowest mean over pairs."""
-    table = replay.calibration[(replay.calibration["r_me"] > 0) & (replay.calibration["r_llm"] > 0)]
+    table = _both_adapted(replay.calibration)
     last = table[table["step"] == table["step"].max()]
     rate = last.groupby("peak_lr")["val_loss"].mean().idxmin()
     at = last[last["peak_lr"] == rate]
@@ -71,17 +69,8 @@ def main_effects(replay: Replay) -> Decision:
     return Decision(pair, float(rate), steps_of(table))
 
 
-def uniform(rank: int) -> Method:
-    """The same rank in both modules, its rate tuned."""
-
-    def choose(replay: Replay) -> Decision:
-        return _lowest(replay.of([RankPair(rank, rank)]))
-
-    return choose
-
-
 def fixed(r_me: int, r_llm: int) -> Method:
-    """A pair by a rule of thumb, its rate tuned."""
+    """A pair that a user names, its rate tuned."""
 
     def choose(replay: Replay) -> Decision:
         return _lowest(replay.of([RankPair(r_me, r_llm)]))
@@ -140,9 +129,9 @@ METHODS: Mapping[str, Method] = {
     "best cell of the same calibration": best_cell,
     "best pair at one rate": best_pair_one_rate,
     "main effects of the same calibration": main_effects,
-    "uniform 4, rate tuned": uniform(4),
-    "uniform 8, rate tuned": uniform(8),
-    "uniform 16, rate tuned": uniform(16),
+    "uniform 4, rate tuned": fixed(4, 4),
+    "uniform 8, rate tuned": fixed(8, 8),
+    "uniform 16, rate tuned": fixed(16, 16),
     "fixed (4, 16), rate tuned": fixed(4, 16),
     "fixed (16, 4), rate tuned": fixed(16, 4),
     "frozen LLM, rate tuned": fixed(16, 0),
@@ -153,6 +142,11 @@ METHODS: Mapping[str, Method] = {
     "successive halving of full runs": successive_halving,
     "naive grid of full runs": naive_grid,
 }
+
+
+def _both_adapted(table: pd.DataFrame) -> pd.DataFrame:
+    """Runs of pairs that freeze no module."""
+    return table[(table["r_me"] > 0) & (table["r_llm"] > 0)]
 
 
 def _one_rate(replay: Replay) -> pd.DataFrame:

@@ -21,8 +21,8 @@ from mars_core.ranks import RankPair
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """losses: mean test loss of each pair, nats. deviation: of one run about the levels of its
-    pair and its seed (`run_deviation`). seeds: runs of a pair."""
+    """losses: mean test loss of each pair, nats. deviation: of one run about the levels of its pair and its seed
+    (`run_deviation`). seeds: runs of a pair."""
 
     losses: Mapping[RankPair, float]
     deviation: float

@@ -33,8 +33,8 @@ class RateEffect:
 
     columns: derivatives of the penalty by phi, (n_rows, p). mean, sd: prior of phi less the fit's, (p,). doubt: what
     the law misses of a run, a standard deviation, (n_runs,). scatter: of runs about the law, their checkpoint's own
-    scatter among it. near: whether a run is
-    near its best rate, (n_runs,). cell: index of pair, seed and size of each run, (n_runs,).
+    scatter among it. near: whether a run is near its best rate, (n_runs,). cell: index of pair, seed and size of each
+    run, (n_runs,).
     """
 
     columns: Floats
